@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random scores: the baseline every informed method has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+import tokenprune
+
+
+@dataclass(frozen=True)
+class RandomScorer(tokenprune.Scorer):
+    """Uniform random scores in [0, 1); the same for every image with as many tokens, whatever its batch.
+
+    Parameters
+    ----------
+    seed
+        Of the generator, which is made anew for each image.
+    """
+
+    name: ClassVar[str] = "random"
+    seed: int = 0
+    batched: ClassVar[bool] = True
+
+    def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
+        """Return random scores, (N,) or (B, N)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        scores = torch.rand(len(tokens), generator=generator).to(tokens.features.device)
+        return scores.expand(tokens.features.shape[:-1])
+
+
+@tokenprune.hookimpl
+def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
+    """Deliver the scorer."""
+    return [RandomScorer]
+
+
+@tokenprune.hookimpl
+def tokenprune_methods() -> list[tokenprune.Method]:
+    """Deliver the random baseline."""
+    return [
+        tokenprune.Method(
+            name="random", title="random tokens", scorer="random", selector="topk", paper="baseline"
+        )
+    ]

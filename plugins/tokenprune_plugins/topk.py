@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The highest scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+import tokenprune
+from tokenprune.functional import even_slots, top_slots
+
+
+@dataclass(frozen=True)
+class TopKSelector(tokenprune.Selector):
+    """Keeps the highest scores; without scores an evenly spaced grid of slots."""
+
+    name: ClassVar[str] = "topk"
+    batched: ClassVar[bool] = True
+
+    def select(
+        self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
+    ) -> tokenprune.Selection:
+        """Return the `keep` best."""
+        if scores is None:
+            slots = even_slots(len(tokens), keep, tokens.features.device)
+            return tokenprune.Selection.from_order(slots.expand(*tokens.features.shape[:-2], keep))
+        return tokenprune.Selection.from_order(top_slots(scores, keep))
+
+
+@tokenprune.hookimpl
+def tokenprune_selectors() -> list[type[tokenprune.Selector]]:
+    """Deliver the selector."""
+    return [TopKSelector]

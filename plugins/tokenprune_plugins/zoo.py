@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ZOO-Prune: sensitivity of the projector, estimated by zeroth-order sampling.
+
+S_i = 1/m sum_j || M(x_i + h u_j) - M(x_i - h u_j) ||_2 / (2 h): how far the projector M moves a token when
+its tower feature x_i is nudged. Kim et al., "ZOO-Prune", CVPR 2026, arXiv 2509.24837, Eq. 2-3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import tokenprune
+from tokenprune.functional import flatten_equal
+
+CHUNK = 1 << 24  # floats of one block of perturbed hidden rows (64 MB)
+
+
+@dataclass(frozen=True)
+class ZooScorer(tokenprune.Scorer):
+    """Sensitivity by central differences along one bank of random unit directions, shared by all tokens.
+
+    Always in float32: in half precision most of a perturbation of length 0.01 is rounded away. Where the
+    projector is linear -> activation -> linear, the perturbation is pushed through the first layer once for
+    the whole bank (exact, half the work); any other projector is called on the perturbed rows.
+
+    Parameters
+    ----------
+    n_directions
+        m, how many directions.
+    step_size
+        h, the length of a step.
+    seed
+        Of the bank's generator.
+    directions
+        (m, D_v) a bank to use instead of a random one; scaled to unit length unless `unit` is False.
+    unit
+        Whether directions have unit length, as in the official code; False keeps them Gaussian.
+    """
+
+    name: ClassVar[str] = "zoo"
+    n_directions: int = 64
+    step_size: float = 0.01
+    seed: int = 0
+    directions: Tensor | None = field(default=None, compare=False, repr=False)
+    unit: bool = True
+    batched: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.n_directions < 1:
+            raise tokenprune.OptionError(f"n_directions must be at least 1, got {self.n_directions}")
+        if not self.step_size > 0:
+            raise tokenprune.OptionError(f"step_size must be positive, got {self.step_size}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The projector and what goes into it."""
+        return frozenset({"pre_features", "projector"})
+
+    def bank(self, width: int, device: torch.device) -> Tensor:
+        """Return the directions, (m, width) float32."""
+        if self.directions is not None:
+            if self.directions.shape[-1] != width:
+                raise tokenprune.OptionError(
+                    f"directions are {self.directions.shape[-1]} wide, the projector's input is {width}"
+                )
+            bank = self.directions.to(device, torch.float32)
+        else:
+            generator = torch.Generator().manual_seed(self.seed)  # on the CPU: the same bank on any device
+            bank = torch.randn(self.n_directions, width, generator=generator).to(device)
+        return nn.functional.normalize(bank, dim=-1) if self.unit else bank
+
+    @torch.no_grad()
+    def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
+        """Return S, (N,) or (B, N)."""
+        rows: Tensor = tokens.signal("pre_features").float()
+        shape = tokens.features.shape[:-1]
+        flat = rows.reshape(shape.numel(), *rows.shape[len(shape) :])  # (B N, D_v) or (B N, P, D_v)
+        bank = self.bank(flat[0].numel(), flat.device).view(-1, *flat.shape[1:])
+        form = tokens.projector.linear_form()
+        if form is not None and form.norm_weight is None:
+            moves = _moves_through_form(form, flat, bank, self.step_size)
+        else:
+            moves = _moves_through_call(tokens.projector, flat, bank, self.step_size)
+        total = torch.zeros(len(flat), device=flat.device)
+        for distances in moves:
+            total += distances
+        return flatten_equal((total / (2 * self.step_size * len(bank))).view(shape))
+
+
+def _moves_through_form(
+    form: tokenprune.LinearForm, rows: Tensor, bank: Tensor, step: float
+) -> Iterator[Tensor]:
+    """|| M(x + h u) - M(x - h u) || (N,), a direction at a time: W2 (act(a + h v) - act(a - h v))."""
+    hidden = form.hidden(rows)  # a = W1 x + b1, (N, D_h)
+    for nudge in step * nn.functional.linear(bank.flatten(1), form.W1):  # h v = h W1 u, (D_h,)
+        change = form.act(hidden + nudge) - form.act(hidden - nudge)
+        yield nn.functional.linear(change, form.W2).norm(dim=-1)
+
+
+def _moves_through_call(
+    projector: tokenprune.Projector, rows: Tensor, bank: Tensor, step: float
+) -> Iterator[Tensor]:
+    """The same by calling the projector on perturbed rows, as many directions at once as fit a block."""
+    for nudges in torch.split(bank, max(1, CHUNK // rows.numel())):
+        plus = (rows.unsqueeze(0) + step * nudges.unsqueeze(1)).flatten(0, 1)  # (m N, ...)
+        minus = (rows.unsqueeze(0) - step * nudges.unsqueeze(1)).flatten(0, 1)
+        moved = (projector(plus) - projector(minus)).norm(dim=-1)
+        yield moved.view(len(nudges), len(rows)).sum(0)
+
+
+@tokenprune.hookimpl
+def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
+    """Deliver the scorer."""
+    return [ZooScorer]
+
+
+@tokenprune.hookimpl
+def tokenprune_methods() -> list[tokenprune.Method]:
+    """Deliver the paper's method: sensitivity times max-min diversity."""
+    return [
+        tokenprune.Method(
+            name="zoo-prune",
+            title="ZOO-Prune: sampled projector sensitivity x diversity",
+            scorer="zoo",
+            selector="diverse",
+            scope="tile",
+            newlines="drop",
+            paper="arXiv 2509.24837 (CVPR 2026)",
+            deviations=("sensitivities in float32; the official code takes differences in half precision",),
+        )
+    ]

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prune the visual tokens of stock vision-language models: one call, any method, undone when you like."""
+
+from .adapter import Cut, ModelAdapter
+from .api import (
+    apply,
+    list_adapters,
+    list_methods,
+    list_reducers,
+    list_scorers,
+    list_selectors,
+    method,
+    reducer,
+    scorer,
+    selector,
+)
+from .budget import Budget
+from .errors import (
+    AlreadyPrunedError,
+    BudgetError,
+    IncompatibleError,
+    OptionError,
+    PluginConflictError,
+    PluginError,
+    StaleCacheError,
+    TokenPruneError,
+    UnknownNameError,
+    UnsupportedCallError,
+    UnsupportedModelError,
+)
+from .handle import PruningHandle, is_pruned
+from .hookspecs import hookimpl
+from .methods import Method
+from .projector import LinearForm, Projector
+from .registry import default_registry
+from .report import ImageReport, PruningReport
+from .selection import Selection
+from .strategy import Reducer, Scorer, Selector
+from .tokens import Layout, VisualTokens
+
+__all__ = [
+    "AlreadyPrunedError",
+    "Budget",
+    "BudgetError",
+    "Cut",
+    "ImageReport",
+    "IncompatibleError",
+    "Layout",
+    "LinearForm",
+    "Method",
+    "ModelAdapter",
+    "OptionError",
+    "PluginConflictError",
+    "PluginError",
+    "Projector",
+    "PruningHandle",
+    "PruningReport",
+    "Reducer",
+    "Scorer",
+    "Selection",
+    "Selector",
+    "StaleCacheError",
+    "TokenPruneError",
+    "UnknownNameError",
+    "UnsupportedCallError",
+    "UnsupportedModelError",
+    "VisualTokens",
+    "apply",
+    "default_registry",
+    "hookimpl",
+    "is_pruned",
+    "list_adapters",
+    "list_methods",
+    "list_reducers",
+    "list_scorers",
+    "list_selectors",
+    "method",
+    "reducer",
+    "scorer",
+    "selector",
+]

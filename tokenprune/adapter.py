@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The glue between a model family and the strategies."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+from .budget import Budget
+from .errors import IncompatibleError
+from .report import PruningReport
+
+if TYPE_CHECKING:
+    from .methods import Method
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One place where tokens are dropped: a resolved method, its budget, and when to leave an image alone."""
+
+    method: Method
+    budget: Budget
+    min_tokens: int = 0
+
+
+class ModelAdapter(ABC):
+    """What tokenprune has to know of a model family.
+
+    `provides` maps each stage the adapter can cut at to the signals it can supply there. `positions` are the
+    position rules the family allows, its default first.
+    """
+
+    name: ClassVar[str]
+    default_stage: ClassVar[str] = "projector"
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether this adapter knows the model; decided by its class and config, without running it."""
+
+    @property
+    @abstractmethod
+    def provides(self) -> Mapping[str, frozenset[str]]:
+        """Signals this model can give, by stage."""
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Position rules the model allows, its default first."""
+        return ("contiguous", "original")
+
+    @abstractmethod
+    def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
+        """Make the model prune; return a function that undoes it without leaving a trace.
+
+        `record` is called once for each prefill that had visual tokens.
+        """
+
+    def check(self, cut: Cut) -> None:
+        """Refuse what this model cannot do; called by `apply` before anything is touched.
+
+        Raises
+        ------
+        IncompatibleError
+            Wrong stage, a signal the model cannot give, or a position rule it cannot follow.
+        """
+        method = cut.method
+        if method.stage not in self.provides:
+            raise IncompatibleError(
+                f"method {method.name!r} cuts at the stage {method.stage!r}; the adapter {self.name!r} cuts at: "
+                f"{', '.join(self.provides)}"
+            )
+        given = self.provides[method.stage]
+        for part in method.parts:
+            missing = sorted(part.needs - given)
+            if missing:
+                raise IncompatibleError(
+                    f"the {part.kind} {part.name!r} needs the signal {', '.join(missing)}, which the adapter "
+                    f"{self.name!r} cannot give at the stage {method.stage!r} for this model. It gives: "
+                    f"{', '.join(sorted(given))}. Choose a {part.kind} that needs only these"
+                )
+        if method.positions is not None and method.positions not in self.positions:
+            raise IncompatibleError(
+                f"positions={method.positions!r} is not possible on this model; it allows: "
+                f"{', '.join(self.positions)}"
+            )

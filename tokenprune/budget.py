@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many visual tokens to keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from .errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Rows to keep of each image: a number (`keep`) or a share (`keep_ratio`), exactly one of them."""
+
+    keep: int | None = None
+    keep_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.keep_ratio is None):
+            got = "neither" if self.keep is None else "both"
+            raise BudgetError(
+                f"give exactly one of keep (visual tokens per image) and keep_ratio (share of them), got {got}"
+            )
+        if self.keep is not None:
+            _check_keep(self.keep)
+        else:
+            _check_ratio(self.keep_ratio)
+
+    def rows(self, n: int) -> int:
+        """Rows kept of an image of `n` tokens: never more than n, never less than 1.
+
+        A share is rounded half up, ``max(1, floor(r * n + 1/2))``, in decimal arithmetic, so that 0.145 of
+        100 is 15 as written and not 14 as its nearest binary fraction would have it.
+        """
+        if self.keep is not None:
+            return min(self.keep, n)
+        exact = Decimal(repr(float(self.keep_ratio or 0))) * n
+        return max(1, min(n, int(exact.to_integral_value(ROUND_HALF_UP))))
+
+    def __str__(self) -> str:
+        return f"keep={self.keep}" if self.keep is not None else f"keep_ratio={self.keep_ratio}"
+
+
+def _check_keep(keep: Any) -> None:
+    if isinstance(keep, bool) or not isinstance(keep, int):
+        raise BudgetError(f"keep must be a whole number of visual tokens per image, got {keep!r}")
+    if keep < 1:
+        raise BudgetError(f"keep must be at least 1 (every image keeps a token), got {keep}")
+
+
+def _check_ratio(ratio: Any) -> None:
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
+        raise BudgetError(f"keep_ratio must be a number in (0, 1], got {ratio!r}")
+    if not 0 < ratio <= 1:
+        raise BudgetError(f"keep_ratio must lie in (0, 1], got {ratio}")

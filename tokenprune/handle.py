@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `apply` returns: look at what was kept, and undo."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from torch import nn
+
+from .adapter import Cut
+from .report import PruningReport
+
+# which models are pruned now; kept here so that a pruned model carries no attribute of ours
+_ACTIVE: weakref.WeakKeyDictionary[nn.Module, weakref.ref[PruningHandle]] = weakref.WeakKeyDictionary()
+
+
+class PruningHandle:
+    """A pruned model's undo button.
+
+    ``with tokenprune.apply(model, ...) as handle:`` prunes inside the block; `remove()` does it by hand.
+    """
+
+    def __init__(self, model: nn.Module, cuts: Sequence[Cut]) -> None:
+        self.cuts = tuple(cuts)
+        self._last: PruningReport | None = None
+        self._undo: Callable[[], None] | None = None
+        self._model = weakref.ref(model)
+
+    def install(self, install: Callable[[Callable[[PruningReport], None]], Callable[[], None]]) -> None:
+        """Run an adapter's installation and remember how to undo it."""
+        self._undo = install(self._record)
+        model = self._model()
+        if model is not None:
+            _ACTIVE[model] = weakref.ref(self)
+
+    @property
+    def last(self) -> PruningReport | None:
+        """What the last prefill with visual tokens kept; None before the first."""
+        return self._last
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the model is still pruned."""
+        return self._undo is not None
+
+    def remove(self) -> None:
+        """Make the model exactly what it was. Doing it twice is fine."""
+        undo, self._undo = self._undo, None
+        model = self._model()
+        if model is not None:
+            _ACTIVE.pop(model, None)
+        if undo is not None:
+            undo()
+
+    def __enter__(self) -> PruningHandle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def _record(self, report: PruningReport) -> None:
+        self._last = report
+
+    def __repr__(self) -> str:
+        cuts = ", ".join(f"{cut.method.name} {cut.budget}" for cut in self.cuts)
+        return f"<PruningHandle {cuts}, {'active' if self.is_active else 'removed'}>"
+
+
+def is_pruned(model: nn.Module) -> bool:
+    """Whether a tokenprune handle is active on this model."""
+    return model in _ACTIVE

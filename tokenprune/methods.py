@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A method: a named combination of scorer, selector and (sometimes) reducer, with its paper's choices."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import IncompatibleError, PluginError
+from .registry import default_registry
+from .selection import Selection
+from .strategy import Reducer, Scorer, Selector, Strategy, check_options
+from .tokens import Layout, VisualTokens
+
+STAGES = ("vision", "projector", "decoder")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How visual tokens are scored, chosen and cut.
+
+    `scorer`, `selector` and `reducer` are names or instances. `positions` is `"contiguous"` (kept tokens
+    are renumbered), `"original"` (they keep their positions) or None (what suits the model). `deviations`
+    lists where we knowingly differ from the official code. The docs page of a method says the rest.
+    """
+
+    name: str
+    title: str = ""
+    scorer: str | Scorer = "uniform"
+    selector: str | Selector = "topk"
+    reducer: str | Reducer | None = None
+    stage: str = "projector"
+    positions: str | None = None
+    scope: str = "image"
+    newlines: str = "drop"
+    paper: str = ""
+    deviations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("stage", self.stage, STAGES)
+        _one_of("positions", self.positions, (None, "contiguous", "original"))
+        _one_of("scope", self.scope, ("image", "tile"))
+        _one_of("newlines", self.newlines, ("drop", "compete", "keep"))
+
+    def resolved(self) -> Method:
+        """Return this method with every name replaced by the strategy it stands for."""
+        registry = default_registry()
+        return dataclasses.replace(
+            self,
+            scorer=registry.scorer(self.scorer),
+            selector=registry.selector(self.selector),
+            reducer=None if self.reducer is None else registry.reducer(self.reducer),
+        )
+
+    @property
+    def parts(self) -> tuple[Strategy, ...]:
+        """The strategies it is made of, resolved."""
+        method = self.resolved()
+        return tuple(p for p in (method.scorer, method.selector, method.reducer) if isinstance(p, Strategy))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Signals its parts ask for."""
+        return frozenset().union(*(part.needs for part in self.parts))
+
+    def with_options(self, **options: Any) -> Method:
+        """Return a copy with options changed: its own fields, or those of its parts.
+
+        Raises
+        ------
+        OptionError
+            When neither it nor a part has such an option.
+        """
+        method = self.resolved()
+        own = {f.name for f in dataclasses.fields(self)} - {"name", "scorer", "selector", "reducer"}
+        known = sorted(own.union(*(part.options() for part in method.parts)))
+        check_options(f"method {self.name!r}", options, tuple(known))
+        changed: dict[str, Any] = {k: v for k, v in options.items() if k in own}
+        for role in ("scorer", "selector", "reducer"):
+            part = getattr(method, role)
+            if part is not None:
+                mine = {k: v for k, v in options.items() if k in part.options()}
+                changed[role] = part.with_options(**mine)
+        return dataclasses.replace(self, **changed)
+
+    def n_keep(self, layout: Layout, keep: int) -> int:
+        """Rows that stay of an image with this layout; pure arithmetic, no pixels needed."""
+        return min(keep, len(layout))
+
+    def select(self, tokens: VisualTokens, keep: int) -> Selection:
+        """Score and choose: the rows that stay of one image (or of each image of a stack).
+
+        Parameters
+        ----------
+        tokens
+            The image's tokens with the signals in `needs`.
+        keep
+            Rows to keep; all of them when there are not more.
+
+        Raises
+        ------
+        PluginError
+            When a strategy returns scores or a selection of the wrong size.
+        """
+        method = self.resolved()
+        keep = self.n_keep(tokens.layout, keep)
+        scorer, selector, reducer = method.scorer, method.selector, method.reducer
+        if not isinstance(scorer, Scorer) or not isinstance(selector, Selector):
+            raise IncompatibleError(f"method {self.name!r} lacks a scorer or a selector")
+        scores = scorer.score(tokens)
+        if scores is not None and scores.shape != tokens.features.shape[:-1]:
+            raise PluginError(
+                f"scorer {scorer.name!r} ({type(scorer).__module__}) returned scores of shape "
+                f"{tuple(scores.shape)} for {tuple(tokens.features.shape[:-1])} tokens"
+            )
+        reduces = isinstance(reducer, Reducer)
+        n_selected = reducer.n_selected(keep) if isinstance(reducer, Reducer) else keep
+        selection = dataclasses.replace(selector.select(tokens, scores, n_selected), scores=scores)
+        if isinstance(reducer, Reducer):
+            selection = reducer.reduce(tokens, selection)
+        if len(selection) != keep:
+            who = reducer.name if isinstance(reducer, Reducer) else selector.name
+            raise PluginError(
+                f"{'reducer' if reduces else 'selector'} {who!r} returned {len(selection)} rows instead of {keep}"
+            )
+        return selection
+
+
+def _one_of(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise IncompatibleError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding and loading plugins: entry points of the group ``tokenprune``, ours and a stranger's alike.
+
+pluggy on its own skips a second entry point of the same name, accepts misspelt hooks and lets one broken
+import take every plugin down. Here each plugin is loaded on its own, under a key that holds its
+distribution, and what is wrong with it is written down instead of raised.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from . import hookspecs
+
+GROUP = "tokenprune"
+DISABLE_VARIABLE = "TOKENPRUNE_DISABLE_PLUGINS"
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("tokenprune_"))
+
+
+@dataclass
+class Plugin:
+    """One entry point: where it comes from, what it implements, and what is wrong with it, if anything."""
+
+    name: str
+    module: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...] = ()
+    problem: str | None = None
+    disabled: bool = False
+    delivers: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> str:
+        """How messages name it."""
+        return f"plugin {self.name!r} ({self.module}) of distribution {self.distribution} {self.version}"
+
+    def fail(self, what: str, remedy: str) -> None:
+        """Write down what is wrong and what to do about it; the plugin then delivers nothing."""
+        self.problem = f"{self.origin} {what}. {remedy}"
+        self.delivers = {}
+
+
+def discover(found: Iterable[EntryPoint] | None = None) -> list[Plugin]:
+    """Load every plugin and collect what it delivers.
+
+    Parameters
+    ----------
+    found
+        Entry points to load instead of the installed ones (for tests and tools).
+    """
+    points = list(entry_points(group=GROUP) if found is None else found)
+    points.sort(key=lambda point: (_dist(point)[0] != "tokenprune-vlm", _dist(point), point.name))
+    disabled = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",") if name.strip()}
+    return [_load(point, disabled) for point in points]
+
+
+def _dist(point: EntryPoint) -> tuple[str, str]:
+    dist = point.dist
+    return ("unknown", "?") if dist is None else (dist.name, dist.version)
+
+
+def _load(point: EntryPoint, disabled: set[str]) -> Plugin:
+    name, version = _dist(point)
+    plugin = Plugin(point.name, point.value, name, version)
+    if disabled & {point.name, name}:
+        plugin.disabled = True
+        return plugin
+    try:
+        module = point.load()
+    except Exception as error:  # whatever a stranger's import raises must not take the others down
+        plugin.fail(
+            f"could not be imported: {type(error).__name__}: {error}",
+            f"Reinstall or update {name}, or switch it off with {DISABLE_VARIABLE}={point.name}",
+        )
+        return plugin
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(module, name=f"{name}:{point.name}")
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        plugin.fail(
+            f"has a hook that does not fit: {_first_line(error)}",
+            f"The hooks are {', '.join(HOOKS)}, each without arguments; correct the name in {point.value}",
+        )
+        return plugin
+    for hook in HOOKS:
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            _collect(plugin, hook, implementation.function)
+    if not plugin.hooks and plugin.problem is None:
+        plugin.fail(
+            "implements no hook",
+            f"Mark a function named {HOOKS[0]} (or another of {', '.join(HOOKS)}) with @tokenprune.hookimpl",
+        )
+    return plugin
+
+
+def _collect(plugin: Plugin, hook: str, implementation: Any) -> None:
+    if plugin.problem is not None:
+        return
+    plugin.hooks += (hook,)
+    try:
+        delivered = list(implementation())
+    except Exception as error:  # the same: one stranger's failure stays his own
+        plugin.fail(f"failed in {hook}: {type(error).__name__}: {error}", "Report this to its authors")
+        return
+    base, is_class = _expected(hook)
+    for thing in delivered:
+        fits = isinstance(thing, type) and issubclass(thing, base) if is_class else isinstance(thing, base)
+        wanted = f"{'subclasses' if is_class else 'objects'} of tokenprune.{base.__name__}"
+        if not fits:
+            plugin.fail(f"delivers {thing!r} from {hook}", f"That hook returns {wanted}")
+            return
+        if is_class and inspect.isabstract(thing):
+            missing = ", ".join(sorted(thing.__abstractmethods__))
+            plugin.fail(
+                f"delivers {thing.__name__} from {hook} without {missing}", "Implement what is missing"
+            )
+            return
+        name = getattr(thing, "name", None)
+        if not isinstance(name, str) or not name or name != name.lower() or " " in name:
+            plugin.fail(
+                f"delivers {thing!r} from {hook} with the name {name!r}",
+                "Names are lower case, without spaces",
+            )
+            return
+    plugin.delivers[hook] = delivered
+
+
+def _expected(hook: str) -> tuple[type, bool]:
+    """Base type of what a hook delivers, and whether classes or objects are meant."""
+    from . import adapter, methods, strategy  # these modules ask the registry; it is loaded only now
+
+    return {
+        "tokenprune_scorers": (strategy.Scorer, True),
+        "tokenprune_selectors": (strategy.Selector, True),
+        "tokenprune_reducers": (strategy.Reducer, True),
+        "tokenprune_methods": (methods.Method, False),
+        "tokenprune_adapters": (adapter.ModelAdapter, True),
+    }[hook]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

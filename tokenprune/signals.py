@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The named signals a strategy may ask for: what they are, their shapes, and which axis counts tokens.
+
+Shapes are those of one image: N visual tokens, D width of the language model, H attention heads.
+A third party may use names of its own; they are then passed through as they are.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One named signal.
+
+    `token_axis` is the axis that counts the image's tokens, `None` where none does.
+    A `function` is handed over as it is; any other callable is called once, when first asked for.
+    """
+
+    name: str
+    shape: str
+    meaning: str
+    token_axis: int | None = None
+    function: bool = False
+
+
+_KNOWN = (
+    Signal(
+        "pre_features",
+        "(N, D_v) or (N, P, D_v)",
+        "rows given to the projector; P rows a token if it merges",
+        0,
+    ),
+    Signal(
+        "projector",
+        "(..., D_v) -> (..., D)",
+        "the map from tower to language model, a Projector",
+        function=True,
+    ),
+    Signal("cls_attention", "(H, N)", "attention probabilities of the CLS query, patch columns only", 1),
+    Signal("key_metric", "(N, d_head)", "head mean of the keys of the layer the features come from", 0),
+    Signal("received_attention", "(N,)", "attention each token receives, mean over heads and queries", 0),
+    Signal("cls_hidden", "(1, D_v)", "the CLS row of the layer the features come from"),
+    Signal("text_embeds", "(T, D)", "layer-0 embeddings of the text after the image"),
+    Signal("input_features", "(N, D)", "the image's rows at layer 0 of the language model", 0),
+    Signal(
+        "attention_rows", "(layer, rows) -> (H, R, N)", "attention of text rows to the image", function=True
+    ),
+    Signal("keys", "(layer) -> (H_kv, N, d_head)", "keys of the image's tokens, after rotary", function=True),
+    Signal("hidden", "(layer) -> (N, D)", "hidden rows of the image entering a decoder layer", function=True),
+    Signal("final_norm", "(..., D) -> (..., D)", "the language model's last norm", function=True),
+    Signal("position_ids", "(N,) or (3, N)", "positions of the image's tokens", -1),
+    Signal("rotary", "(positions) -> (cos, sin)", "the language model's rotary embedding", function=True),
+    Signal("clip_patch_embeds", "(N, C)", "patches in CLIP's joint space", 0),
+    Signal("clip_text_embeds", "(M, C)", "the question in CLIP's joint space, a row per 77-token segment"),
+)
+
+SIGNALS = {signal.name: signal for signal in _KNOWN}

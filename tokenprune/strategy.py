@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three roles a plugin can play: score, select, reduce. Frozen dataclasses; options are fields."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+from .errors import OptionError
+from .selection import Selection
+from .tokens import VisualTokens
+
+S = TypeVar("S", bound="Strategy")
+
+
+class Strategy(ABC):
+    """What scorers, selectors and reducers have in common.
+
+    `name` is how users ask for it: lower case, unique among its kind. `needs` are the signals it asks the
+    tokens for. `batched` says whether it also takes a stack (B, N, D) of equal images.
+    """
+
+    name: ClassVar[str]
+    batched: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Signals it will ask for; may depend on its options."""
+        return frozenset()
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of its options, the dataclass fields."""
+        return (
+            tuple(f.name for f in dataclasses.fields(cls) if f.init) if dataclasses.is_dataclass(cls) else ()
+        )
+
+    def with_options(self: S, **options: Any) -> S:
+        """Return a copy with some options changed.
+
+        Raises
+        ------
+        OptionError
+            When it has no such option.
+        """
+        check_options(f"{self.kind} {self.name!r}", options, self.options())
+        if not options:
+            return self
+        return dataclasses.replace(self, **options)  # type: ignore[type-var]
+
+    kind: ClassVar[str] = "strategy"
+
+
+class Scorer(Strategy):
+    """Gives each visual token a score; higher = keep."""
+
+    kind: ClassVar[str] = "scorer"
+
+    @abstractmethod
+    def score(self, tokens: VisualTokens) -> Tensor | None:
+        """Return (N,) float32 scores ((B, N) for a stack), or None: no opinion."""
+
+
+class Selector(Strategy):
+    """Chooses which tokens stay.
+
+    `space` names what distances are measured in: `"features"` or a signal.
+    """
+
+    kind: ClassVar[str] = "selector"
+    space: ClassVar[str | None] = None
+
+    @abstractmethod
+    def select(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
+        """Return exactly `keep` rows, 1 <= keep <= N; ties go to the lowest slot."""
+
+
+class Reducer(Strategy):
+    """Optional third step: turns dropped tokens into extra rows, or changes kept ones."""
+
+    kind: ClassVar[str] = "reducer"
+
+    @abstractmethod
+    def reduce(self, tokens: VisualTokens, selection: Selection) -> Selection:
+        """Return the selection with its new rows; `selection.scores` are the scorer's."""
+
+    @abstractmethod
+    def n_selected(self, keep: int) -> int:
+        """How many of `keep` rows the selector shall choose; the rest are this reducer's."""
+
+
+def check_options(what: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse options that `what` does not have."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        listed = ", ".join(known) or "no options"
+        raise OptionError(f"{what} has no option {', '.join(map(repr, unknown))}; it has {listed}")

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a strategy may see of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .errors import IncompatibleError
+from .projector import Projector
+from .signals import SIGNALS
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an image's tokens lie.
+
+    `grid` is (t, h, w); `tiles` (N,) the tile each token belongs to (None: one tile); `newlines` (N,) is True
+    for separator tokens that are no patch (None: there are none).
+    """
+
+    grid: tuple[int, int, int]
+    tiles: Tensor | None = None
+    newlines: Tensor | None = None
+
+    def __len__(self) -> int:
+        if self.tiles is not None:
+            return len(self.tiles)
+        t, h, w = self.grid
+        return t * h * w
+
+
+class VisualTokens:
+    """The visual tokens of one image (or video), with signals computed only when asked for.
+
+    Parameters
+    ----------
+    features
+        (N, D), the rows that would enter the language model; or (B, N, D), a stack of B images of equal
+        layout, for strategies that say `batched = True` (signals then carry the same leading axis).
+    signals
+        Name -> tensor, or a callable without arguments that computes it on first use. Functions
+        (`projector`, `attention_rows` ...; see `tokenprune.signals`) are handed over as they are.
+    layout
+        Where the tokens lie; a single row of N tokens when not given.
+
+    Raises
+    ------
+    IncompatibleError
+        When `features` is not (N, D) or (B, N, D).
+    """
+
+    def __init__(
+        self, features: Tensor, signals: Mapping[str, Any] | None = None, layout: Layout | None = None
+    ) -> None:
+        if features.ndim not in (2, 3):
+            raise IncompatibleError(f"features must be (N, D) or (B, N, D), got {tuple(features.shape)}")
+        self.features = features
+        self.layout = layout or Layout((1, 1, features.shape[-2]))
+        self._given: dict[str, Any] = dict(signals or {})
+        self._computed: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        """Number of visual tokens of one image, N."""
+        return self.features.shape[-2]
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether this is a stack of images."""
+        return self.features.ndim == 3
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Names of the signals that can be asked for."""
+        return frozenset(self._given)
+
+    def signal(self, name: str) -> Any:
+        """Return a signal, computing it on first use.
+
+        Raises
+        ------
+        IncompatibleError
+            When nobody supplied it.
+        """
+        if name in self._computed:
+            return self._computed[name]
+        if name not in self._given:
+            have = ", ".join(sorted(self._given)) or "none"
+            raise IncompatibleError(
+                f"the signal {name!r} was asked for, but these visual tokens carry: {have}. "
+                f"Supply it: VisualTokens(features, signals={{{name!r}: ...}})"
+            )
+        value = self._given[name]
+        known = SIGNALS.get(name)
+        if name == "projector":
+            value = Projector.wrap(value)
+        elif callable(value) and not (known is not None and known.function):
+            value = value()
+        self._computed[name] = value
+        return value
+
+    @property
+    def projector(self) -> Projector:
+        """The projector (signal `projector`)."""
+        projector: Projector = self.signal("projector")
+        return projector
+
+    def __repr__(self) -> str:
+        shape = ", ".join(str(size) for size in self.features.shape)
+        return f"VisualTokens({shape}; grid={self.layout.grid}; signals={sorted(self._given)})"
