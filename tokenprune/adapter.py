@@ -73,7 +73,7 @@ class ModelAdapter(ABC):
         method = cut.method
         if method.stage not in self.provides:
             raise IncompatibleError(
-                f"method {method.name!r} cuts at the stage {method.stage!r}; the adapter {self.name!r} cuts at: "
+                f"method {method.name!r} cuts at the stage {method.stage!r}; adapter {self.name!r} cuts at: "
                 f"{', '.join(self.provides)}"
             )
         given = self.provides[method.stage]

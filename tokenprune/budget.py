@@ -21,7 +21,7 @@ class Budget:
         if (self.keep is None) == (self.keep_ratio is None):
             got = "neither" if self.keep is None else "both"
             raise BudgetError(
-                f"give exactly one of keep (visual tokens per image) and keep_ratio (share of them), got {got}"
+                f"give exactly one of keep (visual tokens per image) and keep_ratio (a share), got {got}"
             )
         if self.keep is not None:
             _check_keep(self.keep)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor functions that scorers and selectors share. B images, N tokens, D width, K kept; no model anywhere."""
+"""Tensor functions scorers and selectors share. B images, N tokens, D width, K kept; no model anywhere."""
 
 from __future__ import annotations
 

@@ -114,16 +114,13 @@ class Method:
                 f"scorer {scorer.name!r} ({type(scorer).__module__}) returned scores of shape "
                 f"{tuple(scores.shape)} for {tuple(tokens.features.shape[:-1])} tokens"
             )
-        reduces = isinstance(reducer, Reducer)
         n_selected = reducer.n_selected(keep) if isinstance(reducer, Reducer) else keep
         selection = dataclasses.replace(selector.select(tokens, scores, n_selected), scores=scores)
         if isinstance(reducer, Reducer):
             selection = reducer.reduce(tokens, selection)
         if len(selection) != keep:
-            who = reducer.name if isinstance(reducer, Reducer) else selector.name
-            raise PluginError(
-                f"{'reducer' if reduces else 'selector'} {who!r} returned {len(selection)} rows instead of {keep}"
-            )
+            who = reducer if isinstance(reducer, Reducer) else selector
+            raise PluginError(f"{who.kind} {who.name!r} returned {len(selection)} rows instead of {keep}")
         return selection
 
 
