@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` are all a fresh machine needs; it has Python >= 3.10, make and git.
+# Every target makes the environment .venv by itself, anew when pyproject.toml has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
+
+# The oldest transformers that pyproject.toml allows, for a second pass of the tests. Its environment borrows
+# everything else (torch!) from .venv and holds only what that transformers wants otherwise.
+LOWEST := $(shell sed -n 's/^ *"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+LOW := .venv-low
+LOWEST_TESTS ?= tests/core tests/adapters
+
+.PHONY: help demo test test-lowest lint format types docs clean
+
+help:
+	@echo "make demo         answer questions about pictures with the embedded model, pruned and unpruned"
+	@echo "make test         all tests"
+	@echo "make test-lowest  $(LOWEST_TESTS) against transformers $(LOWEST)"
+	@echo "make lint         ruff: rules and format"
+	@echo "make format       let ruff rewrite the files"
+	@echo "make types        mypy --strict"
+	@echo "make docs         the documentation, into site/; warnings are errors"
+	@echo "make clean        remove the environments and everything built"
+
+demo: $(READY)
+	$(BIN)/tokenprune demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-lowest: $(LOW)/.ready
+	$(LOW)/bin/python -c "import transformers as t; assert t.__version__.startswith('$(LOWEST)'), t.__version__"
+	$(LOW)/bin/python -m pytest $(LOWEST_TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)
+	$(BIN)/mypy
+
+docs: $(DOCS_READY)
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) $(LOW) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "tokenprune needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	       "Name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install -e '.[dev,docs]'
+	@touch $@
+
+$(LOW)/.ready: $(READY)
+	$(BIN)/python -m venv --clear $(LOW)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(LOW)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	$(LOW)/bin/python -m pip install 'transformers==$(LOWEST)'
+	@touch $@
