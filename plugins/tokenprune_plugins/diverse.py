@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 import tokenprune
@@ -41,7 +42,10 @@ class DiverseSelector(tokenprune.Selector):
         """Scores (..., N) as weights of the distances."""
         if self.normalise == "minmax":
             return min_max(scores)
-        return scores.float().clamp(min=0) / scores.amax(-1, keepdim=True).float().clamp(min=1e-30)
+        scores = scores.float()
+        low, high = scores.amin(-1, keepdim=True), scores.amax(-1, keepdim=True)
+        weights = scores.clamp(min=0) / high.clamp(min=torch.finfo(scores.dtype).tiny)
+        return torch.where(high == low, torch.ones_like(weights), weights)
 
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int

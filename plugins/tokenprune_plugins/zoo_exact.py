@@ -83,7 +83,7 @@ def squared_jacobian_with_norm(form: tokenprune.LinearForm, rows: Tensor) -> Ten
         first = first * form.norm_weight
     rms = (rows.square().mean(-1) + form.norm_eps).sqrt()  # (N, P)
     unit = rows / (width**0.5 * rms.unsqueeze(-1))
-    total = torch.zeros(n, device=rows.device)
+    total = torch.zeros(n, device=rows.device, dtype=rows.dtype)
     for p in range(patches):
         block = first[:, p]  # W1_p diag(w), (D_h, D_v)
         whole = ((slope @ (outer * (block @ block.mT))) * slope).sum(-1)
@@ -96,8 +96,8 @@ def squared_jacobian_with_norm(form: tokenprune.LinearForm, rows: Tensor) -> Ten
 def squared_jacobian_by_jvp(projector: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """|| J ||_F^2 at each row for any row-wise projector, a Jacobian column for each input coordinate."""
     width = rows[0].numel()
-    eye = torch.eye(width, device=rows.device).view(width, *rows.shape[1:])
-    total = torch.zeros(len(rows), device=rows.device)
+    eye = torch.eye(width, device=rows.device, dtype=rows.dtype).view(width, *rows.shape[1:])
+    total = torch.zeros(len(rows), device=rows.device, dtype=rows.dtype)
 
     def squared_move(tangent: Tensor) -> Tensor:
         moved: Tensor = torch.func.jvp(projector, (rows,), (tangent.expand_as(rows),))[1]
