@@ -114,10 +114,12 @@ class Method:
                 f"scorer {scorer.name!r} ({type(scorer).__module__}) returned scores of shape "
                 f"{tuple(scores.shape)} for {tuple(tokens.features.shape[:-1])} tokens"
             )
+        if keep == len(tokens):  # everything stays: nothing to reduce
+            reducer = None
         n_selected = reducer.n_selected(keep) if isinstance(reducer, Reducer) else keep
         selection = dataclasses.replace(selector.select(tokens, scores, n_selected), scores=scores)
         if isinstance(reducer, Reducer):
-            selection = reducer.reduce(tokens, selection)
+            selection = reducer.reduce(tokens, selection, keep)
         if len(selection) != keep:
             who = reducer if isinstance(reducer, Reducer) else selector
             raise PluginError(f"{who.kind} {who.name!r} returned {len(selection)} rows instead of {keep}")

@@ -84,8 +84,8 @@ class Reducer(Strategy):
     kind: ClassVar[str] = "reducer"
 
     @abstractmethod
-    def reduce(self, tokens: VisualTokens, selection: Selection) -> Selection:
-        """Return the selection with its new rows; `selection.scores` are the scorer's."""
+    def reduce(self, tokens: VisualTokens, selection: Selection, keep: int) -> Selection:
+        """Return `keep` rows: the selection's and new ones; `selection.scores` are the scorer's."""
 
     @abstractmethod
     def n_selected(self, keep: int) -> int:
