@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imagined visual tokens that carry every signal: what the contract checks feed to strategies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .projector import LinearForm
+from .signals import SIGNALS
+from .tokens import Layout, VisualTokens
+
+OF_THE_MODEL = ("projector", "final_norm", "rotary")  # functions that are the same for every image
+
+
+def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
+    """Make visual tokens of an imagined image, with every signal that `tokenprune.signals` names.
+
+    `seed` makes another image; the projector stays the same, as if one model had seen them all.
+    """
+    draw, weights = (torch.Generator().manual_seed(s) for s in (seed, 2**31))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw)
+
+    def weight(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=weights) / math.sqrt(shape[-1])
+
+    form = LinearForm(weight(32, 12), weight(32), nn.functional.gelu, weight(16, 32), weight(16))
+    pre_features, query, key = normal(n, 12), normal(2, 5, 8), normal(2, n, 8)
+    features = form(pre_features)
+    signals: dict[str, Any] = {
+        "pre_features": pre_features,
+        "projector": form,
+        "cls_attention": normal(2, n).softmax(-1),
+        "key_metric": key.mean(0),
+        "received_attention": normal(n).softmax(-1),
+        "cls_hidden": normal(1, 12),
+        "text_embeds": normal(5, 16),
+        "input_features": features,
+        "attention_rows": lambda layer, rows: (query[:, rows] @ key.mT / (1 + layer)).softmax(-1),
+        "keys": lambda layer: key * (1 + layer),
+        "hidden": lambda layer: features * (1 + layer),
+        "final_norm": lambda rows: nn.functional.rms_norm(rows, rows.shape[-1:]),
+        "position_ids": torch.arange(3, 3 + n),
+        "rotary": lambda positions: (positions.float().cos(), positions.float().sin()),
+        "clip_patch_embeds": normal(n, 8),
+        "clip_text_embeds": normal(1, 8),
+    }
+    rows = next(h for h in range(int(n**0.5), 0, -1) if n % h == 0)
+    return VisualTokens(features, signals, Layout((1, rows, n // rows)))
+
+
+def stacked(images: Sequence[VisualTokens]) -> VisualTokens:
+    """Make one stack (B, N, D) of images of equal layout."""
+    signals: dict[str, Any] = {}
+    for name in images[0].provides:
+        values = [image.signal(name) for image in images]
+        if isinstance(values[0], Tensor):
+            signals[name] = torch.stack(values)
+        elif name in OF_THE_MODEL:
+            signals[name] = values[0]
+        else:
+            signals[name] = lambda *asked, values=values: torch.stack([value(*asked) for value in values])
+    return VisualTokens(torch.stack([image.features for image in images]), signals, images[0].layout)
+
+
+def all_equal(tokens: VisualTokens) -> VisualTokens:
+    """Make every token the same: features of one exact direction, signals those of the first token."""
+    signals: dict[str, Any] = {}
+    for name in tokens.provides:
+        value, axis = tokens.signal(name), getattr(SIGNALS.get(name), "token_axis", None)
+        if isinstance(value, Tensor) and axis is not None:
+            value = value.narrow(axis, 0, 1).expand_as(value)
+        signals[name] = value
+    features = torch.zeros_like(tokens.features)
+    features[:, 0] = 1
+    return VisualTokens(features, signals, tokens.layout)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contract checks for plugin authors: one call in a test says whether a strategy keeps its promises.
+
+Each check raises AssertionError with one sentence: who broke which promise, and how.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .adapter import ModelAdapter
+from .errors import IncompatibleError
+from .methods import STAGES, Method
+from .selection import Selection
+from .specimen import all_equal, stacked
+from .specimen import example_tokens as example_tokens
+from .strategy import Reducer, Scorer, Selector, Strategy
+from .tokens import VisualTokens
+
+R = TypeVar("R")
+
+
+def check_scorer(scorer: Scorer, tokens: VisualTokens | None = None) -> None:
+    """Check shape, type, determinism, purity, declared needs, and that a stack scores as its images do."""
+    who = _who(scorer, Scorer)
+    images = list(_images(scorer, tokens))
+    single = []
+    for image in images:
+        scores, again = _twice(who, image, partial(scorer.score, image))
+        single.append(scores)
+        _require((scores is None) == (again is None), f"{who} has an opinion only sometimes")
+        if scores is None or again is None:
+            continue
+        _require(isinstance(scores, Tensor), f"{who} returned {type(scores).__name__}, not a tensor")
+        n = len(image)
+        _require(tuple(scores.shape) == (n,), f"{who} returned {tuple(scores.shape)} instead of ({n},)")
+        _require(scores.dtype == torch.float32, f"{who} returned {scores.dtype} instead of torch.float32")
+        _require(bool(scores.isfinite().all()), f"{who} returned scores that are not finite")
+        _require(torch.equal(scores, again), f"{who} returned other scores for the same tokens")
+    if not scorer.batched:
+        return
+    whole = scorer.score(stacked(images))
+    apart = [scores for scores in single if scores is not None]
+    if whole is None or not apart:
+        _require(whole is None and not apart, f"{who} has an opinion on images or on stacks, not on both")
+        return
+    same = whole.shape[0] == len(apart) and torch.allclose(whole, torch.stack(apart), rtol=1e-4, atol=1e-6)
+    _require(same, f"{who} says `batched` but scores a stack otherwise than its images one by one")
+
+
+def check_selector(
+    selector: Selector, tokens: VisualTokens | None = None, *, by_position: bool = False
+) -> None:
+    """Check that exactly `keep` valid slots come back, the same every time, ties to the lowest slot.
+
+    `by_position` is for a selector that looks at where tokens lie: it has no ties between equal tokens.
+    """
+    who = _who(selector, Selector)
+    images = list(_images(selector, tokens))
+    n = len(images[0])
+    some = torch.rand(len(images), n, generator=torch.Generator().manual_seed(0))
+    untouched = some.clone()
+    for keep in sorted({1, 2, n // 3, n - 1, n} & set(range(1, n + 1))):
+        for scores in (some[0], torch.ones(n), None):
+            first, again = _twice(who, images[0], partial(selector.select, images[0], scores, keep))
+            _check_pure_selection(who, first, n, keep)
+            _require(torch.equal(first.indices, again.indices), f"{who} chose otherwise the second time")
+            _require(torch.equal(some, untouched), f"{who} changed the scores in place")
+        if selector.batched:
+            whole = selector.select(stacked(images), some, keep).indices
+            apart = [selector.select(i, s, keep).indices for i, s in zip(images, some, strict=True)]
+            same = torch.equal(whole, torch.stack(apart))
+            _require(same, f"{who} says `batched` but chooses from a stack otherwise than one by one")
+        if not by_position:
+            chosen = selector.select(all_equal(images[0]), torch.ones(n), keep).indices.tolist()
+            lowest = chosen == list(range(keep))
+            _require(
+                lowest, f"{who} must give ties to the lowest slots; of {n} equal tokens it took {chosen}"
+            )
+
+
+def check_reducer(reducer: Reducer, tokens: VisualTokens | None = None) -> None:
+    """Check that the selector's share and the reducer's rows make up `keep`, with features for new rows."""
+    who = _who(reducer, Reducer)
+    image = next(_images(reducer, tokens))
+    n, width = image.features.shape
+    scores = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    for keep in range(1, n):
+        share = reducer.n_selected(keep)
+        _require(1 <= share <= keep, f"{who} leaves {share} of {keep} rows to the selector")
+        chosen = Selection(scores.topk(share).indices.sort().values, scores=scores)
+        first, again = _twice(who, image, partial(reducer.reduce, image, chosen, keep))
+        _require(len(first) == keep, f"{who} returned {len(first)} rows instead of {keep}")
+        old = [slot for slot in first.indices.tolist() if slot != -1]
+        _require(len(set(old)) == len(old), f"{who} returned a slot twice")
+        _require(all(0 <= slot < n for slot in old), f"{who} returned a slot outside 0 ... {n - 1}")
+        if first.features is None or again.features is None:
+            _require(len(old) == keep, f"{who} returned new rows without features")
+            continue
+        shape = tuple(first.features.shape)
+        _require(shape == (keep, width), f"{who} returned features {shape} instead of {(keep, width)}")
+        _require(bool(first.features.isfinite().all()), f"{who} returned features that are not finite")
+        _require(torch.equal(first.features, again.features), f"{who} reduced otherwise the second time")
+
+
+def check_method(method: Method, tokens: VisualTokens | None = None) -> None:
+    """Check that a method keeps what `n_keep` says, always the same, and that keeping all changes nothing."""
+    who = f"method {method.name!r}"
+    tokens = example_tokens() if tokens is None else tokens
+    n = len(tokens)
+    for keep in sorted({1, 2, n // 3, n - 1} & set(range(1, n))):
+        first, again = _twice(who, tokens, partial(method.select, tokens, keep))
+        expected = method.n_keep(tokens.layout, keep)
+        _require(len(first) == expected, f"{who} kept {len(first)} rows, but n_keep says {expected}")
+        _require(torch.equal(first.indices, again.indices), f"{who} chose otherwise the second time")
+    for keep in (n, n + 5):
+        everything = method.select(tokens, keep)
+        same = everything.indices.tolist() == list(range(n)) and everything.features is None
+        _require(same, f"{who} must keep all {n} tokens as they are when keep={keep}")
+
+
+def check_adapter(adapter: type[ModelAdapter], model: nn.Module | None = None) -> None:
+    """Check an adapter's declarations; with a `model` it knows, also what it says of that model."""
+    who = f"adapter {getattr(adapter, 'name', adapter)!r}"
+    _require(issubclass(adapter, ModelAdapter), f"{who} is no subclass of tokenprune.ModelAdapter")
+    _require(not inspect.isabstract(adapter), f"{who} leaves methods of ModelAdapter unwritten")
+    _require(adapter.matches(nn.Identity()) is False, f"{who} claims a bare torch.nn.Identity()")
+    if model is None:
+        return
+    _require(adapter.matches(model) is True, f"{who} does not claim {type(model).__name__}")
+    given = adapter(model)
+    _require(set(given.provides) <= set(STAGES), f"{who} provides for stages other than {', '.join(STAGES)}")
+    _require(given.default_stage in given.provides, f"{who} cannot cut at its own default stage")
+    known = bool(given.positions) and set(given.positions) <= {"contiguous", "original"}
+    _require(known, f"{who} allows the positions {given.positions}; there are 'contiguous' and 'original'")
+
+
+def _who(strategy: Strategy, base: type[Strategy]) -> str:
+    _require(isinstance(strategy, base), f"{strategy!r} is no instance of tokenprune.{base.__name__}")
+    return f"{strategy.kind} {strategy.name!r}"
+
+
+def _require(kept: bool, sentence: str) -> None:
+    if not kept:
+        raise AssertionError(sentence)
+
+
+def _images(strategy: Strategy, tokens: VisualTokens | None) -> Iterator[VisualTokens]:
+    """Images that carry the signals the strategy declares, and no others."""
+    for image in [example_tokens(seed=0), example_tokens(seed=1)] if tokens is None else [tokens]:
+        lacking = ", ".join(sorted(strategy.needs - image.provides))
+        _require(not lacking, f"{strategy.kind} {strategy.name!r} needs {lacking}: pass tokens that carry it")
+        signals = {name: image.signal(name) for name in strategy.needs}
+        yield VisualTokens(image.features, signals, image.layout)
+
+
+def _random_states() -> bytes:
+    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()))
+
+
+def _tensors(tokens: VisualTokens) -> dict[str, Tensor]:
+    named = {name: tokens.signal(name) for name in tokens.provides}
+    return {"features": tokens.features} | {k: v for k, v in named.items() if isinstance(v, Tensor)}
+
+
+def _twice(who: str, tokens: VisualTokens, call: Callable[[], R]) -> tuple[R, R]:
+    """Call twice; inputs and global random states must stay as they were."""
+    before = {name: value.clone() for name, value in _tensors(tokens).items()}
+    states = _random_states()
+    try:
+        results = call(), call()
+    except IncompatibleError as error:
+        raise AssertionError(f"{who} asks for a signal it does not declare in `needs`: {error}") from error
+    _require(_random_states() == states, f"{who} uses a global random state; make a generator from a seed")
+    for name, value in _tensors(tokens).items():
+        _require(torch.equal(value, before[name]), f"{who} changed the input {name!r} in place")
+    return results
+
+
+def _check_pure_selection(who: str, selection: Selection, n: int, keep: int) -> None:
+    slots = selection.indices
+    _require(slots.dtype == torch.long and slots.ndim == 1, f"{who} must return indices (K,) of type long")
+    _require(len(slots) == keep, f"{who} returned {len(slots)} rows instead of {keep}")
+    _require(bool(((slots >= 0) & (slots < n)).all()), f"{who} returned a slot outside 0 ... {n - 1}")
+    ascending = bool((slots.diff() > 0).all())
+    _require(ascending, f"{who} must return slots ascending and each once, got {slots.tolist()}")
+    if selection.order is not None:
+        same = torch.equal(selection.order.sort().values, slots)
+        _require(same, f"{who} returned an `order` that is no permutation of its indices")
