@@ -13,4 +13,6 @@ FOLDER = Path(__file__).parent.parent / "golden"
 def load(name: str) -> dict[str, Tensor]:
     """Arrays of one golden file as tensors (texts are left out)."""
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
-        return {key: torch.from_numpy(arrays[key]) for key in arrays.files if arrays[key].dtype.kind in "fiub"}
+        return {
+            key: torch.from_numpy(arrays[key]) for key in arrays.files if arrays[key].dtype.kind in "fiub"
+        }
