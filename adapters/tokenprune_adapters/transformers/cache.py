@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A key-value cache layer that stores fewer tokens than it has seen.
+
+Sliding-window layers of transformers already work that way: `get_seq_length` is what was seen, so that
+positions and the slicing in `generate` go on from the unpruned sequence, and `get_mask_sizes` tells what is
+stored. The mixin gives the same to any layer class; everything a later call needs lives here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tokenprune import StaleCacheError, UnsupportedCallError
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
+
+
+@dataclass
+class Lease:
+    """Whether the pruning that filled a cache is still in force."""
+
+    active: bool = True
+
+
+class PrunedLayer:
+    """Mixed into a cache layer class. B rows, S stored slots."""
+
+    lease: Lease
+    dropped = 0  # tokens seen but not stored
+    floor = 0  # stored slots up to the end of the last pruned prefill; cropping below it cannot be undone
+    shift: Tensor | None = None  # (B, 1) how far positions were closed up; None: tokens kept their positions
+    valid: Tensor | None = None  # (B, n) which of the first n stored slots are no padding; None: all
+
+    def get_seq_length(self, *args: Any) -> Any:
+        """Tokens seen."""
+        return super().get_seq_length(*args) + self.dropped  # type: ignore[misc]
+
+    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Stored plus new tokens, and the offset of the first stored one."""
+        self._check_lease()
+        with self._as_stored():
+            length, offset = super().get_mask_sizes(*args, **kwargs)  # type: ignore[misc]
+        return length, offset + self.dropped
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Store new keys and values."""
+        self._check_lease()
+        return super().update(*args, **kwargs)  # type: ignore[misc]
+
+    def crop(self, n: int) -> None:
+        """Forget the last ``-n`` tokens (or, in old transformers, all but the first n)."""
+        remove = int(self.get_seq_length()) - n if n > 0 else -n
+        if remove <= 0:
+            return
+        if stored_length(self) - remove < self.floor:
+            raise UnsupportedCallError(
+                "this cache cannot be cropped into a pruned prompt: the dropped visual tokens are gone. Crop "
+                "only what came after it, or run the prompt again"
+            )
+        with self._as_stored():
+            super().crop(-remove)  # type: ignore[misc]
+        if self.valid is not None:
+            self.valid = self.valid[:, : stored_length(self)]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()  # type: ignore[misc]
+        self.dropped, self.floor, self.valid, self.shift = 0, 0, None, None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Reorder rows for beam search."""
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._each_row(lambda t: t.index_select(0, beam_idx.to(t.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat rows."""
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self._each_row(lambda t: t.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows."""
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._each_row(lambda t: t[indices.to(t.device)])
+
+    def commit(self, dropped: int, stored_before: int, valid: Tensor | None, shift: Tensor | None) -> None:
+        """Record a prefill: `dropped` tokens left out of each row; `valid` (B, P) of those stored."""
+        if valid is not None:
+            self.valid = torch.cat([self.validity(len(valid), stored_before, valid.device), valid], 1)
+        if shift is not None:
+            self.shift = shift if self.shift is None else self.shift + shift
+        if dropped:
+            self.dropped += dropped
+            self.floor = stored_length(self)
+
+    def validity(self, rows: int, n: int, device: torch.device) -> Tensor:
+        """Which of the first `n` stored slots are no padding, (B, n)."""
+        if self.valid is None:
+            return torch.ones(rows, n, dtype=torch.bool, device=device)
+        valid = self.valid[:, :n].to(device)
+        return torch.nn.functional.pad(valid, (0, n - valid.shape[1]), value=True)
+
+    def mask(self, n_new: int, new: Tensor | None) -> Tensor | None:
+        """Return the two-dimensional mask for `n_new` tokens more; None: all visible.
+
+        As `create_causal_mask` indexes it: the dropped tokens stand in front (never visible, the layer's
+        offset skips them), then what is stored, then what comes; `new` (B, n_new) marks padding among the
+        latter.
+        """
+        if self.valid is None and new is None:
+            return None
+        length, offset = self.get_mask_sizes(n_new)
+        like = new if new is not None else self.valid
+        assert like is not None
+        body = self.validity(len(like), offset - self.dropped + length, like.device)
+        if new is not None:
+            at = stored_length(self)
+            body[:, at : at + n_new] = new
+        return torch.nn.functional.pad(body, (self.dropped, 0), value=False)
+
+    def _check_lease(self) -> None:
+        if not self.lease.active:
+            raise StaleCacheError(
+                "this key-value cache was filled while the model was pruned, and that pruning has been "
+                "removed; start from a new cache"
+            )
+
+    @contextmanager
+    def _as_stored(self) -> Iterator[None]:
+        """Let the layer's own code see what is stored instead of what was seen."""
+        dropped, self.dropped = self.dropped, 0
+        try:
+            yield
+        finally:
+            self.dropped = dropped
+
+    def _each_row(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.valid = None if self.valid is None else change(self.valid)
+        self.shift = None if self.shift is None else change(self.shift)
+
+
+@functools.cache
+def _pruned_class(layer_class: type) -> type:
+    return type("Pruned" + layer_class.__name__, (PrunedLayer, layer_class), {})
+
+
+def as_pruned(cache: Cache, index: int, lease: Lease) -> PrunedLayer:
+    """Return layer `index` of a live cache as a PrunedLayer, swapping it in place; no tensor is copied."""
+    layer = cache.layers[index]
+    if isinstance(layer, PrunedLayer):
+        return layer
+    pruned: PrunedLayer = object.__new__(_pruned_class(type(layer)))  # type: ignore[arg-type]
+    pruned.__dict__ = layer.__dict__  # the same state: other references to the old layer stay right
+    pruned.lease = lease
+    cache.layers[index] = pruned
+    return pruned
+
+
+def stored_length(layer: Any) -> int:
+    """Slots in use of any cache layer."""
+    return int(layer.get_seq_length()) - int(getattr(layer, "dropped", 0))
+
+
+def bytes_per_slot(layer: Any) -> int:
+    """Bytes one slot of all rows takes in a cache layer; 0 while it is empty."""
+    tensors = [t for t in (layer.keys, layer.values) if t is not None and t.numel()]
+    return sum(t.numel() // t.shape[-2] * t.element_size() for t in tensors)
