@@ -57,8 +57,9 @@ class ZooExactScorer(tokenprune.Scorer):
 
 def act_slope(act: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     """Derivative of an elementwise activation, same shape as `hidden`."""
-    slope: Tensor = torch.func.jvp(act, (hidden,), (torch.ones_like(hidden),))[1]
-    return slope
+    with torch.inference_mode(False), torch.enable_grad():
+        at = hidden.clone().requires_grad_()
+        return torch.autograd.grad(act(at).sum(), at)[0]
 
 
 def squared_jacobian(form: tokenprune.LinearForm, rows: Tensor) -> Tensor:

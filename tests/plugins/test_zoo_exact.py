@@ -167,6 +167,15 @@ def test_a_stack_is_scored_like_its_images_one_by_one(norm):
     torch.testing.assert_close(ZooExactScorer().score(stack), apart, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_scores_are_the_same_where_gradients_are_off(mode):
+    form = random_form(nn.functional.gelu, dtype=torch.float32)
+    rows = torch.randn(10, 6, generator=torch.Generator().manual_seed(2))
+    wanted = ZooExactScorer().score(tokens_of(rows, form))
+    with mode():
+        assert torch.equal(ZooExactScorer().score(tokens_of(rows * 1, form)), wanted)
+
+
 def test_the_method_is_this_scorer_with_the_papers_selector():
     method = tokenprune.method("zoo-exact").resolved()
     paper = tokenprune.method("zoo-prune").resolved()
