@@ -68,6 +68,8 @@ def apply(
         raise AlreadyPrunedError("this model is already pruned; call remove() on its handle first")
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
         raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise OptionError(f"seed must be a whole number, got {seed!r}")
     overrides = {"stage": stage, "scope": scope, "newlines": newlines, "positions": positions}
     overrides = {name: value for name, value in overrides.items() if value is not None}
     methods = _methods(method, scorer, selector, reducer)

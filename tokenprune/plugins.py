@@ -75,7 +75,7 @@ def _load(point: EntryPoint, disabled: set[str]) -> Plugin:
         return plugin
     try:
         module = point.load()
-    except Exception as error:  # whatever a stranger's import raises must not take the others down
+    except (Exception, SystemExit) as error:  # whatever a stranger's import raises stays his own problem
         plugin.fail(
             f"could not be imported: {type(error).__name__}: {error}",
             f"Reinstall or update {name}, or switch it off with {DISABLE_VARIABLE}={point.name}",
@@ -109,7 +109,7 @@ def _collect(plugin: Plugin, hook: str, implementation: Any) -> None:
     plugin.hooks += (hook,)
     try:
         delivered = list(implementation())
-    except Exception as error:  # the same: one stranger's failure stays his own
+    except (Exception, SystemExit) as error:  # the same
         plugin.fail(f"failed in {hook}: {type(error).__name__}: {error}", "Report this to its authors")
         return
     base, is_class = _expected(hook)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 from typing import Any
 
 from torch import nn
@@ -42,7 +43,7 @@ class Registry:
             if len(entries) > 1
         ]
 
-    def find(self, kind: str, name: str) -> Any:
+    def find(self, kind: str, name: Any) -> Any:
         """Return the class (for methods: the object) called `name`.
 
         Raises
@@ -54,6 +55,8 @@ class Registry:
         PluginError
             When the plugin of that name is broken.
         """
+        if not isinstance(name, str):
+            raise UnknownNameError(f"a {kind} is asked for by its name, got {name!r}")
         entries = self._entries.get(kind, {}).get(name, [])
         if len(entries) > 1:
             raise PluginConflictError(_conflict(kind, name, entries))
@@ -101,22 +104,31 @@ class Registry:
         UnsupportedModelError
             When none does, or several do.
         """
-        tried = self.names("adapter")
-        fitting = [self.find("adapter", name) for name in tried]
-        fitting = [adapter for adapter in fitting if adapter.matches(model)]
-        if len(fitting) == 1:
-            adapter: type[ModelAdapter] = fitting[0]
-            return adapter
+        fitting: list[Entry] = []
+        failed = []
+        for adapter, plugin in itertools.chain(*self._entries.get("adapter", {}).values()):
+            try:
+                fits = adapter.matches(model)
+            except Exception as error:  # one stranger's failure must not take the other adapters down
+                failed.append(f"adapter {adapter.name!r} of {plugin.origin}: {type(error).__name__}: {error}")
+                continue
+            if fits:
+                fitting.append((adapter, plugin))
         what = f"{type(model).__module__}.{type(model).__qualname__}"
+        if len(fitting) == 1:
+            found: type[ModelAdapter] = fitting[0][0]
+            return found
         if fitting:
-            names = " and ".join(sorted(a.name for a in fitting))
+            claims = " and ".join(f"{adapter.name} of {plugin.origin}" for adapter, plugin in fitting)
             raise UnsupportedModelError(
-                f"the adapters {names} all claim {what}; switch all but one off with {DISABLE_VARIABLE}"
+                f"several adapters claim {what}: {claims}. Switch all but one off with {DISABLE_VARIABLE}"
             )
         self._none_installed()
+        tried = ", ".join(self.names("adapter")) or "none"
+        failures = f" These failed to answer: {'; '.join(failed)}." if failed else ""
         raise UnsupportedModelError(
-            f"no adapter knows {what} (tried: {', '.join(tried) or 'none'}). Pass the whole model as loaded "
-            f"by from_pretrained, or write an adapter: docs/writing-an-adapter.md"
+            f"no adapter knows {what} (tried: {tried}).{failures} Pass the whole model as loaded by "
+            f"from_pretrained, or write an adapter: docs/writing-an-adapter.md"
         )
 
     def _none_installed(self) -> None:
@@ -129,10 +141,12 @@ class Registry:
         close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         elsewhere = [k for k in self._entries if k != kind and name in self._entries[k]]
-        other = f" There is a {elsewhere[0]} of that name." if elsewhere else ""
+        other = f" It is the name of another kind of thing: {', '.join(elsewhere)}." if elsewhere else ""
         broken = [p.name for p in self.plugins if p.problem]
         lost = f" Broken plugins, see `tokenprune plugins`: {', '.join(broken)}." if broken else ""
-        return f"unknown {kind} {name!r}.{hint}{other} Available: {', '.join(names)}.{lost}"
+        off = [p.name for p in self.plugins if p.disabled]
+        lost += f" Switched off by {DISABLE_VARIABLE}: {', '.join(off)}." if off else ""
+        return f"unknown {kind} {name!r}.{hint}{other} Available: {', '.join(names) or 'none'}.{lost}"
 
 
 def _kind(hook: str) -> str:

@@ -27,8 +27,9 @@ class Layout:
     newlines: Tensor | None = None
 
     def __len__(self) -> int:
-        if self.tiles is not None:
-            return len(self.tiles)
+        for per_token in (self.tiles, self.newlines):
+            if per_token is not None:
+                return len(per_token)
         t, h, w = self.grid
         return t * h * w
 
@@ -50,16 +51,21 @@ class VisualTokens:
     Raises
     ------
     IncompatibleError
-        When `features` is not (N, D) or (B, N, D).
+        When `features` is not (N, D) or (B, N, D), or the layout is of another number of tokens.
     """
 
     def __init__(
         self, features: Tensor, signals: Mapping[str, Any] | None = None, layout: Layout | None = None
     ) -> None:
-        if features.ndim not in (2, 3):
-            raise IncompatibleError(f"features must be (N, D) or (B, N, D), got {tuple(features.shape)}")
+        if not isinstance(features, Tensor) or features.ndim not in (2, 3):
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise IncompatibleError(f"features must be a tensor (N, D) or (B, N, D), got {got}")
         self.features = features
-        self.layout = layout or Layout((1, 1, features.shape[-2]))
+        self.layout = Layout((1, 1, features.shape[-2])) if layout is None else layout
+        if len(self.layout) != len(self):
+            raise IncompatibleError(
+                f"the layout is of {len(self.layout)} tokens, the features of {len(self)}"
+            )
         self._given: dict[str, Any] = dict(signals or {})
         self._computed: dict[str, Any] = {}
 
