@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installing plugins for the length of one test."""
+
+import sys
+import textwrap
+
+import pytest
+
+import tokenprune
+
+
+@pytest.fixture
+def install_plugin(tmp_path, monkeypatch):
+    """Return a function that installs a distribution with one plugin module, as pip would leave it."""
+    site = tmp_path / "site"
+    site.mkdir()
+    modules = []
+
+    def install(source, *, name="stranger", distribution="tokenprune-stranger", version="1.0"):
+        module = f"{distribution}_{name}".replace("-", "_")
+        (site / f"{module}.py").write_text("import tokenprune\n" + textwrap.dedent(source))
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(exist_ok=True)
+        metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        (info / "METADATA").write_text(metadata)
+        with (info / "entry_points.txt").open("a") as points:
+            points.write(f"[tokenprune]\n{name} = {module}\n")
+        modules.append(module)
+        monkeypatch.syspath_prepend(site)
+        tokenprune.default_registry.cache_clear()
+        return module
+
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
+    tokenprune.default_registry.cache_clear()
