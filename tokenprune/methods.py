@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from .budget import Budget
 from .errors import IncompatibleError, PluginError
 from .registry import default_registry
 from .selection import Selection
@@ -100,11 +101,13 @@ class Method:
 
         Raises
         ------
+        BudgetError
+            When `keep` is no whole number of at least 1.
         PluginError
             When a strategy returns scores or a selection of the wrong size.
         """
         method = self.resolved()
-        keep = self.n_keep(tokens.layout, keep)
+        keep = self.n_keep(tokens.layout, Budget(keep).rows(len(tokens)))
         scorer, selector, reducer = method.scorer, method.selector, method.reducer
         if not isinstance(scorer, Scorer) or not isinstance(selector, Selector):
             raise IncompatibleError(f"method {self.name!r} lacks a scorer or a selector")
