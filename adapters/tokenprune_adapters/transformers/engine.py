@@ -16,6 +16,7 @@ from tokenprune import Cut, ImageReport, Layout, PruningReport, Selection, Unsup
 from .cache import Lease, PrunedLayer, as_pruned, bytes_per_slot
 from .call import Call
 from .capture import Encoded, FeatureCapture
+from .chunks import refuse_chunked_prefill
 from .images import ImageSpan, locate
 from .plan import RowPlan, take
 
@@ -53,6 +54,7 @@ class Engine:
         self._capture = FeatureCapture(
             inner, adapter.modalities, adapter.projector_module if needs_projector else None
         )
+        self._stop_looking = refuse_chunked_prefill(adapter.model, adapter.pixel_arguments)
         self._hooks = [
             inner.register_forward_pre_hook(self._enter_model, with_kwargs=True),
             inner.register_forward_hook(self._leave_model, with_kwargs=True, always_call=True),
@@ -65,6 +67,7 @@ class Engine:
         """Take every hook away; caches filled while pruned refuse to be used from now on."""
         self.lease.active = False
         self._capture.remove()
+        self._stop_looking()
         while self._hooks:
             self._hooks.pop().remove()
 
