@@ -34,6 +34,7 @@ from .methods import Method
 from .projector import LinearForm, Projector
 from .registry import default_registry
 from .report import ImageReport, PruningReport
+from .schedule import ExplicitSchedule, GeometricSchedule, Schedule
 from .selection import Selection
 from .strategy import Reducer, Scorer, Selector
 from .tokens import Layout, VisualTokens
@@ -43,6 +44,8 @@ __all__ = [
     "Budget",
     "BudgetError",
     "Cut",
+    "ExplicitSchedule",
+    "GeometricSchedule",
     "ImageReport",
     "IncompatibleError",
     "Layout",
@@ -56,6 +59,7 @@ __all__ = [
     "PruningHandle",
     "PruningReport",
     "Reducer",
+    "Schedule",
     "Scorer",
     "Selection",
     "Selector",

@@ -10,6 +10,7 @@ from typing import Any
 from .budget import Budget
 from .errors import IncompatibleError, PluginError
 from .registry import default_registry
+from .schedule import BUDGETS, Schedule
 from .selection import Selection
 from .strategy import Reducer, Scorer, Selector, Strategy, check_options
 from .tokens import Layout, VisualTokens
@@ -24,6 +25,8 @@ class Method:
     `scorer`, `selector` and `reducer` are names or instances. `positions` is `"contiguous"` (kept tokens
     are renumbered), `"original"` (they keep their positions) or None (what suits the model). `deviations`
     lists where we knowingly differ from the official code. The docs page of a method says the rest.
+    At the decoder stage, `schedule` says before which layers how many rows are cut, and `budget` what `keep`
+    counts there (see `Schedule.cuts`).
     """
 
     name: str
@@ -32,6 +35,8 @@ class Method:
     selector: str | Selector = "topk"
     reducer: str | Reducer | None = None
     stage: str = "projector"
+    schedule: Schedule | None = None
+    budget: str = "rows"
     positions: str | None = None
     scope: str = "image"
     newlines: str = "drop"
@@ -40,6 +45,7 @@ class Method:
 
     def __post_init__(self) -> None:
         _one_of("stage", self.stage, STAGES)
+        _one_of("budget", self.budget, BUDGETS)
         _one_of("positions", self.positions, (None, "contiguous", "original"))
         _one_of("scope", self.scope, ("image", "tile"))
         _one_of("newlines", self.newlines, ("drop", "compete", "keep"))
@@ -89,8 +95,8 @@ class Method:
         """Rows that stay of an image with this layout; pure arithmetic, no pixels needed."""
         return min(keep, len(layout))
 
-    def select(self, tokens: VisualTokens, keep: int) -> Selection:
-        """Score and choose: the rows that stay of one image (or of each image of a stack).
+    def select(self, tokens: VisualTokens, keep: int, *, layer: int | None = None) -> Selection:
+        """Score and choose: the rows that stay of one image (or of each image of a stack), for one cut.
 
         Parameters
         ----------
@@ -98,6 +104,8 @@ class Method:
             The image's tokens with the signals in `needs`.
         keep
             Rows to keep; all of them when there are not more.
+        layer
+            At the decoder stage, the layer before which the cut is made.
 
         Raises
         ------
@@ -107,6 +115,7 @@ class Method:
             When a strategy returns scores or a selection of the wrong size.
         """
         method = self.resolved()
+        tokens = tokens if layer is None else tokens.before_layer(layer)
         keep = self.n_keep(tokens.layout, Budget(keep).rows(len(tokens)))
         scorer, selector, reducer = method.scorer, method.selector, method.reducer
         if not isinstance(scorer, Scorer) or not isinstance(selector, Selector):
@@ -119,7 +128,7 @@ class Method:
             )
         if keep == len(tokens):  # everything stays: nothing to reduce
             reducer = None
-        n_selected = reducer.n_selected(keep) if isinstance(reducer, Reducer) else keep
+        n_selected = reducer.n_selected(keep, len(tokens)) if isinstance(reducer, Reducer) else keep
         selection = dataclasses.replace(selector.select(tokens, scores, n_selected), scores=scores)
         if isinstance(reducer, Reducer):
             selection = reducer.reduce(tokens, selection, keep)

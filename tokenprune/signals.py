@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The named signals a strategy may ask for: what they are, their shapes, and which axis counts tokens.
 
-Shapes are those of one image: N visual tokens, D width of the language model, H attention heads.
-A third party may use names of its own; they are then passed through as they are.
+Shapes are those of one image: N visual tokens, T text tokens after the image, D width of the language model,
+H attention heads. A third party may use names of its own; they are then passed through as they are.
+
+At the decoder stage N counts the tokens there are at the cut, rows made by earlier cuts among them, and
+`VisualTokens.features` are their hidden rows entering the layer before which the cut is made. Layers are
+counted from 0 and absolute. Text rows are named by their number in `text_embeds`, the text after the image;
+negative numbers count from the end, so that -1 is the last token of the prompt.
 """
 
 from dataclasses import dataclass
@@ -41,15 +46,28 @@ _KNOWN = (
     Signal("received_attention", "(N,)", "attention each token receives, mean over heads and queries", 0),
     Signal("cls_hidden", "(1, D_v)", "the CLS row of the layer the features come from"),
     Signal("text_embeds", "(T, D)", "layer-0 embeddings of the text after the image"),
-    Signal("input_features", "(N, D)", "the image's rows at layer 0 of the language model", 0),
+    Signal("input_features", "(N, D)", "the image's rows at layer 0; at any cut, all it had there", 0),
     Signal(
-        "attention_rows", "(layer, rows) -> (H, R, N)", "attention of text rows to the image", function=True
+        "attention_rows",
+        "(layer, rows) -> (H, R, N)",
+        "attention probabilities of that layer, from the text rows numbered `rows` (R,) to the image",
+        function=True,
     ),
     Signal("keys", "(layer) -> (H_kv, N, d_head)", "keys of the image's tokens, after rotary", function=True),
+    Signal(
+        "text_keys", "(layer) -> (H_kv, T, d_head)", "the same of the text after the image", function=True
+    ),
     Signal("hidden", "(layer) -> (N, D)", "hidden rows of the image entering a decoder layer", function=True),
+    Signal("text_hidden", "(layer) -> (T, D)", "the same of the text after the image", function=True),
     Signal("final_norm", "(..., D) -> (..., D)", "the language model's last norm", function=True),
     Signal("position_ids", "(N,) or (3, N)", "positions of the image's tokens", -1),
-    Signal("rotary", "(positions) -> (cos, sin)", "the language model's rotary embedding", function=True),
+    Signal("text_position_ids", "(T,) or (3, T)", "positions of the text after the image"),
+    Signal(
+        "rotary",
+        "(positions (P,)) -> (cos, sin), each (P, d_head)",
+        "the language model's rotary embedding",
+        function=True,
+    ),
     Signal("clip_patch_embeds", "(N, C)", "patches in CLIP's joint space", 0),
     Signal("clip_text_embeds", "(M, C)", "the question in CLIP's joint space, a row per 77-token segment"),
 )

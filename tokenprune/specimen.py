@@ -20,7 +20,8 @@ OF_THE_MODEL = ("projector", "final_norm", "rotary")  # functions that are the s
 def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
     """Make visual tokens of an imagined image, with every signal that `tokenprune.signals` names.
 
-    `seed` makes another image; the projector stays the same, as if one model had seen them all.
+    They stand before decoder layer 2. `seed` makes another image; the projector stays the same, as if one
+    model had seen them all.
     """
     draw, weights = (torch.Generator().manual_seed(s) for s in (seed, 2**31))
 
@@ -32,7 +33,7 @@ def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
 
     form = LinearForm(weight(32, 12), weight(32), nn.functional.gelu, weight(16, 32), weight(16))
     pre_features, query, key = normal(n, 12), normal(2, 5, 8), normal(2, n, 8)
-    features = form(pre_features)
+    features, text = form(pre_features), normal(5, 16)
     signals: dict[str, Any] = {
         "pre_features": pre_features,
         "projector": form,
@@ -40,19 +41,28 @@ def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
         "key_metric": key.mean(0),
         "received_attention": normal(n).softmax(-1),
         "cls_hidden": normal(1, 12),
-        "text_embeds": normal(5, 16),
+        "text_embeds": text,
         "input_features": features,
         "attention_rows": lambda layer, rows: (query[:, rows] @ key.mT / (1 + layer)).softmax(-1),
         "keys": lambda layer: key * (1 + layer),
+        "text_keys": lambda layer: query * (1 + layer),
         "hidden": lambda layer: features * (1 + layer),
+        "text_hidden": lambda layer: text * (1 + layer),
         "final_norm": lambda rows: nn.functional.rms_norm(rows, rows.shape[-1:]),
         "position_ids": torch.arange(3, 3 + n),
-        "rotary": lambda positions: (positions.float().cos(), positions.float().sin()),
+        "text_position_ids": torch.arange(3 + n, 8 + n),
+        "rotary": rotary,
         "clip_patch_embeds": normal(n, 8),
         "clip_text_embeds": normal(1, 8),
     }
     rows = next(h for h in range(int(n**0.5), 0, -1) if n % h == 0)
-    return VisualTokens(features, signals, Layout((1, rows, n // rows)))
+    return VisualTokens(features, signals, Layout((1, rows, n // rows)), layer=2)
+
+
+def rotary(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (P, 8) of a rotary embedding of base 100."""
+    angles = positions.unsqueeze(-1) * 100.0 ** -(torch.arange(0, 8, 2) / 8)
+    return torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
 
 
 def stacked(images: Sequence[VisualTokens]) -> VisualTokens:
@@ -66,7 +76,8 @@ def stacked(images: Sequence[VisualTokens]) -> VisualTokens:
             signals[name] = values[0]
         else:
             signals[name] = lambda *asked, values=values: torch.stack([value(*asked) for value in values])
-    return VisualTokens(torch.stack([image.features for image in images]), signals, images[0].layout)
+    features = torch.stack([image.features for image in images])
+    return VisualTokens(features, signals, images[0].layout, images[0].layer)
 
 
 def all_equal(tokens: VisualTokens) -> VisualTokens:
@@ -79,4 +90,4 @@ def all_equal(tokens: VisualTokens) -> VisualTokens:
         signals[name] = value
     features = torch.zeros_like(tokens.features)
     features[:, 0] = 1
-    return VisualTokens(features, signals, tokens.layout)
+    return VisualTokens(features, signals, tokens.layout, tokens.layer)

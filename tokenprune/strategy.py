@@ -67,10 +67,12 @@ class Scorer(Strategy):
 class Selector(Strategy):
     """Chooses which tokens stay.
 
-    `space` names what distances are measured in: `"features"` or a signal.
+    `space` names what distances are measured in: `"features"` or a signal. `by_position` says that equal
+    tokens are told apart by where they stand, instead of the lowest slots being taken.
     """
 
     kind: ClassVar[str] = "selector"
+    by_position: ClassVar[bool] = False
     space: ClassVar[str | None] = None
 
     @abstractmethod
@@ -88,8 +90,8 @@ class Reducer(Strategy):
         """Return `keep` rows: the selection's and new ones; `selection.scores` are the scorer's."""
 
     @abstractmethod
-    def n_selected(self, keep: int) -> int:
-        """How many of `keep` rows the selector shall choose; the rest are this reducer's."""
+    def n_selected(self, keep: int, n: int) -> int:
+        """How many of `keep` rows out of `n` the selector shall choose; the rest are this reducer's."""
 
 
 def check_options(what: str, given: dict[str, Any], known: tuple[str, ...]) -> None:

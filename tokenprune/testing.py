@@ -57,12 +57,10 @@ def check_scorer(scorer: Scorer, tokens: VisualTokens | None = None) -> None:
     _require(same, f"{who} says `batched` but scores a stack otherwise than its images one by one")
 
 
-def check_selector(
-    selector: Selector, tokens: VisualTokens | None = None, *, by_position: bool = False
-) -> None:
+def check_selector(selector: Selector, tokens: VisualTokens | None = None) -> None:
     """Check that exactly `keep` valid slots come back, the same every time, ties to the lowest slot.
 
-    `by_position` is for a selector that looks at where tokens lie: it has no ties between equal tokens.
+    A selector that says `by_position` has no ties between equal tokens.
     """
     who = _who(selector, Selector)
     images = list(_images(selector, tokens))
@@ -80,7 +78,7 @@ def check_selector(
             apart = [selector.select(i, s, keep).indices for i, s in zip(images, some, strict=True)]
             same = torch.equal(whole, torch.stack(apart))
             _require(same, f"{who} says `batched` but chooses from a stack otherwise than one by one")
-        if not by_position:
+        if not selector.by_position:
             chosen = selector.select(all_equal(images[0]), torch.ones(n), keep).indices.tolist()
             lowest = chosen == list(range(keep))
             _require(
@@ -95,7 +93,7 @@ def check_reducer(reducer: Reducer, tokens: VisualTokens | None = None) -> None:
     n, width = image.features.shape
     scores = torch.rand(n, generator=torch.Generator().manual_seed(0))
     for keep in range(1, n):
-        share = reducer.n_selected(keep)
+        share = reducer.n_selected(keep, n)
         _require(1 <= share <= keep, f"{who} leaves {share} of {keep} rows to the selector")
         chosen = Selection(scores.topk(share).indices.sort().values, scores=scores)
         first, again = _twice(who, image, partial(reducer.reduce, image, chosen, keep))
@@ -160,7 +158,7 @@ def _images(strategy: Strategy, tokens: VisualTokens | None) -> Iterator[VisualT
         lacking = ", ".join(sorted(strategy.needs - image.provides))
         _require(not lacking, f"{strategy.kind} {strategy.name!r} needs {lacking}: pass tokens that carry it")
         signals = {name: image.signal(name) for name in strategy.needs}
-        yield VisualTokens(image.features, signals, image.layout)
+        yield VisualTokens(image.features, signals, image.layout, image.layer)
 
 
 def _random_states() -> bytes:

@@ -47,6 +47,8 @@ class VisualTokens:
         (`projector`, `attention_rows` ...; see `tokenprune.signals`) are handed over as they are.
     layout
         Where the tokens lie; a single row of N tokens when not given.
+    layer
+        At the decoder stage, the layer before which these tokens are cut, counted from 0.
 
     Raises
     ------
@@ -55,7 +57,11 @@ class VisualTokens:
     """
 
     def __init__(
-        self, features: Tensor, signals: Mapping[str, Any] | None = None, layout: Layout | None = None
+        self,
+        features: Tensor,
+        signals: Mapping[str, Any] | None = None,
+        layout: Layout | None = None,
+        layer: int | None = None,
     ) -> None:
         if not isinstance(features, Tensor) or features.ndim not in (2, 3):
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -68,6 +74,7 @@ class VisualTokens:
             )
         self._given: dict[str, Any] = dict(signals or {})
         self._computed: dict[str, Any] = {}
+        self.layer = layer
 
     def __len__(self) -> int:
         """Number of visual tokens of one image, N."""
@@ -77,6 +84,28 @@ class VisualTokens:
     def is_batch(self) -> bool:
         """Whether this is a stack of images."""
         return self.features.ndim == 3
+
+    @property
+    def cut_layer(self) -> int:
+        """The decoder layer before which these tokens are cut, for strategies that cannot do without.
+
+        Raises
+        ------
+        IncompatibleError
+            When they are not at the decoder stage.
+        """
+        if self.layer is None:
+            raise IncompatibleError(
+                "a strategy asked before which decoder layer the cut is made, and nobody said; "
+                "say it: method.select(tokens, keep, layer=2) or VisualTokens(..., layer=2)"
+            )
+        return self.layer
+
+    def before_layer(self, layer: int) -> VisualTokens:
+        """The same tokens, to be cut before this decoder layer; signals computed already stay computed."""
+        tokens = VisualTokens(self.features, self._given, self.layout, layer)
+        tokens._computed = self._computed
+        return tokens
 
     @property
     def provides(self) -> frozenset[str]:

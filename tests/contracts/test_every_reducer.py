@@ -19,7 +19,7 @@ class MeanOfTheRest(tokenprune.Reducer):
 
     name = "mean-of-the-rest"
 
-    def n_selected(self, keep):
+    def n_selected(self, keep, n):
         return max(1, keep - 1)
 
     def reduce(self, tokens, selection, keep):
@@ -62,8 +62,8 @@ def too_wide(self, tokens, selection, keep):
 @pytest.mark.parametrize(
     ("reducer", "sentence"),
     [
-        (broken(n_selected=lambda self, k: k + 1), "leaves 2 of 1 rows to the selector"),
-        (broken(n_selected=lambda self, k: k - 1), "leaves 0 of 1 rows to the selector"),
+        (broken(n_selected=lambda self, k, n: k + 1), "leaves 2 of 1 rows to the selector"),
+        (broken(n_selected=lambda self, k, n: k - 1), "leaves 0 of 1 rows to the selector"),
         (broken(reduce=lambda self, t, s, k: s), "returned 1 rows instead of 2"),
         (broken(reduce=lambda self, t, s, k: Selection(torch.zeros(k).long())), "returned a slot twice"),
         (broken(reduce=lambda self, t, s, k: Selection(torch.arange(k) + 24)), "outside 0"),

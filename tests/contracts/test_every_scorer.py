@@ -27,7 +27,9 @@ def test_scores_stay_float32_and_finite_for_bfloat16_tokens(name):
     scorer, tokens = tokenprune.scorer(name), example_tokens()
     signals = {need: tokens.signal(need) for need in scorer.needs}
     signals = {k: v.bfloat16() if isinstance(v, torch.Tensor) else v for k, v in signals.items()}
-    scores = scorer.score(tokenprune.VisualTokens(tokens.features.bfloat16(), signals, tokens.layout))
+    scores = scorer.score(
+        tokenprune.VisualTokens(tokens.features.bfloat16(), signals, tokens.layout, tokens.layer)
+    )
     assert scores is None or (scores.dtype == torch.float32 and scores.isfinite().all())
 
 

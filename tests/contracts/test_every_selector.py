@@ -22,11 +22,11 @@ def test_selector_takes_images_of_any_size(name, n):
 
 @pytest.mark.parametrize("name", tokenprune.list_selectors())
 def test_selector_takes_bfloat16_tokens(name):
-    tokens = example_tokens()
-    chosen = tokenprune.selector(name).select(
-        tokenprune.VisualTokens(tokens.features.bfloat16(), layout=tokens.layout), torch.arange(24.0), 5
-    )
-    assert len(chosen) == 5
+    selector, tokens = tokenprune.selector(name), example_tokens()
+    signals = {need: tokens.signal(need) for need in selector.needs}
+    signals = {k: v.bfloat16() if isinstance(v, torch.Tensor) else v for k, v in signals.items()}
+    half = tokenprune.VisualTokens(tokens.features.bfloat16(), signals, tokens.layout, tokens.layer)
+    assert len(selector.select(half, torch.arange(24.0), 5)) == 5
 
 
 class First(tokenprune.Selector):
@@ -84,5 +84,5 @@ def test_each_broken_promise_is_named(selector, sentence):
 
 
 def test_a_selector_by_position_may_leave_the_lowest_slots():
-    last = broken(lambda self, t, s, k: Selection(torch.arange(len(t) - k, len(t))))
-    check_selector(last, by_position=True)
+    last = broken(lambda self, t, s, k: Selection(torch.arange(len(t) - k, len(t))), by_position=True)
+    check_selector(last)

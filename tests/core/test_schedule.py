@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenprune import BudgetError, ExplicitSchedule, GeometricSchedule, IncompatibleError
+from tokenprune.schedule import falling, mean_rows
+
+ONE = GeometricSchedule((2,))
+THREE = GeometricSchedule((8, 16, 24))
+
+
+def test_one_cut_leaves_what_was_asked_for():
+    assert ONE.cuts(64, 576, 32) == {2: 64}
+
+
+def test_three_cuts_leave_the_same_share_each():
+    # (72 / 576)^(1/3) = 1/2
+    assert THREE.cuts(72, 576, 32) == {8: 288, 16: 144, 24: 72}
+
+
+def test_shares_between_are_truncated_and_the_last_cut_is_exact():
+    # 100 * 0.2^(1/3) = 58.48, 100 * 0.2^(2/3) = 34.2
+    assert THREE.cuts(20, 100, 32) == {8: 58, 16: 34, 24: 20}
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "layers"),
+    [(32, (8, 16, 24)), (28, (7, 14, 21)), (40, (10, 20, 30)), (12, (3, 6, 9)), (4, (1, 2, 3))],
+)
+def test_layers_are_rescaled(n_layers, layers):
+    assert THREE.boundaries(n_layers) == layers
+
+
+def test_rescaled_layers_start_at_1_and_ascend():
+    assert ONE.boundaries(4) == (1,)
+    assert GeometricSchedule((2, 3, 4)).boundaries(8) == (1, 2, 3)
+
+
+def test_a_model_with_too_few_layers_is_refused():
+    with pytest.raises(
+        IncompatibleError, match=r"before the layers 1, 2, 3.*0 \.\.\. 2, the model has 3 layers"
+    ):
+        THREE.boundaries(3)
+
+
+def test_exact_layers_are_not_rescaled():
+    assert ONE.at(5).cuts(64, 576, 12) == {5: 64}
+    with pytest.raises(IncompatibleError, match="before the layers 12.*the model has 12 layers"):
+        ONE.at(12).cuts(64, 576, 12)
+
+
+@pytest.mark.parametrize("layers", [(5, 5), (6, 5), (-1,)])
+def test_exact_layers_must_ascend_and_exist(layers):
+    with pytest.raises(IncompatibleError, match="must ascend and lie within"):
+        ONE.at(*layers).boundaries(12)
+
+
+def test_nothing_is_cut_when_everything_stays():
+    assert ONE.cuts(576, 576, 32) == {} == THREE.cuts(600, 576, 32, "average")
+
+
+def test_mean_rows_by_hand():
+    # layers 0-1 see 10, layer 2 sees 6, layers 3-4 see 2
+    assert mean_rows({2: 6, 3: 2}, 10, 5) == pytest.approx((20 + 6 + 4) / 5)
+
+
+@pytest.mark.parametrize(("average", "rows"), [(192, 166), (128, 98), (64, 30)])
+def test_averages_of_comparison_tables(average, rows):
+    # the FastV rows of published tables: (2 * 576 + 30 * rows) / 32
+    assert ONE.cuts(average, 576, 32, "average") == {2: rows}
+
+
+def test_an_average_below_the_dense_floor_is_refused_with_the_range():
+    with pytest.raises(BudgetError, match=r"an average of 30 rows .* the least is 36\.9\. Give 37 to 576"):
+        ONE.cuts(30, 576, 32, "average")
+
+
+def test_the_nominal_budget_of_a_geometric_schedule_is_its_last_cut():
+    assert THREE.cuts(72, 576, 32, "paper") == THREE.cuts(72, 576, 32, "rows")
+
+
+def test_an_unknown_convention_is_refused():
+    with pytest.raises(IncompatibleError, match="'rows', 'average', 'paper', got 'mean'"):
+        ONE.cuts(64, 576, 32, "mean")
+
+
+@given(n=st.integers(2, 200), n_layers=st.integers(4, 48), data=st.data())
+def test_every_cut_leaves_less_or_equal_and_the_last_exactly_keep(n, n_layers, data):
+    keep = data.draw(st.integers(1, n - 1))
+    rows = list(THREE.cuts(keep, n, n_layers).values())
+    assert rows == sorted(rows, reverse=True) and rows[-1] == keep and rows[0] <= n
+
+
+@given(n=st.integers(2, 120), n_layers=st.integers(4, 32), data=st.data())
+def test_an_average_is_met_as_closely_as_rows_allow(n, n_layers, data):
+    keep = data.draw(st.integers(1, n - 1))
+    means = [mean_rows(ONE.cuts(rows, n, n_layers), n, n_layers) for rows in range(1, n + 1)]
+    if keep < means[0]:
+        with pytest.raises(BudgetError, match="an average of"):
+            ONE.cuts(keep, n, n_layers, "average")
+        return
+    got = mean_rows(ONE.cuts(keep, n, n_layers, "average"), n, n_layers)
+    assert abs(got - keep) == pytest.approx(min(abs(mean - keep) for mean in means))
+
+
+def test_falling_rows_never_grow_and_never_vanish():
+    assert falling((50, 60, 0), 40) == (40, 40, 1)
+
+
+def test_an_explicit_schedule_is_taken_as_it_is():
+    schedule = ExplicitSchedule.from_mapping({16: 18, 3: 82, 7: 32})
+    assert schedule.cuts(1, 576, 32) == {3: 82, 7: 32, 16: 18}
+    assert schedule.cuts(1, 50, 32) == {3: 50, 7: 32, 16: 18}
+
+
+@pytest.mark.parametrize("cuts", [{}, {2: 0}, {2: 10, 5: 11}])
+def test_an_explicit_schedule_that_grows_or_empties_is_refused(cuts):
+    with pytest.raises(BudgetError, match="must fall and stay at least 1"):
+        ExplicitSchedule.from_mapping(cuts)
+
+
+def test_an_explicit_schedule_outside_the_model_is_refused():
+    with pytest.raises(IncompatibleError, match="the model has 12 layers"):
+        ExplicitSchedule.from_mapping({12: 5}).cuts(1, 10, 12)
