@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention as a score: how much somebody looks at a visual token.
+
+The evidence of VisionZip and VisPruner (the tower's CLS row; arXiv 2412.04467 and 2412.01818), and of FastV
+and PyramidDrop (the prompt's last row in the decoder; arXiv 2403.06764 and 2410.17247).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+import tokenprune
+
+SIGNAL_OF = {"cls": "cls_attention", "received": "received_attention", "text": "attention_rows"}
+
+
+@dataclass(frozen=True)
+class AttentionScorer(tokenprune.Scorer):
+    """Mean over heads of the attention probabilities a token receives.
+
+    Parameters
+    ----------
+    source
+        `"cls"`: from the tower's CLS row. `"received"`: from all patches, for towers without CLS.
+        `"text"`: from the last token of the prompt, in the decoder.
+    offset
+        For `"text"`, which layer's attention, relative to the layer before which is cut: -1 the layer just
+        run, 0 the layer about to run.
+    """
+
+    name: ClassVar[str] = "attention"
+    source: str = "cls"
+    offset: int = -1
+    batched: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.source not in SIGNAL_OF:
+            raise tokenprune.OptionError(
+                f"source must be one of {', '.join(map(repr, SIGNAL_OF))}, got {self.source!r}"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The signal of the source."""
+        return frozenset({SIGNAL_OF[self.source]})
+
+    def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
+        """Return the attention received, (N,) or (B, N)."""
+        signal = tokens.signal(SIGNAL_OF[self.source])
+        if self.source == "received":
+            return torch.as_tensor(signal).float()
+        if self.source == "text":
+            last = torch.tensor([-1], device=tokens.features.device)
+            signal = signal(attention_layer(tokens, self.offset), last).squeeze(-2)  # (H, 1, N) -> (H, N)
+        received: Tensor = signal.float().mean(-2)
+        return received
+
+
+def attention_layer(tokens: tokenprune.VisualTokens, offset: int) -> int:
+    """Return the layer whose attention is meant, `offset` layers from the cut."""
+    layer = tokens.cut_layer + offset
+    if layer < 0:
+        raise tokenprune.IncompatibleError(
+            f"the attention of layer {layer} was asked for, by a cut before layer {tokens.cut_layer}; "
+            "cut before layer 1 or later"
+        )
+    return layer
+
+
+@tokenprune.hookimpl
+def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
+    """Deliver the scorer."""
+    return [AttentionScorer]
