@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from reference import golden
+from reference.visionzip import visionzip
+from tokenprune_plugins.visionzip import VisionZipReducer, merge_contextual
+
+import tokenprune
+
+
+def tokens_of(hidden, cls_attention, key_metric, projector=None):
+    """One image's tokens; the inputs start with the CLS row."""
+    projector = tokenprune.Projector.wrap(projector or (lambda rows: rows))
+    signals = {
+        "pre_features": hidden[1:],
+        "cls_hidden": hidden[:1],
+        "cls_attention": cls_attention[:, 1:],
+        "key_metric": key_metric[1:],
+        "projector": projector,
+    }
+    return tokenprune.VisualTokens(projector(hidden[1:]), signals)
+
+
+def random_tower(n, seed=0, heads=3, width=12, key=6):
+    generator = torch.Generator().manual_seed(seed)
+    draw = [
+        torch.randn(shape, generator=generator) for shape in ((n + 1, width), (heads, n + 1), (n + 1, key))
+    ]
+    return draw[0], draw[1].softmax(-1), draw[2]
+
+
+@pytest.mark.parametrize("name", ["visionzip_n64_d12_c5_b1", "visionzip_n64_d9_c4_b2"])
+def test_golden_picks_and_rows(name):
+    vectors = golden.load(name)
+    dominant, contextual = int(vectors["dominant_arg"]), int(vectors["contextual"])
+    method = tokenprune.method("visionzip", dominant=dominant, contextual=contextual)
+    for b, hidden in enumerate(vectors["hidden"]):
+        tokens = tokens_of(hidden, vectors["cls_attention"][b], vectors["key_metric"][b])
+        chosen = method.select(tokens, keep=dominant + contextual)
+        patches = sorted((vectors["all_indices"][b, 1:] - 1).tolist())
+        assert chosen.indices.tolist() == [-1, *patches, *[-1] * contextual]
+        torch.testing.assert_close(chosen.features, vectors["out_tokens"][b], rtol=0, atol=1e-5)
+        order = tokenprune.selector("topk").select(tokens, chosen.scores, dominant - 1).order
+        assert order.tolist() == (vectors["all_indices"][b, 1:] - 1).tolist()
+
+
+def test_merging_by_hand():
+    # 5 rows, 2 targets: step 2, targets 0 and 2. Keys: rows 1 and 3 look like target 0, row 4 like target 2.
+    hidden = torch.tensor([[1.0], [10.0], [2.0], [30.0], [5.0]])
+    keys = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [3.0, -1.0], [0.5, 4.0]])
+    assert merge_contextual(hidden, keys, 2).tolist() == [[1.0 + 20.0], [2.0 + 5.0]]
+
+
+def test_a_target_nobody_is_like_stays_alone():
+    keys = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    assert merge_contextual(torch.tensor([[1.0], [2.0], [7.0], [4.0]]), keys, 2).tolist() == [[4.0], [7.0]]
+
+
+@pytest.mark.parametrize(("n", "dominant", "contextual"), [(100, 20, 4), (57, 9, 7), (30, 2, 1), (40, 30, 9)])
+def test_equals_the_slow_reference(n, dominant, contextual):
+    tower = random_tower(n)
+    chosen = tokenprune.method("visionzip", dominant=dominant, contextual=contextual).select(
+        tokens_of(*tower), keep=dominant + contextual
+    )
+    slow = torch.from_numpy(visionzip(*tower, dominant, contextual)).float()
+    torch.testing.assert_close(chosen.features, slow, rtol=0, atol=1e-5)
+
+
+def test_new_rows_go_through_the_projector_and_kept_ones_are_the_models_own():
+    weight = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
+    tower = random_tower(40)
+    tokens = tokens_of(*tower, projector=lambda rows: rows @ weight)
+    chosen = tokenprune.method("visionzip").select(tokens, keep=16)
+    plain = tokenprune.method("visionzip").select(tokens_of(*tower), keep=16)
+    torch.testing.assert_close(chosen.features, plain.features @ weight)
+    is_old = chosen.indices >= 0
+    assert torch.equal(chosen.features[is_old], tokens.features[chosen.indices[is_old]])
+
+
+@pytest.mark.parametrize(
+    ("keep", "dominant", "contextual"),
+    [(32, 27, 5), (64, 54, 10), (128, 108, 20), (192, 162, 30), (2, 2, 0), (1, 1, 0)],
+)
+def test_the_budget_is_split_as_published(keep, dominant, contextual):
+    assert VisionZipReducer().split(keep) == (dominant, contextual)
+
+
+def test_a_single_row_is_the_best_patch():
+    tower = random_tower(10)
+    chosen = tokenprune.method("visionzip").select(tokens_of(*tower), keep=1)
+    assert chosen.indices.tolist() == [int(tower[1][:, 1:].mean(0).argmax())]
+    assert chosen.features is None
+
+
+def test_no_contextual_rows_leave_cls_and_the_best_patches():
+    tower = random_tower(10)
+    chosen = tokenprune.method("visionzip", contextual=0).select(tokens_of(*tower), keep=4)
+    assert chosen.indices[0] == -1 and (chosen.indices[1:] >= 0).all()
+    assert torch.equal(chosen.features[0], tower[0][0])
+
+
+@pytest.mark.parametrize(
+    ("options", "keep", "sentence"),
+    [
+        ({"dominant": 54, "contextual": 10}, 32, "dominant=54 and contextual=10 rows do not make up keep=32"),
+        ({"dominant": 40}, 32, "do not make up keep=32"),
+        ({"contextual": 5}, 6, "leaves no patch beside the CLS row; give keep=7 or more"),
+    ],
+)
+def test_a_split_that_does_not_fit_the_budget_is_refused(options, keep, sentence):
+    with pytest.raises(tokenprune.BudgetError, match=sentence):
+        tokenprune.method("visionzip", **options).select(tokens_of(*random_tower(50)), keep=keep)
+
+
+def test_keeping_everything_changes_nothing():
+    chosen = tokenprune.method("visionzip", dominant=54, contextual=10).select(
+        tokens_of(*random_tower(20)), keep=64
+    )
+    assert chosen.indices.tolist() == list(range(20)) and chosen.features is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rows_are_merged_in_float32_and_returned_in_their_own(dtype):
+    tower = [part.to(dtype) for part in random_tower(40)]
+    signals = {
+        "pre_features": tower[0][1:],
+        "cls_hidden": tower[0][:1],
+        "cls_attention": tower[1][:, 1:],
+        "key_metric": tower[2][1:],
+        "projector": lambda rows: rows,
+    }
+    half = tokenprune.method("visionzip").select(tokenprune.VisualTokens(tower[0][1:], signals), keep=16)
+    full = tokenprune.method("visionzip").select(tokens_of(*(part.float() for part in tower)), keep=16)
+    assert torch.equal(half.indices, full.indices)
+    assert half.features.dtype == dtype
+    assert torch.equal(half.features, full.features.to(dtype))
