@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All commands together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tokenprune_bench.cli.demo import demo
+from tokenprune_bench.cli.listing import list_names
+from tokenprune_bench.cli.plugins import plugins
+from tokenprune_bench.cli.run import run
+
+app = typer.Typer(
+    help="Prune the visual tokens of vision-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo)
+app.command("run")(run)
+app.command("list")(list_names)
+app.command("plugins")(plugins)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"tokenprune-vlm {version('tokenprune-vlm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Prune the visual tokens of vision-language models."""

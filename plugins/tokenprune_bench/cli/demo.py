@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune demo`: pruned against unpruned on pictures no training saw."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenprune_bench.cli.failures import BadInputError, first_line, plain_errors, quietly
+
+if TYPE_CHECKING:
+    from tokenprune_bench.demo.outcomes import Outcome
+    from tokenprune_bench.demo.plan import Plan
+
+RESULTS = "demo.json"
+
+
+def demo(
+    full: Annotated[bool, typer.Option("--full", help="All methods, more budgets and pictures.")] = False,
+    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")
+    ] = None,
+    scenes: Annotated[
+        int | None, typer.Option(min=1, help="How many pictures (about 13 questions each).")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where pictures and results go.", metavar="DIR")] = Path(
+        "demo-output"
+    ),
+    model: Annotated[
+        str | None, typer.Option(help="A model trained on these scenes; default: the embedded one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
+) -> None:
+    """Answer questions about pictures with and without pruning, and show what was kept."""
+    with plain_errors(), quietly():
+        import tokenprune
+        from tokenprune_bench.cli.budgets import budget
+        from tokenprune_bench.cli.models import Device, load_model
+        from tokenprune_bench.demo.plan import make_plan
+        from tokenprune_bench.demo.record import record
+        from tokenprune_bench.scenes import held_out_scenes
+
+        methods = [tokenprune.method(name).name for name in method or ()]
+        budgets = [budget(text, None).keep or 0 for text in keep or ()]
+        _make_directory(output)
+        network, processor = load_model(model, Device.cpu)
+        plan = make_plan(network, full=full, methods=methods, budgets=budgets, scenes=scenes)
+        if not plan.methods:
+            raise BadInputError("; ".join(plan.skipped.values()))
+        drawn = list(held_out_scenes(plan.scenes))
+        outcomes = _measure(network, processor, plan, drawn, seed)
+        pictures = _draw(drawn, outcomes, plan, output)
+        results = record(
+            plan,
+            outcomes,
+            command=_command(full, methods, budgets, scenes, seed),
+            model="embedded" if model is None else Path(model).name,
+            seed=seed,
+        )
+        text = json.dumps({**results, "pictures": pictures}, indent=2)
+        (output / RESULTS).write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(text)
+    else:
+        _show(results, [str(output / name) for name in [*pictures, RESULTS]])
+
+
+def _measure(network: Any, processor: Any, plan: Plan, drawn: Any, seed: int) -> list[Outcome]:
+    """Answer every question under every setting, behind a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from tokenprune_bench.demo.outcomes import Outcome
+    from tokenprune_bench.evaluation import answer_batch, make_batches, mean_costs
+
+    console = Console(stderr=True)
+    batches = make_batches(processor, drawn)
+    outcomes = []
+    steps = [(setting, batch) for setting in plan.settings for batch in batches]
+    turns = iter(track(steps, "answering", console=console, disable=not console.is_terminal))
+    for setting in plan.settings:
+        with setting.applied(network, seed) as handle:
+            answers = [
+                answered
+                for _, batch in (next(turns) for _ in batches)
+                for answered in answer_batch(network, processor, batch, handle)
+            ]
+        costs = mean_costs(answers, network.config.text_config)
+        outcomes.append(Outcome(setting, tuple(answers), costs))
+    next(turns, None)  # lets the bar finish
+    return outcomes
+
+
+def _draw(drawn: Any, outcomes: list[Outcome], plan: Plan, output: Path) -> list[str]:
+    """Save one picture for each method and one for each budget; returns the files' names."""
+    from tokenprune_bench.cli.images import save_image
+    from tokenprune_bench.demo.illustrations import budget_sheet, method_sheet
+
+    pictures = {f"{method}.png": method_sheet(drawn, outcomes, method) for method in plan.methods}
+    for keep in plan.budgets:
+        pictures[f"all-methods-{keep}-tokens.png"] = budget_sheet(drawn, outcomes, keep)
+    for name, picture in pictures.items():
+        save_image(picture, output / name)
+    return list(pictures)
+
+
+def _show(results: dict[str, Any], files: list[str]) -> None:
+    from rich.console import Console
+
+    from tokenprune_bench.demo.table import terminal_table
+
+    console = Console(highlight=False)
+    console.print(terminal_table(results))
+    console.print(
+        "right %: exact matches ± standard error. KV kB: key-value cache of a prompt. MFLOP: arithmetic of "
+        "the language model's prefill, by formula."
+    )
+    console.print("Which method is best here (a difference below two standard errors counts as noise):")
+    for verdict in results["verdicts"]:
+        console.print(f"  {verdict['sentence']}")
+    if results["closing_line"]:
+        console.print(results["closing_line"])
+    for method, reason in results["skipped"].items():
+        console.print(f"left out: {method}: {reason}", markup=False)
+    console.print(f"saved: {', '.join(files)}", markup=False)
+
+
+def _make_directory(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"the directory '{output}' cannot be made: {first_line(error)}") from None
+
+
+def _command(full: bool, methods: list[str], budgets: list[int], scenes: int | None, seed: int) -> str:
+    """Give the command line that repeats a run."""
+    words = ["tokenprune", "demo"] + ["--full"] * full
+    words += [word for method in methods for word in ("--method", method)]
+    words += [word for keep in budgets for word in ("--keep", str(keep))]
+    words += ["--scenes", str(scenes)] if scenes is not None else []
+    words += ["--seed", str(seed)] if seed else []
+    return shlex.join(words)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: one clear sentence on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+BAD_INPUT = 2
+
+
+class BadInputError(Exception):
+    """Something the user gave cannot be used; the message says what, why and what to do."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what is raised on purpose into a sentence on stderr; any other exception is a bug and stays."""
+    from tokenprune import TokenPruneError
+
+    try:
+        yield
+    except (TokenPruneError, BadInputError) as error:
+        typer.echo(f"tokenprune: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' progress bars and other libraries' warnings out of the output."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message that says something, or the name of its class."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading the model the user names, and nothing else."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from tokenprune_bench.cli.failures import BadInputError, first_line
+
+
+class Device(str, Enum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(str, Enum):
+    """The model's number format; `auto` is float32 on the CPU and the checkpoint's own on a GPU."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def load_model(
+    name: str | None,
+    device: Device = Device.auto,
+    precision: Precision = Precision.auto,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Load a model and its processor: a local directory, a hub id, or (None) the embedded model.
+
+    Weights are read from safetensors files only, which hold no code.
+
+    Raises
+    ------
+    BadInputError
+        When the device is missing, the model does not load, or it is none that takes pictures in a chat.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from tokenprune_bench.embedded_model import embedded_model_path
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise BadInputError(
+            "--device cuda: PyTorch finds no usable NVIDIA GPU on this machine; use --device cpu"
+        )
+    on_gpu = device is not Device.cpu and torch.cuda.is_available()
+    dtype = precision.value
+    if precision is Precision.auto and not on_gpu:
+        dtype = "float32"
+    source: str | Path = embedded_model_path() if name is None else name
+    what = "the embedded model" if name is None else f"the model '{name}'"
+    _check_directory(source, what)
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": name is None}
+    try:
+        processor = AutoProcessor.from_pretrained(source, **options)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (
+        Exception
+    ) as error:  # transformers and the hub raise errors of many kinds; each means: does not load
+        raise BadInputError(f"{what} does not load: {first_line(error)}") from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BadInputError(
+            f"{what} is incomplete: its files lack {len(missing)} weights, {missing[0]} among them"
+        )
+    if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
+        raise BadInputError(f"{what} has no processor with an image processor and a chat template beside it")
+    return model.to("cuda" if on_gpu else "cpu").eval(), processor
+
+
+def _check_directory(source: str | Path, what: str) -> None:
+    """Refuse what is plainly meant as a local directory and is none, without asking the hub."""
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BadInputError(f"{what} does not load: the directory holds no config.json")
+    elif path.exists():
+        raise BadInputError(f"{what} does not load: it is a file; give the directory with config.json")
+    elif path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+        raise BadInputError(f"{what} does not load: there is no such directory")

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune run`: one question about one picture, answered from fewer visual tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
+from tokenprune_bench.cli.models import Device, Precision, load_model
+
+if TYPE_CHECKING:
+    import tokenprune
+
+
+def run(
+    image: Annotated[Path, typer.Option(help="The picture.", metavar="FILE")],
+    prompt: Annotated[str, typer.Option(help="The question about it.")],
+    model: Annotated[
+        str | None, typer.Option(help="A directory or a hub id; default: the embedded model.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="A method by name (default: zoo-exact).")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Instead of a method: a scorer ...")] = None,
+    selector: Annotated[str | None, typer.Option(help="... and a selector.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Visual tokens to keep.", metavar="N")] = None,
+    keep_ratio: Annotated[
+        str | None, typer.Option(help="Or the share of them to keep, above 0 and up to 1.", metavar="SHARE")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Save a picture of what was kept.", metavar="FILE")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of the answer.")] = 64,
+    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
+    dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Answer a question about a picture from a few of its visual tokens."""
+    with plain_errors():
+        import tokenprune
+        from tokenprune_bench.cli.budgets import budget
+        from tokenprune_bench.cli.images import check_writable, open_image, save_image
+
+        kept = budget(keep, keep_ratio)
+        strategy = _strategy(method, scorer, selector)
+        picture = open_image(image)
+        if save is not None:
+            check_writable(save)
+        with quietly():
+            network, processor = load_model(model, device, dtype, trust_remote_code)
+            budgets: dict[str, Any] = {"keep": kept.keep, "keep_ratio": kept.keep_ratio}
+            with tokenprune.apply(network, **strategy, **budgets, seed=seed) as handle:
+                inputs, answer = _answer(network, processor, picture, prompt, max_new_tokens)
+                report = handle.last
+                name = handle.cuts[0].method.name
+        if report is None:
+            raise BadInputError("no visual token reached the language model, so nothing was pruned")
+        if model is None:
+            _warn_of_unknown_words(processor, prompt)
+        if save is not None:
+            save_image(_kept_picture(processor, inputs, report, [prompt, f"{answer} ({name})"]), save)
+        if as_json:
+            typer.echo(json.dumps(_record(answer, name, report), indent=2))
+        else:
+            typer.echo(answer)
+            typer.echo(f"{name}: {report}")
+            if save is not None:
+                typer.echo(f"picture of the kept tokens: {save}")
+
+
+def _strategy(method: str | None, scorer: str | None, selector: str | None) -> dict[str, Any]:
+    """Look the names up before any model is loaded."""
+    import tokenprune
+
+    if method is not None and (scorer is not None or selector is not None):
+        raise BadInputError("give either --method or --scorer and --selector, not both")
+    if method is not None:
+        return {"method": tokenprune.method(method)}
+    return {
+        "scorer": None if scorer is None else tokenprune.scorer(scorer),
+        "selector": None if selector is None else tokenprune.selector(selector),
+    }
+
+
+def _answer(
+    network: Any, processor: Any, picture: Any, prompt: str, max_new_tokens: int
+) -> tuple[dict[str, Any], str]:
+    """Model inputs, and the answer they get."""
+    from tokenprune_bench.evaluation import tokenized
+
+    inputs = tokenized(processor, [picture], [prompt])
+    placed = {
+        key: value.to(network.device, network.dtype)
+        if value.is_floating_point()
+        else value.to(network.device)
+        for key, value in inputs.items()
+    }
+    output = network.generate(**placed, max_new_tokens=max_new_tokens, do_sample=False)
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return inputs, processor.batch_decode(new, skip_special_tokens=True)[0].strip()
+
+
+def _warn_of_unknown_words(processor: Any, prompt: str) -> None:
+    tokenizer = processor.tokenizer
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    if tokenizer.unk_token_id in ids:
+        typer.echo(
+            "tokenprune: the embedded model knows only the words of its drawn scenes, and not all of this "
+            "prompt's; try 'what color is the star ?', or another model with --model",
+            err=True,
+        )
+
+
+def _kept_picture(
+    processor: Any, inputs: dict[str, Any], report: tokenprune.PruningReport, lines: list[str]
+) -> Any:
+    from tokenprune_bench.pictures import captioned, kept_picture
+    from tokenprune_bench.seen_image import seen_image
+
+    only = report.images[0]
+    frames, rows, columns = only.layout.grid
+    pixels = inputs["pixel_values"]
+    if frames != 1 or only.layout.tiles is not None or pixels.ndim != 4:
+        raise BadInputError(
+            "--save draws images with a single grid of tokens; this model cuts images into tiles"
+        )
+    slots = None if only.kept is None else [slot for slot in only.kept.tolist() if slot >= 0]
+    seen = seen_image(processor.image_processor, pixels[0])
+    return captioned(kept_picture(seen, (rows, columns), slots), lines)
+
+
+def _record(answer: str, name: str, report: tokenprune.PruningReport) -> dict[str, Any]:
+    return {
+        "answer": answer,
+        "method": name,
+        "images": [
+            {
+                "grid": list(image.layout.grid),
+                "visual_tokens_before": image.n_before,
+                "visual_tokens": image.n_after,
+                "kept": None if image.kept is None else image.kept.tolist(),
+            }
+            for image in report.images
+        ],
+        "kv_cache_bytes": report.kv_bytes,
+        "kv_cache_bytes_unpruned": report.kv_bytes_unpruned,
+    }

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring what pruning costs in accuracy and saves in memory and arithmetic; nothing here prints."""
+
+from tokenprune_bench.evaluation.accuracy import Estimate, accuracy, family_accuracy, mean_of, paired_gap
+from tokenprune_bench.evaluation.answering import Answered, Batch, answer_batch, make_batches
+from tokenprune_bench.evaluation.costs import Costs, mean_costs, prefill_flops
+from tokenprune_bench.evaluation.kv_cache import kv_cache_bytes
+from tokenprune_bench.evaluation.prompts import question_prompt, tokenized
+from tokenprune_bench.evaluation.settings import UNPRUNED, Setting, refusal
+
+__all__ = [
+    "UNPRUNED",
+    "Answered",
+    "Batch",
+    "Costs",
+    "Estimate",
+    "Setting",
+    "accuracy",
+    "answer_batch",
+    "family_accuracy",
+    "kv_cache_bytes",
+    "make_batches",
+    "mean_costs",
+    "mean_of",
+    "paired_gap",
+    "prefill_flops",
+    "question_prompt",
+    "refusal",
+    "tokenized",
+]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Letting a model, pruned or not, answer questions about pictures in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tokenprune import PruningHandle
+from tokenprune_bench.evaluation.kv_cache import kv_cache_bytes
+from tokenprune_bench.evaluation.prompts import tokenized
+from tokenprune_bench.scenes import Question, Scene
+
+BATCH = 64  # questions answered at once
+ANSWER_TOKENS = 6  # the longest right answers have three, the end included
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Questions with the numbers of their scenes, and the model inputs made of them."""
+
+    items: tuple[tuple[int, Question], ...]
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question answered.
+
+    `rows` enter the language model's layers, `n_visual` of them visual, out of `n_visual_before`; `kept` are
+    the slots that were kept, None where the image was left alone. `kv_bytes` is the question's share of what
+    the cache held for its batch after the prefill.
+    """
+
+    scene: int
+    question: Question
+    text: str
+    rows: int
+    n_visual: int
+    n_visual_before: int
+    kv_bytes: float
+    kept: tuple[int, ...] | None = None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the decoded text is the right answer, exactly."""
+        return self.text == self.question.answer
+
+
+def make_batches(
+    processor: Any, scenes: Iterable[tuple[Scene, Sequence[Question]]], size: int = BATCH
+) -> list[Batch]:
+    """Turn scenes and their questions into model inputs, `size` questions at a time, padded on the left."""
+    pairs = ((i, q, scene.image) for i, (scene, questions) in enumerate(scenes) for q in questions)
+    batches = []
+    while chunk := list(islice(pairs, size)):
+        images = [Image.fromarray(np.asarray(image)) for _, _, image in chunk]
+        inputs = tokenized(processor, images, [question.text for _, question, _ in chunk])
+        batches.append(Batch(tuple((i, question) for i, question, _ in chunk), inputs))
+    return batches
+
+
+@torch.no_grad()
+def answer_batch(
+    model: Any, processor: Any, batch: Batch, handle: PruningHandle | None = None
+) -> list[Answered]:
+    """Answer a batch greedily.
+
+    Parameters
+    ----------
+    model, processor
+        As `from_pretrained` gives them; the model may be pruned.
+    batch
+        One of `make_batches`.
+    handle
+        The handle of the pruned model, to read off what was kept; None: the model is not pruned.
+    """
+    inputs = {name: value.to(model.device) for name, value in batch.inputs.items()}
+    length = inputs["input_ids"].shape[1]
+    output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+    texts = processor.batch_decode(output[:, length:], skip_special_tokens=True)
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    visual = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
+    report = None if handle is None else handle.last
+    if report is None:
+        value_bytes = model.get_input_embeddings().weight.element_size()
+        share = float(kv_cache_bytes(model.config.text_config, length, value_bytes))
+        kept: dict[int, tuple[int, ...] | None] = {}
+        after = dict(enumerate(visual))
+    else:
+        share = report.kv_bytes / len(batch.items)
+        kept = {i.row: None if i.kept is None else tuple(i.kept[i.kept >= 0].tolist()) for i in report.images}
+        after = {image.row: image.n_after for image in report.images}
+    return [
+        Answered(
+            scene=scene,
+            question=question,
+            text=texts[row].strip(),
+            rows=lengths[row] - visual[row] + after[row],
+            n_visual=after[row],
+            n_visual_before=visual[row],
+            kv_bytes=share,
+            kept=kept.get(row),
+        )
+        for row, (scene, question) in enumerate(batch.items)
+    ]

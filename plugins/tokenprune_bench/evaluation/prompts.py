@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a picture and a question to what `generate` takes, through the model's own processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+
+def question_prompt(processor: Any, question: str) -> str:
+    """Put a question about one picture into the model's own chat template."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    conversation = [{"role": "user", "content": content}]
+    prompt: str = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    return prompt
+
+
+def tokenized(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Any]:
+    """Model inputs for one question about each picture, rows padded on the left.
+
+    Parameters
+    ----------
+    processor
+        As `AutoProcessor.from_pretrained` gives it.
+    images, questions
+        Equally many; question i is about picture i.
+    """
+    prompts = [question_prompt(processor, question) for question in questions]
+    inputs = processor(
+        images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt"
+    )
+    return dict(inputs)
