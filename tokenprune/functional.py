@@ -76,6 +76,7 @@ class Similarity:
         return torch.cat(nearest, -1).argmin(-1)
 
 
+@torch.no_grad()
 def max_min_diversity(
     features: Tensor, keep: int, weights: Tensor | None = None, chosen: Tensor | None = None
 ) -> Tensor:

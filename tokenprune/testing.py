@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .adapter import ModelAdapter
 from .errors import IncompatibleError
+from .functional import top_slots
 from .methods import STAGES, Method
 from .selection import Selection
 from .specimen import all_equal, stacked
@@ -95,7 +96,7 @@ def check_reducer(reducer: Reducer, tokens: VisualTokens | None = None) -> None:
     for keep in range(1, n):
         share = reducer.n_selected(keep, n)
         _require(1 <= share <= keep, f"{who} leaves {share} of {keep} rows to the selector")
-        chosen = Selection(scores.topk(share).indices.sort().values, scores=scores)
+        chosen = Selection(top_slots(scores, share).sort().values, scores=scores)
         first, again = _twice(who, image, partial(reducer.reduce, image, chosen, keep))
         _require(len(first) == keep, f"{who} returned {len(first)} rows instead of {keep}")
         old = [slot for slot in first.indices.tolist() if slot != -1]

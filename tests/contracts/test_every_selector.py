@@ -29,6 +29,17 @@ def test_selector_takes_bfloat16_tokens(name):
     assert len(selector.select(half, torch.arange(24.0), 5)) == 5
 
 
+@pytest.mark.parametrize("name", tokenprune.list_selectors())
+def test_selector_takes_tokens_that_require_gradients(name):
+    tokens = example_tokens()
+    signals = {need: tokens.signal(need) for need in tokenprune.selector(name).needs}
+    chosen = []
+    for features in (tokens.features, tokens.features.clone().requires_grad_()):
+        image = tokenprune.VisualTokens(features, signals, tokens.layout)
+        chosen.append(tokenprune.selector(name).select(image, features.norm(dim=-1), 5).indices)
+    assert torch.equal(*chosen)
+
+
 class First(tokenprune.Selector):
     name = "first"
 
