@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Installing plugins for the length of one test."""
+"""Threads for tiny tensors, and installing plugins for the length of one test."""
 
 import sys
 import textwrap
 
 import pytest
+import torch
 
 import tokenprune
+
+torch.set_num_threads(1)  # tensors are tiny here: threads would only wait for each other
 
 
 @pytest.fixture
