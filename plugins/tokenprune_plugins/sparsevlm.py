@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SparseVLM: rated by text tokens, in three cuts. Zhang et al., ICML 2025, arXiv 2410.04417."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tokenprune
+
+from .raters import RaterScorer
+from .recycle import n_recycled_rows
+
+# The official code's lists for LLaVA-1.5: tokens kept after layers 2, 6 and 15 for a nominal budget
+OFFICIAL_N = 576
+V1 = ((64, (66, 30, 17)), (96, (238, 48, 26)), (128, (303, 110, 36)), (192, (300, 200, 110)))
+PLUS = ((64, (66, 34, 20)), (96, (246, 54, 28)), (128, (238, 108, 60)), (192, (300, 200, 118)))
+N_HEADS = 14  # of 32, in the official code of the + variant
+
+
+@dataclass(frozen=True)
+class SparseVlmSchedule(tokenprune.Schedule):
+    """The official lists, between budgets interpolated, scaled by N / 576; recycled rows counted.
+
+    Below the smallest list in proportion to it, above the largest towards keeping everything.
+    """
+
+    table: tuple[tuple[int, tuple[int, ...]], ...]
+    recycles: bool
+    layers: tuple[int, ...] = (3, 7, 16)
+    depth: int | None = 32
+
+    def rows_at(self, level: int, n: int) -> tuple[int, ...]:
+        """Rows left after each cut at a nominal budget of `level` of `n`."""
+        nominal = level * OFFICIAL_N / n
+        ends = ((0, (0,) * len(self.layers)), *self.table, (OFFICIAL_N, (OFFICIAL_N,) * len(self.layers)))
+        (low, less), (high, more) = next(
+            (a, b) for a, b in zip(ends, ends[1:], strict=False) if nominal <= b[0]
+        )
+        t = (nominal - low) / (high - low)
+        rows, left = [], n
+        for a, b in zip(less, more, strict=True):
+            kept = max(1, min(left - 1, round((a + t * (b - a)) * n / OFFICIAL_N)))
+            left = kept + n_recycled_rows(left - kept) if self.recycles else kept
+            rows.append(left)
+        return tuple(rows)
+
+
+@tokenprune.hookimpl
+def tokenprune_methods() -> list[tokenprune.Method]:
+    """Deliver SparseVLM with recycling, and its + variant without."""
+    paper = "arXiv 2410.04417 (ICML 2025)"
+    lists = "fixed lists of budgets, as in the official code; the paper's rank rule is not in it"
+    return [
+        tokenprune.Method(
+            name="sparsevlm",
+            title="SparseVLM: rated by text tokens, with recycling",
+            scorer="raters",
+            selector="topk",
+            reducer="recycle",
+            stage="decoder",
+            schedule=SparseVlmSchedule(V1, recycles=True),
+            positions="contiguous",
+            newlines="compete",
+            paper=paper,
+            deviations=(lists, "clustering without the official code's random noise of 1e-6"),
+        ),
+        tokenprune.Method(
+            name="sparsevlm-plus",
+            title="SparseVLM+: rated by text tokens, rotary undone, without recycling",
+            scorer=RaterScorer(undo_rotary=True, n_heads=N_HEADS),
+            selector="topk",
+            stage="decoder",
+            schedule=SparseVlmSchedule(PLUS, recycles=False),
+            positions="original",
+            newlines="compete",
+            paper=paper,
+            deviations=(lists,),
+        ),
+    ]
