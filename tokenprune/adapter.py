@@ -62,6 +62,13 @@ class ModelAdapter(ABC):
         `record` is called once for each prefill that had visual tokens.
         """
 
+    def check_together(self, cuts: Sequence[Cut]) -> None:
+        """Refuse cuts that do not go together; by default more than one."""
+        if len(cuts) != 1:
+            raise IncompatibleError(
+                f"the adapter {self.name!r} makes one cut, {len(cuts)} methods were given"
+            )
+
     def check(self, cut: Cut) -> None:
         """Refuse what this model cannot do; called by `apply` before anything is touched.
 

@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from .adapter import Cut
-from .budget import Budget
+from .arguments import combine, place, read_budgets, seeded
 from .errors import AlreadyPrunedError, BudgetError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, is_pruned
 from .methods import Method
 from .registry import default_registry
+from .schedule import Schedule
 from .strategy import Reducer, Scorer, Selector
-
-DEFAULT_METHOD = "zoo-exact"
 
 
 def apply(
@@ -30,6 +28,9 @@ def apply(
     keep: int | Sequence[int] | None = None,
     keep_ratio: float | Sequence[float] | None = None,
     stage: str | None = None,
+    layer: int | Sequence[int] | None = None,
+    schedule: Schedule | Mapping[int, int] | None = None,
+    budget: str | None = None,
     scope: str | None = None,
     newlines: str | None = None,
     positions: str | None = None,
@@ -51,6 +52,15 @@ def apply(
         Exactly one of the two. `keep` of all tokens or more changes nothing.
     stage, scope, newlines, positions
         Override the method's own choice; see `Method`.
+    layer
+        At a stage with layers: the cut is made before this one (before each of several). A scorer and a
+        selector with a layer cut in the decoder.
+    schedule
+        {layer: rows left from there on}, or a Schedule, instead of the method's own; a mapping says the
+        budget, so no `keep` goes with it.
+    budget
+        What `keep` counts in the decoder: `"rows"` left after the last cut, the `"average"` of rows entering
+        a layer, or the nominal budget of the method's `"paper"`.
     min_tokens
         Images with fewer visual tokens are left alone.
     seed
@@ -70,16 +80,17 @@ def apply(
         raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise OptionError(f"seed must be a whole number, got {seed!r}")
-    overrides = {"stage": stage, "scope": scope, "newlines": newlines, "positions": positions}
-    overrides = {name: value for name, value in overrides.items() if value is not None}
-    methods = _methods(method, scorer, selector, reducer)
-    budgets = _budgets(keep, keep_ratio, len(methods))
+    methods = combine(method, scorer, selector, reducer)
+    budgets = read_budgets(keep, keep_ratio, schedule, len(methods))
     adapter = registry.adapter_for(model)(model)
+    overrides = {"scope": scope, "newlines": newlines, "positions": positions, "budget": budget}
     cuts = []
-    for one, budget in zip(methods, budgets, strict=True):
-        chosen = _seeded(one.with_options(**overrides), seed)
-        cuts.append(Cut(chosen, budget, min_tokens))
+    for one, rows in zip(methods, budgets, strict=True):
+        one = place(one, stage, layer, schedule, len(methods), adapter)
+        one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
+        cuts.append(Cut(seeded(one, seed), rows, min_tokens))
         adapter.check(cuts[-1])
+    adapter.check_together(cuts)
     handle = PruningHandle(model, cuts)
     handle.install(lambda record: adapter.install(cuts, record))
     return handle
@@ -129,48 +140,3 @@ def list_methods() -> list[str]:
 def list_adapters() -> list[str]:
     """Names of all model adapters."""
     return default_registry().names("adapter")
-
-
-def _methods(given: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method]:
-    """Turn the arguments into Method objects."""
-    registry = default_registry()
-    parts = [part for part in (scorer, selector, reducer) if part is not None]
-    if given is not None and parts:
-        raise OptionError("give either method or scorer/selector/reducer, not both")
-    if given is None and not parts:
-        given = DEFAULT_METHOD
-    if given is None:
-        pair = (
-            registry.scorer("uniform" if scorer is None else scorer),
-            registry.selector("topk" if selector is None else selector),
-            None if reducer is None else registry.reducer(reducer),
-        )
-        name = "+".join(part.name for part in pair if part is not None)
-        return [Method(name=name, scorer=pair[0], selector=pair[1], reducer=pair[2])]
-    many = list(given) if isinstance(given, (list, tuple)) else [given]
-    if not many:
-        raise OptionError("method=[] names no method")
-    return [one if isinstance(one, Method) else registry.find("method", one) for one in many]
-
-
-def _budgets(keep: Any, keep_ratio: Any, n: int) -> list[Budget]:
-    """Make one budget for each method."""
-    if not isinstance(keep, (list, tuple)) and not isinstance(keep_ratio, (list, tuple)):
-        if n > 1:
-            raise BudgetError(f"{n} methods need a list of {n} budgets, e.g. keep=[192, 64]")
-        return [Budget(keep, keep_ratio)]
-    Budget(*(1 if isinstance(x, (list, tuple)) else x for x in (keep, keep_ratio)))  # exactly one of the two
-    many = keep if keep is not None else keep_ratio
-    if len(many) != n:
-        raise BudgetError(f"{n} method(s) but {len(many)} budgets; give one budget for each method")
-    return [Budget(one, None) if keep is not None else Budget(None, one) for one in many]
-
-
-def _seeded(method: Method, seed: int) -> Method:
-    """Give the seed to every part that takes one and still has its default."""
-    changed = {}
-    for role in ("scorer", "selector", "reducer"):
-        part = getattr(method, role)
-        if part is not None and "seed" in part.options() and part.seed == 0:
-            changed[role] = part.with_options(seed=seed)
-    return dataclasses.replace(method, **changed)

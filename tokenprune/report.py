@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -15,8 +16,10 @@ from .tokens import Layout
 class ImageReport:
     """One image of one call.
 
-    `row` is the row of the batch it stands in; `selection` what was kept (None: the image was left alone);
-    `n_before` and `n_after` count its rows in the language model.
+    `row` is the row of the batch it stands in; `n_before` and `n_after` count its rows in the language model,
+    `cuts` says how many are left from which decoder layer on (0: before the language model). `kept` (K,) are
+    the image's own slots that stayed, in the order of the rows, -1 for rows that were made; None where the
+    image was left alone, and `note` says why. `selection` is the last cut's, over what it found.
     """
 
     row: int
@@ -24,12 +27,17 @@ class ImageReport:
     n_before: int
     n_after: int
     selection: Selection | None = None
+    kept: Tensor | None = None
+    cuts: Mapping[int, int] = field(default_factory=dict)
     note: str = ""
 
-    @property
-    def kept(self) -> Tensor | None:
-        """Slots that were kept, (K,) ascending; None when the image was left alone."""
-        return None if self.selection is None else self.selection.indices
+    def rows_entering(self, n_layers: int) -> list[int]:
+        """Rows of the image that enter each of the model's decoder layers."""
+        rows, entering = [], self.n_before
+        for layer in range(n_layers):
+            entering = self.cuts.get(layer, entering)
+            rows.append(entering)
+        return rows
 
     @property
     def scores(self) -> Tensor | None:

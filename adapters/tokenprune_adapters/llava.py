@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-1.5 and models of its class in transformers (`LlavaForConditionalGeneration`).
 
-Checked with transformers 5.17 and 5.23. Every image has the same number of tokens, patch by patch in
-raster order, behind one token of the prompt each.
+Checked with transformers 5.17 and 5.23. Every image has the same number of tokens, patch by patch in raster
+order.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -15,8 +16,9 @@ import tokenprune
 from tokenprune import Layout, Projector
 from tokenprune.projector import in_float32, two_layer_form
 
+from .transformers import clip_signals
 from .transformers.capture import Encoded
-from .transformers.vlm import TransformersAdapter
+from .transformers.vlm import ImageSignal, TransformersAdapter
 
 
 class LlavaAdapter(TransformersAdapter):
@@ -29,24 +31,50 @@ class LlavaAdapter(TransformersAdapter):
         """Whether this is transformers' LlavaForConditionalGeneration (subclasses too)."""
         return any(base.__name__ == "LlavaForConditionalGeneration" for base in type(model).__mro__)
 
+    def vision_attention(self) -> nn.Module | None:
+        """Attention of the layer whose output is projected; None without a class token to look from."""
+        layer = self.model.config.vision_feature_layer
+        tower = getattr(self.vision_tower, "vision_model", self.vision_tower)
+        if not isinstance(layer, int) or not hasattr(tower.embeddings, "class_embedding"):
+            return None
+        # hidden state i > 0 is the output of layer i - 1; counted from the end both agree
+        attention: nn.Module = tower.encoder.layers[layer if layer < 0 else layer - 1].self_attn
+        return attention
+
+    def image_signals(self) -> Mapping[str, ImageSignal]:
+        """What goes into the projector; with a class token also its attention, keys and row."""
+        signals: dict[str, ImageSignal] = {"pre_features": self._pre_features}
+        if self.vision_attention() is not None:
+            signals |= {
+                "cls_attention": clip_signals.cls_attention,
+                "received_attention": clip_signals.received_attention,
+                "key_metric": clip_signals.key_metric,
+                "cls_hidden": self._cls_hidden,
+            }
+        return signals
+
     def projector(self) -> Projector:
         """The two-layer projector, with its closed form where its weights can be read."""
-        module = self.projector_module
+        module: Any = self.projector_module
         return Projector(
-            in_float32(module),
-            lambda: two_layer_form(module.linear_1, module.act, module.linear_2),  # type: ignore[arg-type]
+            in_float32(module), lambda: two_layer_form(module.linear_1, module.act, module.linear_2)
         )
-
-    def pre_features(self, encoded: Encoded, number: int) -> Tensor:
-        """Tower rows of one image without the class token, (N, D_v)."""
-        (rows,) = encoded.projector_inputs  # one call for all images, (images, N, D_v)
-        return rows[number]
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """A square grid where N is a square, as with every CLIP and SigLIP tower; else one row."""
         n = encoded.lengths[number]
         side = round(n**0.5)
         return Layout((1, side, side) if side * side == n else (1, 1, n))
+
+    def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
+        """Tower rows of one image without the class token, (N, D_v)."""
+        return encoded.seen.projector_inputs[0][number]
+
+    def _cls_hidden(self, encoded: Encoded, number: int) -> Tensor:
+        """The class token's row of the layer that is projected, (1, D_v)."""
+        states = encoded.seen.tower_outputs[0].hidden_states
+        row: Tensor = states[self.model.config.vision_feature_layer][number, :1]
+        return row
 
 
 @tokenprune.hookimpl

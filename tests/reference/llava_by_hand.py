@@ -2,9 +2,9 @@
 """A pruned LLaVA by hand: no hooks, no cache, one row at a time, the language model called on what is kept."""
 
 import torch
+from tiny_models import EOS, IMAGE
 
 import tokenprune
-from tiny_models import EOS, IMAGE
 
 
 def kept_slots(model, method, pixel_values, keep):

@@ -10,7 +10,31 @@ import torch
 from torch import Tensor
 
 from .cache import PrunedLayer, stored_length
-from .plan import RowPlan
+from .plan import RowPlan, take
+from .rows import Image, RowChoice
+
+
+@dataclass
+class Stage:
+    """What is left from one boundary on: a plan over the rows that entered the language model.
+
+    `gone` (B, P) counts dropped rows at or before each, where positions are closed up; else None.
+    """
+
+    plan: RowPlan
+    gone: Tensor | None
+
+    def positions(self, positions: Tensor) -> Tensor:
+        """Positions (..., B or 1, P) of the rows that stay."""
+        axis = positions.ndim - 1
+        if self.gone is None:
+            return take(positions, self.plan.index, axis)
+        return take(positions - self.gone, self.plan.ascending, axis)
+
+    @property
+    def shift(self) -> Tensor | None:
+        """By how much each row's later positions are closed up, (B, 1)."""
+        return None if self.gone is None else self.gone[:, -1:]
 
 
 @dataclass
@@ -18,9 +42,9 @@ class Call:
     """One forward of the language model: B rows, L new tokens.
 
     `real` (B, L) marks new tokens that are no padding, `past` (B, S) the same for what an unpruned cache
-    already stores; None: all. `stored` counts each cache layer's slots before the call. `plan` is the cut
-    before the language model, `positions` what its rotary embedding shall see, `gone` (B, L) how many dropped
-    tokens stand at or before each token where positions are closed up, else None.
+    already stores; None: all. `stored` counts each cache layer's slots before the call. `front` is the cut
+    before the language model, `stages` those before decoder layers, over the rows that entered it;
+    `positions` are what its rotary embedding is to see or has seen.
     """
 
     n_new: int
@@ -28,35 +52,62 @@ class Call:
     real: Tensor | None = None
     past: Tensor | None = None
     stored: list[int] = field(default_factory=list)
-    plan: RowPlan | None = None
+    images: list[Image] = field(default_factory=list)
+    front: Stage | None = None
+    entered: Tensor | None = None
+    entered_real: Tensor | None = None
     positions: Tensor | None = None
-    gone: Tensor | None = None
-
-    @property
-    def shift(self) -> Tensor | None:
-        """By how much each row's later positions are closed up, (B, 1)."""
-        return None if self.gone is None else self.gone[:, -1:]
+    choice: RowChoice | None = None
+    stages: dict[int, Stage] = field(default_factory=dict)
+    taps: dict[int, tuple[Tensor, Tensor, float | None]] = field(default_factory=dict)
+    masks: dict[Any, Any] = field(default_factory=dict)
+    rotated: dict[Any, Any] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @classmethod
     def read(cls, embeds: Tensor, kwargs: dict[str, Any]) -> Call:
         """Read a call off the language model's arguments."""
         call = cls(embeds.shape[1], kwargs.get("past_key_values"))
         mask = kwargs.get("attention_mask")
-        first = call.first_layer
         if call.cache is not None:
             call.stored = [stored_length(layer) for layer in call.cache.layers]
         if call.n_new > 1:
-            call.real = _new_tokens(mask, call.n_new, call.stored[0] if call.stored else 0)
-            if call.stored and call.stored[0] and not isinstance(first, PrunedLayer):
+            call.real = _new_tokens(mask, call.n_new, call.stored_at(0))
+            if call.stored_at(0) and not isinstance(call.layer(0), PrunedLayer):
                 if isinstance(mask, Tensor) and mask.ndim == 2:
-                    past = mask[:, : call.stored[0]].bool()
+                    past = mask[:, : call.stored_at(0)].bool()
                     call.past = None if bool(past.all()) else past
+        call.entered, call.entered_real = embeds, call.real
         return call
 
-    @property
-    def first_layer(self) -> Any:
-        """First layer of the cache, None without one."""
-        return self.cache.layers[0] if self.cache is not None and len(self.cache.layers) else None
+    def layer(self, index: int) -> Any:
+        """One layer of the cache, None without it."""
+        return self.cache.layers[index] if self.cache is not None and index < len(self.cache.layers) else None
+
+    def stored_at(self, index: int) -> int:
+        """Slots a cache layer had in use before the call."""
+        return self.stored[index] if index < len(self.stored) else 0
+
+    def stage(self, layer: int) -> Stage | None:
+        """The decoder cut in force at a layer."""
+        before = [boundary for boundary in self.stages if boundary <= layer]
+        return self.stages[max(before)] if before else None
+
+    def dropped(self, layer: int) -> int:
+        """Tokens of this call a layer does not get."""
+        stage = self.stage(layer)
+        return sum(one.plan.dropped for one in (self.front, stage) if one is not None)
+
+    def valid(self, layer: int) -> Tensor | None:
+        """Which rows a layer gets are no padding; None: all."""
+        stage = self.stage(layer)
+        return self.entered_real if stage is None else stage.plan.valid
+
+    def shift(self, layer: int) -> Tensor | None:
+        """By how much a layer's later positions are closed up, (B, 1)."""
+        shifts = [one.shift for one in (self.front, self.stage(layer)) if one is not None]
+        there = [shift for shift in shifts if shift is not None]
+        return torch.stack(there).sum(0) if there else None
 
     @property
     def seen(self) -> int:
@@ -69,15 +120,22 @@ class Call:
             return (torch.arange(self.n_new, device=embeds.device) + self.seen)[None]
         return given[1:] if given.ndim == 3 and given.shape[0] == 4 else given  # a text row before M-RoPE's
 
-    def mask_over_past(self, n_new: int, new: Tensor | None) -> Tensor | None:
-        """Two-dimensional mask over an unpruned past and `n_new` tokens, `new` (B, n_new) marking padding."""
-        n_past = self.stored[0] if self.stored else 0
+    def mask_over_past(self, layer: int, n_new: int, new: Tensor | None) -> Tensor | None:
+        """Two-dimensional mask over an unpruned past and `n_new` rows, `new` (B, n_new) marking padding."""
+        n_past = self.stored_at(layer)
         if not n_past or (new is None and self.past is None):
             return new
         like = new if new is not None else self.past
         assert like is not None
         past = self.past if self.past is not None else like.new_ones(len(like), n_past)
         return torch.cat([past, new if new is not None else like.new_ones(len(like), n_new)], 1)
+
+    def widen(self, rows: Tensor, layer: int) -> Tensor:
+        """Bring rows as a layer has them to the prompt's length; dropped tokens repeat the one before."""
+        for stage in (self.stage(layer), self.front):
+            if stage is not None:
+                rows = take(rows, stage.plan.slot)
+        return rows
 
 
 def _new_tokens(mask: Any, n_new: int, stored: int) -> Tensor | None:

@@ -10,34 +10,58 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+
+from .tap import AttentionTap
+
+if TYPE_CHECKING:
+    from .vlm import TransformersAdapter
+
+FROM_PROJECTOR = frozenset({"pre_features"})
+FROM_ATTENTION = frozenset({"cls_attention", "key_metric", "received_attention"})
+FROM_TOWER = frozenset({"cls_hidden"})
+
+
+@dataclass
+class Seen:
+    """What passed during one encoding: projector inputs, tower outputs, queries and keys."""
+
+    projector_inputs: list[Tensor] = field(default_factory=list)
+    tower_outputs: list[Any] = field(default_factory=list)
+    attention: list[tuple[Tensor, Tensor, float | None]] = field(default_factory=list)
 
 
 @dataclass
 class Encoded:
-    """The images of one encoding call: rows of each, what went into the projector, the call's arguments."""
+    """The images of one encoding call: rows of each, what passed, the call's arguments."""
 
     lengths: list[int]
-    projector_inputs: list[Tensor]
+    seen: Seen
     arguments: dict[str, Any]
     output: weakref.ref[Any] = field(repr=False)
 
 
 class FeatureCapture:
-    """Watches `get_<modality>_features` of a model and, if asked to, its projector's inputs."""
+    """Watches `get_<modality>_features` of a model and whatever the signals in `needs` are made of."""
 
-    def __init__(self, inner: nn.Module, modalities: Sequence[str], projector: nn.Module | None) -> None:
+    def __init__(self, adapter: TransformersAdapter, needs: frozenset[str]) -> None:
         self._encoded: dict[str, Encoded] = {}
-        self._inputs: list[Tensor] = []
+        self._seen = Seen()
         self._undo: list[Callable[[], None]] = []
-        for modality in modalities:
-            self._watch(inner, modality)
-        if projector is not None:
+        for modality in adapter.modalities:
+            self._watch(adapter.inner, modality)
+        if needs & FROM_PROJECTOR:
+            projector = adapter.projector_module
             self._undo.append(projector.register_forward_pre_hook(self._on_projector).remove)
+        if needs & FROM_TOWER:
+            self._undo.append(adapter.vision_tower.register_forward_hook(self._on_tower).remove)
+        attention = adapter.vision_attention() if needs & FROM_ATTENTION else None
+        if attention is not None:
+            self._undo.append(AttentionTap(attention, self._on_attention).remove)
 
     def encoded(self, modality: str, given: Any = None) -> Encoded | None:
         """Return what was encoded last; None if `given` (a precomputed output) is something else."""
@@ -49,7 +73,7 @@ class FeatureCapture:
     def forget(self) -> None:
         """Drop what was caught."""
         self._encoded.clear()
-        self._inputs.clear()
+        self._seen = Seen()
 
     def remove(self) -> None:
         """Stop watching; nothing stays on the model."""
@@ -58,7 +82,13 @@ class FeatureCapture:
             self._undo.pop()()
 
     def _on_projector(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._inputs.append(args[0].detach())
+        self._seen.projector_inputs.append(args[0].detach())
+
+    def _on_attention(self, query: Tensor, key: Tensor, scaling: float | None) -> None:
+        self._seen.attention.append((query.detach(), key.detach(), scaling))
+
+    def _on_tower(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._seen.tower_outputs.append(output)
 
     def _watch(self, inner: nn.Module, modality: str) -> None:
         name = f"get_{modality}_features"
@@ -69,15 +99,15 @@ class FeatureCapture:
 
         @functools.wraps(original)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self._inputs.clear()
+            self._seen = Seen()
             output = original(*args, **kwargs)
             rows = getattr(output, "pooler_output", None)
             if rows is not None:
                 arguments = signature.bind_partial(*args, **kwargs).arguments
                 arguments = {**arguments, **arguments.pop("kwargs", {})}
                 lengths = [image.shape[-2] for image in rows]
-                self._encoded[modality] = Encoded(lengths, list(self._inputs), arguments, weakref.ref(output))
-            self._inputs.clear()
+                self._encoded[modality] = Encoded(lengths, self._seen, arguments, weakref.ref(output))
+            self._seen = Seen()
             return output
 
         # an attribute of this one object, which its class's method shows through again once it is deleted

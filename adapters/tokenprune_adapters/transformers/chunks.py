@@ -24,7 +24,7 @@ def refuse_chunked_prefill(model: Any, pixel_arguments: Sequence[str]) -> Callab
         size = getattr(merged[0], "prefill_chunk_size", None)
         if size is not None and any(kwargs.get(name) is not None for name in pixel_arguments):
             raise UnsupportedCallError(
-                f"prefill_chunk_size={size} would divide an image among chunks, and a budget per image cannot "
+                f"prefill_chunk_size={size} would divide an image among chunks, where no budget of it can "
                 "be kept on pieces; call generate with prefill_chunk_size=None"
             )
         return merged

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from tokenprune import Cut, Layout, ModelAdapter, Projector, PruningReport
+from tokenprune import Cut, IncompatibleError, Layout, ModelAdapter, Projector, PruningReport
 from tokenprune.projector import in_float32
 
 from .capture import Encoded
 from .engine import Engine
+
+ImageSignal = Callable[[Encoded, int], Any]
 
 
 class TransformersAdapter(ModelAdapter):
@@ -21,6 +23,8 @@ class TransformersAdapter(ModelAdapter):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     pixel_arguments: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     model: Any
+
+    # -- where things are
 
     @property
     def inner(self) -> Any:
@@ -31,6 +35,11 @@ class TransformersAdapter(ModelAdapter):
     def language_model(self) -> Any:
         """The stack of decoder layers."""
         return self.inner.language_model
+
+    @property
+    def layers(self) -> Any:
+        """The decoder layers."""
+        return self.language_model.layers
 
     @property
     def rotary(self) -> Any:
@@ -44,26 +53,75 @@ class TransformersAdapter(ModelAdapter):
         return module
 
     @property
-    def provides(self) -> Mapping[str, frozenset[str]]:
-        """Signals by stage."""
-        return {"projector": frozenset({"pre_features", "projector", "input_features", "text_embeds"})}
+    def vision_tower(self) -> Any:
+        """The vision tower."""
+        return self.inner.vision_tower
+
+    def vision_attention(self) -> nn.Module | None:
+        """The attention module of the tower layer the features come from; None: its attention is not seen."""
+        return None
 
     def token_id(self, modality: str) -> int:
         """Placeholder token of a modality."""
         token: int = getattr(self.model.config, f"{modality}_token_id")
         return token
 
+    # -- what strategies may see
+
+    @property
+    def provides(self) -> Mapping[str, frozenset[str]]:
+        """Signals by stage."""
+        from_text = frozenset({"input_features", "text_embeds"})
+        return {
+            "projector": from_text | {"projector"} | frozenset(self.image_signals()),
+            "decoder": from_text
+            | {"attention_rows", "keys", "text_keys", "hidden", "text_hidden", "final_norm", "rotary"}
+            | {"position_ids", "text_position_ids"},
+        }
+
+    def image_signals(self) -> Mapping[str, ImageSignal]:
+        """Signals of the vision side: name -> function of what was encoded and the image's number."""
+        return {}
+
     def projector(self) -> Projector:
         """The projector as strategies see it; any module, without a closed form."""
         return Projector(in_float32(self.projector_module))
 
-    def pre_features(self, encoded: Encoded, number: int) -> Tensor:
-        """Rows of one image that went into the projector, (N, D_v) or (N, P, D_v), in token order."""
-        raise NotImplementedError
-
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """Where the tokens of one image lie."""
         raise NotImplementedError
+
+    def final_norm(self, rows: Tensor) -> Tensor:
+        """The language model's last norm."""
+        normed: Tensor = self.language_model.norm(rows)
+        return normed
+
+    def rotate(self, hidden: Tensor, positions: Tensor) -> Any:
+        """Rotary cosines and sines (B, P, d) at other positions than the model was called with."""
+        return self.rotary.forward(hidden, positions)  # past our own hook
+
+    # -- installing
+
+    def check(self, cut: Cut) -> None:
+        """Refuse what this model cannot do; see `ModelAdapter.check`."""
+        super().check(cut)
+        if cut.method.stage != "decoder":
+            return
+        if cut.method.schedule is None:
+            raise IncompatibleError(
+                f"method {cut.method.name!r} cuts in the decoder but says at no layer; give layer= (the cut "
+                "is made before it) or schedule={layer: rows, ...}"
+            )
+        cut.method.schedule.boundaries(len(self.layers))
+
+    def check_together(self, cuts: Sequence[Cut]) -> None:
+        """At most one cut at each stage, the earlier stage first."""
+        stages = [cut.method.stage for cut in cuts]
+        if stages not in (["projector"], ["decoder"], ["projector", "decoder"]):
+            raise IncompatibleError(
+                f"cuts at the stages {', '.join(stages)} do not go together; give one method at the "
+                "projector stage, then one at the decoder stage"
+            )
 
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
         """Hook the model."""

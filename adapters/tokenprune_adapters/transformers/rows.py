@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The choices of a call, gathered over its images: which rows of the batch stay, in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tokenprune import ImageReport, Layout, Selection
+
+from .images import ImageSpan
+from .plan import RowPlan
+
+
+@dataclass
+class Image:
+    """One image on its way through the cuts of a call.
+
+    `slots` (n,): where its rows stand among the tokens the current stage began with, in row order.
+    `origin` (n,): the image's own token each row comes from, -1 for rows that were made. `began` and `text`:
+    where its rows and the text after it stood when they entered the decoder. `schedule`: rows it is cut to
+    before decoder layers.
+    """
+
+    span: ImageSpan
+    layout: Layout
+    slots: Tensor
+    origin: Tensor
+    selection: Selection | None = None
+    cuts: dict[int, int] = field(default_factory=dict)
+    note: str = ""
+    began: Tensor | None = None
+    text: Tensor | None = None
+    schedule: dict[int, int] = field(default_factory=dict)
+
+    def report(self) -> ImageReport:
+        """What became of it."""
+        return ImageReport(
+            row=self.span.row,
+            layout=self.layout,
+            n_before=len(self.span.slots),
+            n_after=len(self.slots),
+            selection=self.selection,
+            kept=None if self.selection is None else self.origin,
+            cuts=dict(self.cuts),
+            note=self.note,
+        )
+
+
+class RowChoice:
+    """Rows of a batch that stay, B rows of L tokens each; images are cut one by one, text stays.
+
+    Parameters
+    ----------
+    shape
+        (B, L).
+    real
+        (B, L) which tokens are no padding; None: all.
+    """
+
+    def __init__(self, shape: torch.Size, real: Tensor | None, device: torch.device) -> None:
+        self.keep = torch.ones(shape, dtype=torch.bool, device=device)
+        if real is not None:
+            self.keep &= real.to(device)
+        self.real = None if real is None else real.to(device)
+        self._place = torch.arange(shape[1], device=device).repeat(shape[0], 1)
+        self.has_cut = False
+        self._new: list[tuple[int, Tensor, Tensor]] = []
+
+    def cut(self, image: Image, selection: Selection, layer: int) -> None:
+        """Drop what an image's selection leaves out; `layer` is the boundary, for the report."""
+        chosen = fill_new_rows(selection.indices, len(image.slots))
+        slots = image.slots[chosen]
+        row = image.span.row
+        self.keep[row, image.slots] = False
+        self.keep[row, slots] = True
+        self._place[row, slots] = slots.sort().values
+        if selection.features is not None:
+            self._new.append((row, slots, selection.features))
+        is_new = selection.indices < 0
+        image.origin = torch.where(is_new, -1, image.origin[chosen])
+        image.slots, image.selection = slots, selection
+        image.cuts[layer] = len(slots)
+        self.has_cut = True
+
+    def write_new_rows(self, rows: Tensor, slot: Tensor | None = None) -> Tensor:
+        """Put new rows' contents into `rows` (B, P, D); `slot` (B, L) says where each token stands there."""
+        if self._new:
+            rows = rows.clone()
+        for row, slots, features in self._new:
+            at = slots if slot is None else slot[row, slots]
+            rows[row, at] = features.to(rows.dtype)
+        self._new = []
+        return rows
+
+    def plan(self) -> RowPlan:
+        """Plan of all cuts so far, from the tokens this began with."""
+        return RowPlan.make(self.keep, self._place)
+
+    def gone(self) -> Tensor:
+        """Dropped tokens at or before each token, padding not counted, (B, L)."""
+        dropped = ~self.keep if self.real is None else ~self.keep & self.real
+        return dropped.cumsum(1)
+
+
+def fill_new_rows(indices: Tensor, n: int) -> Tensor:
+    """Give each new row (-1) the next free slot of `n` after the row before it, else the lowest free one."""
+    if not bool((indices < 0).any()):
+        return indices
+    taken = set(indices.tolist())
+    filled, last = [], -1
+    for index in indices.tolist():
+        if index < 0:
+            index = next(slot for slot in (*range(last + 1, n), *range(last + 1)) if slot not in taken)
+            taken.add(index)
+        filled.append(index)
+        last = index
+    return torch.tensor(filled, device=indices.device)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The visual tokens a method gets to see, before the language model and before one of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tokenprune import IncompatibleError, Layout, VisualTokens
+
+from .cache import PrunedLayer
+from .call import Call
+from .rows import Image
+from .tap import AttentionTap, attention_probabilities
+
+if TYPE_CHECKING:
+    from .capture import Encoded
+    from .vlm import TransformersAdapter
+
+
+def projector_tokens(
+    adapter: TransformersAdapter, call: Call, image: Image, encoded: Encoded, embeds: Tensor
+) -> VisualTokens:
+    """One image's tokens between tower and language model."""
+    row, number = image.span.row, image.span.number
+    features = embeds[row, image.slots]
+    text = text_after(call, image, embeds.shape[1])
+    signals: dict[str, Any] = {
+        "projector": adapter.projector(),
+        "input_features": features,
+        "text_embeds": lambda: embeds[row, text],
+        **{name: _later(supply, encoded, number) for name, supply in adapter.image_signals().items()},
+    }
+    return VisualTokens(features, signals, image.layout)
+
+
+def _later(supply: Callable[[Encoded, int], Any], encoded: Encoded, number: int) -> Callable[[], Any]:
+    return lambda: supply(encoded, number)
+
+
+def text_after(call: Call, image: Image, length: int) -> Tensor:
+    """Tokens of the row's text after an image, (T,); the row's last token where there is no text.
+
+    Counted among the tokens the current stage began with, `length` of them.
+    """
+    device = image.slots.device
+    is_text = torch.ones(length, dtype=torch.bool, device=device)
+    for other in call.images:
+        if other.span.row == image.span.row:
+            is_text[other.slots] = False
+            if other.slots.numel() and other is image:
+                is_text[: int(other.slots.max()) + 1] = False
+    real = call.real if call.front is None else call.entered_real
+    if real is not None:
+        is_text &= real[image.span.row].to(device)
+    after = is_text.nonzero().squeeze(1)
+    return after if len(after) else torch.tensor([length - 1], device=device)
+
+
+class DecoderView:
+    """A row of the batch before decoder layer `layer`: its hidden rows, queries, keys and positions.
+
+    `hidden` (B, P, D) are the rows there are at the cut, `rotated` their rotary cosines and sines.
+    """
+
+    def __init__(
+        self, adapter: TransformersAdapter, call: Call, layer: int, hidden: Tensor, rotated: Any
+    ) -> None:
+        self.adapter, self.call, self.layer, self.hidden, self.rotated = adapter, call, layer, hidden, rotated
+        stage = call.stage(layer)
+        self._slot = None if stage is None else stage.plan.slot
+        self._real = call.valid(layer)
+
+    def tokens(self, image: Image) -> VisualTokens:
+        """One image's tokens at the cut."""
+        call, row = self.call, image.span.row
+        entered = call.entered
+        assert entered is not None
+        began, text = image.began, image.text
+        assert began is not None and text is not None
+        at, text_at = self._here(row, image.slots), self._here(row, text)
+
+        def own(layer: int, what: str) -> None:
+            if layer != self.layer:
+                raise IncompatibleError(f"{what} of layer {layer} are not at hand before layer {self.layer}")
+
+        def hidden(where: Tensor) -> Callable[[int], Tensor]:
+            def rows(layer: int) -> Tensor:
+                own(layer, "hidden rows")
+                return self.hidden[row, where]
+
+            return rows
+
+        def keys(where: Tensor) -> Callable[[int], Tensor]:
+            def rows(layer: int) -> Tensor:
+                key = self._attention(layer)[1]
+                return key[row][:, self._past(layer) + where]
+
+            return rows
+
+        def attention_rows(layer: int, rows: Tensor) -> Tensor:
+            asked = torch.as_tensor(rows, device=text_at.device).reshape(-1)
+            return self._probabilities(layer, row, text_at[asked], at)
+
+        def positions(where: Tensor) -> Callable[[], Tensor]:
+            return lambda: self._positions(row)[..., where]
+
+        return VisualTokens(
+            self.hidden[row, at],
+            {
+                "input_features": lambda: entered[row, began],
+                "text_embeds": lambda: entered[row, text],
+                "attention_rows": attention_rows,
+                "keys": keys(at),
+                "text_keys": keys(text_at),
+                "hidden": hidden(at),
+                "text_hidden": hidden(text_at),
+                "final_norm": self.adapter.final_norm,
+                "position_ids": positions(at),
+                "text_position_ids": positions(text_at),
+                "rotary": self._rotary,
+            },
+            image.layout if len(image.layout) == len(at) else Layout((1, 1, len(at))),
+            self.layer,
+        )
+
+    def _here(self, row: int, slots: Tensor) -> Tensor:
+        """Where tokens that entered the language model stand now."""
+        return slots if self._slot is None else self._slot[row, slots]
+
+    def _past(self, layer: int) -> int:
+        return self.call.stored_at(layer)
+
+    def _positions(self, row: int) -> Tensor:
+        """Positions of the rows there are now, (P,) or (3, P)."""
+        positions = self.call.positions
+        assert positions is not None
+        stage = self.call.stage(self.layer)
+        now = positions if stage is None else stage.positions(positions)
+        return now[..., min(row, now.shape[-2] - 1), :]
+
+    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self.adapter.rotate(self.hidden[:1, :1].float(), positions[..., None, :])
+        return cos[0], sin[0]
+
+    def _attention(self, layer: int) -> tuple[Tensor, Tensor, float | None]:
+        """Queries (B, H, P, d), keys (B, H_kv, past + P, d) and scaling of a layer."""
+        if layer not in self.call.taps:
+            if layer != self.layer:
+                raise IncompatibleError(
+                    f"attention of layer {layer} is not at hand before layer {self.layer}"
+                )
+            self.call.taps[layer] = self._dry_attention()
+        return self.call.taps[layer]
+
+    def _dry_attention(self) -> tuple[Tensor, Tensor, float | None]:
+        """Let the layer that is about to run compute queries and keys, without attending or storing."""
+        seen: list[tuple[Tensor, Tensor, float | None]] = []
+        layer = self.adapter.layers[self.layer]
+        tap = AttentionTap(layer.self_attn, lambda q, k, scale: seen.append((q, k, scale)), dry=True)
+        try:
+            layer.self_attn(
+                hidden_states=layer.input_layernorm(self.hidden),
+                position_embeddings=self.rotated,
+                attention_mask=None,
+            )
+        finally:
+            tap.remove()
+        query, key, scaling = seen[0]
+        stored = self._past(self.layer)
+        if stored:
+            key = torch.cat([self.call.layer(self.layer).keys[:, :, :stored], key], 2)
+        return query, key, scaling
+
+    def _probabilities(self, layer: int, row: int, queries: Tensor, image: Tensor) -> Tensor:
+        """Attention (H, R, n) from some rows to an image's."""
+        query, key, scaling = self._attention(layer)
+        n_past, n_now = self._past(layer), query.shape[2]
+        key = key[row][:, : n_past + n_now]  # static caches are longer
+        allowed = torch.arange(n_now, device=queries.device) <= queries[:, None]
+        if self._real is not None:
+            allowed &= self._real[row].to(allowed.device)
+        if n_past:  # the softmax runs over the past too
+            cached = self.call.layer(layer)
+            if isinstance(cached, PrunedLayer):
+                before = cached.validity(row + 1, n_past, allowed.device)[row]
+            elif self.call.past is not None:
+                before = self.call.past[row].to(allowed.device)
+            else:
+                before = torch.ones(n_past, dtype=torch.bool, device=allowed.device)
+            allowed = torch.cat([before.expand(len(allowed), -1), allowed], 1)
+        rows = attention_probabilities(query[row][:, queries], key, allowed, scaling)
+        return rows[:, :, n_past + image]
