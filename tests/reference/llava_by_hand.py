@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pruned LLaVA by hand: no hooks, no cache, one row at a time, the language model called on what is kept."""
+"""A pruned LLaVA by hand: no hooks, no cache, a row at a time, the language model called on what stays."""
 
 import torch
 from tiny_models import EOS, IMAGE

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoder-stage cut by hand: the layers called one after the other on each group's rows and positions.
+
+One row, no cache, no hooks; attention rows from an explicit softmax over all keys.
+"""
+
+import torch
+from tiny_models import EOS
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
+
+import tokenprune
+
+
+def explicit_attention(layer, hidden, cos, sin):
+    """Attention probabilities (H, P, P) and keys (H_kv, P, d) of one layer, causal, float32."""
+    attention, x = layer.self_attn, layer.input_layernorm(hidden)
+    shape = (*x.shape[:-1], -1, attention.head_dim)
+    query = attention.q_proj(x).view(shape).transpose(1, 2)
+    key = attention.k_proj(x).view(shape).transpose(1, 2)
+    query, key = apply_rotary_pos_emb(query, key, cos, sin)
+    logits = query @ repeat_kv(key, attention.num_key_value_groups).mT * attention.scaling
+    causal = torch.ones(logits.shape[-2:], dtype=torch.bool).tril()
+    return logits.masked_fill(~causal, -torch.inf).softmax(-1)[0], key[0]
+
+
+class Decoder:
+    """The layers of a tiny LLaVA's language model, with cuts."""
+
+    def __init__(self, model, method, keep, positions):
+        self.model, self.method, self.keep, self.positions = model, method.resolved(), keep, positions
+        self.language = model.model.language_model
+        self.decisions = {}
+
+    def run(self, embeds, visual, n_prompt):
+        """Hidden rows after the last layer; `visual` are the image's slots among the first `n_prompt` rows.
+
+        The first run decides what is dropped; later runs, on longer sequences, keep to it.
+        """
+        language, hidden = self.language, embeds
+        places = torch.arange(embeds.shape[1])  # of each row
+        cuts = self.method.schedule.cuts(self.keep, len(visual), len(language.layers), self.method.budget)
+        image = visual  # where the image's rows stand now
+        text = torch.arange(int(visual.max()) + 1, n_prompt)
+        prompt = n_prompt
+        attended = None
+        for i, layer in enumerate(language.layers):
+            if i in cuts and cuts[i] < len(image):
+                if i not in self.decisions:
+                    self.decisions[i] = self.decide(
+                        i, hidden, places, image, text, attended, embeds, visual, cuts[i]
+                    )
+                hidden, places, image, text, prompt = self.drop(i, hidden, places, image, text, prompt)
+            cos, sin = language.rotary_emb(hidden, places[None])
+            attended = explicit_attention(layer, hidden, cos, sin)
+            mask = torch.ones(1, 1, hidden.shape[1], hidden.shape[1], dtype=torch.bool).tril()
+            if layer.self_attn.config._attn_implementation == "eager":
+                mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+            hidden = layer(hidden, attention_mask=mask, position_embeddings=(cos, sin))
+        return language.norm(hidden)
+
+    def decide(self, i, hidden, places, image, text, attended, embeds, visual, keep):
+        """What the method picks before layer `i`, from signals made by hand."""
+        language = self.language
+        began = torch.arange(int(visual.max()) + 1, int(visual.max()) + 1 + len(text))
+
+        def attention_rows(layer, rows):
+            if layer == i:  # the layer about to run
+                cos, sin = language.rotary_emb(hidden, places[None])
+                table = explicit_attention(language.layers[i], hidden, cos, sin)[0]
+            else:
+                assert layer == i - 1
+                table = attended[0]
+            return table[:, text[torch.as_tensor(rows).reshape(-1)]][:, :, image]
+
+        def rotary(positions):
+            cos, sin = language.rotary_emb(hidden, positions[None])
+            return cos[0], sin[0]
+
+        signals = {
+            "attention_rows": attention_rows,
+            "keys": lambda layer: attended[1][:, image],
+            "text_keys": lambda layer: attended[1][:, text],
+            "hidden": lambda layer: hidden[0, image],
+            "text_hidden": lambda layer: hidden[0, text],
+            "final_norm": language.norm,
+            "input_features": embeds[0, visual],
+            "text_embeds": embeds[0, began],
+            "position_ids": places[image],
+            "text_position_ids": places[text],
+            "rotary": rotary,
+        }
+        tokens = tokenprune.VisualTokens(hidden[0, image], signals)
+        return self.method.select(tokens, keep, layer=i)
+
+    def drop(self, i, hidden, places, image, text, prompt):
+        """Apply a decision: the image's rows become the chosen ones, in their order."""
+        chosen = self.decisions[i]
+        rows = hidden[0, image][chosen.indices.clamp(min=0)]
+        if chosen.features is not None:
+            new = chosen.indices < 0
+            rows[new] = chosen.features[new]
+        first, last = int(image.min()), int(image.max())
+        assert last - first + 1 == len(image)
+        kept_places = places[image][chosen.indices.clamp(min=0)]
+        hidden = torch.cat([hidden[:, :first], rows[None], hidden[:, last + 1 :]], 1)
+        places = torch.cat([places[:first], kept_places, places[last + 1 :]])
+        if self.positions == "contiguous":
+            places = torch.arange(len(places))
+        else:
+            assert chosen.features is None
+        gone = len(image) - len(rows)
+        return hidden, places, first + torch.arange(len(rows)), text - gone, prompt - gone
+
+
+def generate(model, inputs, method, keep, positions, n_new):
+    """Greedy decoding of one row with one image: tokens, logits, the decisions by layer."""
+    ids = inputs["input_ids"]
+    visual = (ids[0] == model.config.image_token_id).nonzero().squeeze(1)
+    embeds = model.get_input_embeddings()(ids).clone()
+    hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2][
+        :, 1:
+    ]
+    embeds[0, visual] = model.model.multi_modal_projector(hidden)[0]
+    decoder = Decoder(model, method, keep, positions)
+    tokens, seen = [], []
+    for _ in range(n_new):
+        out = decoder.run(embeds, visual, ids.shape[1])
+        seen.append(model.lm_head(out)[0, -1])
+        tokens.append(int(seen[-1].argmax()))
+        if tokens[-1] == EOS:
+            break
+        embeds = torch.cat([embeds, model.get_input_embeddings()(torch.tensor([[tokens[-1]]]))], 1)
+    return tokens, torch.stack(seen), decoder.decisions
