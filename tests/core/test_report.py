@@ -23,7 +23,7 @@ def test_a_stack_of_selections_is_sorted_image_by_image():
 def image(row, n_before, kept):
     scores = torch.arange(float(n_before))
     selection = Selection(torch.tensor(kept), scores=scores)
-    return ImageReport(row, Layout((1, 1, n_before)), n_before, len(kept), selection)
+    return ImageReport(row, Layout((1, 1, n_before)), n_before, len(kept), selection, kept=selection.indices)
 
 
 def test_a_report_counts_all_images():

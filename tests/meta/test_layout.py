@@ -116,7 +116,7 @@ def words_of_code(path):
 
 
 # what `apply` and `Method` fall back on when nothing is said; DESIGN section 4 fixes these three
-DEFAULTS = {("api.py", "zoo-exact"), ("api.py", "uniform"), ("api.py", "topk")} | {
+DEFAULTS = {("arguments.py", "zoo-exact"), ("arguments.py", "uniform"), ("arguments.py", "topk")} | {
     ("methods.py", "uniform"),
     ("methods.py", "topk"),
 }
