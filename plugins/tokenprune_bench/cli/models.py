@@ -43,7 +43,6 @@ def load_model(
         When the device is missing, the model does not load, or it is none that takes pictures in a chat.
     """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from tokenprune_bench.embedded_model import embedded_model_path
 
@@ -52,23 +51,16 @@ def load_model(
             "--device cuda: PyTorch finds no usable NVIDIA GPU on this machine; use --device cpu"
         )
     on_gpu = device is not Device.cpu and torch.cuda.is_available()
-    dtype = precision.value
-    if precision is Precision.auto and not on_gpu:
-        dtype = "float32"
+    dtype = "float32" if precision is Precision.auto and not on_gpu else precision.value
     source: str | Path = embedded_model_path() if name is None else name
     what = "the embedded model" if name is None else f"the model '{name}'"
     _check_directory(source, what)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": name is None}
     try:
-        processor = AutoProcessor.from_pretrained(source, **options)
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-    except (
-        Exception
-    ) as error:  # transformers and the hub raise errors of many kinds; each means: does not load
+        model, processor, missing = _load(source, what, dtype, trust_remote_code, local=name is None)
+    except BadInputError:
+        raise
+    except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load
         raise BadInputError(f"{what} does not load: {first_line(error)}") from None
-    missing = sorted(info["missing_keys"])
     if missing:
         raise BadInputError(
             f"{what} is incomplete: its files lack {len(missing)} weights, {missing[0]} among them"
@@ -76,6 +68,28 @@ def load_model(
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise BadInputError(f"{what} has no processor with an image processor and a chat template beside it")
     return model.to("cuda" if on_gpu else "cpu").eval(), processor
+
+
+def _load(
+    source: str | Path, what: str, dtype: str, trust_remote_code: bool, local: bool
+) -> tuple[Any, Any, list[str]]:
+    """Model, processor, and the names of weights that the files lack; the small files first."""
+    from transformers import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForImageTextToText,
+        AutoProcessor,
+    )
+
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    config = AutoConfig.from_pretrained(source, **options)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
+        raise BadInputError(f"{what} is of type {config.model_type!r}, which is no image-and-text chat model")
+    processor = AutoProcessor.from_pretrained(source, **options)
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
+    return model, processor, sorted(info["missing_keys"])
 
 
 def _check_directory(source: str | Path, what: str) -> None:

@@ -20,6 +20,7 @@ from tokenprune_bench.training.packed_logits import answer_logits
 from tokenprune_bench.training.packing import pack
 
 BATCH = 16
+MUON_RATE = 0.02
 _N_VALIDATION = 96
 
 
@@ -42,7 +43,7 @@ def train_language(model: LlavaForConditionalGeneration, seed: int, n_images: in
         hidden,
         [*other, *model.lm_head.parameters()],
         model.model.multi_modal_projector.parameters(),
-        muon_lr=0.02,
+        muon_lr=MUON_RATE,
         adam_lr=3e-3,
         projector_lr=2e-3,
         projector_decay=0.1,
