@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import golden
+from reference.vispruner import vispruner
+from tokenprune_plugins.vispruner import remove_similar
+
+import tokenprune
+
+
+def tokens_of(rows, attention):
+    return tokenprune.VisualTokens(
+        torch.zeros(len(rows), 3), {"pre_features": rows, "cls_attention": attention}
+    )
+
+
+def test_golden_picks():
+    vectors = golden.load("vispruner_n64_T16_r0.5")
+    ratio, keep = float(vectors["important_ratio"]), int(vectors["T"])
+    for b, mask in enumerate(vectors["mask"]):
+        tokens = tokens_of(vectors["features"][b], vectors["cls_patch_attention"][b])
+        chosen = tokenprune.method("vispruner", important_ratio=ratio).select(tokens, keep=keep)
+        assert chosen.indices.tolist() == mask.nonzero().squeeze(-1).tolist()
+
+
+def test_removing_by_hand():
+    # even places 0, 2, 4; odd 1, 3. Row 4 equals row 1 (cosine 1), then 0 (0.8), then 2 (0.6).
+    rows = torch.tensor([[0.8, 0.6], [1.0, 0.0], [0.6, -0.8], [-1.0, 0.0], [2.0, 0.0]])
+    assert remove_similar(rows, 4).tolist() == [0, 2, 1, 3]
+    assert remove_similar(rows, 3).tolist() == [2, 1, 3]
+    assert remove_similar(rows, 2).tolist() == [1, 3]
+
+
+def test_at_most_8_are_removed_a_round():
+    # 8 of the 20 even places go in the first round; the second works on the list that leaves
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 6, generator=generator)
+    first = remove_similar(rows, 32)
+    assert torch.equal(remove_similar(rows, 30), first[remove_similar(rows[first], 30)])
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 60),
+    ratio=st.sampled_from([0.0, 0.5, 0.75, 1.0]),
+    data=st.data(),
+)
+def test_equals_the_slow_reference_for_any_rest_odd_ones_too(seed, n, ratio, data):
+    keep = data.draw(st.integers(1, n))
+    generator = torch.Generator().manual_seed(seed)
+    rows, attention = torch.randn(n, 8, generator=generator), torch.rand(3, n, generator=generator)
+    chosen = tokenprune.method("vispruner", important_ratio=ratio).select(tokens_of(rows, attention), keep)
+    assert chosen.order.tolist() == vispruner(rows, attention, keep, ratio) if keep < n else True
+    assert chosen.indices.tolist() == sorted(set(chosen.order.tolist())) and len(chosen) == keep
+
+
+def test_without_scores_look_alikes_are_removed_from_all():
+    rows = torch.randn(21, 5, generator=torch.Generator().manual_seed(0))
+    chosen = tokenprune.selector("vispruner").select(tokens_of(rows, None), None, 10)
+    assert chosen.order.tolist() == remove_similar(rows, 10).tolist()
+
+
+def test_a_ratio_outside_0_to_1_is_refused():
+    with pytest.raises(tokenprune.OptionError, match=r"\[0, 1\], got -0.5"):
+        tokenprune.selector("vispruner", important_ratio=-0.5)
