@@ -35,7 +35,7 @@ def test_selector_takes_tokens_that_require_gradients(name):
     signals = {need: tokens.signal(need) for need in tokenprune.selector(name).needs}
     chosen = []
     for features in (tokens.features, tokens.features.clone().requires_grad_()):
-        image = tokenprune.VisualTokens(features, signals, tokens.layout)
+        image = tokenprune.VisualTokens(features, signals, tokens.layout, tokens.layer)
         chosen.append(tokenprune.selector(name).select(image, features.norm(dim=-1), 5).indices)
     assert torch.equal(*chosen)
 
