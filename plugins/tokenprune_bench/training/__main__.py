@@ -10,6 +10,7 @@ import torch
 
 from tokenprune_bench.scenes.splits import held_out_scenes
 from tokenprune_bench.training.accuracy import exact_match
+from tokenprune_bench.training.alignment import align_projector
 from tokenprune_bench.training.architecture import new_model
 from tokenprune_bench.training.export import export, reload
 from tokenprune_bench.training.language import train_language
@@ -17,6 +18,7 @@ from tokenprune_bench.training.log import TrainingLog
 from tokenprune_bench.training.tower import train_tower
 
 IMAGES_TOWER = 16_000
+IMAGES_ALIGNMENT = 768
 IMAGES_LANGUAGE = 60_000
 HELD_OUT = 1_000
 
@@ -50,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     log = TrainingLog(arguments.out / f"training_log_seed{arguments.seed}.jsonl")
     model = new_model(arguments.seed)
     train_tower(model, arguments.seed, arguments.images_tower, log)
+    align_projector(model, arguments.seed, arguments.images_alignment, log)
     train_language(model, arguments.seed, arguments.images_language, log)
     export(model, arguments.out)
     log.write({"held_out": exact_match(reload(arguments.out), held_out_scenes(arguments.held_out))})

@@ -6,58 +6,97 @@ Every picture is seen whole: the model never meets pruned input, so its training
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from tokenprune_bench.scenes.splits import scene_from_seed, training_scene_seed, validation_scenes
+from tokenprune_bench.scenes.questions import ask
+from tokenprune_bench.scenes.scene import draw_scene
+from tokenprune_bench.scenes.splits import training_scene_seed, validation_scenes
 from tokenprune_bench.training.accuracy import exact_match
-from tokenprune_bench.training.architecture import pixel_values, visual_features
+from tokenprune_bench.training.alignment import PROJECTOR_DECAY, PROJECTOR_RATE
+from tokenprune_bench.training.architecture import LAYER_STRIDE, pixel_values
 from tokenprune_bench.training.log import TrainingLog
-from tokenprune_bench.training.optimiser import Optimiser, split_parameters
+from tokenprune_bench.training.optimiser import Optimiser, schedule, split_parameters
 from tokenprune_bench.training.packed_logits import answer_logits
-from tokenprune_bench.training.packing import pack
+from tokenprune_bench.training.packing import PackedQuestions, pack
 
 BATCH = 16
-MUON_RATE = 0.02
 _N_VALIDATION = 96
+# More questions a picture than the held-out set has: its visual tokens cost the same, however much is asked.
+_QUESTIONS = {"attribute": 4, "existence": 5, "counting": 8, "spatial": 5, "reading": 3}
 
 
-@torch.no_grad()
-def _whiten_projector_input(model: LlavaForConditionalGeneration, seed: int) -> None:
-    """Fold the features' mean and spread into the projector's first layer: some channels are far larger."""
-    scenes = [scene_from_seed(training_scene_seed(seed, "tower", i))[0] for i in range(64)]
-    features = visual_features(model, pixel_values(np.stack([scene.image for scene in scenes]))).flatten(0, 1)
-    first = model.model.multi_modal_projector.linear_1
-    first.weight.div_(features.std(0))
-    first.bias.sub_(first.weight @ features.mean(0))
+@dataclass(frozen=True)
+class _Stage:
+    """A part of the phase: its share of the images, the layers it runs, its rates at the peak and the end."""
+
+    share: float
+    layer_stride: int
+    peak: float
+    floor: float
 
 
-def train_language(model: LlavaForConditionalGeneration, seed: int, n_images: int, log: TrainingLog) -> None:
-    """Train the projector and the language model on `n_images` scenes of the training range."""
-    model.model.vision_tower.requires_grad_(False)
-    _whiten_projector_input(model, seed)
+# A third of the layers learns the task at a third of the cost. The others are identities until the second
+# stage, which therefore starts where the first one ended (progressive stacking, Gong et al., ICML 2019).
+_STAGES = (_Stage(0.75, LAYER_STRIDE, 1.0, 0.2), _Stage(0.25, 1, 0.5, 0.01))
+
+
+@contextmanager
+def _running_every(language: nn.Module, stride: int) -> Iterator[None]:
+    whole = language.layers
+    language.layers = whole[::stride]
+    try:
+        yield
+    finally:
+        language.layers = whole
+
+
+def _batch(seed: int, first: int) -> tuple[torch.Tensor, PackedQuestions]:
+    numbers = range(first, first + BATCH)
+    rngs = [np.random.default_rng(training_scene_seed(seed, "language", number)) for number in numbers]
+    scenes = [draw_scene(rng) for rng in rngs]
+    packed = pack([ask(rng, scene, _QUESTIONS) for rng, scene in zip(rngs, scenes, strict=True)])
+    return pixel_values(np.stack([scene.image for scene in scenes])), packed
+
+
+def _train_stage(
+    model: LlavaForConditionalGeneration, seed: int, images: range, stage: _Stage, log: TrainingLog
+) -> None:
     hidden, other = split_parameters(model.model.language_model)
     optimiser = Optimiser(
         hidden,
         [*other, *model.lm_head.parameters()],
         model.model.multi_modal_projector.parameters(),
-        muon_lr=MUON_RATE,
+        muon_lr=0.02,
         adam_lr=3e-3,
-        projector_lr=2e-3,
-        projector_decay=0.1,
+        projector_lr=PROJECTOR_RATE,
+        projector_decay=PROJECTOR_DECAY,
     )
-    n_steps = max(1, n_images // BATCH)
+    n_steps = max(1, len(images) // BATCH)
     for step in range(n_steps):
-        seeds = [training_scene_seed(seed, "language", step * BATCH + i) for i in range(BATCH)]
-        scenes, questions = zip(*map(scene_from_seed, seeds), strict=True)
-        packed = pack(questions)
-        pixels = pixel_values(np.stack([scene.image for scene in scenes]))
+        pixels, packed = _batch(seed, images.start + step * BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             logits = answer_logits(model, pixels, packed)
         loss = F.cross_entropy(logits.float(), packed.labels[packed.is_answer])
-        optimiser.step(loss, step / n_steps)
-        log.step("language", step + 1, (step + 1) * BATCH, loss.item())
+        optimiser.step(loss, stage.peak * schedule(step / n_steps, floor=stage.floor))
+        log.step("language", step + 1, images.start + (step + 1) * BATCH, loss.item())
         if log.is_due(step + 1, n_steps):
             log.validation(exact_match(model, validation_scenes(_N_VALIDATION)))
+
+
+def train_language(model: LlavaForConditionalGeneration, seed: int, n_images: int, log: TrainingLog) -> None:
+    """Train the projector and the language model on `n_images` scenes of the training range."""
+    model.model.vision_tower.requires_grad_(False)
+    first = 0
+    for stage in _STAGES:
+        images = range(first, first + round(stage.share * n_images / BATCH) * BATCH)
+        with _running_every(model.model.language_model, stage.layer_stride):
+            _train_stage(model, seed, images, stage, log)
+        first = images.stop

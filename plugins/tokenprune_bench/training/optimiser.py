@@ -14,7 +14,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024, "Muon": quintic itera
 _NEWTON_SCHULZ_STEPS = 5
 
 
-def schedule(progress: float, warm_up: float = 0.03, floor: float = 0.01) -> float:
+def schedule(progress: float, *, floor: float, warm_up: float = 0.03) -> float:
     """Learning-rate factor at a progress from 0 to 1: linear warm-up, then half a cosine to the floor."""
     if progress < warm_up:
         return progress / warm_up
@@ -89,9 +89,8 @@ class Optimiser:
         self._optimisers = [Muon(hidden, muon_lr), torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)]
         self._rates = [[group["lr"] for group in opt.param_groups] for opt in self._optimisers]
 
-    def step(self, loss: torch.Tensor, progress: float) -> None:
-        """Take one step down the loss at a progress from 0 to 1."""
-        factor = schedule(progress)
+    def step(self, loss: torch.Tensor, factor: float) -> None:
+        """Take one step down the loss, with all rates times a factor."""
         for optimiser, rates in zip(self._optimisers, self._rates, strict=True):
             optimiser.zero_grad()
             for group, rate in zip(optimiser.param_groups, rates, strict=True):

@@ -23,7 +23,7 @@ from tokenprune_bench.scenes.patch_labels import (
 from tokenprune_bench.scenes.splits import VALIDATION_SEEDS, scene_from_seed, training_scene_seed
 from tokenprune_bench.training.architecture import pixel_values
 from tokenprune_bench.training.log import TrainingLog
-from tokenprune_bench.training.optimiser import Optimiser, split_parameters
+from tokenprune_bench.training.optimiser import Optimiser, schedule, split_parameters
 
 BATCH = 16
 _OCCUPANCY_LAYER = 2  # an early layer, so that shape is worked out within the patch first
@@ -130,7 +130,7 @@ def train_tower(model: LlavaForConditionalGeneration, seed: int, n_images: int, 
     for step in range(n_steps):
         pixels, labels = _batch([training_scene_seed(seed, "tower", step * BATCH + i) for i in range(BATCH)])
         loss = _loss(heads(tower, pixels), labels)
-        optimiser.step(loss, step / n_steps)
+        optimiser.step(loss, schedule(step / n_steps, floor=0.01))
         log.step("tower", step + 1, (step + 1) * BATCH, loss.item())
         if log.is_due(step + 1, n_steps):
             log.validation(_accuracy(heads, tower, *validation))
