@@ -4,11 +4,14 @@
 import sys
 import textwrap
 
+import hypothesis
 import pytest
 import torch
 
 import tokenprune
 
+hypothesis.settings.register_profile("tokenprune", deadline=None)  # no test measures time
+hypothesis.settings.load_profile("tokenprune")
 torch.set_num_threads(1)  # tensors are tiny here: threads would only wait for each other
 
 

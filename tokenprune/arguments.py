@@ -73,8 +73,10 @@ def place(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter
         and in_layers
     ):
         stage = in_layers[-1]
-    if stage is not None:
+    if stage is not None and stage != method.stage:
         method = dataclasses.replace(method, stage=stage)
+        if stage == "decoder":  # there are no tiles any more, and newline tokens are tokens
+            method = dataclasses.replace(method, scope="image", newlines="compete")
     if layer is not None and schedule is not None:
         raise OptionError("give either layer or schedule, not both")
     if schedule is not None:

@@ -11,6 +11,7 @@ from .budget import Budget
 from .errors import IncompatibleError, PluginError
 from .registry import default_registry
 from .schedule import BUDGETS, Schedule
+from .scope import join, kept_newlines, share_out
 from .selection import Selection
 from .strategy import Reducer, Scorer, Selector, Strategy, check_options
 from .tokens import Layout, VisualTokens
@@ -91,11 +92,22 @@ class Method:
                 changed[role] = part.with_options(**mine)
         return dataclasses.replace(self, **changed)
 
-    def n_keep(self, layout: Layout, keep: int) -> int:
-        """Rows that stay of an image with this layout; pure arithmetic, no pixels needed."""
-        return min(keep, len(layout))
+    def n_keep(self, layout: Layout, keep: int | Budget) -> int:
+        """Rows that stay of an image with this layout; pure arithmetic, no pixels needed.
 
-    def select(self, tokens: VisualTokens, keep: int, *, layer: int | None = None) -> Selection:
+        Parameters
+        ----------
+        keep
+            The budget as `apply` takes it; for tiled images in scope `"tile"` a number is the budget at the
+            model's full tile count.
+        """
+        budget = keep if isinstance(keep, Budget) else Budget(keep)
+        if budget.rows(len(layout)) >= len(layout):
+            return len(layout)
+        shares = share_out(layout, self.scope, self.newlines, budget)
+        return sum(share.rows for share in shares) + len(kept_newlines(layout, self.newlines))
+
+    def select(self, tokens: VisualTokens, keep: int | Budget, *, layer: int | None = None) -> Selection:
         """Score and choose: the rows that stay of one image (or of each image of a stack), for one cut.
 
         Parameters
@@ -103,7 +115,7 @@ class Method:
         tokens
             The image's tokens with the signals in `needs`.
         keep
-            Rows to keep; all of them when there are not more.
+            Rows to keep, as `n_keep` takes them; all of them when there are not more.
         layer
             At the decoder stage, the layer before which the cut is made.
 
@@ -116,8 +128,21 @@ class Method:
         """
         method = self.resolved()
         tokens = tokens if layer is None else tokens.before_layer(layer)
-        keep = self.n_keep(tokens.layout, Budget(keep).rows(len(tokens)))
-        scorer, selector, reducer = method.scorer, method.selector, method.reducer
+        budget, layout = keep if isinstance(keep, Budget) else Budget(keep), tokens.layout
+        if budget.rows(len(tokens)) >= len(tokens) or (layout.tiles is None and layout.newlines is None):
+            rows = min(method.n_keep(layout, budget), len(tokens))
+            return method._select_from(tokens, rows)
+        if tokens.is_batch:
+            raise IncompatibleError("tiled images are taken one at a time, (N, D), not as a stack")
+        shares = share_out(layout, self.scope, self.newlines, budget)
+        selections = [
+            method._select_from(tokens.part(share.slots, share.tile), share.rows) for share in shares
+        ]
+        return join(shares, selections, kept_newlines(layout, self.newlines), tokens.features)
+
+    def _select_from(self, tokens: VisualTokens, keep: int) -> Selection:
+        """Score and choose among tokens that all compete, with parts resolved."""
+        scorer, selector, reducer = self.scorer, self.selector, self.reducer
         if not isinstance(scorer, Scorer) or not isinstance(selector, Selector):
             raise IncompatibleError(f"method {self.name!r} lacks a scorer or a selector")
         scores = scorer.score(tokens)

@@ -2,7 +2,8 @@
 """The named signals a strategy may ask for: what they are, their shapes, and which axis counts tokens.
 
 Shapes are those of one image: N visual tokens, T text tokens after the image, D width of the language model,
-H attention heads. A third party may use names of its own; they are then passed through as they are.
+H attention heads. A third party may use names of its own; they are then passed through as they are (and cut
+down to a tile's tokens where their first axis is N).
 
 At the decoder stage N counts the tokens there are at the cut, rows made by earlier cuts among them, and
 `VisualTokens.features` are their hidden rows entering the layer before which the cut is made. Layers are
@@ -18,7 +19,8 @@ class Signal:
     """One named signal.
 
     `token_axis` is the axis that counts the image's tokens, `None` where none does.
-    A `function` is handed over as it is; any other callable is called once, when first asked for.
+    `of_tiles`: the first axis counts tiles. A `function` is handed over as it is; any other callable is
+    called once, when first asked for.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Signal:
     meaning: str
     token_axis: int | None = None
     function: bool = False
+    of_tiles: bool = False
 
 
 _KNOWN = (
@@ -44,7 +47,12 @@ _KNOWN = (
     Signal("cls_attention", "(H, N)", "attention probabilities of the CLS query, patch columns only", 1),
     Signal("key_metric", "(N, d_head)", "head mean of the keys of the layer the features come from", 0),
     Signal("received_attention", "(N,)", "attention each token receives, mean over heads and queries", 0),
-    Signal("cls_hidden", "(1, D_v)", "the CLS row of the layer the features come from"),
+    Signal(
+        "cls_hidden",
+        "(1, D_v)",
+        "the CLS row of the layer the features come from; a row a tile",
+        of_tiles=True,
+    ),
     Signal("text_embeds", "(T, D)", "layer-0 embeddings of the text after the image"),
     Signal("input_features", "(N, D)", "the image's rows at layer 0; at any cut, all it had there", 0),
     Signal(

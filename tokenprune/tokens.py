@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,14 @@ class Layout:
     """Where an image's tokens lie.
 
     `grid` is (t, h, w); `tiles` (N,) the tile each token belongs to (None: one tile); `newlines` (N,) is True
-    for separator tokens that are no patch (None: there are none).
+    for separator tokens that are no patch (None: there are none); `full_tiles` says how many tiles an image
+    of this model can have.
     """
 
     grid: tuple[int, int, int]
     tiles: Tensor | None = None
     newlines: Tensor | None = None
+    full_tiles: int = 1
 
     def __len__(self) -> int:
         for per_token in (self.tiles, self.newlines):
@@ -106,6 +109,27 @@ class VisualTokens:
         tokens = VisualTokens(self.features, self._given, self.layout, layer)
         tokens._computed = self._computed
         return tokens
+
+    def part(self, slots: Tensor, tile: int | None = None) -> VisualTokens:
+        """Some of the tokens of one image, `slots` (n,) of them; signals are cut down when asked for."""
+        slots = slots.to(self.features.device)
+
+        def cut(name: str) -> Any:
+            value, known = self.signal(name), SIGNALS.get(name)
+            if known is not None and known.of_tiles and tile is not None:
+                return value[tile : tile + 1]
+            if known is None and isinstance(value, Tensor) and value.shape[:1] == (len(self),):
+                return value[slots.to(value.device)]  # a third party's own, one entry a token
+            if known is None or known.token_axis is None:
+                return value
+            return value.index_select(known.token_axis % value.ndim, slots.to(value.device))
+
+        signals: dict[str, Any] = {}
+        for name, value in self._given.items():
+            known = SIGNALS.get(name)
+            is_function = known is not None and known.function
+            signals[name] = value if is_function else functools.partial(cut, name)
+        return VisualTokens(self.features[slots], signals, layer=self.layer)
 
     @property
     def provides(self) -> frozenset[str]:

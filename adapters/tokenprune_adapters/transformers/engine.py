@@ -159,8 +159,7 @@ class Engine:
         chosen: dict[tuple[str, int], Any] = {}
         for image in call.images:
             n, key = len(image.slots), (image.span.modality, image.span.number)
-            rows = cut.budget.rows(n)
-            if n < cut.min_tokens or rows >= n:
+            if n < cut.min_tokens or cut.budget.rows(n) >= n:
                 image.note = (
                     f"fewer than {cut.min_tokens} tokens" if n < cut.min_tokens else "budget not below N"
                 )
@@ -169,7 +168,7 @@ class Engine:
                 encoded = self._encoded(given, image.span.modality)
                 with torch.no_grad():
                     tokens = projector_tokens(self.adapter, call, image, encoded, embeds)
-                    chosen[key] = image, cut.method.select(tokens, rows)
+                    chosen[key] = image, cut.method.select(tokens, cut.budget)
         for image in call.images:
             if (image.span.modality, image.span.number) in chosen:
                 choice.cut(image, chosen[image.span.modality, image.span.number][1], 0)

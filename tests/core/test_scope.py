@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Budgets of tiled images, counted by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tokenprune
+from tokenprune import Budget, Layout, Selection
+from tokenprune.scope import Share, join, share_out
+
+
+def tiled(*sizes, newlines=0, full=5):
+    """Tiles of these sizes, then newline tokens that belong to the last tile."""
+    tiles = torch.cat([torch.full((n,), i) for i, n in enumerate(sizes)])
+    tiles = torch.cat([tiles, tiles.new_full((newlines,), len(sizes) - 1)])
+    is_newline = torch.zeros(len(tiles), dtype=torch.bool)
+    is_newline[len(tiles) - newlines :] = True
+    return Layout((1, 1, len(tiles)), tiles, is_newline, full)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "keep", "want"),
+    [
+        ((576,) * 5, 160, [32] * 5),  # the supplement's C.2
+        ((576,) * 4, 160, [32] * 4),
+        ((576,) * 3, 160, [32] * 3),
+        ((576,), 160, [32]),
+        ((576,) * 5, 162, [33, 33, 32, 32, 32]),
+        ((576, 10, 576), 160, [43, 10, 43]),  # a tile cropped to 10 gives 22 to the others
+        ((576,) * 5, 2, [1, 1]),
+        ((576,), 1, [1]),  # never less than a row
+    ],
+)
+def test_tile_scope_shares_equally_and_shrinks_with_the_tiles(sizes, keep, want):
+    shares = share_out(tiled(*sizes), "tile", "drop", Budget(keep))
+    assert [share.rows for share in shares] == want
+
+
+def test_a_share_of_the_tokens_does_not_shrink_again():
+    layout = tiled(100, 100, newlines=20)
+    assert [s.rows for s in share_out(layout, "tile", "drop", Budget(keep_ratio=0.5))] == [55, 55]
+
+
+def test_image_scope_and_newlines():
+    layout = tiled(8, 8, newlines=4)
+    count = {}
+    for newlines in ("drop", "compete", "keep"):
+        method = tokenprune.Method("m", scope="image", newlines=newlines)
+        count[newlines] = [method.n_keep(layout, keep) for keep in (3, 17, 19, 20)]
+    assert count == {"drop": [3, 16, 16, 20], "compete": [3, 17, 19, 20], "keep": [7, 20, 20, 20]}
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any),
+    st.integers(0, 5),
+    st.integers(1, 80),
+    st.sampled_from(["image", "tile"]),
+    st.sampled_from(["drop", "compete", "keep"]),
+)
+def test_select_keeps_exactly_what_n_keep_says(sizes, newlines, keep, scope, policy):
+    layout = tiled(*sizes, newlines=newlines)
+    n = len(layout)
+    tokens = tokenprune.VisualTokens(
+        torch.randn(n, 4, generator=torch.Generator().manual_seed(n)), layout=layout
+    )
+    method = tokenprune.Method("m", selector="diverse", scope=scope, newlines=policy)
+    selection = method.select(tokens, keep)
+    assert len(selection) == method.n_keep(layout, keep)
+    slots = selection.indices.tolist()
+    assert slots == sorted(set(slots)) and 0 <= slots[0] and slots[-1] < n
+    if len(slots) < n and policy == "drop" and newlines:
+        assert not layout.newlines[selection.indices].any()
+    if policy == "keep":
+        assert set(layout.newlines.nonzero().flatten().tolist()) <= set(slots)
+
+
+def test_tiles_are_scored_and_chosen_on_their_own():
+    """Min-max and the first pick happen inside each tile."""
+    layout = tiled(3, 3, full=2)
+    features = torch.eye(6)
+
+    class Given(tokenprune.Scorer):
+        name = "given"
+        needs = frozenset({"given"})
+
+        def score(self, tokens):
+            return tokens.signal("given")
+
+    tokens = tokenprune.VisualTokens(features, {"given": torch.tensor([9.0, 8, 7, 1, 3, 2])}, layout)
+    both = tokenprune.Method("m", scorer=Given(), scope="tile").select(tokens, 2)
+    assert both.indices.tolist() == [0, 4] and both.order.tolist() == [0, 4]
+    assert both.scores.tolist() == [9, 8, 7, 1, 3, 2]
+    one = tokenprune.Method("m", scorer=Given(), scope="image").select(tokens, 2)
+    assert one.indices.tolist() == [0, 1]
+
+
+def test_rows_of_tiles_are_joined_in_the_packed_order():
+    """First tile as it is; then kept rows by slot, leading new rows tile by tile, the other new rows."""
+    shares = [
+        Share(torch.tensor([0, 1, 2]), 3, 0),
+        Share(torch.tensor([3, 5]), 3, 1),
+        Share(torch.tensor([4, 6]), 3, 2),
+    ]
+    rows = [torch.arange(3.0).view(3, 1) + 10 * i for i in range(3)]
+    parts = [
+        Selection(torch.tensor([-1, 1, -1]), features=rows[0]),
+        Selection(torch.tensor([-1, 1, -1]), features=rows[1]),
+        Selection(torch.tensor([-1, 0, -1]), features=rows[2]),
+    ]
+    features = torch.arange(100, 108.0).view(8, 1)
+    joined = join(shares, parts, torch.tensor([7]), features)
+    assert joined.indices.tolist() == [-1, 1, -1, 4, 5, 7, -1, -1, -1, -1]
+    assert joined.features.flatten().tolist() == [0, 1, 2, 21, 11, 107, 10, 20, 12, 22]
