@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -23,7 +23,7 @@ LINE = 1.35  # line height over font size
 def kept_picture(
     image: Image.Image | np.ndarray,
     grid: tuple[int, int],
-    kept: Collection[int] | None,
+    kept: Iterable[int] | None,
     cell: int | None = None,
 ) -> Image.Image:
     """Show which patches of an image were kept: these clear with a thin border, the others faded to grey.
@@ -45,18 +45,19 @@ def kept_picture(
         When a slot lies outside the grid.
     """
     rows, columns = grid
-    outside = sorted(slot for slot in kept or () if not 0 <= slot < rows * columns)
+    slots = None if kept is None else sorted({int(slot) for slot in kept})
+    outside = [slot for slot in slots or () if not 0 <= slot < rows * columns]
     if outside:
         raise ValueError(f"slots {outside} lie outside a grid of {rows} x {columns} patches")
     side = cell or max(4, PICTURE_SIDE // max(rows, columns))
     source = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
     source = source.convert("RGB").resize((columns * side, rows * side), Image.Resampling.BICUBIC)
-    if kept is None:
+    if slots is None:
         return source
     grey = source.convert("L").point(lambda value: round(value + (PAPER - value) * FADE))
     picture = grey.convert("RGB")
     draw = ImageDraw.Draw(picture)
-    for slot in kept:
+    for slot in slots:
         top, left = slot // columns * side, slot % columns * side
         box = (left, top, left + side, top + side)
         picture.paste(source.crop(box), box[:2])

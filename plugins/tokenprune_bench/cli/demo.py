@@ -119,7 +119,8 @@ def _show(results: dict[str, Any], files: list[str]) -> None:
     console.print(terminal_table(results))
     console.print(
         "right %: exact matches ± standard error. KV kB: key-value cache of a prompt. MFLOP: arithmetic of "
-        "the language model's prefill, by formula."
+        "the language model's prefill, by formula. Methods that cut inside the language model process more "
+        "visual tokens before the cut than they keep."
     )
     console.print("Which method is best here (a difference below two standard errors counts as noise):")
     for verdict in results["verdicts"]:

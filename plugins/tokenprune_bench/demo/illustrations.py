@@ -41,7 +41,8 @@ def example_sheet(
         for column, outcome in enumerate(outcomes):
             answered = next(a for a in outcome.answers if (a.scene, a.question) == (number, question))
             side = round(answered.n_visual_before**0.5)
-            picture = kept_picture(scenes[number][0].image, (side, side), answered.kept, CELL)
+            slots = None if answered.kept is None else [slot for slot in answered.kept if slot >= 0]
+            picture = kept_picture(scenes[number][0].image, (side, side), slots, CELL)
             verdict = "right" if answered.is_right else "wrong"
             lines = [f"{question.text} ({question.answer})"] if column == 0 else []
             row.append(captioned(picture, [*lines, f"answer: {answered.text} ({verdict})"], TEXT))

@@ -12,7 +12,7 @@ import tokenprune
 from tokenprune_bench.evaluation import UNPRUNED, Setting, refusal
 
 RECOMMENDED = "zoo-exact"
-METHODS = (RECOMMENDED, "zoo-prune", "divprune", "random", "stride")
+METHODS = (RECOMMENDED, "zoo-prune", "divprune", "visionzip", "fastv", "random")
 BUDGETS = (36, 18, 9)  # a quarter, an eighth and a sixteenth of the embedded model's 144 visual tokens
 FULL_BUDGETS = (108, 72, 48, 36, 24, 18, 12, 9)
 SCENES = 40  # about 520 questions; a standard error of one or two points
@@ -21,20 +21,24 @@ FULL_SCENES = 200
 
 @dataclass(frozen=True)
 class Plan:
-    """Methods and budgets to compare on the first `scenes` held-out scenes.
+    """Settings to compare on the first `scenes` held-out scenes: unpruned, then by budget, largest first.
 
-    `skipped` maps methods that this model cannot use to the reason.
+    `skipped` maps what this model cannot do (a method, or a method at one budget) to the reason.
     """
 
-    methods: tuple[str, ...]
-    budgets: tuple[int, ...]
+    settings: tuple[Setting, ...]
     scenes: int
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
-    def settings(self) -> list[Setting]:
-        """The unpruned model, then every method at every budget, the largest budget first."""
-        return [UNPRUNED, *(Setting(method, keep) for keep in self.budgets for method in self.methods)]
+    def methods(self) -> tuple[str, ...]:
+        """Methods that take part, in order."""
+        return tuple(dict.fromkeys(s.method for s in self.settings if s.method is not None))
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Budgets that take part, the largest first."""
+        return tuple(dict.fromkeys(s.keep for s in self.settings if s.keep is not None))
 
 
 def make_plan(
@@ -50,20 +54,24 @@ def make_plan(
     Parameters
     ----------
     model
-        The unpruned model; methods it cannot use are left out, with the reason.
+        The unpruned model; settings it cannot run under are left out, with the reason.
     full
         All installed methods, more budgets and more scenes.
     methods, budgets, scenes
         Override that choice.
     """
-    wanted = tuple(methods) or (_all_methods() if full else METHODS)
-    reasons = {method: refusal(model, method) for method in dict.fromkeys(wanted)}
-    return Plan(
-        methods=tuple(method for method, reason in reasons.items() if reason is None),
-        budgets=tuple(sorted(set(budgets or (FULL_BUDGETS if full else BUDGETS)), reverse=True)),
-        scenes=scenes or (FULL_SCENES if full else SCENES),
-        skipped={method: reason for method, reason in reasons.items() if reason is not None},
-    )
+    wanted = tuple(dict.fromkeys(methods)) or (_all_methods() if full else METHODS)
+    chosen = sorted(set(budgets or (FULL_BUDGETS if full else BUDGETS)), reverse=True)
+    reasons = {s: refusal(model, s) for s in (Setting(method, keep) for keep in chosen for method in wanted)}
+    skipped: dict[str, str] = {}
+    for method in wanted:
+        refused = {s: reason for s, reason in reasons.items() if s.method == method and reason is not None}
+        if len(refused) == len(chosen) and len(set(refused.values())) == 1:
+            skipped[method] = next(iter(refused.values()))
+        else:
+            skipped.update({s.label: reason for s, reason in refused.items()})
+    settings = (UNPRUNED, *(s for s, reason in reasons.items() if reason is None))
+    return Plan(settings, scenes or (FULL_SCENES if full else SCENES), skipped)
 
 
 def _all_methods() -> tuple[str, ...]:

@@ -24,7 +24,12 @@ def terminal_table(record: Mapping[str, Any]) -> Table:
     """Lay out the results; the most accurate method of each budget stands in bold."""
     families = _families(record)
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=_title(record), title_justify="left"
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+        title=_title(record),
+        title_justify="left",
     )
     table.add_column("method", no_wrap=True)
     for head in ("kept", "right %", *(SHORT.get(f, f) for f in families), "KV kB", "MFLOP"):

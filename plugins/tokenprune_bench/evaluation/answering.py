@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tokenprune import PruningHandle
+from tokenprune import ImageReport, PruningHandle
 from tokenprune_bench.evaluation.kv_cache import kv_cache_bytes
 from tokenprune_bench.evaluation.prompts import tokenized
 from tokenprune_bench.scenes import Question, Scene
@@ -33,15 +33,15 @@ class Batch:
 class Answered:
     """One question answered.
 
-    `rows` enter the language model's layers, `n_visual` of them visual, out of `n_visual_before`; `kept` are
-    the slots that were kept, None where the image was left alone. `kv_bytes` is the question's share of what
-    the cache held for its batch after the prefill.
+    `rows` enter each of the language model's layers; `n_visual` of the image's `n_visual_before` are left in
+    the end, and `kept` are their slots (-1: a made row), None where the image was left alone. `kv_bytes` is
+    the question's share of what the cache held for its batch after the prefill.
     """
 
     scene: int
     question: Question
     text: str
-    rows: int
+    rows: tuple[int, ...]
     n_visual: int
     n_visual_before: int
     kv_bytes: float
@@ -87,26 +87,29 @@ def answer_batch(
     texts = processor.batch_decode(output[:, length:], skip_special_tokens=True)
     lengths = inputs["attention_mask"].sum(1).tolist()
     visual = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
+    n_layers = model.config.text_config.num_hidden_layers
     report = None if handle is None else handle.last
     if report is None:
         value_bytes = model.get_input_embeddings().weight.element_size()
         share = float(kv_cache_bytes(model.config.text_config, length, value_bytes))
-        kept: dict[int, tuple[int, ...] | None] = {}
-        after = dict(enumerate(visual))
+        images: dict[int, ImageReport] = {}
     else:
         share = report.kv_bytes / len(batch.items)
-        kept = {i.row: None if i.kept is None else tuple(i.kept[i.kept >= 0].tolist()) for i in report.images}
-        after = {image.row: image.n_after for image in report.images}
-    return [
-        Answered(
-            scene=scene,
-            question=question,
-            text=texts[row].strip(),
-            rows=lengths[row] - visual[row] + after[row],
-            n_visual=after[row],
-            n_visual_before=visual[row],
-            kv_bytes=share,
-            kept=kept.get(row),
+        images = {image.row: image for image in report.images}
+    answers = []
+    for row, (scene, question) in enumerate(batch.items):
+        image = images.get(row)
+        entering = [visual[row]] * n_layers if image is None else image.rows_entering(n_layers)
+        answers.append(
+            Answered(
+                scene=scene,
+                question=question,
+                text=texts[row].strip(),
+                rows=tuple(lengths[row] - visual[row] + n for n in entering),
+                n_visual=visual[row] if image is None else image.n_after,
+                n_visual_before=visual[row],
+                kv_bytes=share,
+                kept=None if image is None or image.kept is None else tuple(image.kept.tolist()),
+            )
         )
-        for row, (scene, question) in enumerate(batch.items)
-    ]
+    return answers

@@ -37,10 +37,10 @@ class Setting:
 UNPRUNED = Setting()
 
 
-def refusal(model: nn.Module, method: str) -> str | None:
-    """Why this model cannot use a method, None when it can. The model is left as it was."""
+def refusal(model: nn.Module, setting: Setting) -> str | None:
+    """Why this model cannot run under a setting, None when it can. The model is left as it was."""
     try:
-        tokenprune.apply(model, method=method, keep=1).remove()
-    except tokenprune.IncompatibleError as error:
+        with setting.applied(model):
+            return None
+    except (tokenprune.IncompatibleError, tokenprune.BudgetError) as error:
         return str(error)
-    return None

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arithmetic and cache sizes: the formulas against PyTorch's own counts and a real cache."""
+
+import pytest
+import torch
+from tokenprune_bench.evaluation import Answered, kv_cache_bytes, mean_costs, prefill_flops
+from tokenprune_bench.scenes import Question
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+ROWS = 17
+
+
+def config(kv_heads=4, **other):
+    return LlamaConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        vocab_size=50,
+        **other,
+    )
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_operations_are_what_pytorch_counts(attention, kv_heads):
+    model = LlamaForCausalLM._from_config(config(kv_heads), attn_implementation=attention).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.arange(ROWS)[None], logits_to_keep=1)
+    assert prefill_flops(model.config, ROWS) == counter.get_total_flops()
+
+
+def test_rows_may_differ_from_layer_to_layer():
+    c = config()
+    last = 2 * 64 * 50
+    alone = [prefill_flops(c, n) - last for n in (17, 17, 5)]
+    assert prefill_flops(c, (17, 17, 5)) - last == sum(alone) // 3
+    assert prefill_flops(c, [17] * 3) == prefill_flops(c, 17)
+
+
+def test_rows_for_the_wrong_number_of_layers_are_refused():
+    with pytest.raises(ValueError, match="2 numbers of rows for 3 layers"):
+        prefill_flops(config(), [17, 5])
+    with pytest.raises(ValueError, match="4 numbers of rows for 3 layers"):
+        kv_cache_bytes(config(), [1] * 4, 4)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("head_dim", [None, 24])
+def test_cache_bytes_are_those_of_a_real_cache(kv_heads, head_dim):
+    c = config(kv_heads, **({} if head_dim is None else {"head_dim": head_dim}))
+    model, cache = LlamaForCausalLM(c).eval(), DynamicCache(config=c)
+    with torch.no_grad():
+        model(torch.arange(ROWS)[None], past_key_values=cache)
+    real = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    assert kv_cache_bytes(c, ROWS, 4) == real
+
+
+def test_costs_are_means_over_questions():
+    c = config()
+    question = Question("counting", "how many ?", "1")
+    answers = [
+        Answered(0, question, "1", (10,) * 3, 4, 9, 100.0),
+        Answered(1, question, "1", (20,) * 3, 8, 9, 300.0),
+    ]
+    costs = mean_costs(answers, c)
+    assert costs.visual_tokens == 6
+    assert costs.kv_bytes == 200
+    assert costs.prefill_flops == (prefill_flops(c, 10) + prefill_flops(c, 20)) / 2
+
+
+def test_costs_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="at least one answer"):
+        mean_costs([], config())
