@@ -46,9 +46,9 @@ class LlavaAdapter(TransformersAdapter):
         signals: dict[str, ImageSignal] = {"pre_features": self._pre_features}
         if self.vision_attention() is not None:
             signals |= {
-                "cls_attention": clip_signals.cls_attention,
-                "received_attention": clip_signals.received_attention,
-                "key_metric": clip_signals.key_metric,
+                "cls_attention": self._cls_attention,
+                "received_attention": self._received_attention,
+                "key_metric": self._key_metric,
                 "cls_hidden": self._cls_hidden,
             }
         return signals
@@ -66,15 +66,40 @@ class LlavaAdapter(TransformersAdapter):
         side = round(n**0.5)
         return Layout((1, side, side) if side * side == n else (1, 1, n))
 
+    # one call encodes all images, (images or tiles, N, D_v); how its rows become an image's tokens is what
+    # models with tiles change
+
+    def tiles(self, encoded: Encoded, number: int) -> range:
+        """Which tower images belong to an image of the prompt."""
+        return range(number, number + 1)
+
+    def token_rows(self, encoded: Encoded, number: int, rows: Tensor) -> Tensor:
+        """Rows of an image's tower images (tiles, N, ...) as its tokens (N, ...)."""
+        return rows[0]
+
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
-        """Tower rows of one image without the class token, (N, D_v)."""
-        return encoded.seen.projector_inputs[0][number]
+        """Tower rows without the class token, (N, D_v)."""
+        tiles = self.tiles(encoded, number)
+        return self.token_rows(encoded, number, encoded.seen.projector_inputs[0][tiles.start : tiles.stop])
+
+    def _cls_attention(self, encoded: Encoded, number: int) -> Tensor:
+        rows = clip_signals.cls_attention(encoded, self.tiles(encoded, number))
+        return self.token_rows(encoded, number, rows.mT).mT  # (H, N)
+
+    def _received_attention(self, encoded: Encoded, number: int) -> Tensor:
+        rows = clip_signals.received_attention(encoded, self.tiles(encoded, number))
+        return self.token_rows(encoded, number, rows)
+
+    def _key_metric(self, encoded: Encoded, number: int) -> Tensor:
+        rows = clip_signals.key_metric(encoded, self.tiles(encoded, number))
+        return self.token_rows(encoded, number, rows)
 
     def _cls_hidden(self, encoded: Encoded, number: int) -> Tensor:
-        """The class token's row of the layer that is projected, (1, D_v)."""
+        """The class token's row of the layer that is projected, (tiles, D_v)."""
+        tiles = self.tiles(encoded, number)
         states = encoded.seen.tower_outputs[0].hidden_states
-        row: Tensor = states[self.model.config.vision_feature_layer][number, :1]
-        return row
+        rows: Tensor = states[self.model.config.vision_feature_layer][tiles.start : tiles.stop, 0]
+        return rows
 
 
 @tokenprune.hookimpl

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLaVA-NeXT (LLaVA-1.6) in transformers (`LlavaNextForConditionalGeneration`).
+
+Checked with transformers 5.17 and 5.23. An image is a base view and tiles laid out on a canvas; what the
+padding of the picture covered is cut off, and each row of the canvas ends in a newline token.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import tokenprune
+from tokenprune import Layout
+
+from .llava import LlavaAdapter
+from .transformers.capture import Encoded
+
+
+class LlavaNextAdapter(LlavaAdapter):
+    """LLaVA-NeXT: LLaVA with tiles."""
+
+    name: ClassVar[str] = "llava-next"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether this is transformers' LlavaNextForConditionalGeneration (subclasses too)."""
+        return any(base.__name__ == "LlavaNextForConditionalGeneration" for base in type(model).__mro__)
+
+    def layout(self, encoded: Encoded, number: int) -> Layout:
+        """Tile of each token, newline tokens (they belong to the tile before them), the full tile count."""
+        rows = self._row_numbers(encoded, number)
+        is_newline = rows == 0
+        tile = torch.where(is_newline, -1, (rows - 1) // self._patches).cummax(0).values
+        side = self.model.config.vision_config.image_size
+        full = max(h // side * (w // side) for h, w in self.model.config.image_grid_pinpoints) + 1
+        return Layout((1, 1, len(rows)), tile, is_newline, full)
+
+    def tiles(self, encoded: Encoded, number: int) -> range:
+        """The base view, then the tiles row by row."""
+        counts = self._tile_counts(encoded)
+        return range(sum(counts[:number]), sum(counts[: number + 1]))
+
+    def token_rows(self, encoded: Encoded, number: int, rows: Tensor) -> Tensor:
+        """Rows of the tiles in the order of the packed tokens; newline tokens get zeros."""
+        flat = rows.flatten(0, 1)
+        flat = torch.cat([flat.new_zeros(1, *flat.shape[1:]), flat])
+        return flat[self._row_numbers(encoded, number).to(flat.device)]
+
+    @property
+    def _patches(self) -> int:
+        """Tokens of one tile."""
+        vision = self.model.config.vision_config
+        side: int = vision.image_size // vision.patch_size
+        return side * side
+
+    def _tile_counts(self, encoded: Encoded) -> list[int]:
+        """Tower images of each image."""
+        config = self.model.config
+        count: Any = sys.modules[type(self.inner).__module__].image_size_to_num_patches
+        return [
+            count(
+                image_size=size,
+                grid_pinpoints=config.image_grid_pinpoints,
+                patch_size=config.vision_config.image_size,
+            )
+            for size in encoded.arguments["image_sizes"]
+        ]
+
+    def _row_numbers(self, encoded: Encoded, number: int) -> Tensor:
+        """For each token of an image the patch it shows, counted from 1 through its tiles; 0: a newline.
+
+        The model's own packing is pure rearrangement: it is asked to pack row numbers.
+        """
+        n_tiles = len(self.tiles(encoded, number))
+        numbers = torch.arange(1, n_tiles * self._patches + 1, dtype=torch.float64).view(n_tiles, -1, 1)
+        sizes = encoded.arguments["image_sizes"][number : number + 1]
+        packed, _ = self.inner.pack_image_features([numbers], sizes, "default", numbers.new_zeros(1))
+        rows: Tensor = packed[0].squeeze(-1).long()
+        return rows
+
+
+@tokenprune.hookimpl
+def tokenprune_adapters() -> list[type[tokenprune.ModelAdapter]]:
+    """Deliver the adapter."""
+    return [LlavaNextAdapter]

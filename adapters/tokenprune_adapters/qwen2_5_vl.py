@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2.5-VL in transformers (`Qwen2_5_VLForConditionalGeneration`), images and video.
+
+Checked with transformers 5.17 and 5.23. The tower works on patches in window order; four patches are merged
+into each token, and the merger normalises every patch on its own. Positions have three axes and stay as they
+are: kept tokens keep theirs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import tokenprune
+from tokenprune import Layout, LinearForm, Projector
+from tokenprune.projector import in_float32, two_layer_form
+
+from .transformers.capture import Encoded
+from .transformers.tap import attention_probabilities
+from .transformers.vlm import ImageSignal, TransformersAdapter
+
+
+class Qwen25VLAdapter(TransformersAdapter):
+    """Qwen2.5-VL: any resolution, window attention, a merger, rotary positions with three axes."""
+
+    name: ClassVar[str] = "qwen2.5-vl"
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether this is transformers' Qwen2_5_VLForConditionalGeneration (subclasses too)."""
+        return any(base.__name__ == "Qwen2_5_VLForConditionalGeneration" for base in type(model).__mro__)
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Only the original ones: a grid of positions cannot be closed up."""
+        return ("original",)
+
+    @property
+    def vision_tower(self) -> Any:
+        """The vision tower."""
+        return self.inner.visual
+
+    @property
+    def projector_module(self) -> nn.Module:
+        """The merger."""
+        module: nn.Module = self.vision_tower.merger
+        return module
+
+    def vision_attention(self) -> nn.Module:
+        """Attention of the last block that sees the whole picture."""
+        tower = self.vision_tower
+        attention: nn.Module = tower.blocks[max(tower.fullatt_block_indexes)].attn
+        return attention
+
+    def image_signals(self) -> Mapping[str, ImageSignal]:
+        """Merger inputs; attention and keys averaged over each token's patches. There is no class token."""
+        return {
+            "pre_features": self._pre_features,
+            "received_attention": self._received_attention,
+            "key_metric": self._key_metric,
+        }
+
+    def projector(self) -> Projector:
+        """The merger, rows (N, P, D_v); with its closed form where its weights can be read."""
+        module: Any = self.projector_module
+        run = in_float32(module)
+
+        def form() -> LinearForm | None:
+            plain = two_layer_form(module.mlp[0], module.mlp[1], module.mlp[2])
+            if plain is None:
+                return None
+            weight, eps = module.ln_q.weight.detach().float(), float(module.ln_q.variance_epsilon)
+            return LinearForm(plain.W1, plain.b1, plain.act, plain.W2, plain.b2, weight, eps)
+
+        return Projector(lambda rows: run(rows.flatten(0, -2)), form)
+
+    def layout(self, encoded: Encoded, number: int) -> Layout:
+        """Frames, rows and columns of tokens."""
+        t, h, w = self._grids(encoded)[number].tolist()
+        merge = self.vision_tower.spatial_merge_size
+        return Layout((t, h // merge, w // merge))
+
+    def _grids(self, encoded: Encoded) -> Tensor:
+        """Frames, rows and columns of patches of each image or video, (images, 3)."""
+        names = ("image_grid_thw", "video_grid_thw")
+        grids: Tensor = next(g for g in map(encoded.arguments.get, names) if g is not None)
+        return grids
+
+    def _in_token_order(self, encoded: Encoded, number: int, patches: Tensor) -> Tensor:
+        """Rows of all patches in window order (M, ...) -> one image's tokens' patches (N, P, ...)."""
+        tower, grids = self.vision_tower, self._grids(encoded)
+        window: Any = sys.modules[type(tower).__module__].get_vision_window_index
+        index, _ = window(
+            grids,
+            spatial_merge_size=tower.spatial_merge_size,
+            window_size=tower.window_size,
+            patch_size=tower.patch_size,
+            kwargs={},
+        )
+        order = torch.as_tensor(index, device=patches.device).argsort()
+        tokens = patches.view(len(order), -1, *patches.shape[1:])[order]
+        start = sum(encoded.lengths[:number])
+        return tokens[start : start + encoded.lengths[number]]
+
+    def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
+        """Merger inputs, (N, P, D_v)."""
+        return self._in_token_order(encoded, number, encoded.seen.projector_inputs[0])
+
+    def _received_attention(self, encoded: Encoded, number: int) -> Tensor:
+        """Attention received in its frame, mean over heads, queries and the token's patches, (N,)."""
+        calls = encoded.seen.attention  # one a frame, or one for all
+        query, key = torch.cat([q for q, _, _ in calls], 2)[0], torch.cat([k for _, k, _ in calls], 2)[0]
+        scaling = calls[0][2]
+        frames = [h * w for t, h, w in self._grids(encoded).tolist() for _ in range(t)]
+        received = []
+        for q, k in zip(torch.split(query, frames, 1), torch.split(key, frames, 1), strict=True):
+            allowed = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
+            received.append(attention_probabilities(q, k, allowed, scaling).mean((0, 1)))
+        return self._in_token_order(encoded, number, torch.cat(received)).mean(1)
+
+    def _key_metric(self, encoded: Encoded, number: int) -> Tensor:
+        """Keys, mean over heads and the token's patches, (N, d_head)."""
+        keys = torch.cat([call[1] for call in encoded.seen.attention], 2)[0].mean(0)
+        return self._in_token_order(encoded, number, keys).mean(1)
+
+
+@tokenprune.hookimpl
+def tokenprune_adapters() -> list[type[tokenprune.ModelAdapter]]:
+    """Deliver the adapter."""
+    return [Qwen25VLAdapter]
