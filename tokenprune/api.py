@@ -87,6 +87,8 @@ def apply(
     cuts = []
     for one, rows in zip(methods, budgets, strict=True):
         one = place(one, stage, layer, schedule, len(methods), adapter)
+        if one.positions not in adapter.positions:  # the paper's choice, on a model that has none
+            one = one.with_options(positions=None)
         one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
         cuts.append(Cut(seeded(one, seed), rows, min_tokens))
         adapter.check(cuts[-1])

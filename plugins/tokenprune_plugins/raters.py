@@ -48,11 +48,9 @@ class RaterScorer(tokenprune.Scorer):
         rows = rater_rows(tokens.signal("text_embeds"), tokens.signal("input_features"))
         attention = tokens.signal("attention_rows")(attention_layer(tokens, -1), rows).float()  # (H, R, N)
         if self.undo_rotary:
-            rotary, queries = tokens.signal("rotary"), tokens.signal("text_position_ids")
-            if queries.ndim != 1:
-                raise tokenprune.IncompatibleError("undo_rotary is for models with one position a token")
+            rotary, queries = tokens.signal("rotary"), tokens.signal("text_position_ids")  # (T,) or (3, T)
             attention = attention / rotary_envelope(
-                rotary(queries[rows]), rotary(tokens.signal("position_ids"))
+                rotary(queries[..., rows]), rotary(tokens.signal("position_ids"))
             )
         if self.n_heads is not None:
             attention = attention[top_slots(attention.sum((-1, -2)), self.n_heads)]
