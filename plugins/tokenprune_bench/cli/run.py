@@ -13,6 +13,8 @@ from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
 from tokenprune_bench.cli.models import Device, Precision, load_model
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     import tokenprune
 
 
@@ -46,6 +48,7 @@ def run(
         import tokenprune
         from tokenprune_bench.cli.budgets import budget
         from tokenprune_bench.cli.images import check_writable, open_image, save_image
+        from tokenprune_bench.pictures import captioned
 
         kept = budget(keep, keep_ratio)
         strategy = _strategy(method, scorer, selector)
@@ -63,15 +66,15 @@ def run(
             raise BadInputError("no visual token reached the language model, so nothing was pruned")
         if model is None:
             _warn_of_unknown_words(processor, prompt)
-        if save is not None:
-            save_image(_kept_picture(processor, inputs, report, [prompt, f"{answer} ({name})"]), save)
         if as_json:
             typer.echo(json.dumps(_record(answer, name, report), indent=2))
         else:
             typer.echo(answer)
             typer.echo(f"{name}: {report}")
-            if save is not None:
-                typer.echo(f"picture of the kept tokens: {save}")
+        if save is not None:
+            drawn = _kept_picture(processor, picture, inputs["pixel_values"], report.images[0])
+            save_image(captioned(drawn, [prompt, f"{answer} ({name})"]), save)
+            typer.echo(f"picture of the kept tokens: {save}", err=as_json)
 
 
 def _strategy(method: str | None, scorer: str | None, selector: str | None) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def _strategy(method: str | None, scorer: str | None, selector: str | None) -> d
 
 
 def _answer(
-    network: Any, processor: Any, picture: Any, prompt: str, max_new_tokens: int
+    network: Any, processor: Any, picture: Image, prompt: str, max_new_tokens: int
 ) -> tuple[dict[str, Any], str]:
     """Model inputs, and the answer they get."""
     from tokenprune_bench.evaluation import tokenized
@@ -117,22 +120,18 @@ def _warn_of_unknown_words(processor: Any, prompt: str) -> None:
         )
 
 
-def _kept_picture(
-    processor: Any, inputs: dict[str, Any], report: tokenprune.PruningReport, lines: list[str]
-) -> Any:
-    from tokenprune_bench.pictures import captioned, kept_picture
+def _kept_picture(processor: Any, picture: Image, pixels: Any, kept: tokenprune.ImageReport) -> Image:
+    """Draw the kept patches on the picture as the model sees it, which may be cropped."""
+    from tokenprune_bench.pictures import kept_picture
     from tokenprune_bench.seen_image import seen_image
 
-    only = report.images[0]
-    frames, rows, columns = only.layout.grid
-    pixels = inputs["pixel_values"]
-    if frames != 1 or only.layout.tiles is not None or pixels.ndim != 4:
-        raise BadInputError(
-            "--save draws images with a single grid of tokens; this model cuts images into tiles"
-        )
-    slots = None if only.kept is None else [slot for slot in only.kept.tolist() if slot >= 0]
-    seen = seen_image(processor.image_processor, pixels[0])
-    return captioned(kept_picture(seen, (rows, columns), slots), lines)
+    frames, rows, columns = kept.layout.grid
+    if frames != 1 or kept.layout.tiles is not None:
+        raise BadInputError("--save draws models that see a picture whole; this one cuts it into tiles")
+    slots = None if kept.kept is None else [slot for slot in kept.kept.tolist() if slot >= 0]
+    is_view = pixels.ndim == 4  # (1, 3, S, S); packed patches, (patches, values), are of the whole picture
+    seen = seen_image(processor.image_processor, pixels[0]) if is_view else picture
+    return kept_picture(seen, (rows, columns), slots)
 
 
 def _record(answer: str, name: str, report: tokenprune.PruningReport) -> dict[str, Any]:

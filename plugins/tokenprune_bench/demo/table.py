@@ -67,7 +67,7 @@ def _families(record: Mapping[str, Any]) -> list[str]:
 def _cells(result: Mapping[str, Any], families: Sequence[str]) -> list[str]:
     accuracy = result["accuracy"]
     error = accuracy["standard_error"]
-    spread = "" if error is None else f" ±{100 * error:.1f}"
+    spread = "" if error is None else f"±{100 * error:.1f}"
     return [
         result["method"] or "unpruned",
         f"{result['visual_tokens']:.0f}",
