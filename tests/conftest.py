@@ -10,7 +10,8 @@ import torch
 
 import tokenprune
 
-hypothesis.settings.register_profile("tokenprune", deadline=None)  # no test measures time
+# no test measures time; the same examples every run (float32 against float64: one pick in 10^5 is a near tie)
+hypothesis.settings.register_profile("tokenprune", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tokenprune")
 torch.set_num_threads(1)  # tensors are tiny here: threads would only wait for each other
 

@@ -77,9 +77,12 @@ def test_with_fewer_heads_than_14_all_count():
     torch.testing.assert_close(scores, attention[:, rows].mean((0, 1)))
 
 
-def test_positions_of_several_axes_are_refused():
+def test_positions_of_several_axes_are_left_to_the_models_rotary_embedding():
     tokens, _ = plus_tokens()
     signals = {name: tokens.signal(name) for name in tokens.provides}
-    signals["text_position_ids"] = torch.arange(9).expand(3, 9)
-    with pytest.raises(tokenprune.IncompatibleError, match="one position a token"):
-        RaterScorer(undo_rotary=True).score(tokenprune.VisualTokens(tokens.features, signals, layer=3))
+    for name in ("position_ids", "text_position_ids"):
+        signals[name] = torch.stack([torch.zeros_like(signals[name]), signals[name]])
+    signals["rotary"] = lambda positions: rotary_of(16)(positions[1])
+    of_axes = tokenprune.VisualTokens(tokens.features, signals, layer=3)
+    scorer = RaterScorer(undo_rotary=True)
+    assert torch.equal(scorer.score(of_axes), scorer.score(tokens.before_layer(3)))

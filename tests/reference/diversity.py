@@ -11,12 +11,21 @@ def cosine_distance(features):
     return 1 - unit @ unit.T
 
 
-def divprune(features, keep):
-    """Start with the token farthest from its nearest neighbour; then the farthest from all chosen."""
+def isolation(features):
+    """Distance of each token to its nearest neighbour."""
     distance = cosine_distance(features)
     n = len(distance)
-    nearest = [min(distance[i][j] for j in range(n) if j != i) if n > 1 else 0.0 for i in range(n)]
-    chosen = [int(np.argmax(nearest))]
+    return [min(distance[i][j] for j in range(n) if j != i) if n > 1 else 0.0 for i in range(n)]
+
+
+def divprune(features, keep, first=None):
+    """Start with the token farthest from its nearest neighbour; then the farthest from all chosen.
+
+    Two tokens can be each other's nearest and tie to the last bit: `first` then says which of them starts.
+    """
+    distance = cosine_distance(features)
+    n = len(distance)
+    chosen = [int(np.argmax(isolation(features))) if first is None else first]
     while len(chosen) < keep:
         gain = [-np.inf if i in chosen else min(distance[i][j] for j in chosen) for i in range(n)]
         chosen.append(int(np.argmax(gain)))
