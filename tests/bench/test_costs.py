@@ -29,7 +29,10 @@ def test_operations_are_what_pytorch_counts(attention, kv_heads):
     model = LlamaForCausalLM._from_config(config(kv_heads), attn_implementation=attention).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.arange(ROWS)[None], logits_to_keep=1)
-    assert prefill_flops(model.config, ROWS) == counter.get_total_flops()
+    counts = counter.get_flop_counts()
+    # transformers 5.17 makes the rotary table by a matrix product, later ones do not; it is no layer's work
+    rotary = sum(sum(c.values()) for module, c in counts.items() if module.endswith("rotary_emb"))
+    assert prefill_flops(model.config, ROWS) == counter.get_total_flops() - rotary
 
 
 def test_rows_may_differ_from_layer_to_layer():
