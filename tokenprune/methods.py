@@ -7,6 +7,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .budget import Budget
 from .errors import IncompatibleError, PluginError
 from .registry import default_registry
@@ -131,26 +134,34 @@ class Method:
         budget, layout = keep if isinstance(keep, Budget) else Budget(keep), tokens.layout
         if budget.rows(len(tokens)) >= len(tokens) or (layout.tiles is None and layout.newlines is None):
             rows = min(method.n_keep(layout, budget), len(tokens))
-            return method._select_from(tokens, rows)
+            return method._choose(tokens, method._score(tokens), rows)
         if tokens.is_batch:
             raise IncompatibleError("tiled images are taken one at a time, (N, D), not as a stack")
         shares = share_out(layout, self.scope, self.newlines, budget)
+        scores = method._score(tokens.part(torch.cat([share.slots for share in shares])))  # tiles together
+        own = [None] * len(shares) if scores is None else scores.split([len(share.slots) for share in shares])
         selections = [
-            method._select_from(tokens.part(share.slots, share.tile), share.rows) for share in shares
+            method._choose(tokens.part(share.slots, share.tile), part, share.rows)
+            for share, part in zip(shares, own, strict=True)
         ]
         return join(shares, selections, kept_newlines(layout, self.newlines), tokens.features)
 
-    def _select_from(self, tokens: VisualTokens, keep: int) -> Selection:
-        """Score and choose among tokens that all compete, with parts resolved."""
-        scorer, selector, reducer = self.scorer, self.selector, self.reducer
-        if not isinstance(scorer, Scorer) or not isinstance(selector, Selector):
-            raise IncompatibleError(f"method {self.name!r} lacks a scorer or a selector")
+    def _score(self, tokens: VisualTokens) -> Tensor | None:
+        """Score tokens, with parts resolved."""
+        scorer = self.scorer
+        assert isinstance(scorer, Scorer)
         scores = scorer.score(tokens)
         if scores is not None and scores.shape != tokens.features.shape[:-1]:
             raise PluginError(
                 f"scorer {scorer.name!r} ({type(scorer).__module__}) returned scores of shape "
                 f"{tuple(scores.shape)} for {tuple(tokens.features.shape[:-1])} tokens"
             )
+        return scores
+
+    def _choose(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
+        """Choose among tokens that all compete, with parts resolved."""
+        selector, reducer = self.selector, self.reducer
+        assert isinstance(selector, Selector)
         if keep == len(tokens):  # everything stays: nothing to reduce
             reducer = None
         n_selected = reducer.n_selected(keep, len(tokens)) if isinstance(reducer, Reducer) else keep

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ class LinearForm:
     b2: Tensor | None
     norm_weight: Tensor | None = None
     norm_eps: float = 1e-6
+    _derived: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def derived(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what `compute` makes of the weights, computed once and kept as long as this form is."""
+        if name not in self._derived:
+            self._derived[name] = compute()
+        return self._derived[name]
 
     def hidden(self, rows: Tensor) -> Tensor:
         """Pre-activations W1 norm(x) + b1.

@@ -9,6 +9,7 @@ Jacobian at the token. With M(x) = W2 act(W1 x + b1) + b2 and g = act'(W1 x + b1
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,9 +30,16 @@ class ZooExactScorer(tokenprune.Scorer):
     Closed form for linear -> activation -> linear, with or without an RMS norm in front (mergers of several
     patches too); for any other projector the Jacobian's columns by forward-mode derivatives, one for each
     input coordinate.
+
+    Parameters
+    ----------
+    low_memory
+        Build the quadratic form anew for each image instead of keeping it: P D_h^2 float32 numbers (64 MB at
+        D_h = 4096; with a norm in front D_h^2 more), which cost 2 D_h^2 (D + D_v) multiplications to make.
     """
 
     name: ClassVar[str] = "zoo-exact"
+    low_memory: bool = False
     batched: ClassVar[bool] = True
 
     @property
@@ -49,9 +57,9 @@ class ZooExactScorer(tokenprune.Scorer):
         if form is None:
             squared = squared_jacobian_by_jvp(tokens.projector, flat)
         elif form.norm_weight is None:
-            squared = squared_jacobian(form, flat)
+            squared = squared_jacobian(form, flat, not self.low_memory)
         else:
-            squared = squared_jacobian_with_norm(form, flat)
+            squared = squared_jacobian_with_norm(form, flat, not self.low_memory)
         return flatten_equal((squared.clamp(min=0) / flat[0].numel()).sqrt().view(shape))
 
 
@@ -62,14 +70,19 @@ def act_slope(act: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
         return torch.autograd.grad(act(at).sum(), at)[0]
 
 
-def squared_jacobian(form: tokenprune.LinearForm, rows: Tensor) -> Tensor:
+def squared_jacobian(form: tokenprune.LinearForm, rows: Tensor, keep: bool = True) -> Tensor:
     """|| J ||_F^2 at each row (N, D_v) -> (N,), without a norm: g^T ((W2^T W2) o (W1 W1^T)) g."""
     slope = act_slope(form.act, form.hidden(rows))  # g, (N, D_h)
-    quadratic = (form.W2.mT @ form.W2) * (form.W1 @ form.W1.mT)  # (D_h, D_h)
+    quadratic = _made(form, keep, "quadratic", lambda: _mixed(form.W2.mT @ form.W2, form.W1))
     return ((slope @ quadratic) * slope).sum(-1)
 
 
-def squared_jacobian_with_norm(form: tokenprune.LinearForm, rows: Tensor) -> Tensor:
+def _made(form: tokenprune.LinearForm, keep: bool, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    """What is computed of the weights alone, (D_h, D_h); kept with the form or not."""
+    return form.derived(f"zoo-exact {name}", compute) if keep else compute()
+
+
+def squared_jacobian_with_norm(form: tokenprune.LinearForm, rows: Tensor, keep: bool = True) -> Tensor:
     """|| J ||_F^2 at each row (N, P, D_v) or (N, D_v) -> (N,) with an RMS norm of each patch row.
 
     With r_p = rms(x_p), x^_p = x_p / (sqrt(D_v) r_p) and A_p = W2 diag(g) W1_p diag(w):
@@ -78,7 +91,7 @@ def squared_jacobian_with_norm(form: tokenprune.LinearForm, rows: Tensor) -> Ten
     rows = rows.unsqueeze(1) if rows.ndim == 2 else rows
     n, patches, width = rows.shape
     slope = act_slope(form.act, form.hidden(rows))
-    outer = form.W2.mT @ form.W2  # W2^T W2, (D_h, D_h)
+    outer = _made(form, keep, "outer", lambda: form.W2.mT @ form.W2)  # W2^T W2, (D_h, D_h)
     first = form.W1.view(-1, patches, width)
     if form.norm_weight is not None:
         first = first * form.norm_weight
@@ -87,11 +100,18 @@ def squared_jacobian_with_norm(form: tokenprune.LinearForm, rows: Tensor) -> Ten
     total = torch.zeros(n, device=rows.device, dtype=rows.dtype)
     for p in range(patches):
         block = first[:, p]  # W1_p diag(w), (D_h, D_v)
-        whole = ((slope @ (outer * (block @ block.mT))) * slope).sum(-1)
+        mixed = functools.partial(_mixed, outer, block)
+        quadratic = _made(form, keep, f"quadratic {p}", mixed)
+        whole = ((slope @ quadratic) * slope).sum(-1)
         along = slope * (unit[:, p] @ block.mT)  # g o (W1_p x^_p), (N, D_h)
         radial = ((along @ outer) * along).sum(-1)
         total += (whole - (2 - unit[:, p].square().sum(-1)) * radial) / rms[:, p].square()
     return total
+
+
+def _mixed(outer: Tensor, block: Tensor) -> Tensor:
+    """(W2^T W2) o (W1_p W1_p^T), (D_h, D_h)."""
+    return outer * (block @ block.mT)
 
 
 def squared_jacobian_by_jvp(projector: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

@@ -39,3 +39,16 @@ def test_the_official_half_precision_difference_would_not(request):
     u = torch.nn.functional.normalize(torch.randn(1024, generator=generator), dim=0)
     moved = (x + (0.01 * u).bfloat16()) != x
     assert moved.float().mean() < 0.2
+
+
+def test_scores_follow_the_weights():
+    """What is derived from the projector's weights is made anew when they change under a handle."""
+    model = tiny_models.llava()
+    inputs = llava_inputs((3, "I", 5))
+    with tokenprune.apply(model, keep=5) as handle:
+        model(**inputs)
+        before = handle.last.images[0].scores
+        model.model.multi_modal_projector.linear_2.weight.mul_(2)
+        model(**inputs)
+        after = handle.last.images[0].scores
+    torch.testing.assert_close(after, 2 * before)

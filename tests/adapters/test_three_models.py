@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The promises on LLaVA, LLaVA-NeXT and Qwen2.5-VL x every method x every way to call them."""
 
+import copy
+
 import pytest
 import tiny_models
 import torch
-from model_cases import MODELS, SECOND, Case
+from model_cases import MODELS, ROWS, SECOND, Case
 from packaging.version import Version
 from transformers import __version__ as transformers_version
 
@@ -99,44 +101,57 @@ def test_static_cache_beams_and_sampling(name, method):
         assert torch.equal(case.model.generate(**one[0], do_sample=True, **options), first)
 
 
-@pytest.mark.parametrize(("name", "method"), PAIRS)
-def test_a_second_turn_with_a_new_image(name, method):
-    """On the same cache, in a padded batch, as for each row alone."""
+SECOND_TURNS = [
+    (name, method, (4,) if with_text else SECOND[name])
+    for name, method in PAIRS
+    for with_text in (True, False)
+    if with_text or name != "qwen"  # see test_stock_qwen_takes_no_new_image_on_a_cache
+]
+
+
+@pytest.mark.parametrize(("name", "method", "second"), SECOND_TURNS)
+def test_a_second_turn_on_the_same_cache(name, method, second):
+    """With text, or with a new image; in a padded batch as for each row alone."""
     case = Case(name)
-    first = case.inputs((3, *case.batch()[1][0][1:]), (5, *case.batch()[1][0][1:]))
-    more = case.inputs(SECOND[name], SECOND[name], seed=5)
+    picture = ROWS[name][0][1:]
+    first, more = case.inputs((3, *picture), (5, *picture)), case.inputs(second, second, seed=5)
 
     def two_turns(one, two):
         out, _ = generated(case.model, one)
         ids = torch.cat([out.sequences, two[0]["input_ids"][:, 1:]], 1)
         ones = torch.ones(len(ids), ids.shape[1] - one[0]["input_ids"].shape[1], dtype=torch.long)
-        inputs = {k: v for k, v in two[0].items() if k not in ("input_ids", "attention_mask")}
+        inputs = {k: v for k, v in two[0].items() if k in ("pixel_values", "image_sizes")}
         inputs |= {"input_ids": ids, "attention_mask": torch.cat([one[0]["attention_mask"], ones], 1)}
-        if "mm_token_type_ids" in inputs:
-            inputs["mm_token_type_ids"] = (ids == tiny_models.IMAGE).int()
-        if name == "qwen":  # its position rules look at every image of the prompt
-            grid = torch.stack(
-                [
-                    torch.stack(pair)
-                    for pair in zip(one[0]["image_grid_thw"], two[0]["image_grid_thw"], strict=True)
-                ]
-            )
-            inputs["image_grid_thw"] = grid.flatten(0, 1)
-            pixels = [
-                p[0].split(p[1].prod(1).tolist())
-                for p in ((t[0]["pixel_values"], t[0]["image_grid_thw"]) for t in (one, two))
-            ]
-            inputs["pixel_values"] = torch.cat([x for pair in zip(*pixels, strict=True) for x in pair])
         return generated(case.model, (inputs, None), past_key_values=out.past_key_values)
 
-    if name == "qwen":
-        pytest.skip("stock Qwen2.5-VL encodes every image of the prompt again: see test_qwen_second_turn")
     with tokenprune.apply(case.model, method=method, keep=KEEP):
         out, together = two_turns(first, more)
         for row in range(2):
             _, alone = two_turns(case.alone(first, row), case.alone(more, row))
             torch.testing.assert_close(together[row, :1], alone[0, :1], **TOLERANCE)
     assert out.past_key_values.get_seq_length() == out.sequences.shape[1] - 1
+
+
+def test_stock_qwen_takes_no_new_image_on_a_cache():
+    """Stock code alone: generate() of Qwen2.5-VL needs every image for positions, and only the new ones."""
+    case = Case("qwen")
+    first, more = case.single()[0], case.inputs(SECOND["qwen"], seed=5)[0]
+    out = case.model.generate(
+        **first, max_new_tokens=3, return_dict_in_generate=True, suppress_tokens=SUPPRESSED
+    )
+    ids = torch.cat([out.sequences, more["input_ids"][:, 1:]], 1)
+    both = {k: torch.cat([first[k], more[k]]) for k in ("pixel_values", "image_grid_thw")}
+    new = {k: more[k] for k in both}
+    for images in (both, new, {**new, "image_grid_thw": both["image_grid_thw"]}):
+        with pytest.raises((ValueError, RuntimeError, IndexError, StopIteration)):
+            case.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=(ids == tiny_models.IMAGE).int(),
+                past_key_values=copy.deepcopy(out.past_key_values),
+                max_new_tokens=2,
+                **images,
+            )
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)

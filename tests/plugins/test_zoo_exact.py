@@ -181,3 +181,17 @@ def test_the_method_is_this_scorer_with_the_papers_selector():
     paper = tokenprune.method("zoo-prune").resolved()
     assert isinstance(method.scorer, ZooExactScorer)
     assert (method.selector, method.scope, method.newlines) == (paper.selector, paper.scope, paper.newlines)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_low_memory_gives_the_same_and_keeps_nothing(norm):
+    generator = torch.Generator().manual_seed(3)
+    W1, W2 = torch.randn(12, 8, generator=generator), torch.randn(5, 12, generator=generator)
+    weight = torch.rand(4, generator=generator) if norm else None
+    form = tokenprune.LinearForm(W1, None, torch.nn.functional.gelu, W2, None, weight)
+    rows = torch.randn(7, 2, 4, generator=generator) if norm else torch.randn(7, 8, generator=generator)
+    tokens = tokenprune.VisualTokens(form(rows), {"pre_features": rows, "projector": form})
+    frugal = tokenprune.scorer("zoo-exact", low_memory=True).score(tokens)
+    assert not form._derived
+    assert torch.equal(tokenprune.scorer("zoo-exact").score(tokens), frugal)
+    assert {tuple(kept.shape) for kept in form._derived.values()} == {(12, 12)}

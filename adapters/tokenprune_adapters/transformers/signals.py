@@ -29,7 +29,7 @@ def projector_tokens(
     features = embeds[row, image.slots]
     text = text_after(call, image, embeds.shape[1])
     signals: dict[str, Any] = {
-        "projector": adapter.projector(),
+        "projector": adapter.current_projector(),
         "input_features": features,
         "text_embeds": lambda: embeds[row, text],
         **{name: _later(supply, encoded, number) for name, supply in adapter.image_signals().items()},

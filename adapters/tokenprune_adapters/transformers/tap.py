@@ -15,9 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 See = Callable[[Tensor, Tensor, "float | None"], None]
+
+
+def _functions() -> Any:
+    """The attention functions of transformers, by name; imported only once a model is pruned."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return ALL_ATTENTION_FUNCTIONS
 
 
 class AttentionTap:
@@ -32,7 +38,7 @@ class AttentionTap:
         self._config = attention.config
         # some modules branch on "flash" in the name of the implementation
         self.__name__ = f"tap_{self._config._attn_implementation}_{id(self):x}"
-        ALL_ATTENTION_FUNCTIONS.register(self.__name__, self)
+        _functions().register(self.__name__, self)
         config = copy.copy(self._config)
         config._attn_implementation_internal = self.__name__
         attention.config = config
@@ -45,13 +51,13 @@ class AttentionTap:
             return query.transpose(1, 2).contiguous(), None
         name = self._config._attn_implementation
         eager = sys.modules[type(module).__module__].eager_attention_forward
-        attend = eager if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+        attend = eager if name == "eager" else _functions()[name]
         return attend(module, query, key, value, mask, **options)
 
     def remove(self) -> None:
         """Give the module its configuration back and forget the function's name."""
         self._attention.config = self._config
-        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(self.__name__, None)
+        _functions()._global_mapping.pop(self.__name__, None)
 
 
 def attention_probabilities(query: Tensor, key: Tensor, allowed: Tensor, scaling: float | None) -> Tensor:

@@ -12,7 +12,6 @@ from tokenprune import Cut, IncompatibleError, Layout, ModelAdapter, Projector, 
 from tokenprune.projector import in_float32
 
 from .capture import Encoded
-from .engine import Engine
 
 ImageSignal = Callable[[Encoded, int], Any]
 
@@ -23,6 +22,7 @@ class TransformersAdapter(ModelAdapter):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     pixel_arguments: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     model: Any
+    _projector: tuple[Any, Projector] | None = None
 
     # -- where things are
 
@@ -87,6 +87,14 @@ class TransformersAdapter(ModelAdapter):
         """The projector as strategies see it; any module, without a closed form."""
         return Projector(in_float32(self.projector_module))
 
+    def current_projector(self) -> Projector:
+        """The projector, made once and anew whenever its weights have changed."""
+        weights = [w for w in self.projector_module.parameters() if not w.is_inference()]
+        mark = tuple((w.data_ptr(), w._version) for w in weights)
+        if self._projector is None or self._projector[0] != mark:
+            self._projector = mark, self.projector()
+        return self._projector[1]
+
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """Where the tokens of one image lie."""
         raise NotImplementedError
@@ -125,4 +133,6 @@ class TransformersAdapter(ModelAdapter):
 
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
         """Hook the model."""
+        from .engine import Engine  # needs transformers; looking strategies up does not
+
         return Engine(self, cuts, record).remove
