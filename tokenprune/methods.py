@@ -14,7 +14,7 @@ from .budget import Budget
 from .errors import IncompatibleError, PluginError
 from .registry import default_registry
 from .schedule import BUDGETS, Schedule
-from .scope import join, kept_newlines, share_out
+from .scope import cover_slices, join, kept_newlines, share_out
 from .selection import Selection
 from .strategy import Reducer, Scorer, Selector, Strategy, check_options
 from .tokens import Layout, VisualTokens
@@ -126,20 +126,36 @@ class Method:
         ------
         BudgetError
             When `keep` is no whole number of at least 1.
+        IncompatibleError
+            When a part cannot take a stack of images, or these tokens lack a signal.
         PluginError
             When a strategy returns scores or a selection of the wrong size.
         """
         method = self.resolved()
         tokens = tokens if layer is None else tokens.before_layer(layer)
+        alone = [part for part in method.parts if tokens.is_batch and not part.batched]
+        if alone:
+            raise IncompatibleError(
+                f"the {alone[0].kind} {alone[0].name!r} takes one image at a time, (N, D), and not a stack"
+            )
         budget, layout = keep if isinstance(keep, Budget) else Budget(keep), tokens.layout
         if budget.rows(len(tokens)) >= len(tokens) or (layout.tiles is None and layout.newlines is None):
             rows = min(method.n_keep(layout, budget), len(tokens))
-            return method._choose(tokens, method._score(tokens), rows)
+            scores = method._score(tokens)
+            selection = method._choose(tokens, scores, rows)
+            if tokens.is_batch or layout.grid[0] == 1:
+                return selection
+
+            def best_of(slots: Tensor) -> int:
+                own = None if scores is None else scores[slots.to(scores.device)]
+                return int(method._choose(tokens.part(slots), own, 1).indices)
+
+            return cover_slices(selection, layout, best_of)
         if tokens.is_batch:
             raise IncompatibleError("tiled images are taken one at a time, (N, D), not as a stack")
         shares = share_out(layout, self.scope, self.newlines, budget)
         scores = method._score(tokens.part(torch.cat([share.slots for share in shares])))  # tiles together
-        own = [None] * len(shares) if scores is None else scores.split([len(share.slots) for share in shares])
+        own = [None] * len(shares) if scores is None else torch.split(scores, [len(s.slots) for s in shares])
         selections = [
             method._choose(tokens.part(share.slots, share.tile), part, share.rows)
             for share, part in zip(shares, own, strict=True)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import pytest
 import torch
 from reference import golden
 
@@ -31,3 +32,24 @@ def test_the_variant_without_clip_needs_the_text_alone():
     chosen = tokenprune.method("cdpruner", source="language").select(tokens, keep=10)
     assert chosen.order[0] == chosen.scores.argmax()
     assert len(set(chosen.order.tolist())) == 10
+
+
+def test_relevance_is_scaled_over_all_tiles_and_choice_made_within_each():
+    generator = torch.Generator().manual_seed(0)
+    features, patches = torch.randn(24, 16, generator=generator), torch.randn(24, 8, generator=generator)
+    text = torch.randn(1, 8, generator=generator)
+    layout = tokenprune.Layout((1, 1, 24), tiles=torch.arange(24) // 8, full_tiles=3)
+    signals = {"clip_patch_embeds": patches, "clip_text_embeds": text}
+    chosen = tokenprune.method("cdpruner").select(tokenprune.VisualTokens(features, signals, layout), keep=12)
+    scores = tokenprune.scorer("relevance").score(tokenprune.VisualTokens(features, signals))
+    assert torch.equal(chosen.scores, scores)
+    for tile in range(3):
+        own = slice(8 * tile, 8 * tile + 8)
+        alone = tokenprune.selector("dpp").select(tokenprune.VisualTokens(features[own]), scores[own], 4)
+        assert chosen.order[4 * tile : 4 * tile + 4].tolist() == (8 * tile + alone.order).tolist()
+
+
+def test_a_stack_is_refused_where_images_are_taken_one_at_a_time():
+    tokens = tokenprune.VisualTokens(torch.zeros(2, 6, 4), {"text_embeds": torch.zeros(2, 3, 4)})
+    with pytest.raises(tokenprune.IncompatibleError, match="'relevance' takes one image at a time"):
+        tokenprune.method("cdpruner", source="language").select(tokens, keep=2)
