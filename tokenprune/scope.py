@@ -9,6 +9,8 @@ candidates for going to the others. Newline tokens are dropped, compete, or are 
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -115,3 +117,35 @@ def join(shares: list[Share], selections: list[Selection], newlines: Tensor, fea
         features=torch.cat(rows)[sequence] if bool((indices < 0).any()) else None,
         scores=scores if scored else None,
     )
+
+
+def cover_slices(selection: Selection, layout: Layout, best_of: Callable[[Tensor], int]) -> Selection:
+    """Give every temporal slice of a video at least one row, where there are rows enough.
+
+    A slice that was left empty gets its own best token, in place of the latest pick from a slice that keeps
+    another. Selections with new rows stay as they are.
+
+    Parameters
+    ----------
+    best_of
+        Given the slots of a slice, says which of its tokens is the best.
+    """
+    frames, height, width = layout.grid
+    rows = selection.indices.tolist()
+    if frames < 2 or len(rows) < frames or len(layout) != frames * height * width or min(rows) < 0:
+        return selection
+    size = height * width
+    picks = rows if selection.order is None else selection.order.tolist()
+    held = [0] * frames
+    for slot in picks:
+        held[slot // size] += 1
+    if min(held):
+        return selection
+    for empty in [frame for frame, n in enumerate(held) if n == 0]:
+        latest = max(i for i, slot in enumerate(picks) if held[slot // size] > 1)
+        held[picks.pop(latest) // size] -= 1
+        slots = torch.arange(empty * size, (empty + 1) * size)
+        picks.append(int(slots[best_of(slots)]))
+        held[empty] = 1
+    order = torch.tensor(picks, device=selection.indices.device)
+    return dataclasses.replace(selection, indices=order.sort().values, order=order)

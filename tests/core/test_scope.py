@@ -113,3 +113,22 @@ def test_rows_of_tiles_are_joined_in_the_packed_order():
     joined = join(shares, parts, torch.tensor([7]), features)
     assert joined.indices.tolist() == [-1, 1, -1, 4, 5, 7, -1, -1, -1, -1]
     assert joined.features.flatten().tolist() == [0, 1, 2, 21, 11, 107, 10, 20, 12, 22]
+
+
+def test_every_slice_of_a_video_keeps_a_row_where_the_budget_allows():
+    """Three slices of two tokens; by score alone the last slice would get nothing."""
+    layout = Layout((3, 1, 2))
+    scores = torch.tensor([9.0, 8, 7, 6, 1, 2])
+
+    class Given(tokenprune.Scorer):
+        name = "given"
+
+        def score(self, tokens):
+            return tokens.signal("given")
+
+    tokens = tokenprune.VisualTokens(torch.eye(6), {"given": scores}, layout)
+    method = tokenprune.Method("m", scorer=Given())
+    three = method.select(tokens, 3)
+    assert three.order.tolist() == [0, 2, 5] and three.indices.tolist() == [0, 2, 5]
+    assert method.select(tokens, 4).indices.tolist() == [0, 1, 2, 5]
+    assert method.select(tokens, 2).indices.tolist() == [0, 1]  # fewer rows than slices: by score
