@@ -62,7 +62,7 @@ def test_each_budget_has_its_verdict_and_unpruned_takes_no_part():
 
 def test_a_single_method_is_best_without_company():
     (verdict,) = verdicts([outcome("a", 9, 40)])
-    assert str(verdict) == "9 tokens: a answers most of 50 right, 80.0 ± 5.7 %."
+    assert str(verdict) == "9 tokens: a answers 80.0 ± 5.7 % right."
 
 
 @pytest.mark.parametrize(

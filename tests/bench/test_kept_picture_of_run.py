@@ -28,6 +28,11 @@ def test_packed_patches_are_drawn_on_the_whole_picture():
     [Layout((1, 2, 3), tiles=torch.tensor([0, 0, 0, 1, 1, 1])), Layout((2, 1, 3))],
     ids=["tiles", "video"],
 )
-def test_tiles_are_refused(layout):
+def test_tiles_and_frames_are_refused(layout):
     with pytest.raises(BadInputError, match="cuts it into tiles"):
         _kept_picture(None, PICTURE, torch.zeros(1, 2, 3, 8, 8), report(layout))
+
+
+def test_several_views_without_a_grid_are_refused():
+    with pytest.raises(BadInputError, match="cuts it into tiles"):
+        _kept_picture(None, PICTURE, torch.zeros(1, 2, 3, 8, 8), report(Layout((1, 1, 6))))

@@ -113,9 +113,10 @@ def _draw(drawn: Any, outcomes: list[Outcome], plan: Plan, output: Path) -> list
 def _show(results: dict[str, Any], files: list[str]) -> None:
     from rich.console import Console
 
-    from tokenprune_bench.demo.table import terminal_table
+    from tokenprune_bench.demo.table import headline, terminal_table
 
     console = Console(highlight=False)
+    console.print(headline(results))
     console.print(terminal_table(results))
     console.print(
         "right %: exact matches ± standard error. KV kB: key-value cache of a prompt. MFLOP: arithmetic of "

@@ -126,7 +126,7 @@ def _kept_picture(processor: Any, picture: Image, pixels: Any, kept: tokenprune.
     from tokenprune_bench.seen_image import seen_image
 
     frames, rows, columns = kept.layout.grid
-    if frames != 1 or kept.layout.tiles is not None:
+    if frames != 1 or kept.layout.tiles is not None or pixels.ndim not in (2, 4):
         raise BadInputError("--save draws models that see a picture whole; this one cuts it into tiles")
     slots = None if kept.kept is None else [slot for slot in kept.kept.tolist() if slot >= 0]
     is_view = pixels.ndim == 4  # (1, 3, S, S); packed patches, (patches, values), are of the whole picture

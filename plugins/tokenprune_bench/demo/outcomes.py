@@ -55,6 +55,8 @@ class Verdict:
         return tuple(method for method, gap in self.behind if not gap.is_clear)
 
     def __str__(self) -> str:
+        if len(self.best) == 1 and not self.behind:
+            return f"{self.keep} tokens: {self.best[0]} answers {percent(self.accuracy)} right."
         most = "answers most" if len(self.best) == 1 else "answer most, equally many,"
         text = f"{self.keep} tokens: {listed(self.best)} {most} of {self.accuracy.n} right, "
         text += percent(self.accuracy)

@@ -28,8 +28,6 @@ def terminal_table(record: Mapping[str, Any]) -> Table:
         pad_edge=False,
         show_edge=False,
         collapse_padding=True,
-        title=_title(record),
-        title_justify="left",
     )
     table.add_column("method", no_wrap=True)
     for head in ("kept", "right %", *(SHORT.get(f, f) for f in families), "KV kB", "MFLOP"):
@@ -54,7 +52,8 @@ def markdown_table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _title(record: Mapping[str, Any]) -> str:
+def headline(record: Mapping[str, Any]) -> str:
+    """Say what was asked."""
     count = record["held_out_scenes"]["count"]
     return f"{record['questions']} questions about {count} pictures no training saw; right answers in percent"
 
