@@ -6,6 +6,7 @@ from reference.visionzip import visionzip
 from tokenprune_plugins.visionzip import VisionZipReducer, merge_contextual
 
 import tokenprune
+from tokenprune.scope import Share, join
 
 
 def tokens_of(hidden, cls_attention, key_metric, projector=None):
@@ -134,3 +135,23 @@ def test_half_precision_rows_are_merged_in_float32_and_returned_in_their_own(dty
     assert torch.equal(half.indices, full.indices)
     assert half.features.dtype == dtype
     assert torch.equal(half.features, full.features.to(dtype))
+
+
+def test_golden_order_of_the_rows_of_tiles():
+    """Behind the whole picture: patches in raster order over all tiles, CLS rows, contextual rows."""
+    vectors = golden.load("visionzip_anyres_w2_h2")
+    w, h, side = int(vectors["grid_w"]), int(vectors["grid_h"]), 24
+    canvas = torch.arange(h * w * side**2).view(h, side, w, side) + side**2  # slots behind the whole picture
+    shares = [Share(torch.arange(side**2), 1, 0)]
+    selections = [tokenprune.Selection(torch.tensor([7]), features=torch.full((1, 8), 7.0))]
+    for tile, rows in enumerate(vectors["tile_features"]):
+        n_patches = vectors["keep_idx"].shape[1] - 1
+        new = torch.full((len(rows) - 1 - n_patches,), -1)
+        patches = vectors["keep_idx"][tile, 1:].sort().values - 1
+        slots = canvas[tile // w, :, tile % w].flatten()
+        shares.append(Share(slots, len(rows), tile + 1))
+        selections.append(tokenprune.Selection(torch.cat([new[:1], patches, new]), features=rows))
+    features = torch.zeros((1 + h * w) * side**2, 8)
+    joined = join(shares, selections, torch.empty(0, dtype=torch.long), features)
+    assert torch.equal(joined.features[1:], vectors["out"])
+    assert joined.indices[0] == 7
