@@ -133,25 +133,30 @@ def test_a_second_turn_on_the_same_cache(name, method, second):
 
 
 def test_stock_qwen_takes_no_new_image_on_a_cache():
-    """Stock code alone: generate() of Qwen2.5-VL needs every image for positions, and only the new ones."""
+    """Stock code alone: generate() needs every image for positions and only the new ones for their rows.
+
+    It raises, or (new images only, before 5.20) places them wrongly.
+    """
     case = Case("qwen")
     first, more = case.single()[0], case.inputs(SECOND["qwen"], seed=5)[0]
-    out = case.model.generate(
-        **first, max_new_tokens=3, return_dict_in_generate=True, suppress_tokens=SUPPRESSED
-    )
+    options = {"max_new_tokens": 3, "suppress_tokens": SUPPRESSED}
+    out = case.model.generate(**first, **options, return_dict_in_generate=True)
     ids = torch.cat([out.sequences, more["input_ids"][:, 1:]], 1)
     both = {k: torch.cat([first[k], more[k]]) for k in ("pixel_values", "image_grid_thw")}
     new = {k: more[k] for k in both}
+    call = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == tiny_models.IMAGE).int(),
+        **options,
+    }
+    want = case.model.generate(**call, **both)
     for images in (both, new, {**new, "image_grid_thw": both["image_grid_thw"]}):
-        with pytest.raises((ValueError, RuntimeError, IndexError, StopIteration)):
-            case.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                mm_token_type_ids=(ids == tiny_models.IMAGE).int(),
-                past_key_values=copy.deepcopy(out.past_key_values),
-                max_new_tokens=2,
-                **images,
-            )
+        try:
+            got = case.model.generate(**call, past_key_values=copy.deepcopy(out.past_key_values), **images)
+        except (ValueError, RuntimeError, IndexError, StopIteration):
+            continue
+        assert REPEATS_WRONGLY and not torch.equal(got, want)
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
