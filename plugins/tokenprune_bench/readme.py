@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fill the generated parts of README.md: `python -m tokenprune_bench.readme`, in the checkout.
+"""Fill the generated parts of README.md: `python -m tokenprune_bench.readme [demo-output]`, in the checkout.
 
 The demo's table and its provenance come from docs/benchmarks/demo.json, the catalogue of methods from what
-is installed. A part stands between two comments, ``<!-- NAME: generated -->`` and ``<!-- NAME: end -->``.
+is installed. Given a directory that `tokenprune demo` wrote, its record and its picture are taken over into
+docs/ first. A part stands between two comments, ``<!-- NAME: generated -->`` and ``<!-- NAME: end -->``.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import tokenprune
 from tokenprune_bench.demo.table import markdown_table
 
 README, RECORD, METHOD_PAGES = Path("README.md"), Path("docs/benchmarks/demo.json"), Path("docs/methods")
+PICTURE, PICTURE_BUDGET = Path("docs/images/demo.png"), 18
 
 
 def filled(text: str, parts: Mapping[str, str]) -> str:
@@ -86,8 +90,19 @@ def methods_part(pages: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
+def take_over(output: Path) -> None:
+    """Copy a demo's record into docs/, and its picture of all methods at one budget in 256 colours."""
+    for target in (RECORD, PICTURE):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    RECORD.write_text((output / RECORD.name).read_text(encoding="utf-8"), encoding="utf-8")
+    with Image.open(output / f"all-methods-{PICTURE_BUDGET}-tokens.png") as picture:
+        picture.quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+
+
 def main() -> None:
     """Rewrite README.md in the current directory."""
+    if len(sys.argv) > 1:
+        take_over(Path(sys.argv[1]))
     if not README.is_file() or not RECORD.is_file():
         sys.exit(f"run this in the checkout: there is no {README} or no {RECORD} here")
     parts = {
