@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The baseline that prunes nothing: a smaller picture through the same tower.
+
+It comes before any stage, so it is a change of the inputs and not a method: pixels are resized to a coarser
+grid of patches, the prompt loses the placeholders that are too many, the tower interpolates its positions. For
+towers with a fixed square grid, as LLaVA's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NAME = "downsample"
+
+
+def grid_side(keep: int) -> int:
+    """Side of the largest square grid of at most `keep` patches."""
+    return math.isqrt(keep)
+
+
+def downsample(
+    inputs: dict[str, Any], image_token: int, patch_side: int, keep: int, pad_token: int = 0
+) -> dict[str, Any]:
+    """Make the pictures of a batch smaller, to at most `keep` visual tokens each.
+
+    Parameters
+    ----------
+    inputs
+        As a processor gives them: `input_ids`, `attention_mask` (B, L), `pixel_values` (images, 3, S, S).
+    image_token
+        Placeholder id; every image has (S / patch_side)^2 of them.
+    patch_side
+        Pixels of a patch's side.
+    keep
+        The budget; the side of the grid is rounded down.
+    pad_token
+        What stands in front of shorter rows; it is masked.
+
+    Returns
+    -------
+    dict
+        The same entries, (B, L') with rows padded on the left and (images, 3, S', S').
+    """
+    pixels: Tensor = inputs["pixel_values"]
+    before = pixels.shape[-1] // patch_side
+    side = min(grid_side(keep), before)
+    smaller = nn.functional.interpolate(
+        pixels, size=(side * patch_side,) * 2, mode="bilinear", antialias=True, align_corners=False
+    )
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    is_image = ids == image_token
+    number = is_image.cumsum(1) - 1  # of each placeholder in its row
+    stays = ~is_image | (number % before**2 < side**2)
+    stays &= mask.bool()
+    width = int(stays.sum(1).max())
+    order = stays.int().argsort(dim=1, stable=True)[:, ids.shape[1] - width :]  # those that stay come last
+    kept = stays.gather(1, order)
+    short_ids = torch.where(kept, ids.gather(1, order), pad_token)
+    return {**inputs, "input_ids": short_ids, "attention_mask": kept.to(mask.dtype), "pixel_values": smaller}
+
+
+@contextmanager
+def interpolated_positions(model: Any) -> Iterator[None]:
+    """Let the vision tower interpolate its position embeddings inside the block."""
+
+    def ask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "interpolate_pos_encoding": True}
+
+    hook = model.model.vision_tower.register_forward_pre_hook(ask, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
