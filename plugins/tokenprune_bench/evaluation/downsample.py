@@ -2,8 +2,8 @@
 """The baseline that prunes nothing: a smaller picture through the same tower.
 
 It comes before any stage, so it is a change of the inputs and not a method: pixels are resized to a coarser
-grid of patches, the prompt loses the placeholders that are too many, the tower interpolates its positions. For
-towers with a fixed square grid, as LLaVA's.
+grid of patches, the prompt loses the placeholders that are too many, the tower interpolates its positions.
+For towers with a fixed square grid, as LLaVA's.
 """
 
 from __future__ import annotations
