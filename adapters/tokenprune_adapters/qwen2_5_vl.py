@@ -28,7 +28,7 @@ class Qwen25VLAdapter(TransformersAdapter):
     """Qwen2.5-VL: any resolution, window attention, a merger, rotary positions with three axes."""
 
     name: ClassVar[str] = "qwen2.5-vl"
-    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
+    modalities: tuple[str, ...] = ("image", "video")
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:

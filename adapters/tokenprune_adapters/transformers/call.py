@@ -72,11 +72,10 @@ class Call:
         if call.cache is not None:
             call.stored = [stored_length(layer) for layer in call.cache.layers]
         if call.n_new > 1:
-            call.real = _new_tokens(mask, call.n_new, call.stored_at(0))
+            stored = call.stored_at(0)
+            call.real = _tokens(mask, slice(stored, stored + call.n_new), slice(-call.n_new, None))
             if call.stored_at(0) and not isinstance(call.layer(0), PrunedLayer):
-                if isinstance(mask, Tensor) and mask.ndim == 2:
-                    past = mask[:, : call.stored_at(0)].bool()
-                    call.past = None if bool(past.all()) else past
+                call.past = _tokens(mask, slice(call.stored_at(0)))
         call.entered, call.entered_real = embeds, call.real
         return call
 
@@ -138,15 +137,18 @@ class Call:
         return rows
 
 
-def _new_tokens(mask: Any, n_new: int, stored: int) -> Tensor | None:
-    """Which new tokens are no padding, (B, n_new), read off any mask transformers hands over; None: all."""
+def _tokens(mask: Any, columns: slice, flat_columns: slice | None = None) -> Tensor | None:
+    """Which tokens are no padding, (B, n), read off any mask transformers hands over; None: all.
+
+    `columns` of a four-dimensional mask, `flat_columns` of a two-dimensional one where it differs.
+    """
     if isinstance(mask, dict):
         mask = mask.get("full_attention")
     if not isinstance(mask, Tensor):
         return None
-    if mask.ndim == 4:  # prepared by generate for a static cache: what the last token sees
-        row = mask[:, 0, -1, stored : stored + n_new]
-        new = row if row.dtype == torch.bool else row == 0
+    if mask.ndim == 4:  # prepared by the model, or by generate for a static cache: what the last token sees
+        row = mask[:, 0, -1, columns]
+        there = row if row.dtype == torch.bool else row == 0
     else:
-        new = mask[:, -n_new:].bool()
-    return None if bool(new.all()) else new
+        there = mask[:, columns if flat_columns is None else flat_columns].bool()
+    return None if bool(there.all()) else there

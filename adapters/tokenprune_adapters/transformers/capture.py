@@ -51,6 +51,7 @@ class FeatureCapture:
     def __init__(self, adapter: TransformersAdapter, needs: frozenset[str]) -> None:
         self._encoded: dict[str, Encoded] = {}
         self._seen = Seen()
+        self._lengths = adapter.lengths
         self._undo: list[Callable[[], None]] = []
         for modality in adapter.modalities:
             self._watch(adapter.inner, modality)
@@ -105,7 +106,7 @@ class FeatureCapture:
             if rows is not None:
                 arguments = signature.bind_partial(*args, **kwargs).arguments
                 arguments = {**arguments, **arguments.pop("kwargs", {})}
-                lengths = [image.shape[-2] for image in rows]
+                lengths = self._lengths(rows)
                 self._encoded[modality] = Encoded(lengths, self._seen, arguments, weakref.ref(output))
             self._seen = Seen()
             return output

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenprune import Cut, PruningReport, UnsupportedCallError
 
+from .blocks import own_masks
 from .cache import Lease, PrunedLayer, as_pruned, bytes_per_slot
 from .call import Call, Stage
 from .capture import Encoded, FeatureCapture
@@ -147,7 +148,8 @@ class Engine:
         if call.front is not None:
             self._cut(call, call.front, kwargs)
         elif isinstance(first, PrunedLayer):
-            kwargs["attention_mask"] = first.mask(call.n_new, call.real)
+            flat = first.mask(call.n_new, call.real)
+            kwargs["attention_mask"] = own_masks(module, call, kwargs.get("attention_mask"), flat, None)
         if self.decoder is not None and call.images:
             self.decoder.prepare(call)
         return args, kwargs
@@ -189,10 +191,11 @@ class Engine:
         kwargs["position_ids"] = (torch.arange(n_new, device=embeds.device) + call.seen)[None]
         call.entered, call.entered_real = take(embeds, plan.index), plan.valid
         kwargs["inputs_embeds"] = call.entered
-        if isinstance(first, PrunedLayer):
-            kwargs["attention_mask"] = first.mask(n_new, plan.valid)
-        else:
-            kwargs["attention_mask"] = call.mask_over_past(0, n_new, plan.valid)
+        pruned = isinstance(first, PrunedLayer)
+        flat = first.mask(n_new, plan.valid) if pruned else call.mask_over_past(0, n_new, plan.valid)
+        language = self.adapter.language_model
+        kwargs["attention_mask"] = own_masks(language, call, kwargs.get("attention_mask"), flat, plan)
+        self.adapter.prune_arguments(kwargs, plan)
 
     def _rotate(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         call = self._call

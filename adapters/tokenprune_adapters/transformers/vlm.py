@@ -12,6 +12,7 @@ from tokenprune import Cut, IncompatibleError, Layout, ModelAdapter, Projector, 
 from tokenprune.projector import in_float32
 
 from .capture import Encoded
+from .plan import RowPlan
 
 ImageSignal = Callable[[Encoded, int], Any]
 
@@ -19,7 +20,7 @@ ImageSignal = Callable[[Encoded, int], Any]
 class TransformersAdapter(ModelAdapter):
     """A model of transformers 5 whose inner model scatters image features into the text embeddings."""
 
-    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    modalities: tuple[str, ...] = ("image",)
     pixel_arguments: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     model: Any
     _projector: tuple[Any, Projector] | None = None
@@ -66,6 +67,27 @@ class TransformersAdapter(ModelAdapter):
         token: int = getattr(self.model.config, f"{modality}_token_id")
         return token
 
+    @property
+    def slides(self) -> bool:
+        """Whether some decoder layers see only a window of what came before."""
+        config = self.language_model.config
+        kinds = getattr(config, "layer_types", None)
+        if kinds is None:
+            return getattr(config, "sliding_window", None) is not None
+        return "sliding_attention" in kinds
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Both rules; only contiguous where layers slide: their windows count what is stored."""
+        return ("contiguous",) if self.slides else ("contiguous", "original")
+
+    def lengths(self, rows: Any) -> list[int]:
+        """Tokens of each image, from what `get_image_features` gives for the language model."""
+        return [image.shape[:-1].numel() for image in rows]
+
+    def prune_arguments(self, kwargs: dict[str, Any], plan: RowPlan) -> None:
+        """Cut whatever else the language model is handed for each token."""
+
     # -- what strategies may see
 
     @property
@@ -87,9 +109,13 @@ class TransformersAdapter(ModelAdapter):
         """The projector as strategies see it; any module, without a closed form."""
         return Projector(in_float32(self.projector_module))
 
+    def projector_parts(self) -> nn.Module:
+        """The module all of whose weights `projector` depends on."""
+        return self.projector_module
+
     def current_projector(self) -> Projector:
         """The projector, made once and anew whenever its weights have changed."""
-        weights = [w for w in self.projector_module.parameters() if not w.is_inference()]
+        weights = [w for w in self.projector_parts().parameters() if not w.is_inference()]
         mark = tuple((w.data_ptr(), w._version) for w in weights)
         if self._projector is None or self._projector[0] != mark:
             self._projector = mark, self.projector()

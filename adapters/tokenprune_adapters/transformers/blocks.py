@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks of models whose image tokens see each other both ways (Gemma 3, PaliGemma), for the rows that stay.
+
+Such a model makes its masks itself, for the whole prompt. Tokens that see each other form blocks: those are
+read off its mask, and the mask of the rows that stay is made anew, with the same blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from tokenprune import UnsupportedCallError
+
+from .call import Call
+from .plan import RowPlan, take
+
+MAKERS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+
+
+def block_numbers(mask: Any, stored: int, n_new: int) -> Tensor | None:
+    """Number of the block each new token belongs to, -1 for tokens alone, (1 or B, L); None: no blocks.
+
+    `mask` is whatever the language model was handed; only masks of four dimensions can have blocks.
+    """
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention")
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or n_new == 1:
+        return None
+    square = mask[:, 0, :, stored : stored + n_new]  # (B, L, L)
+    sees = square if square.dtype == torch.bool else square == 0
+    together = sees & sees.mT
+    alone = together.sum(-1) < 2
+    if bool(alone.all()):
+        return None
+    return torch.where(alone, -1, together.int().argmax(-1))
+
+
+def own_masks(language: Any, call: Call, given: Any, flat: Tensor | None, plan: RowPlan | None) -> Any:
+    """What the language model is to be handed: `flat`, the padding, or masks with the blocks of `given`.
+
+    Parameters
+    ----------
+    given
+        The mask the model made for all L tokens.
+    flat
+        The two-dimensional mask over what the cache stores and the rows that stay; None: all visible.
+    plan
+        Which rows stay; None: all.
+    """
+    blocks = block_numbers(given, call.stored_at(0), call.n_new)
+    if blocks is None:
+        return flat
+    embeds = call.entered
+    assert embeds is not None
+    blocks = blocks.expand(len(embeds), -1)
+    if plan is not None:
+        blocks = take(blocks, plan.index)
+        blocks = blocks if plan.valid is None else blocks.masked_fill(~plan.valid, -1)
+    blocks = torch.nn.functional.pad(blocks, (call.seen, 0), value=-1)
+    kinds = list(given) if isinstance(given, dict) else ["full_attention"]
+    unknown = sorted(set(kinds) - set(MAKERS))
+    if unknown:
+        raise UnsupportedCallError(
+            f"image tokens that see each other under masks of the kind {', '.join(unknown)} are not supported"
+        )
+    masks = {
+        kind: MAKERS[kind](
+            config=language.config,
+            inputs_embeds=embeds,
+            attention_mask=flat,
+            past_key_values=call.cache,
+            position_ids=None,
+            block_sequence_ids=blocks,
+        )
+        for kind in kinds
+    }
+    return masks if isinstance(given, dict) else masks["full_attention"]
