@@ -40,6 +40,9 @@ class ZooScorer(tokenprune.Scorer):
         (m, D_v) a bank to use instead of a random one; scaled to unit length unless `unit` is False.
     unit
         Whether directions have unit length, as in the official code; False keeps them Gaussian.
+    rank
+        Cut both of the projector's weights to this rank by their singular values first (the paper's k = 128
+        on LLaVA-NeXT). The last product then costs k instead of D. `zoo-exact` is cheaper and needs no rank.
     """
 
     name: ClassVar[str] = "zoo"
@@ -48,6 +51,7 @@ class ZooScorer(tokenprune.Scorer):
     seed: int = 0
     directions: Tensor | None = field(default=None, compare=False, repr=False)
     unit: bool = True
+    rank: int | None = None
     batched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -55,6 +59,8 @@ class ZooScorer(tokenprune.Scorer):
             raise tokenprune.OptionError(f"n_directions must be at least 1, got {self.n_directions}")
         if not self.step_size > 0:
             raise tokenprune.OptionError(f"step_size must be positive, got {self.step_size}")
+        if self.rank is not None and self.rank < 1:
+            raise tokenprune.OptionError(f"rank must be at least 1, got {self.rank}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -83,7 +89,9 @@ class ZooScorer(tokenprune.Scorer):
         bank = self.bank(flat[0].numel(), flat.device).view(-1, *flat.shape[1:])
         form = tokens.projector.linear_form()
         if form is not None and form.norm_weight is None:
-            moves = _moves_through_form(form, flat, bank, self.step_size)
+            moves = _moves_through_form(form, flat, bank, self.step_size, self.rank)
+        elif self.rank is not None:
+            raise tokenprune.IncompatibleError("rank needs a projector of linear, activation, linear")
         else:
             moves = _moves_through_call(tokens.projector, flat, bank, self.step_size)
         total = torch.zeros(len(flat), device=flat.device)
@@ -93,13 +101,24 @@ class ZooScorer(tokenprune.Scorer):
 
 
 def _moves_through_form(
-    form: tokenprune.LinearForm, rows: Tensor, bank: Tensor, step: float
+    form: tokenprune.LinearForm, rows: Tensor, bank: Tensor, step: float, rank: int | None
 ) -> Iterator[Tensor]:
     """|| M(x + h u) - M(x - h u) || (N,), a direction at a time: W2 (act(a + h v) - act(a - h v))."""
-    hidden = form.hidden(rows)  # a = W1 x + b1, (N, D_h)
-    for nudge in step * nn.functional.linear(bank.flatten(1), form.W1):  # h v = h W1 u, (D_h,)
+    first, last = form.W1, form.W2
+    if rank is not None:
+        first = form.derived(f"zoo first {rank}", lambda: _cut_to_rank(form.W1, rank)[0])
+        last = form.derived(f"zoo last {rank}", lambda: _cut_to_rank(form.W2, rank)[1])
+    hidden = nn.functional.linear(rows.flatten(1), first, form.b1)  # a = W1 x + b1, (N, D_h)
+    for nudge in step * nn.functional.linear(bank.flatten(1), first):  # h v = h W1 u, (D_h,)
         change = form.act(hidden + nudge) - form.act(hidden - nudge)
-        yield nn.functional.linear(change, form.W2).norm(dim=-1)
+        yield nn.functional.linear(change, last).norm(dim=-1)
+
+
+def _cut_to_rank(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Keep the largest singular values: the matrix again, and S V^T, under which norms are the same."""
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
+    short = s[:rank, None] * v[:rank]
+    return u[:, :rank] @ short, short
 
 
 def _moves_through_call(

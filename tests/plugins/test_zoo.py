@@ -156,3 +156,26 @@ def test_senseless_options_are_refused(options):
 def test_a_bank_of_the_wrong_width_is_refused(mlp):
     with pytest.raises(tokenprune.OptionError, match="5 wide, the projector's input is 16"):
         ZooScorer(directions=torch.ones(2, 5)).score(tokens_of(torch.ones(4, 16), mlp))
+
+
+def test_golden_scores_of_a_projector_cut_to_rank_8(vectors):
+    form = linear_form(vectors)
+    float_form = tokenprune.LinearForm(
+        *(
+            x.float() if isinstance(x, torch.Tensor) else x
+            for x in (form.W1, form.b1, form.act, form.W2, form.b2)
+        )
+    )
+    tokens = tokens_of(vectors["X"].float(), float_form)
+    scores = ZooScorer(directions=vectors["U_raw"], rank=8).score(tokens)
+    torch.testing.assert_close(scores, vectors["S_unit_lowrank8"].float(), rtol=1e-3, atol=0)
+    whole = ZooScorer(directions=vectors["U_raw"], rank=32).score(tokens)  # D_v = 32: W1 has no higher rank
+    assert (whole - vectors["S_unit"].float()).abs().max() < (scores - whole).abs().max()
+
+
+def test_a_rank_needs_a_projector_whose_weights_can_be_read():
+    tokens = tokens_of(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), lambda x: x.tanh())
+    with pytest.raises(tokenprune.IncompatibleError, match="rank"):
+        ZooScorer(rank=2).score(tokens)
+    with pytest.raises(tokenprune.OptionError, match="rank"):
+        ZooScorer(rank=0)
