@@ -24,7 +24,8 @@ def _smooth_field(field: np.ndarray, side: int) -> np.ndarray:
     i = t.astype(int)
     f = (t - i).astype(np.float32)
     rows = field[i] * (1 - f)[:, None] + field[i + 1] * f[:, None]
-    return rows[:, i] * (1 - f) + rows[:, i + 1] * f
+    field = rows[:, i] * (1 - f) + rows[:, i + 1] * f
+    return field
 
 
 def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -35,7 +36,8 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     if kind == 1:  # stripes
         period, phase, angle = rng.uniform(5, 16), rng.uniform(0, 9), rng.uniform(0, np.pi)
         wave = axis[:, None] * np.sin(angle) + axis[None] * np.cos(angle) + phase
-        return np.sin(wave * 2 * np.pi / period) * rng.uniform(6, 20)
+        stripes: np.ndarray = np.sin(wave * 2 * np.pi / period) * rng.uniform(6, 20)
+        return stripes
     if kind == 2:  # checks
         tile = axis // rng.integers(4, 13)
         return (tile[:, None] + tile[None]) % 2 * rng.uniform(10, 28)

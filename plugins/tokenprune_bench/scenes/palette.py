@@ -40,7 +40,8 @@ def _star(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     to_tip = np.abs((angle + half_angle) % (2 * half_angle) - half_angle)
     px, py = radius * np.cos(to_tip), radius * np.sin(to_tip)
     waist_x, waist_y = _STAR_WAIST * np.cos(half_angle), _STAR_WAIST * np.sin(half_angle)
-    return (waist_x - _STAR_TIP) * py - waist_y * (px - _STAR_TIP) >= 0
+    inside: np.ndarray = (waist_x - _STAR_TIP) * py - waist_y * (px - _STAR_TIP) >= 0
+    return inside
 
 
 @cache
@@ -64,6 +65,8 @@ def shape_mask(shape: str, size: int) -> np.ndarray:
         inside = abs(x) + abs(y) <= 1
     else:
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPE_NAMES + DISTRACTOR_SHAPES)}")
-    mask = inside.reshape(size, _OVERSAMPLING, size, _OVERSAMPLING).mean((1, 3)).astype(np.float32)
+    mask: np.ndarray = (
+        inside.reshape(size, _OVERSAMPLING, size, _OVERSAMPLING).mean((1, 3)).astype(np.float32)
+    )
     mask.setflags(write=False)
     return mask

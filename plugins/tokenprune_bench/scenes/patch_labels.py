@@ -47,7 +47,8 @@ def _covered(top: int, left: int, coverage: np.ndarray) -> np.ndarray:
     """Pixels of every patch that a thing covers, (grid, grid)."""
     canvas = np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.float32)
     canvas[top : top + coverage.shape[0], left : left + coverage.shape[1]] = coverage
-    return canvas.reshape(GRID_SIDE, PATCH_SIDE, GRID_SIDE, PATCH_SIDE).sum((1, 3))
+    pixels: np.ndarray = canvas.reshape(GRID_SIDE, PATCH_SIDE, GRID_SIDE, PATCH_SIDE).sum((1, 3))
+    return pixels
 
 
 def label_patches(scene: Scene) -> PatchLabels:

@@ -67,7 +67,7 @@ class Scene:
 
 def _draw_names(rng: np.random.Generator, n: int, names: Sequence[str]) -> list[str]:
     """Draw names of which one, the theme, is frequent: otherwise hardly any count would be 3 or 4."""
-    theme = names[rng.integers(len(names))]
+    theme = names[int(rng.integers(len(names)))]
     n_theme = min(n, 1 + int(rng.choice(MAX_COUNT, p=_THEME_COUNT_SHARE)))
     others = [name for name in names if name != theme]
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,8 @@ def _cosine_filters(n_filters: int) -> torch.Tensor:
 @torch.no_grad()
 def _initialise(model: LlavaForConditionalGeneration, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    tower, language = model.model.vision_tower, model.model.language_model
+    tower: Any = model.model.vision_tower
+    language: Any = model.model.language_model
     for part, n_layers in ((tower, 5), (model.model.multi_modal_projector, 1), (language, 12)):
         for name, weight in part.named_parameters():
             if weight.ndim == 2 and "embed" not in name:
@@ -120,7 +122,7 @@ def _initialise(model: LlavaForConditionalGeneration, seed: int) -> None:
             layer.mlp.down_proj.weight.zero_()
 
 
-def _make_lookup_heads(attention: nn.Module, generator: torch.Generator) -> None:
+def _make_lookup_heads(attention: Any, generator: torch.Generator) -> None:
     """Let half of the heads look up a word among the visual tokens from the first step on.
 
     Such a head's query of a word equals its key of that word in the visual dialect. Found by training alone,
@@ -139,10 +141,11 @@ def visual_dialect(width: int) -> torch.Tensor:
     Visual tokens have a dialect of their own, so that a word finds its likes in the picture, not itself.
     """
     generator = torch.Generator().manual_seed(1)
-    return torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+    rotation: torch.Tensor = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+    return rotation
 
 
-def tower_parts(tower: nn.Module) -> nn.Module:
+def tower_parts(tower: Any) -> Any:
     """Give the module that holds the tower's embeddings and layers (older transformers nest it once more)."""
     return getattr(tower, "vision_model", tower)
 
@@ -164,4 +167,5 @@ def visual_features(model: LlavaForConditionalGeneration, pixels: torch.Tensor) 
     """Patch features before the projector, (B, N, D), from the frozen tower's last layer but one."""
     with torch.no_grad():
         hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-    return hidden[model.config.vision_feature_layer][:, 1:]
+    features: torch.Tensor = hidden[model.config.vision_feature_layer][:, 1:]
+    return features

@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # without a closure
         """Take one step."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
@@ -95,7 +95,7 @@ class Optimiser:
             optimiser.zero_grad()
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._other, 1.0)
         for optimiser in self._optimisers:
             optimiser.step()
@@ -103,7 +103,8 @@ class Optimiser:
 
 def split_parameters(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Sort parameters into hidden matrices (for Muon) and all others (embeddings, heads, norms, biases)."""
-    hidden, other = [], []
+    hidden: list[nn.Parameter] = []
+    other: list[nn.Parameter] = []
     for module in modules:
         for name, weight in module.named_parameters():
             is_hidden = weight.ndim == 2 and "embed" not in name and "head" not in name

@@ -63,4 +63,5 @@ def answer_logits(
         ).last_hidden_state
     finally:
         language.set_attn_implementation(usual)
-    return model.lm_head(hidden[:, N_PREFIX:][packed.is_answer])
+    logits: torch.Tensor = model.lm_head(hidden[:, N_PREFIX:][packed.is_answer])
+    return logits

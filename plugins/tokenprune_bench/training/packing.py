@@ -48,7 +48,10 @@ def pack(rows: Sequence[Sequence[Question]]) -> PackedQuestions:
     """Pack the questions of B pictures."""
     packed = []
     for questions in rows:
-        ids, labels, number, positions = [], [], [], []
+        ids: list[int] = []
+        labels: list[int] = []
+        number: list[int] = []
+        places: list[int] = []
         for i, question in enumerate(questions, start=1):
             asked = [*encode_words(question.text), WORD_ID[ASSISTANT]]
             answer = encode_words(question.answer)
@@ -56,20 +59,20 @@ def pack(rows: Sequence[Sequence[Question]]) -> PackedQuestions:
             ids += asked + answer
             labels += [*[_NO_LABEL] * (len(asked) - 1), *answer, WORD_ID[EOS]]
             number += [i] * n
-            positions += range(N_PREFIX, N_PREFIX + n)
-        packed.append((ids, labels, number, positions))
+            places += range(N_PREFIX, N_PREFIX + n)
+        packed.append((ids, labels, number, places))
     longest = max(len(row[0]) for row in packed)
 
     def table(column: int, fill: int) -> torch.Tensor:
         return torch.tensor([row[column] + [fill] * (longest - len(row[column])) for row in packed])
 
     n_rows, length = len(packed), N_PREFIX + longest
-    question = table(2, -1)
-    owner = torch.cat([torch.zeros(n_rows, N_PREFIX, dtype=torch.long), question], 1)
-    mask = (owner[:, None, :] == 0) | (question[:, :, None] == owner[:, None, :])
+    asked_in = table(2, -1)
+    owner = torch.cat([torch.zeros(n_rows, N_PREFIX, dtype=torch.long), asked_in], 1)
+    mask = (owner[:, None, :] == 0) | (asked_in[:, :, None] == owner[:, None, :])
     mask &= torch.ones(longest, length, dtype=torch.bool).tril(N_PREFIX)
     positions = torch.cat([torch.arange(N_PREFIX).expand(n_rows, -1), table(3, 0)], 1)
-    return PackedQuestions(table(0, WORD_ID[PAD]), table(1, _NO_LABEL), question, positions, mask[:, None])
+    return PackedQuestions(table(0, WORD_ID[PAD]), table(1, _NO_LABEL), asked_in, positions, mask[:, None])
 
 
 def prefix_ids(n_rows: int) -> torch.Tensor:
