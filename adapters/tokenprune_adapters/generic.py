@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vision-language models of the usual transformers 5 shape: a table of families, and one adapter for them.
+
+Checked with transformers 5.17 and 5.23. The inner model has `get_image_features`, puts its rows where the
+placeholder tokens stand, and calls a language model with `layers` and `rotary_emb`. What a family lacks (the
+tower's attention, rows of the projector's inputs that match tokens, cuts inside the decoder) its adapter does
+not provide, and methods that need it are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import tokenprune
+from tokenprune import Cut, IncompatibleError, Layout, Projector
+from tokenprune.projector import in_float32
+
+from .transformers import forms
+from .transformers.capture import Encoded
+from .transformers.vlm import ImageSignal, TransformersAdapter
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is not the same everywhere.
+
+    `language` names the language model's attribute; `rows` finds the row-wise part of the projector, None
+    where its inputs do not match tokens one by one. `both_ways`: image tokens see each other. `video`: videos
+    have features and placeholders of their own. `pieces`: what the family calls an image may be one of
+    several pieces of the picture given to the processor, each with a budget of its own.
+    """
+
+    language: str = "language_model"
+    rows: Callable[[Any], forms.RowWise] | None = None
+    both_ways: bool = False
+    video: bool = False
+    pieces: bool = False
+
+
+_IDEFICS = Family("text_model", lambda inner: forms.of_linear(_linear(inner)), pieces=True)
+
+FAMILIES: Mapping[str, Family] = {
+    "AyaVisionForConditionalGeneration": Family(pieces=True),
+    "Gemma3ForConditionalGeneration": Family(
+        rows=lambda inner: forms.of_pooled_norm(inner.multi_modal_projector), both_ways=True, pieces=True
+    ),
+    "Idefics3ForConditionalGeneration": _IDEFICS,
+    "InternVLForConditionalGeneration": Family(
+        rows=lambda inner: forms.of_normed_layers(inner.multi_modal_projector), pieces=True
+    ),
+    "LlavaOnevisionForConditionalGeneration": Family(video=True),
+    "Mistral3ForConditionalGeneration": Family(
+        rows=lambda inner: forms.of_last_layers(inner.multi_modal_projector)
+    ),
+    "PaliGemmaForConditionalGeneration": Family(
+        rows=lambda inner: forms.of_linear(inner.multi_modal_projector.linear), both_ways=True
+    ),
+    "SmolVLMForConditionalGeneration": _IDEFICS,
+}
+
+
+def _linear(inner: Any) -> nn.Module:
+    linear: nn.Module = inner.connector.modality_projection.proj
+    return linear
+
+
+class GenericAdapter(TransformersAdapter):
+    """Models of the families in the table, by the name of their class (subclasses too)."""
+
+    name: ClassVar[str] = "generic"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        family = _family(model)
+        assert family is not None  # `matches` was asked
+        self.family = family
+        self.modalities = ("image", "video") if family.video else ("image",)
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether the model's class, or one it derives from, is in the table."""
+        return _family(model) is not None
+
+    @property
+    def language_model(self) -> Any:
+        """The stack of decoder layers."""
+        return getattr(self.inner, self.family.language)
+
+    @property
+    def projector_module(self) -> nn.Module:
+        """The module whose inputs are a row for each token."""
+        return self._rows().module
+
+    def _rows(self) -> forms.RowWise:
+        assert self.family.rows is not None  # nobody asks: no signal is made of them
+        return self.family.rows(self.inner)
+
+    # -- what strategies may see
+
+    @property
+    def provides(self) -> Mapping[str, frozenset[str]]:
+        """Signals by stage; no decoder stage where layers have masks of their own kinds."""
+        given = dict(super().provides)
+        if self.family.rows is None:
+            given["projector"] -= {"projector"}
+        if self._why_no_decoder():
+            del given["decoder"]
+        return given
+
+    def image_signals(self) -> Mapping[str, ImageSignal]:
+        """What goes into the projector, where its rows match tokens."""
+        return {} if self.family.rows is None else {"pre_features": self._pre_features}
+
+    def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
+        """Rows of one image, (N, D_v)."""
+        rows = encoded.seen.projector_inputs[0].flatten(0, -2)
+        start = sum(encoded.lengths[:number])
+        rows = rows[start : start + encoded.lengths[number]]
+        return forms.centred(rows) if self._rows().centred else rows
+
+    def projector(self) -> Projector:
+        """The row-wise part of the projector, with its closed form where its weights can be read."""
+        if self.family.rows is None:
+            return Projector(_no_rows)  # not provided: `check` refuses what needs it
+        rows = self._rows()
+        return Projector(in_float32(rows.project), rows.form)
+
+    def projector_parts(self) -> nn.Module:
+        """The row-wise part; nothing where there is none."""
+        return nn.Identity() if self.family.rows is None else self._rows().project
+
+    def lengths(self, rows: Any) -> list[int]:
+        """Tokens of each image; Idefics3's features come in one tensor for a row of the batch."""
+        per_image = getattr(self.inner, "image_seq_len", None)
+        if per_image is None:
+            return super().lengths(rows)
+        return [per_image] * (sum(super().lengths(rows)) // per_image)
+
+    def layout(self, encoded: Encoded, number: int) -> Layout:
+        """A square grid where N is a square, else one row; newline tokens where the model has them."""
+        n = encoded.lengths[number]
+        newline = getattr(self.inner, "image_newline", None)
+        output = encoded.output()
+        if newline is not None and output is not None:
+            rows = output.pooler_output[number].flatten(0, -2)
+            is_newline = (rows == newline.to(rows)).all(-1)
+            if bool(is_newline.any()):
+                return Layout((1, 1, n), torch.zeros_like(is_newline, dtype=torch.long), is_newline)
+        side = round(n**0.5)
+        return Layout((1, side, side) if side * side == n else (1, 1, n))
+
+    # -- what is refused
+
+    def _why_no_decoder(self) -> str:
+        if self.family.both_ways:
+            return "its image tokens see each other, and a layer's mask for fewer of them is not made yet"
+        if self.slides:
+            return "some of its layers see only a window, and a window over fewer rows is not made yet"
+        return ""
+
+    def check(self, cut: Cut) -> None:
+        """Refuse what this family cannot do, with the reason."""
+        why = self._why_no_decoder()
+        if cut.method.stage == "decoder" and why:
+            raise IncompatibleError(
+                f"method {cut.method.name!r} cuts inside the decoder of {type(self.model).__name__}: {why}. "
+                "Choose a method that cuts at the projector stage"
+            )
+        super().check(cut)
+
+
+def _no_rows(rows: Tensor) -> Tensor:
+    raise IncompatibleError("the projector of this model does not work row by row")
+
+
+def _family(model: nn.Module) -> Family | None:
+    names = (base.__name__ for base in type(model).__mro__)
+    return next((FAMILIES[name] for name in names if name in FAMILIES), None)
+
+
+@tokenprune.hookimpl
+def tokenprune_adapters() -> list[type[tokenprune.ModelAdapter]]:
+    """Deliver the adapter."""
+    return [GenericAdapter]

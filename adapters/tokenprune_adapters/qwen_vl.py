@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2-VL and Qwen3-VL in transformers, images and video: the relatives of Qwen2.5-VL.
+
+Checked with transformers 5.17 and 5.23. Their towers work on patches in token order, and their mergers begin
+with a layer norm. Qwen3-VL adds features of the tower to the visual rows after its first decoder layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+import tokenprune
+from tokenprune import Cut, IncompatibleError, Projector
+from tokenprune.projector import in_float32
+
+from .qwen2_5_vl import Qwen25VLAdapter
+from .transformers.capture import Encoded
+from .transformers.forms import centred, layer_norm_form
+from .transformers.plan import RowPlan, take
+
+
+class Qwen2VLAdapter(Qwen25VLAdapter):
+    """Qwen2-VL: Qwen2.5-VL without windows."""
+
+    name: ClassVar[str] = "qwen2-vl"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether this is transformers' Qwen2VLForConditionalGeneration (subclasses too)."""
+        return any(base.__name__ == "Qwen2VLForConditionalGeneration" for base in type(model).__mro__)
+
+    def vision_attention(self) -> nn.Module:
+        """Attention of the last block."""
+        attention: nn.Module = self.vision_tower.blocks[-1].attn
+        return attention
+
+    def merger_parts(self) -> tuple[Any, nn.Module, nn.Module, nn.Module]:
+        """The merger's layer norm, linear, activation, linear."""
+        merger: Any = self.projector_module
+        return (merger.ln_q, *merger.mlp)
+
+    def projector(self) -> Projector:
+        """The merger, rows (N, P, D_v); with its closed form where its weights can be read."""
+        run = in_float32(self.projector_module)
+        return Projector(lambda rows: run(rows.flatten(0, -2)), lambda: layer_norm_form(*self.merger_parts()))
+
+    def _in_token_order(self, encoded: Encoded, number: int, patches: Tensor) -> Tensor:
+        """Rows of all patches (M, ...) -> one image's tokens' patches (N, P, ...)."""
+        tokens = patches.view(sum(encoded.lengths), -1, *patches.shape[1:])
+        start = sum(encoded.lengths[:number])
+        return tokens[start : start + encoded.lengths[number]]
+
+    def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
+        """Merger inputs with their means taken off, (N, P, D_v); the merger's norm does so anyway."""
+        return centred(super()._pre_features(encoded, number))
+
+
+class Qwen3VLAdapter(Qwen2VLAdapter):
+    """Qwen3-VL: rows of the tower's earlier blocks are added after the first decoder layers (deepstack)."""
+
+    name: ClassVar[str] = "qwen3-vl"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether this is transformers' Qwen3VLForConditionalGeneration (subclasses too)."""
+        return any(base.__name__ == "Qwen3VLForConditionalGeneration" for base in type(model).__mro__)
+
+    def merger_parts(self) -> tuple[Any, nn.Module, nn.Module, nn.Module]:
+        """The merger's layer norm, linear, activation, linear."""
+        merger: Any = self.projector_module
+        return merger.norm, merger.linear_fc1, merger.act_fn, merger.linear_fc2
+
+    @property
+    def first_layer(self) -> int:
+        """The first decoder layer after whose predecessors nothing is added any more."""
+        return len(self.vision_tower.deepstack_visual_indexes)
+
+    def check(self, cut: Cut) -> None:
+        """Refuse cuts among the layers that get more rows, and made rows that would have nothing to add."""
+        super().check(cut)
+        method, schedule = cut.method, cut.method.schedule
+        if method.stage == "projector" and method.reducer is not None:
+            raise IncompatibleError(
+                f"method {method.name!r} makes new rows, and this model adds rows of earlier vision blocks "
+                f"to each visual token after its first {self.first_layer} decoder layers: a new row has "
+                "none. Choose a method that only drops tokens"
+            )
+        if method.stage == "decoder" and schedule is not None:
+            boundaries = schedule.boundaries(len(self.layers))
+            if min(boundaries) < self.first_layer:
+                raise IncompatibleError(
+                    f"method {method.name!r} cuts before layer {min(boundaries)}, but this model adds rows "
+                    f"to all visual tokens after its first {self.first_layer} layers; give layer= or "
+                    f"schedule= from {self.first_layer} on"
+                )
+
+    def prune_arguments(self, kwargs: dict[str, Any], plan: RowPlan) -> None:
+        """Cut the mask of visual tokens, and the rows that are added."""
+        mask: Tensor | None = kwargs.get("visual_pos_masks")
+        if mask is None:
+            return
+        number = (mask.flatten().cumsum(0) - 1).view_as(mask)  # of each visual token among all of the batch
+        kept = take(mask, plan.index) if plan.valid is None else take(mask, plan.index) & plan.valid
+        rows = take(number, plan.index)[kept]
+        kwargs["visual_pos_masks"] = kept
+        kwargs["deepstack_visual_embeds"] = [
+            each[rows.to(each.device)] for each in kwargs["deepstack_visual_embeds"]
+        ]
+
+
+@tokenprune.hookimpl
+def tokenprune_adapters() -> list[type[tokenprune.ModelAdapter]]:
+    """Deliver the adapters."""
+    return [Qwen2VLAdapter, Qwen3VLAdapter]

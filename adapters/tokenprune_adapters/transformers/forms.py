@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The row-wise part of projectors: what takes one row for each visual token, and its closed form.
+
+Some projectors first rearrange or pool what the tower gives (pixel shuffle, averages) and then work row by
+row. Strategies see that second part only: its inputs as `pre_features`, itself as `projector`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune import LinearForm
+from tokenprune.projector import linear_weights, two_layer_form
+
+
+@dataclass(frozen=True)
+class RowWise:
+    """The row-wise part of a projector.
+
+    `module` is the one whose inputs are the rows, `project` maps rows to the language model's, `form` gives
+    the weights. `centred`: rows are to be given with their mean taken off, see `layer_norm_form`.
+    """
+
+    module: nn.Module
+    project: nn.Module
+    form: Callable[[], LinearForm | None]
+    centred: bool = False
+
+
+def layer_norm_form(norm: Any, first: nn.Module, act: Any, second: nn.Module) -> LinearForm | None:
+    """Form of layer norm -> linear -> activation -> linear, for rows whose mean was taken off.
+
+    A layer norm is an RMS norm of the centred row. The form's first weights take the mean off as well, so
+    that its Jacobian is that of the projector.
+    """
+    plain = two_layer_form(first, act, second)
+    if plain is None:
+        return None
+    width = norm.normalized_shape[0]
+    weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
+    W1 = plain.W1.view(len(plain.W1), -1, width)
+    b1 = (W1 * bias).sum((1, 2)) + (0 if plain.b1 is None else plain.b1)
+    W1 = W1 * weight
+    W1 = (W1 - W1.mean(-1, keepdim=True)).flatten(1)
+    return LinearForm(W1, b1, plain.act, plain.W2, plain.b2, torch.ones_like(weight), float(norm.eps))
+
+
+def centred(rows: Tensor) -> Tensor:
+    """Rows with their mean taken off, in float32."""
+    rows = rows.float()
+    return rows - rows.mean(-1, keepdim=True)
+
+
+def linear_form(linear: nn.Module) -> LinearForm | None:
+    """Form of a single linear layer: every row is equally sensitive."""
+    read = linear_weights(linear)
+    if read is None:
+        return None
+    weight, bias = read
+    return LinearForm(torch.eye(weight.shape[1], device=weight.device), None, nn.Identity(), weight, bias)
+
+
+def of_linear(linear: nn.Module) -> RowWise:
+    """A single linear layer."""
+    return RowWise(linear, linear, lambda: linear_form(linear))
+
+
+def of_normed_layers(module: Any) -> RowWise:
+    """Layer norm -> linear -> activation -> linear (InternVL)."""
+
+    def form() -> LinearForm | None:
+        return layer_norm_form(module.layer_norm, module.linear_1, module.act, module.linear_2)
+
+    return RowWise(module, module, form, centred=True)
+
+
+def of_last_layers(module: Any) -> RowWise:
+    """The last linear -> activation -> linear of a projector that merges patches before (Mistral 3)."""
+    first, act, second = module.linear_1, module.act, module.linear_2
+    return RowWise(first, nn.Sequential(first, act, second), lambda: two_layer_form(first, act, second))
+
+
+class _NormThenMatrix(nn.Module):
+    """Gemma 3's projector after its average pooling."""
+
+    def __init__(self, norm: nn.Module, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.norm, self.weight = norm, weight
+
+    def forward(self, rows: Tensor) -> Tensor:
+        out: Tensor = self.norm(rows) @ self.weight
+        return out
+
+
+def of_pooled_norm(module: Any) -> RowWise:
+    """RMS norm -> matrix, after pooling (Gemma 3)."""
+    norm, weight = module.mm_soft_emb_norm, module.mm_input_projection_weight
+
+    def form() -> LinearForm | None:
+        W2 = weight.detach().float().mT
+        eye = torch.eye(W2.shape[1], device=W2.device)
+        return LinearForm(eye, None, nn.Identity(), W2, None, 1 + norm.weight.detach().float(), norm.eps)
+
+    return RowWise(norm, _NormThenMatrix(norm, weight), form)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny models of the families beyond the main three, real architectures with random weights; their inputs."""
+
+import functools
+
+import torch
+import transformers
+from tiny_models import BOS, EOS, IMAGE, PAD, VIDEO, batch, qwen_inputs
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
+
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_channels": 3,
+}
+SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False, **TOWER}
+QWEN_TOWER = {"num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+IDS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": 92,
+    "vision_end_token_id": 93,
+}
+WINDOW = 12  # of Gemma 3's sliding layers: less than an image
+
+
+def text(config, **more):
+    """Settings of a decoder of four layers with grouped queries."""
+    plain = {
+        "vocab_size": 99,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": PAD,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+    }
+    return config(**{**plain, **more}).to_dict()
+
+
+def mrope(config, sections, **more):
+    """Settings of a decoder with three position axes."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
+    return text(config, rope_parameters=rope, **more)
+
+
+def qwen2_vl():
+    tower = {**QWEN_TOWER, "depth": 2, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
+    decoder = mrope(Qwen2VLTextConfig, [2, 3, 3])
+    return transformers.Qwen2VLConfig(text_config=decoder, vision_config=tower, **IDS)
+
+
+def qwen3_vl():
+    tower = {
+        **QWEN_TOWER,
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "out_hidden_size": 64,
+        "deepstack_visual_indexes": [0, 1],
+        "num_position_embeddings": 64,
+    }
+    decoder = mrope(Qwen3VLTextConfig, [4, 2, 2], head_dim=16)
+    return transformers.Qwen3VLConfig(text_config=decoder, vision_config=tower, **IDS)
+
+
+def internvl():
+    tower = {**TOWER, "image_size": [32, 32], "patch_size": [4, 4]}
+    decoder = text(transformers.Qwen2Config)
+    return transformers.InternVLConfig(
+        vision_config=tower,
+        text_config=decoder,
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        downsample_ratio=0.5,
+    )
+
+
+def gemma3():
+    kinds = ["sliding_attention", "full_attention"] * 2
+    decoder = text(
+        transformers.Gemma3TextConfig,
+        head_dim=16,
+        sliding_window=WINDOW,
+        query_pre_attn_scalar=16,
+        layer_types=kinds,
+    )
+    return transformers.Gemma3Config(
+        vision_config={**TOWER, "vision_use_head": False},
+        text_config=decoder,
+        image_token_id=IMAGE,
+        mm_tokens_per_image=16,
+        boi_token_index=92,
+        eoi_token_index=93,
+    )
+
+
+def llava_onevision():
+    return transformers.LlavaOnevisionConfig(
+        vision_config=SIGLIP,
+        text_config=text(transformers.Qwen2Config),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_grid_pinpoints=[[32, 32], [32, 64]],
+        vision_feature_layer=-1,
+    )
+
+
+def smolvlm(config=transformers.SmolVLMConfig):
+    decoder = text(transformers.LlamaConfig)
+    return config(
+        vision_config=TOWER, text_config=decoder, image_token_id=IMAGE, scale_factor=2, pad_token_id=PAD
+    )
+
+
+def mistral3():
+    tower = {**TOWER, "model_type": "pixtral", "patch_size": 4, "head_dim": 8}
+    decoder = text(transformers.MistralConfig, head_dim=16, sliding_window=None)
+    return transformers.Mistral3Config(
+        vision_config=tower, text_config=decoder, image_token_id=IMAGE, spatial_merge_size=2
+    )
+
+
+def paligemma():
+    return transformers.PaliGemmaConfig(
+        vision_config={**SIGLIP, "projection_dim": 64},
+        text_config=text(transformers.GemmaConfig, head_dim=16),
+        image_token_id=IMAGE,
+        projection_dim=64,
+    )
+
+
+def aya_vision():
+    return transformers.AyaVisionConfig(
+        vision_config={**SIGLIP, "patch_size": 4},
+        text_config=text(transformers.CohereConfig),
+        image_token_id=IMAGE,
+        downsample_factor=2,
+        vision_feature_layer=-1,
+    )
+
+
+CLASSES = {
+    "qwen2_vl": ("Qwen2VLForConditionalGeneration", qwen2_vl),
+    "qwen3_vl": ("Qwen3VLForConditionalGeneration", qwen3_vl),
+    "internvl": ("InternVLForConditionalGeneration", internvl),
+    "gemma3": ("Gemma3ForConditionalGeneration", gemma3),
+    "llava_onevision": ("LlavaOnevisionForConditionalGeneration", llava_onevision),
+    "smolvlm": ("SmolVLMForConditionalGeneration", smolvlm),
+    "idefics3": (
+        "Idefics3ForConditionalGeneration",
+        functools.partial(smolvlm, transformers.Idefics3Config),
+    ),
+    "mistral3": ("Mistral3ForConditionalGeneration", mistral3),
+    "paligemma": ("PaliGemmaForConditionalGeneration", paligemma),
+    "aya_vision": ("AyaVisionForConditionalGeneration", aya_vision),
+}
+
+
+def build(name, attention="sdpa"):
+    """A model of a family, its weights large enough that dropping tokens shows."""
+    torch.manual_seed(0)
+    class_name, config = CLASSES[name]
+    model = getattr(transformers, class_name)(config()).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2 and weight.std() < 0.1:
+                weight.mul_(0.2 / weight.std().clamp(min=1e-3))
+    if attention != "sdpa":
+        model.set_attn_implementation(attention)
+    model.generation_config.pad_token_id = PAD
+    model.generation_config.eos_token_id = None
+    return model
+
+
+@functools.cache
+def model(name, attention="sdpa"):
+    """The same, built once."""
+    return build(name, attention)
+
+
+def inputs(name, *rows, seed=1):
+    """Inputs from rows of text lengths and "I"; images of 32 pixels, of 24 tokens for the Qwens.
+
+    LLaVA-OneVision's are two tiles wide. Without rows: left padding, unequal image counts, text only.
+    """
+    rows = rows or ((3, "I", 5), (2, "I", 4, "I", 3), (6,))
+    if name.startswith("qwen"):
+        made = qwen_inputs(*[tuple(("I", 4, 6) if p == "I" else p for p in row) for row in rows], seed=seed)
+        made.pop("second_per_grid_ts", None)
+        return made
+    draw = torch.Generator().manual_seed(seed)
+    n_images = sum(part == "I" for row in rows for part in row)
+    images = {}
+    if n_images:
+        images["pixel_values"] = torch.randn(n_images, 3, 32, 32, generator=draw)
+    if name == "llava_onevision" and n_images:
+        images["pixel_values"] = torch.randn(n_images, 3, 3, 32, 32, generator=draw)
+        images["image_sizes"] = torch.tensor([[32, 64]] * n_images)
+    if name == "mistral3" and n_images:
+        images["image_sizes"] = torch.tensor([[32, 32]] * n_images)
+    n = tokens_of(name)
+    tokens = []
+    for row in rows:
+        ids = [BOS]
+        for part in row:
+            is_image = part == "I"
+            one = [IMAGE] * n if is_image else torch.randint(2, 89, (part,), generator=draw).tolist()
+            ids += [92, *one, 93] if is_image and name == "gemma3" else one
+        tokens.append(ids)
+    made = {**batch(tokens), **images}
+    if name == "gemma3":
+        made["token_type_ids"] = (made["input_ids"] == IMAGE).long()
+    if name == "paligemma":  # as its processor says: all of a prompt without answer sees each other
+        made["token_type_ids"] = torch.zeros_like(made["input_ids"])
+    if name in ("smolvlm", "idefics3") and n_images:  # (rows, most images of a row, ...), zeros where fewer
+        most = max(sum(part == "I" for part in row) for row in rows)
+        grid, pixels = torch.zeros(len(rows), most, 3, 32, 32), iter(images["pixel_values"])
+        for i, row in enumerate(rows):
+            for k in range(sum(part == "I" for part in row)):
+                grid[i, k] = next(pixels)
+        made["pixel_values"] = grid
+    return made
+
+
+@functools.cache
+def tokens_of(name):
+    """Tokens of an image."""
+    if name.startswith("qwen"):
+        return 24
+    if name == "llava_onevision":
+        with torch.no_grad():
+            pixels, sizes = torch.zeros(1, 3, 3, 32, 32), torch.tensor([[32, 64]])
+            return len(model(name).model.get_image_features(pixels, sizes).pooler_output[0])
+    return 4 if name in ("smolvlm", "idefics3") else 16
+
+
+def cut_row(name, given, row):
+    """One row of a batch alone, without padding and the other rows' images."""
+    real = given["attention_mask"][row].bool()
+    per_token = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+    one = {key: given[key][row : row + 1, real] for key in per_token if key in given}
+    counts = [int(n) // tokens_of(name) for n in (given["input_ids"] == IMAGE).sum(1)]
+    start, stop = sum(counts[:row]), sum(counts[: row + 1])
+    if start == stop:
+        return one
+    if name in ("smolvlm", "idefics3"):
+        return {**one, "pixel_values": given["pixel_values"][row : row + 1, : counts[row]]}
+    if name.startswith("qwen"):
+        patches = given["image_grid_thw"].prod(1).tolist()
+        one["pixel_values"] = given["pixel_values"][sum(patches[:start]) : sum(patches[:stop])]
+        return {**one, "image_grid_thw": given["image_grid_thw"][start:stop]}
+    for key in ("pixel_values", "image_sizes"):
+        if key in given:
+            one[key] = given[key][start:stop]
+    return one
