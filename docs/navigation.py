@@ -11,6 +11,7 @@ ORDER = (
     "concepts",
     "methods",
     "cli",
+    "transformers",
     "writing-a-plugin",
     "writing-an-adapter",
     "hooks",
