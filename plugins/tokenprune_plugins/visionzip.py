@@ -3,7 +3,8 @@
 
 Dominant rows are the CLS row itself and the patches with the highest CLS attention. The other patches are
 merged into contextual rows around evenly spaced targets, by the cosine of their keys. All of it happens
-before the projector, which is then applied to the new rows.
+before the projector, which is then applied to the new rows. For towers without CLS (Qwen2.5-VL) dominant are
+the tokens that receive most attention, and what is merged are the projector's own rows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from torch import Tensor
 import tokenprune
 from tokenprune.functional import unit_rows
 
+from .attention import AttentionScorer
+
+SOURCES = ("cls", "received")
+
 
 @dataclass(frozen=True)
 class VisionZipReducer(tokenprune.Reducer):
@@ -27,20 +32,32 @@ class VisionZipReducer(tokenprune.Reducer):
     dominant
         D, rows that stay as they are; the CLS row counts as one of them, as in the official code.
     contextual
-        Merged rows. Where neither is given: round(5 keep / 32), the paper's split of 32 into 27 + 5.
+        Merged rows. Where neither is given: round(5 keep / 32), the paper's split of 32 into 27 + 5; with
+        `source="received"` a twentieth of the image's tokens, as the official Qwen2.5-VL code has it.
+    source
+        `"cls"`, or `"received"` for towers without CLS: no CLS row, and merging behind the projector.
     """
 
     name: ClassVar[str] = "visionzip"
     dominant: int | None = None
     contextual: int | None = None
+    source: str = "cls"
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise tokenprune.OptionError(
+                f"visionzip's source must be one of {', '.join(map(repr, SOURCES))}, got {self.source!r}"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
-        """The tower's rows and keys, and the way from there to the language model."""
+        """Keys; and with CLS the tower's rows and the way from there to the language model."""
+        if self.source == "received":
+            return frozenset({"key_metric"})
         return frozenset({"pre_features", "cls_hidden", "key_metric", "projector"})
 
-    def split(self, keep: int) -> tuple[int, int]:
-        """Return (dominant, contextual) rows of a budget; a single row is a patch, without CLS.
+    def split(self, keep: int, n: int) -> tuple[int, int]:
+        """Return (dominant, contextual) rows of a budget for `n` tokens; a single row is a patch, not CLS.
 
         Raises
         ------
@@ -49,41 +66,47 @@ class VisionZipReducer(tokenprune.Reducer):
         """
         if self.contextual is not None:
             contextual = self.contextual
+        elif self.dominant is not None:
+            contextual = keep - self.dominant
         else:
-            contextual = round(5 * keep / 32) if self.dominant is None else keep - self.dominant
+            contextual = round(5 * keep / 32) if self.source == "cls" else min(max(1, n // 20), keep - 1)
         dominant = keep - contextual if self.dominant is None else self.dominant
         if dominant + contextual != keep or contextual < 0:
             raise tokenprune.BudgetError(
                 f"dominant={dominant} and contextual={contextual} rows do not make up keep={keep}"
             )
-        if dominant < 2 and keep > 1:
+        least = 2 if self.source == "cls" else 1
+        if dominant < least and keep > 1:
+            beside = " beside the CLS row" if self.source == "cls" else ""
             raise tokenprune.BudgetError(
-                f"keep={keep} with {contextual} contextual rows leaves no patch beside the CLS row; "
-                f"give keep={contextual + 2} or more"
+                f"keep={keep} with {contextual} contextual rows leaves no patch{beside}; "
+                f"give keep={contextual + least} or more"
             )
         return dominant, contextual
 
     def n_selected(self, keep: int, n: int) -> int:
         """Patches among the dominant rows."""
-        return max(1, self.split(keep)[0] - 1)
+        return max(1, self.split(keep, n)[0] - (self.source == "cls"))
 
     def reduce(
         self, tokens: tokenprune.VisualTokens, selection: tokenprune.Selection, keep: int
     ) -> tokenprune.Selection:
-        """Return [CLS, chosen patches in their order, contextual rows]."""
+        """Return [CLS (where there is one), chosen patches in their order, contextual rows]."""
         if keep == len(selection):
             return selection
         rest = torch.ones(len(tokens), dtype=torch.bool, device=selection.indices.device)
         rest[selection.indices] = False
-        hidden = tokens.signal("pre_features").float()
+        with_cls = self.source == "cls"
+        hidden = (tokens.signal("pre_features") if with_cls else tokens.features).float()
         metric = tokens.signal("key_metric").float()
-        merged = merge_contextual(hidden[rest], metric[rest], self.split(keep)[1])
-        new = tokens.projector(torch.cat([tokens.signal("cls_hidden").float(), merged]))
+        new = merge_contextual(hidden[rest], metric[rest], self.split(keep, len(tokens))[1])
+        if with_cls:
+            new = tokens.projector(torch.cat([tokens.signal("cls_hidden").float(), new]))
         new = new.to(tokens.features.dtype)
-        mark = selection.indices.new_full((len(new),), -1)
+        mark, front = selection.indices.new_full((len(new),), -1), int(with_cls)
         return tokenprune.Selection(
-            indices=torch.cat([mark[:1], selection.indices, mark[1:]]),
-            features=torch.cat([new[:1], tokens.features[selection.indices], new[1:]]),
+            indices=torch.cat([mark[:front], selection.indices, mark[front:]]),
+            features=torch.cat([new[:front], tokens.features[selection.indices], new[front:]]),
             scores=selection.scores,
         )
 
@@ -114,7 +137,8 @@ def tokenprune_reducers() -> list[type[tokenprune.Reducer]]:
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the method."""
+    """Deliver the method, and its variant for towers without CLS."""
+    in_float32 = "scores and merging in float32; the official code works in the model's precision"
     return [
         tokenprune.Method(
             name="visionzip",
@@ -126,8 +150,23 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             newlines="drop",
             paper="arXiv 2412.04467 (CVPR 2025)",
             deviations=(
-                "scores and merging in float32; the official code works in the model's precision",
+                in_float32,
                 "a budget of one row keeps the best patch; the official code would keep the CLS row",
             ),
-        )
+        ),
+        tokenprune.Method(
+            name="visionzip-received",
+            title="VisionZip without CLS: attention received, the rest merged",
+            scorer=AttentionScorer(source="received"),
+            selector="topk",
+            reducer=VisionZipReducer(source="received"),
+            scope="tile",
+            newlines="drop",
+            paper="arXiv 2412.04467 (CVPR 2025)",
+            deviations=(
+                in_float32,
+                "at least one kept row is no merged one, whatever the budget",
+                "where its Qwen2.5-VL code cuts inside the language model, this cuts before it",
+            ),
+        ),
     ]

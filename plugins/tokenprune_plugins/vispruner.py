@@ -15,6 +15,8 @@ from torch import Tensor
 import tokenprune
 from tokenprune.functional import top_slots, unit_rows
 
+from .attention import AttentionScorer
+
 STEP = 8  # tokens removed at most in one round
 
 
@@ -81,7 +83,8 @@ def tokenprune_selectors() -> list[type[tokenprune.Selector]]:
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the method."""
+    """Deliver the method, and its variant for towers without CLS."""
+    odd = "an odd number of remaining tokens works; the official code fails there"
     return [
         tokenprune.Method(
             name="vispruner",
@@ -91,6 +94,16 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             scope="tile",
             newlines="drop",
             paper="arXiv 2412.01818 (ICCV 2025)",
-            deviations=("an odd number of remaining tokens works; the official code fails there",),
-        )
+            deviations=(odd,),
+        ),
+        tokenprune.Method(
+            name="vispruner-received",
+            title="VisPruner without CLS: attention received, then look-alikes removed",
+            scorer=AttentionScorer(source="received"),
+            selector="vispruner",
+            scope="tile",
+            newlines="drop",
+            paper="arXiv 2412.01818 (ICCV 2025)",
+            deviations=(odd, "ours for towers without CLS: the official code has nothing for them"),
+        ),
     ]

@@ -83,7 +83,7 @@ def test_new_rows_go_through_the_projector_and_kept_ones_are_the_models_own():
     [(32, 27, 5), (64, 54, 10), (128, 108, 20), (192, 162, 30), (2, 2, 0), (1, 1, 0)],
 )
 def test_the_budget_is_split_as_published(keep, dominant, contextual):
-    assert VisionZipReducer().split(keep) == (dominant, contextual)
+    assert VisionZipReducer().split(keep, 576) == (dominant, contextual)
 
 
 def test_a_single_row_is_the_best_patch():
@@ -135,6 +135,54 @@ def test_half_precision_rows_are_merged_in_float32_and_returned_in_their_own(dty
     assert torch.equal(half.indices, full.indices)
     assert half.features.dtype == dtype
     assert torch.equal(half.features, full.features.to(dtype))
+
+
+def received_tokens(n, seed=0):
+    """Tokens of a tower without CLS: attention received, keys, and what the projector gave."""
+    generator = torch.Generator().manual_seed(seed)
+    signals = {
+        "received_attention": torch.rand(n, generator=generator),
+        "key_metric": torch.randn(n, 6, generator=generator),
+    }
+    return tokenprune.VisualTokens(torch.randn(n, 12, generator=generator), signals)
+
+
+@pytest.mark.parametrize(
+    ("n", "keep", "split"),
+    [(580, 116, (87, 29)), (100, 20, (15, 5)), (39, 4, (3, 1)), (12, 1, (1, 0)), (200, 5, (1, 4))],
+)
+def test_without_cls_a_twentieth_of_the_tokens_is_merged(n, keep, split):
+    assert VisionZipReducer(source="received").split(keep, n) == split
+    chosen = tokenprune.method("visionzip-received").select(received_tokens(n), keep)
+    assert ((chosen.indices >= 0).sum(), (chosen.indices < 0).sum()) == split
+
+
+def test_without_cls_by_the_slow_reference():
+    # the reference's CLS row is left out of its result; with a key of its own it attracts nobody
+    n, dominant, contextual = 60, 9, 3
+    tokens = received_tokens(n)
+    hidden = torch.cat([torch.zeros(1, 12), tokens.features])
+    attention = torch.cat([torch.zeros(1), tokens.signal("received_attention")])[None]
+    keys = torch.cat([torch.ones(1, 6), tokens.signal("key_metric")])
+    slow = torch.from_numpy(visionzip(hidden, attention, keys, dominant + 1, contextual)).float()[1:]
+    chosen = tokenprune.method("visionzip-received").select(tokens, dominant + contextual)
+    torch.testing.assert_close(chosen.features, slow, rtol=0, atol=1e-5)
+    best = tokens.signal("received_attention").topk(dominant).indices.sort().values
+    assert chosen.indices.tolist() == [*best.tolist(), -1, -1, -1]
+
+
+def test_one_option_turns_the_method_into_its_variant():
+    variant, tokens = tokenprune.method("visionzip", source="received"), received_tokens(50)
+    assert variant.needs == {"received_attention", "key_metric"}
+    want = tokenprune.method("visionzip-received").select(tokens, 9)
+    assert torch.equal(variant.select(tokens, 9).features, want.features)
+
+
+def test_without_cls_bad_options_are_refused():
+    with pytest.raises(tokenprune.OptionError, match="source must be one of 'cls', 'received', got 'text'"):
+        VisionZipReducer(source="text")
+    with pytest.raises(tokenprune.BudgetError, match="5 contextual rows leaves no patch; give keep=6"):
+        VisionZipReducer(source="received", contextual=5).split(5, 100)
 
 
 def test_golden_order_of_the_rows_of_tiles():

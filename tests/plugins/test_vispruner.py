@@ -66,3 +66,14 @@ def test_without_scores_look_alikes_are_removed_from_all():
 def test_a_ratio_outside_0_to_1_is_refused():
     with pytest.raises(tokenprune.OptionError, match=r"\[0, 1\], got -0.5"):
         tokenprune.selector("vispruner", important_ratio=-0.5)
+
+
+def test_without_cls_attention_received_takes_its_place():
+    generator = torch.Generator().manual_seed(0)
+    rows, received = torch.randn(40, 4, 8, generator=generator), torch.rand(40, generator=generator)
+    signals = {"pre_features": rows, "received_attention": received}  # 4 patches a token, as Qwen merges
+    tokens = tokenprune.VisualTokens(torch.zeros(40, 3), signals)
+    chosen = tokenprune.method("vispruner-received").select(tokens, 12)
+    assert chosen.order.tolist() == vispruner(rows.flatten(1), received[None], 12, 0.5)
+    by_option = tokenprune.method("vispruner", source="received").select(tokens, 12)
+    assert by_option.order.tolist() == chosen.order.tolist()

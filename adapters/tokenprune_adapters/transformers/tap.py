@@ -44,7 +44,7 @@ class AttentionTap:
         attention.config = config
 
     def __call__(  # noqa: D102  (the class says it)
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
     ) -> Any:
         self._see(query, key, options.get("scaling"))
         if self._dry:
@@ -52,7 +52,7 @@ class AttentionTap:
         name = self._config._attn_implementation
         eager = sys.modules[type(module).__module__].eager_attention_forward
         attend = eager if name == "eager" else _functions()[name]
-        return attend(module, query, key, value, mask, **options)
+        return attend(module, query, key, value, attention_mask, **options)
 
     def remove(self) -> None:
         """Give the module its configuration back and forget the function's name."""
