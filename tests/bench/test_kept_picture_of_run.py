@@ -13,7 +13,7 @@ PICTURE = Image.new("RGB", (60, 40), (200, 20, 20))
 
 
 def report(layout):
-    return ImageReport(0, layout, len(layout), 2, kept=torch.tensor([0, 5]))
+    return [ImageReport(0, layout, len(layout), 2, kept=torch.tensor([0, 5]))]
 
 
 def test_packed_patches_are_drawn_on_the_whole_picture():
@@ -29,10 +29,16 @@ def test_packed_patches_are_drawn_on_the_whole_picture():
     ids=["tiles", "video"],
 )
 def test_tiles_and_frames_are_refused(layout):
-    with pytest.raises(BadInputError, match="cuts it into tiles"):
+    with pytest.raises(BadInputError, match="cuts it into pieces"):
         _kept_picture(None, PICTURE, torch.zeros(1, 2, 3, 8, 8), report(layout))
 
 
 def test_several_views_without_a_grid_are_refused():
-    with pytest.raises(BadInputError, match="cuts it into tiles"):
-        _kept_picture(None, PICTURE, torch.zeros(1, 2, 3, 8, 8), report(Layout((1, 1, 6))))
+    for pixels in (torch.zeros(1, 2, 3, 8, 8), torch.zeros(2, 3, 8, 8)):
+        with pytest.raises(BadInputError, match="cuts it into pieces"):
+            _kept_picture(None, PICTURE, pixels, report(Layout((1, 1, 6))))
+
+
+def test_several_images_are_refused():
+    with pytest.raises(BadInputError, match="cuts it into pieces"):
+        _kept_picture(None, PICTURE, torch.zeros(24, 10), report(Layout((1, 2, 3))) * 2)

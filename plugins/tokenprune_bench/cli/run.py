@@ -13,6 +13,8 @@ from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
 from tokenprune_bench.cli.models import Device, Precision, load_model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL.Image import Image
 
     import tokenprune
@@ -72,7 +74,7 @@ def run(
             typer.echo(answer)
             typer.echo(f"{name}: {report}")
         if save is not None:
-            drawn = _kept_picture(processor, picture, inputs["pixel_values"], report.images[0])
+            drawn = _kept_picture(processor, picture, inputs["pixel_values"], report.images)
             save_image(captioned(drawn, [prompt, f"{answer} ({name})"]), save)
             typer.echo(f"picture of the kept tokens: {save}", err=as_json)
 
@@ -120,16 +122,20 @@ def _warn_of_unknown_words(processor: Any, prompt: str) -> None:
         )
 
 
-def _kept_picture(processor: Any, picture: Image, pixels: Any, kept: tokenprune.ImageReport) -> Image:
+def _kept_picture(
+    processor: Any, picture: Image, pixels: Any, images: Sequence[tokenprune.ImageReport]
+) -> Image:
     """Draw the kept patches on the picture as the model sees it, which may be cropped."""
     from tokenprune_bench.pictures import kept_picture
     from tokenprune_bench.seen_image import seen_image
 
-    frames, rows, columns = kept.layout.grid
-    if frames != 1 or kept.layout.tiles is not None or pixels.ndim not in (2, 4):
-        raise BadInputError("--save draws models that see a picture whole; this one cuts it into tiles")
-    slots = None if kept.kept is None else [slot for slot in kept.kept.tolist() if slot >= 0]
-    is_view = pixels.ndim == 4  # (1, 3, S, S); packed patches, (patches, values), are of the whole picture
+    frames, rows, columns = images[0].layout.grid
+    is_view = pixels.ndim == 4 and len(pixels) == 1  # (1, 3, S, S)
+    is_packed = pixels.ndim == 2  # (patches, values), of the whole picture
+    if len(images) != 1 or frames != 1 or images[0].layout.tiles is not None or not (is_view or is_packed):
+        raise BadInputError("--save draws models that see a picture whole; this one cuts it into pieces")
+    kept = images[0].kept
+    slots = None if kept is None else [slot for slot in kept.tolist() if slot >= 0]
     seen = seen_image(processor.image_processor, pixels[0]) if is_view else picture
     return kept_picture(seen, (rows, columns), slots)
 
