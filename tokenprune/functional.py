@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .greedy import can_fuse, greedy, inside
+
 GRAM_LIMIT = 8192  # tokens up to which all pairwise similarities are held at once (N^2 floats)
 FLAT = 1e-4  # relative spread below which scores count as one value
 
@@ -47,14 +49,19 @@ def even_slots(n: int, keep: int, device: torch.device | None = None) -> Tensor:
 class Similarity:
     """Cosine similarities of rows (B, N, D), a column at a time.
 
-    Held as one (B, N, N) matrix up to `GRAM_LIMIT` tokens (one fast matrix product), beyond that computed
-    column by column.
+    Held as one (B, N, N) matrix up to `GRAM_LIMIT` tokens (one fast matrix product an image: an image's
+    similarities do not depend on the others of its stack), beyond that computed column by column.
     """
 
+    @torch.no_grad()
     def __init__(self, features: Tensor) -> None:
         self.unit = unit_rows(features)
-        n = self.unit.shape[-2]
-        self.matrix = self.unit @ self.unit.mT if n <= GRAM_LIMIT else None
+        b, n, _ = self.unit.shape
+        self.matrix: Tensor | None = None
+        if n <= GRAM_LIMIT:
+            self.matrix = self.unit.new_empty(b, n, n)
+            for rows, out in zip(self.unit, self.matrix, strict=True):
+                torch.mm(rows, rows.mT, out=out)
 
     def column(self, slots: Tensor) -> Tensor:
         """Similarities of all tokens to one slot an image, (B,) -> (B, N)."""
@@ -63,27 +70,43 @@ class Similarity:
             return self.matrix[rows, slots]
         return (self.unit @ self.unit[rows, slots].unsqueeze(-1)).squeeze(-1)
 
-    def most_isolated(self) -> Tensor:
-        """Return the slot farthest from its nearest neighbour, (B,)."""
+    def most_isolated(self, counts: Tensor | None = None) -> Tensor:
+        """Return the slot farthest from its nearest neighbour, (B,); of the first `counts` (B,) slots."""
         n = self.unit.shape[-2]
+        padding = None if counts is None else ~inside(counts, n)
         nearest = []
         for start in range(0, n, GRAM_LIMIT):
             stop = min(n, start + GRAM_LIMIT)
-            block = (self.unit[:, start:stop] @ self.unit.mT) if self.matrix is None else self.matrix.clone()
-            own = torch.arange(stop - start, device=block.device)
-            block[:, own, own + start] = -torch.inf
+            block = self.matrix if self.matrix is not None else self.unit[:, start:stop] @ self.unit.mT
+            if padding is not None:
+                block = block.masked_fill(padding.unsqueeze(1), -torch.inf)
+            own = block[:, :, start:stop].diagonal(dim1=1, dim2=2)
+            before = own.clone()
+            own.fill_(-torch.inf)
             nearest.append(block.amax(-1))
-        return torch.cat(nearest, -1).argmin(-1)
+            own.copy_(before)
+        found = torch.cat(nearest, -1)
+        return (found if padding is None else found.masked_fill(padding, torch.inf)).argmin(-1)
+
+
+def greedy_path(device: torch.device | str, n: int) -> str:
+    """Which loop picks among `n` tokens on a device: `"triton"` (one launch for all picks) or `"torch"`."""
+    return "triton" if n <= GRAM_LIMIT and can_fuse(device) else "torch"
 
 
 @torch.no_grad()
 def max_min_diversity(
-    features: Tensor, keep: int, weights: Tensor | None = None, chosen: Tensor | None = None
+    features: Tensor,
+    keep: int,
+    weights: Tensor | None = None,
+    chosen: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Greedy max-min selection: each pick is the token whose nearest chosen token is farthest away.
 
     Distances are 1 - cosine; with `weights` each distance is multiplied by the token's weight. A running
-    minimum makes the loop O(K N). Ties go to the lowest slot; a chosen token is never chosen again.
+    minimum makes the loop O(K N). Ties go to the lowest slot; a chosen token is never chosen again. Fewer
+    picks are the beginning of more.
 
     Parameters
     ----------
@@ -96,40 +119,32 @@ def max_min_diversity(
         most isolated one, unless `chosen` is given.
     chosen
         (C,) or (B, C) slots that are chosen already.
+    counts
+        (B,) tokens of each image where they differ; rows behind are padding and never picked.
 
     Returns
     -------
     Tensor
-        (keep,) or (B, keep) slots in the order they were picked.
+        (keep,) or (B, keep) slots in the order they were picked; -1 where an image of `counts` has no token
+        left.
     """
     if features.ndim == 2:
         lift = [None if t is None else t.unsqueeze(0) for t in (weights, chosen)]
         return max_min_diversity(features.unsqueeze(0), keep, *lift).squeeze(0)
-    similarity = Similarity(features)
     b, n, _ = features.shape
-    rows = torch.arange(b, device=features.device)
-    nearest = torch.full((b, n), torch.inf, device=features.device)
-    gain = torch.empty_like(nearest)
-    free = torch.zeros_like(nearest)  # -inf where taken
-
-    def take(slots: Tensor) -> None:
-        distance = (1 - similarity.column(slots)).clamp_(min=0)
-        torch.minimum(nearest, distance, out=nearest)
-        free[rows, slots] = -torch.inf
-
-    order = torch.empty((b, keep), dtype=torch.long, device=features.device)
-    if chosen is not None and chosen.shape[-1]:
-        for slots in chosen.unbind(-1):
-            take(slots)
-    elif keep:
-        order[:, 0] = similarity.most_isolated() if weights is None else weights.argmax(-1)
-        take(order[:, 0])
-    started = chosen is None or chosen.shape[-1] == 0
-    for step in range(1 if started else 0, keep):
-        if weights is None:
-            torch.add(nearest, free, out=gain)
-        else:
-            torch.mul(nearest, weights, out=gain).add_(free)
-        order[:, step] = gain.argmax(-1)
-        take(order[:, step])
-    return order
+    fit = max(1, GRAM_LIMIT**2 // (n * n))  # images whose similarities are held at once
+    if b > fit and n <= GRAM_LIMIT:
+        given = [[None] * b if t is None else torch.split(t, fit) for t in (weights, chosen, counts)]
+        parts = zip(torch.split(features, fit), *given, strict=False)
+        return torch.cat([max_min_diversity(part, keep, *rest) for part, *rest in parts])
+    similarity = Similarity(features)
+    start = chosen if chosen is not None and chosen.shape[-1] else None
+    if start is not None or not keep:
+        first = torch.empty((b, 0), dtype=torch.long, device=features.device)
+    elif weights is None:
+        first = similarity.most_isolated(counts).unsqueeze(-1)
+    else:
+        heavy = weights if counts is None else weights.masked_fill(~inside(counts, n), -torch.inf)
+        first = heavy.argmax(-1, keepdim=True)
+    picks, start = keep - first.shape[-1], first if start is None else start
+    return torch.cat([first, greedy(similarity, picks, weights, start, counts)], -1)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The greedy loop of max-min selection: on NVIDIA GPUs one launch of a kernel, elsewhere plain PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .functional import Similarity
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def can_fuse(device: torch.device | str) -> bool:
+    """Whether the kernel runs on a device: an NVIDIA GPU, and triton is installed."""
+    return torch.device(device).type == "cuda" and torch.version.cuda is not None and _has_triton()
+
+
+def inside(counts: Tensor, n: int) -> Tensor:
+    """Which of `n` slots are an image's own, (B,) -> (B, N)."""
+    return torch.arange(n, device=counts.device) < counts.unsqueeze(-1)
+
+
+def greedy(
+    similarity: Similarity, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor | None
+) -> Tensor:
+    """Pick the token with the largest weighted distance to its nearest chosen one, `picks` times.
+
+    Parameters
+    ----------
+    similarity
+        Of (B, N, D) rows.
+    weights
+        (B, N) or None.
+    start
+        (B, C) slots that are chosen already, C at least 1.
+    counts
+        (B,) tokens of each image, None: N; rows behind are padding.
+
+    Returns
+    -------
+    Tensor
+        (B, picks) slots, -1 where an image has no token left.
+    """
+    b, n, _ = similarity.unit.shape
+    device = similarity.unit.device
+    if similarity.matrix is not None and can_fuse(device):
+        from . import max_min_triton
+
+        whole = torch.full((b,), n, device=device) if counts is None else counts
+        return max_min_triton.greedy(similarity.matrix, picks, weights, start, whole)
+    rows = torch.arange(b, device=device)
+    nearest = torch.full((b, n), torch.inf, device=device)
+    gain = torch.empty_like(nearest)
+    free = torch.zeros_like(nearest)  # -inf where taken
+    if counts is not None:
+        free.masked_fill_(~inside(counts, n), -torch.inf)
+
+    def take(slots: Tensor) -> None:
+        distance = (1 - similarity.column(slots)).clamp_(min=0)
+        torch.minimum(nearest, distance, out=nearest)
+        free[rows, slots] = -torch.inf
+
+    for slots in start.unbind(-1):
+        take(slots)
+    order = torch.empty((b, picks), dtype=torch.long, device=device)
+    for step in range(picks):
+        if weights is None:
+            torch.add(nearest, free, out=gain)
+        else:
+            torch.mul(nearest, weights, out=gain).add_(free)
+        order[:, step] = gain.argmax(-1)
+        take(order[:, step])
+    if counts is not None:
+        steps = torch.arange(start.shape[-1], start.shape[-1] + picks, device=device)
+        order.masked_fill_(steps >= counts.unsqueeze(-1), -1)
+    return order
