@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""open_clip's models: `CLIP` and `CustomTextCLIP` with their own vision transformer or one of timm's.
+
+Only the image tower is pruned. Checked with open_clip 3.3.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+import tokenprune
+
+from .timm_vit import timm_tower
+from .vit.adapter import VisionTowerAdapter
+from .vit.attention import AttentionTap, NormTap, ProjectionTap
+from .vit.head import Matrix, TokenHead
+from .vit.tower import Tower
+
+MODELS = frozenset({"CLIP", "CustomTextCLIP"})
+REASONS = {
+    "ModifiedResNet": "its image tower is a convolutional network, which has no tokens",
+    "CoCa": "its captions are written from pooled tokens, which this adapter was not checked with",
+}
+
+
+class OpenClipAdapter(VisionTowerAdapter):
+    """A model of open_clip, or one of its image towers; `encode_image`, `forward` and the text tower stay."""
+
+    name: ClassVar[str] = "open_clip"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether this is a model of open_clip; which of them lose tokens is said by `find_tower`."""
+        model = getattr(model, "_orig_mod", model)
+        return any(base.__module__.startswith("open_clip.") for base in type(model).__mro__)
+
+    def find_tower(self, model: nn.Module) -> Tower:
+        """Say where things are; see `VisionTowerAdapter.find_tower`."""
+        visual: Any = model.visual if _names(model) & MODELS else model
+        if "TimmModel" in _names(visual):
+            if hasattr(visual.head, "pool"):
+                _refuse(model, "its pooling lays the tokens of the last block on a grid")
+            last = tuple(one for one in visual.head if not isinstance(one, nn.Dropout))
+            return timm_tower(visual.trunk, last)
+        if "VisionTransformer" not in _names(visual):
+            known = [REASONS[name] for name in sorted(_names(visual)) if name in REASONS]
+            _refuse(model, known[0] if known else "this adapter was not made for it")
+        if not visual.transformer.batch_first:
+            _refuse(model, "its blocks take the tokens first and the pictures second")
+        return _native_tower(visual)
+
+
+def _native_tower(visual: Any) -> Tower:
+    """open_clip's own vision transformer as a tower; one with attentional pooling has no single output."""
+    head = None
+    if visual.attn_pool is None and visual.pool_type != "none":
+        head = TokenHead(visual.ln_post, [nn.Identity() if visual.proj is None else Matrix(visual.proj)])
+    return Tower(
+        module=visual,
+        marker="_embeds",
+        entry=visual.conv1,
+        blocks=tuple(visual.transformer.resblocks),
+        n_prefix=1,
+        has_class_token=True,
+        usual=tuple(visual.grid_size),
+        grid=lambda height, width: (height // visual.patch_size[0], width // visual.patch_size[1]),
+        tap=_attention_tap,
+        head=head,
+        is_checkpointing=lambda: bool(visual.transformer.grad_checkpointing),
+    )
+
+
+def _attention_tap(block: Any) -> Callable[[], AttentionTap] | None:
+    """What watches a block's attention; None where that is not simply a softmax of queries and keys."""
+    attention = block.attn
+    if isinstance(attention, nn.MultiheadAttention):
+        return partial(ProjectionTap, block.ln_1, attention)
+    if getattr(attention, "logit_scale", True) is not None:  # scaled cosine
+        return None
+    return partial(NormTap, attention, attention.ln_q, attention.ln_k, attention.scale, _unturned)
+
+
+def _unturned(rows: Tensor, rope: Tensor) -> Tensor:
+    return rows  # no rotary positions here
+
+
+def _names(model: nn.Module) -> set[str]:
+    return {base.__name__ for base in type(model).__mro__ if base.__module__.startswith("open_clip.")}
+
+
+def _refuse(model: nn.Module, reason: str) -> None:
+    raise tokenprune.UnsupportedModelError(
+        f"open_clip's {type(model).__name__} cannot lose tokens here: {reason}. What can: CLIP and "
+        "CustomTextCLIP with a vision transformer of open_clip or timm"
+    )
+
+
+@tokenprune.hookimpl
+def tokenprune_adapters() -> list[type[tokenprune.ModelAdapter]]:
+    """Deliver the adapter."""
+    return [OpenClipAdapter]

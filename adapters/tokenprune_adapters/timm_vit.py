@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""timm's vision transformers: `VisionTransformer` (ViT, DeiT, DINOv2, SigLIP) and `Eva` (EVA, DINOv3).
+
+Checked with timm 1.0.31.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import tokenprune
+
+from .vit.adapter import VisionTowerAdapter
+from .vit.attention import AttentionTap, NormTap
+from .vit.head import TokenHead
+from .vit.tower import Tower
+
+KNOWN = frozenset({"VisionTransformer", "Eva"})
+# attention whose queries and keys, normalised and turned by their positions, are what attends
+PLAIN_ATTENTION = frozenset({"Attention", "AttentionRope", "EvaAttention"})
+WINDOWS = "it attends within windows of the grid, which must stay whole"
+TABLES = "its attention adds a table of relative positions made for the whole grid"
+REASONS = {
+    "SwinTransformer": WINDOWS,
+    "SwinTransformerV2": WINDOWS,
+    "SwinTransformerV2Cr": WINDOWS,
+    "VisionTransformerSAM": WINDOWS,
+    "Beit": TABLES,
+    "VisionTransformerRelPos": TABLES,
+    "FeatureGetterNet": "features_only=True lays the tokens of late blocks on a grid; prune the plain model",
+    "FeatureHookNet": "features_only=True lays the tokens of late blocks on a grid; prune the plain model",
+}
+
+
+class TimmAdapter(VisionTowerAdapter):
+    """A timm vision transformer, as a classifier or for its features."""
+
+    name: ClassVar[str] = "timm"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether this is a model of timm; which of them lose tokens is said by `find_tower`."""
+        return _is_from(getattr(model, "_orig_mod", model), "timm.models")
+
+    def find_tower(self, model: nn.Module) -> Tower:
+        """Say where things are; see `VisionTowerAdapter.find_tower`."""
+        return timm_tower(model)
+
+
+def timm_tower(model: Any, last: tuple[nn.Module, ...] = ()) -> Tower:
+    """A timm vision transformer as a tower; `last` is what a bigger model does with its output.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When it cannot lose tokens, with the reason.
+    """
+    names = [base.__name__ for base in type(model).__mro__ if base.__module__.startswith("timm.models")]
+    pool = getattr(model, "attn_pool", None)
+    reason = next((REASONS[name] for name in names if name in REASONS), None)
+    if reason is None and not KNOWN & set(names):
+        reason = _shrinks(model) or "this adapter was not made for it"
+    if reason is None and getattr(pool, "pos_embed", None) is not None:
+        reason = "its attention pooling adds a position to every token of the whole grid"
+    if reason is not None:
+        raise tokenprune.UnsupportedModelError(
+            f"timm's {type(model).__name__} cannot lose tokens here: {reason}. What can: VisionTransformer "
+            "(ViT, DeiT, DINOv2, SigLIP, CLIP) and Eva (EVA, DINOv3, PE)"
+        )
+    heads = [model.head, model.head_dist] if hasattr(model, "head_dist") else [model.head]
+    embed = model.patch_embed
+    return Tower(
+        module=model,
+        marker="_pos_embed",
+        entry=embed,
+        blocks=tuple(model.blocks),
+        n_prefix=model.num_prefix_tokens,
+        has_class_token=model.cls_token is not None,
+        usual=tuple(embed.grid_size),
+        grid=lambda height, width: embed.dynamic_feat_size((height, width)),
+        tap=attention_tap,
+        head=TokenHead(model.norm, heads, pool, model.fc_norm, last),
+        is_checkpointing=lambda: bool(model.grad_checkpointing),
+    )
+
+
+def attention_tap(block: Any) -> Callable[[], AttentionTap] | None:
+    """What watches a block's attention; None where that is not simply a softmax of queries and keys."""
+    attention: Any = getattr(block, "attn", None)
+    if type(attention).__name__ not in PLAIN_ATTENTION or not _is_from(attention, "timm."):
+        return None
+
+    def rotate(rows: Tensor, rope: Tensor) -> Tensor:
+        from timm.layers import apply_rot_embed_cat  # there, since the model is timm's
+
+        n = attention.num_prefix_tokens
+        turned = apply_rot_embed_cat(rows[:, :, n:], rope, half=attention.rotate_half)
+        return torch.cat([rows[:, :, :n], turned], 2)
+
+    return partial(NormTap, attention, attention.q_norm, attention.k_norm, attention.scale, rotate)
+
+
+def _shrinks(model: Any) -> str | None:
+    """The reason why a hierarchical model is refused, None for any other."""
+    stages = [stage["reduction"] for stage in getattr(model, "feature_info", None) or ()]
+    if len(set(stages)) < 2:
+        return None
+    return f"it is hierarchical, its stages shrink a whole grid ({', '.join(map(str, stages))} pixels a cell)"
+
+
+def _is_from(thing: Any, package: str) -> bool:
+    return any(base.__module__.startswith(package) for base in type(thing).__mro__)
+
+
+@tokenprune.hookimpl
+def tokenprune_adapters() -> list[type[tokenprune.ModelAdapter]]:
+    """Deliver the adapter."""
+    return [TimmAdapter]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the adapters of vision libraries have in common: cuts at the boundaries of a tower's blocks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from torch import nn
+
+from tokenprune import AlreadyPrunedError, Cut, IncompatibleError, ModelAdapter, PruningReport
+
+from .signals import FROM_ATTENTION, FROM_HEAD, given_by
+from .tower import Tower, refuse_compiled
+
+
+class VisionTowerAdapter(ModelAdapter):
+    """A model whose pictures go through a vision transformer; everything else is left alone."""
+
+    default_stage: ClassVar[str] = "vision"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        refuse_compiled(model)
+        self.tower = self.find_tower(model)
+
+    @abstractmethod
+    def find_tower(self, model: nn.Module) -> Tower:
+        """Say where things are.
+
+        Raises
+        ------
+        UnsupportedModelError
+            When the model has no tower that can lose tokens, with the reason.
+        """
+
+    @property
+    def provides(self) -> Mapping[str, frozenset[str]]:
+        """Signals of the tower, at the stage `vision`."""
+        return {"vision": given_by(self.tower)}
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Patches keep their positions: learnt ones are part of them, rotary ones are gathered with them."""
+        return ("original",)
+
+    def check(self, cut: Cut) -> None:
+        """Refuse what this model cannot do; see `ModelAdapter.check`."""
+        method, n_blocks = cut.method, len(self.tower.blocks)
+        if method.stage == "vision" or method.schedule is None:
+            if method.schedule is None:
+                raise IncompatibleError(
+                    f"method {method.name!r} does not say where to cut this {type(self.model).__name__}; "
+                    f"give layer= (the cut is made before that block, 0 ... {n_blocks - 1}) or "
+                    "schedule={layer: rows, ...}"
+                )
+            boundaries = method.schedule.boundaries(n_blocks)
+            if boundaries[0] == 0 and method.needs & FROM_ATTENTION:
+                raise IncompatibleError(
+                    f"method {method.name!r} looks at the attention of the block before the cut, and there "
+                    "is none before block 0; give layer=1 or later"
+                )
+            if method.reducer is not None and method.parts[-1].needs & FROM_HEAD:
+                raise IncompatibleError(
+                    f"the reducer {method.parts[-1].name!r} makes rows with the projector, which leads "
+                    "to the tower's output here, not to rows of the next block; use no reducer"
+                )
+        super().check(cut)
+        assert method.schedule is not None
+        n = self.tower.usual[0] * self.tower.usual[1]
+        method.schedule.cuts(cut.budget.rows(n), n, n_blocks, method.budget)
+
+    def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
+        """Hook the tower."""
+        from .cuts import VisionCuts
+
+        if "forward_intermediates" in vars(self.tower.module):
+            raise AlreadyPrunedError(
+                f"the tower of this {type(self.model).__name__} is already pruned, through a model it is "
+                "part of or a part of this one; call remove() on that handle first"
+            )
+        return VisionCuts(self.tower, cuts[0], record).remove

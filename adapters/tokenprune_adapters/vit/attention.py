@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queries and keys of one attention module, caught where they pass; its own attention stays as fast as it is.
+
+No attention map is made: the rows asked for are computed from the queries and keys that were seen.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+Rotate = Callable[[Tensor, Tensor], Tensor]
+
+
+class AttentionTap(ABC):
+    """What an attention module last saw: queries (B, H, L, d) and keys (B, H_kv, L, d), as they attend."""
+
+    scale: float
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    @abstractmethod
+    def query(self, rows: slice) -> Tensor:
+        """Queries of some rows, (B, H, R, d)."""
+
+    @abstractmethod
+    def key(self) -> Tensor:
+        """Keys of all rows, (B, H_kv, L, d)."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop what was seen."""
+
+    def remove(self) -> None:
+        """Stop looking; nothing stays on the model."""
+        self.forget()
+        while self._undo:
+            self._undo.pop()()
+
+
+class NormTap(AttentionTap):
+    """Looks at the modules that normalise queries and keys, which are there even if they do nothing.
+
+    `rotate` (rows, rope) -> rows is applied to both where the attention module is called with `rope=`.
+    """
+
+    def __init__(
+        self, attention: nn.Module, query_norm: nn.Module, key_norm: nn.Module, scale: float, rotate: Rotate
+    ) -> None:
+        super().__init__()
+        self.scale, self._rotate = scale, rotate
+        self._query: Tensor | None = None
+        self._key: Tensor | None = None
+        self._rope: Tensor | None = None
+        self._undo = [
+            attention.register_forward_pre_hook(outside_graphs(self._on_call), with_kwargs=True).remove,
+            query_norm.register_forward_hook(outside_graphs(self._on_query)).remove,
+            key_norm.register_forward_hook(outside_graphs(self._on_key)).remove,
+        ]
+
+    def query(self, rows: slice) -> Tensor:
+        """Queries of some rows, (B, H, R, d)."""
+        return self._turned(self._query)[:, :, rows]
+
+    def key(self) -> Tensor:
+        """Keys of all rows, (B, H_kv, L, d)."""
+        return self._turned(self._key)
+
+    def forget(self) -> None:
+        """Drop what was seen."""
+        self._query = self._key = self._rope = None
+
+    def _turned(self, rows: Tensor | None) -> Tensor:
+        assert rows is not None  # the block before the cut has run
+        return rows if self._rope is None else self._rotate(rows, self._rope)
+
+    def _on_call(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._rope = kwargs.get("rope")
+
+    def _on_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._query = output.detach()
+
+    def _on_key(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._key = output.detach()
+
+
+class ProjectionTap(AttentionTap):
+    """Looks at what goes into an `nn.MultiheadAttention` and projects it again, only the rows asked for.
+
+    It hooks the norm in front, not the attention itself, whose fast path it leaves alone.
+    """
+
+    def __init__(self, norm: nn.Module, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self._attention = attention
+        self.scale = attention.head_dim**-0.5
+        self._rows: Tensor | None = None
+        self._undo = [norm.register_forward_hook(outside_graphs(self._on_norm)).remove]
+
+    def query(self, rows: slice) -> Tensor:
+        """Queries of some rows, (B, H, R, d)."""
+        return self._projected(0, rows)
+
+    def key(self) -> Tensor:
+        """Keys of all rows, (B, H, L, d)."""
+        return self._projected(1, slice(None))
+
+    def forget(self) -> None:
+        """Drop what was seen."""
+        self._rows = None
+
+    def _projected(self, which: int, rows: slice) -> Tensor:
+        assert self._rows is not None  # the block before the cut has run
+        weight, bias = self._attention.in_proj_weight, self._attention.in_proj_bias
+        part = slice(which * self._attention.embed_dim, (which + 1) * self._attention.embed_dim)
+        projected = nn.functional.linear(
+            self._rows[:, rows], weight[part].detach(), None if bias is None else bias[part].detach()
+        )
+        return projected.view(*projected.shape[:2], self._attention.num_heads, -1).transpose(1, 2)
+
+    def _on_norm(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._rows = output.detach()
+
+
+def outside_graphs(hook: Hook) -> Hook:
+    """The hook as torch.compile shall run it: as it is, between the compiled pieces of a model."""
+    kept: Hook = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    return kept
+
+
+def probabilities(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Softmax rows in float32: query (B, H, R, d), key (B, H_kv, L, d) -> (B, H, R, L)."""
+    # query heads that share a key head
+    grouped = query.reshape(len(key), key.shape[1], -1, *query.shape[2:]).float()
+    logits = torch.einsum("bgnrd,bgld->bgnrl", grouped, key.float()) * scale
+    return logits.softmax(-1).flatten(1, 2)
+
+
+def cls_attention(tap: AttentionTap, n_prefix: int) -> Tensor:
+    """Attention of the class token to the patches, (B, H, N); with the prefix columns it would sum to 1."""
+    return probabilities(tap.query(slice(0, 1)), tap.key(), tap.scale)[:, :, 0, n_prefix:]
+
+
+def received_attention(tap: AttentionTap, n_prefix: int) -> Tensor:
+    """Attention each patch receives, mean over heads and patch queries, (B, N); a head at a time."""
+    query, key = tap.query(slice(n_prefix, None)), tap.key()
+    n_heads, shared = query.shape[1], query.shape[1] // key.shape[1]
+    total = query.new_zeros(len(key), key.shape[2], dtype=torch.float32)
+    for head in range(n_heads):
+        own = key[:, head // shared].unsqueeze(1)
+        total += probabilities(query[:, head : head + 1], own, tap.scale)[:, 0].mean(1)
+    return total[:, n_prefix:] / n_heads
+
+
+def key_metric(tap: AttentionTap, n_prefix: int) -> Tensor:
+    """Keys of the patches, after rotary, mean over heads, (B, N, d)."""
+    return tap.key().mean(1)[:, n_prefix:]

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pruned tower: before some of its blocks patch tokens are chosen, the others are gone from there on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune import Cut, ImageReport, Layout, PruningReport, Selection, UnsupportedCallError, VisualTokens
+
+from .attention import AttentionTap, outside_graphs
+from .choice import Chosen, choose, gather_rows
+from .signals import FROM_ATTENTION, tower_signals
+from .tower import Tower
+
+
+@dataclass
+class Run:
+    """One run of the tower over a batch: what shall be cut, and what became of it.
+
+    `cuts`: rows left before which blocks; `place` (B, K): the patch whose position each row has; `kept`
+    (B, K): the patch it comes from, -1 for rows that were made.
+    """
+
+    grid: tuple[int, int]
+    cuts: Mapping[int, int]
+    note: str = ""
+    place: Tensor | None = None
+    kept: Tensor | None = None
+    selections: list[Selection] = field(default_factory=list)
+    seconds: float = 0.0
+    rope: tuple[Tensor, Tensor] | None = None
+
+
+class VisionCuts:
+    """Hooks on a tower's entry and blocks; `remove` takes them away."""
+
+    def __init__(self, tower: Tower, cut: Cut, record: Callable[[PruningReport], None]) -> None:
+        self.tower, self.cut, self.record = tower, cut, record
+        schedule = cut.method.schedule
+        assert schedule is not None  # refused by the adapter's check
+        self.schedule, self.boundaries = schedule, schedule.boundaries(len(tower.blocks))
+        self._run: Run | None = None
+        self._undo: list[Callable[[], None]] = [
+            tower.entry.register_forward_pre_hook(outside_graphs(self._begin)).remove,
+            tower.blocks[-1].register_forward_hook(outside_graphs(self._end)).remove,
+        ]
+        for i, block in enumerate(tower.blocks):
+            if i == 0 or i >= self.boundaries[0]:
+                hook = outside_graphs(functools.partial(self._enter_block, i))
+                self._undo.append(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        self.taps: dict[int, AttentionTap] = {}
+        if cut.method.needs & FROM_ATTENTION:
+            for i in self.boundaries:
+                watch = tower.tap(tower.blocks[i - 1])
+                assert watch is not None  # refused by the adapter's check
+                self.taps[i] = watch()
+        self._undo += [tap.remove for tap in self.taps.values()]
+        self._shadow("forward_intermediates", self._guarded(tower.module.forward_intermediates))
+        # code compiled before this guards against new attributes of that name, but not against new hooks
+        self._shadow(tower.marker, getattr(tower.module, tower.marker))
+
+    def remove(self) -> None:
+        """Take everything away."""
+        self._run = None
+        while self._undo:
+            self._undo.pop()()
+
+    def plan(self, height: int, width: int) -> Run:
+        """What shall be cut of pictures of this size."""
+        grid = self.tower.grid(height, width)
+        n, method = grid[0] * grid[1], self.cut.method
+        if n < self.cut.min_tokens:
+            return Run(grid, {}, f"fewer than {self.cut.min_tokens} tokens")
+        cuts = self.schedule.cuts(self.cut.budget.rows(n), n, len(self.tower.blocks), method.budget)
+        left, real = n, {}
+        for layer, rows in cuts.items():
+            if rows < left:
+                real[layer] = left = rows
+        return Run(grid, real, "" if real else "budget not below N")
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._run = None
+        if self.tower.is_checkpointing() and torch.is_grad_enabled():
+            raise UnsupportedCallError(
+                "gradient checkpointing runs blocks a second time, which a pruned tower cannot tell from a "
+                "new picture; switch it off: set_grad_checkpointing(False)"
+            )
+        self._run = self.plan(*args[0].shape[-2:])
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._run = None
+        for tap in self.taps.values():
+            tap.forget()
+
+    def _enter_block(
+        self, i: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        run = self._run
+        if run is None:
+            return None
+        rows = args[0]
+        if i == 0:
+            self._look_at_first(run, rows, kwargs)
+        if i in run.cuts:
+            rows = self._cut_before(i, run, rows)
+        if run.place is None:
+            return None
+        if kwargs.get("rope") is not None:
+            kwargs = {**kwargs, "rope": _turned_rows(run, kwargs["rope"])}
+        return (rows, *args[1:]), kwargs
+
+    def _look_at_first(self, run: Run, rows: Tensor, kwargs: dict[str, Any]) -> None:
+        """Refuse what cannot be honoured, before the first block runs."""
+        if not run.cuts:
+            self.record(self._report(run, len(rows)))
+            return
+        if kwargs.get("attn_mask") is not None or kwargs.get("is_causal"):
+            raise UnsupportedCallError(
+                "a pruned tower takes no attn_mask and no is_causal: they speak of all tokens, and most are "
+                "gone after the cut"
+            )
+        expected = self.tower.n_prefix + run.grid[0] * run.grid[1]
+        if rows.shape[1] != expected:
+            raise UnsupportedCallError(
+                f"the first block gets {rows.shape[1]} tokens instead of {expected}: something else drops "
+                "tokens (patch dropout in training?), so that nobody knows where the others stand"
+            )
+
+    def _cut_before(self, i: int, run: Run, rows: Tensor) -> Tensor:
+        """Choose patches and drop the others: (B, n_prefix + N, D) -> (B, n_prefix + K, D)."""
+        start = time.perf_counter()
+        prefix, patches = rows[:, : self.tower.n_prefix], rows[:, self.tower.n_prefix :]
+        layout = Layout((1, *run.grid)) if run.place is None else Layout((1, 1, patches.shape[1]))
+        with torch.no_grad():
+            signals = tower_signals(self.tower, self.taps.get(i), rows.detach())
+            tokens = VisualTokens(patches.detach(), signals, layout)
+            chosen = choose(self.cut.method, tokens, run.cuts[i], i)
+        patches = chosen.take(patches)
+        self._follow(run, chosen)
+        run.seconds += time.perf_counter() - start
+        if i == max(run.cuts):
+            self.record(self._report(run, len(rows)))
+        return torch.cat([prefix, patches], 1)
+
+    def _follow(self, run: Run, chosen: Chosen) -> None:
+        """Keep track of which patch each row is, and where it stands."""
+        run.place = chosen.slots if run.place is None else run.place.gather(1, chosen.slots)
+        own = chosen.slots if run.kept is None else run.kept.gather(1, chosen.slots)
+        run.kept = torch.where(chosen.is_new, -1, own)
+        run.selections, run.rope = chosen.selections, None
+
+    def _report(self, run: Run, n_images: int) -> PruningReport:
+        n = run.grid[0] * run.grid[1]
+        images = [
+            ImageReport(
+                row=row,
+                layout=Layout((1, *run.grid)),
+                n_before=n,
+                n_after=n if run.kept is None else run.kept.shape[1],
+                selection=None if run.kept is None else run.selections[row],
+                kept=None if run.kept is None else run.kept[row],
+                cuts=dict(run.cuts),
+                note=run.note,
+            )
+            for row in range(n_images)
+        ]
+        return PruningReport(tuple(images), seconds_choosing=run.seconds)
+
+    def _guarded(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """`forward_intermediates`, refused where it would lay rows that are left out on a grid."""
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def forward_intermediates(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            cuts = self.plan(*given.arguments["x"].shape[-2:]).cuts
+            last = _last_block(given.arguments["indices"], len(self.tower.blocks))
+            if cuts and last >= min(cuts) and given.arguments["output_fmt"] != "NLC":
+                raise UnsupportedCallError(
+                    f"forward_intermediates would lay the output of block {last} on a grid, but from block "
+                    f"{min(cuts)} on there are fewer tokens than patches; ask for output_fmt='NLC', for "
+                    f"blocks before {min(cuts)}, or remove the pruning"
+                )
+            return original(*args, **kwargs)
+
+        return forward_intermediates
+
+    def _shadow(self, name: str, value: Any) -> None:
+        """Set an attribute of this one object, which its class's shows through again once it is deleted."""
+        module = self.tower.module
+        object.__setattr__(module, name, value)
+        self._undo.append(lambda: object.__delattr__(module, name))
+
+
+def _turned_rows(run: Run, rope: Tensor) -> Tensor:
+    """Rotary sines and cosines (N, d) or (H, N, d) of the rows that stay, (B, 1 or H, K, d)."""
+    assert run.place is not None
+    if run.rope is None or run.rope[0] is not rope:  # most towers give every block the same
+        each = rope if rope.ndim > 2 else rope.unsqueeze(0)
+        run.rope = rope, gather_rows(each.expand(len(run.place), *each.shape), run.place)
+    return run.rope[1]
+
+
+def _last_block(indices: Any, n_blocks: int) -> int:
+    """The highest block `forward_intermediates` is asked for: all, the last n, or those in a list."""
+    if indices is None or isinstance(indices, int):
+        return n_blocks - 1
+    return max(int(index) % n_blocks for index in indices)

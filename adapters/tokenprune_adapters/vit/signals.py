@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The signals of a tower at a cut, for a stack of images; shapes as in `tokenprune.signals`, after B."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from . import attention
+from .attention import AttentionTap
+from .tower import Tower
+
+OF_ATTENTION = {
+    "cls_attention": attention.cls_attention,
+    "received_attention": attention.received_attention,
+    "key_metric": attention.key_metric,
+}
+FROM_ATTENTION = frozenset(OF_ATTENTION)
+FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
+FROM_HEAD = frozenset({"pre_features", "projector"})
+
+
+def given_by(tower: Tower) -> frozenset[str]:
+    """Names of the signals this tower can give."""
+    given = FROM_ATTENTION | FROM_CLASS_TOKEN | FROM_HEAD
+    if not tower.has_attention():
+        given -= FROM_ATTENTION
+    if not tower.has_class_token:
+        given -= FROM_CLASS_TOKEN
+    return given if tower.head is not None else given - FROM_HEAD
+
+
+def tower_signals(tower: Tower, tap: AttentionTap | None, rows: Tensor) -> dict[str, Any]:
+    """Signals for the rows (B, n_prefix + N, D) that enter the block of the cut, computed when asked for.
+
+    `pre_features` (B, N, D) and `projector` are the rows at the cut and the map from such a row to the
+    tower's output; attention is that of the block before, seen by `tap`.
+    """
+    signals: dict[str, Any] = {}
+    if tower.head is not None:
+        patches = rows[:, tower.n_prefix :]
+        signals = {
+            "pre_features": partial(tower.head.pre_features, patches),
+            "projector": tower.head.projector(),
+        }
+    if tower.has_class_token:
+        signals["cls_hidden"] = rows[:, :1]  # (B, 1, D)
+    if tap is not None:
+        for name, compute in OF_ATTENTION.items():
+            if name not in FROM_CLASS_TOKEN or tower.has_class_token:
+                signals[name] = partial(compute, tap, tower.n_prefix)
+    return signals

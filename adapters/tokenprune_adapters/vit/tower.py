@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are in a vision transformer, whatever library it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tokenprune import UnsupportedModelError
+
+from .attention import AttentionTap
+from .head import TokenHead
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A stack of equal blocks over prefix tokens (class, distillation, registers), then patches row by row.
+
+    `module` has `forward_intermediates`, and a method named `marker` that every way of running it calls.
+    `entry` gets the pictures (B, C, H, W) first; `grid` (height, width) -> (h, w) says how many patches they
+    become, `usual` for which size the model was made. `tap` of a block makes what watches its attention, None
+    where that is of a kind not known. `head` is the map from a token to the output, None without one.
+    """
+
+    module: Any
+    marker: str
+    entry: nn.Module
+    blocks: tuple[nn.Module, ...]
+    n_prefix: int
+    has_class_token: bool
+    usual: tuple[int, int]
+    grid: Callable[[int, int], tuple[int, int]]
+    tap: Callable[[nn.Module], Callable[[], AttentionTap] | None]
+    head: TokenHead | None
+    is_checkpointing: Callable[[], bool]
+
+    def has_attention(self) -> bool:
+        """Whether queries and keys of every block can be seen."""
+        return all(self.tap(block) is not None for block in self.blocks)
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse models that torch.compile has wrapped, whole or in part."""
+    for module in model.modules():
+        wrapped = type(module).__name__ == "OptimizedModule"
+        if wrapped or getattr(module, "_compiled_call_impl", None) is not None:
+            raise UnsupportedModelError(
+                f"this {type(model).__name__} is compiled (torch.compile), and compiled code does not notice "
+                "hooks; apply tokenprune to the model itself, and compile it afterwards"
+            )
