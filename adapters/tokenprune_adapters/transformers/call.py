@@ -69,9 +69,9 @@ class Call:
         """Read a call off the language model's arguments."""
         call = cls(embeds.shape[1], kwargs.get("past_key_values"))
         mask = kwargs.get("attention_mask")
-        if call.cache is not None:
-            call.stored = [stored_length(layer) for layer in call.cache.layers]
-        if call.n_new > 1:
+        if call.n_new > 1:  # a decoding step needs none of this, and must not wait for a device
+            if call.cache is not None:
+                call.stored = [stored_length(layer) for layer in call.cache.layers]
             stored = call.stored_at(0)
             call.real = _tokens(mask, slice(stored, stored + call.n_new), slice(-call.n_new, None))
             if call.stored_at(0) and not isinstance(call.layer(0), PrunedLayer):
