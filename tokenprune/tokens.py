@@ -21,13 +21,19 @@ class Layout:
 
     `grid` is (t, h, w); `tiles` (N,) the tile each token belongs to (None: one tile); `newlines` (N,) is True
     for separator tokens that are no patch (None: there are none); `full_tiles` says how many tiles an image
-    of this model can have.
+    of this model can have; `tile_grids` are (h, w) of each tile's patches, in raster order (empty: unknown).
     """
 
     grid: tuple[int, int, int]
     tiles: Tensor | None = None
     newlines: Tensor | None = None
     full_tiles: int = 1
+    tile_grids: tuple[tuple[int, int], ...] = ()
+
+    def of_tile(self, tile: int | None, n: int) -> Layout:
+        """Layout of `n` tokens of a tile: its own grid if they are all its patches, else a single row."""
+        h, w = self.tile_grids[tile] if tile is not None and tile < len(self.tile_grids) else (1, n)
+        return Layout((1, h, w) if h * w == n else (1, 1, n))
 
     def __len__(self) -> int:
         for per_token in (self.tiles, self.newlines):
@@ -129,7 +135,8 @@ class VisualTokens:
             known = SIGNALS.get(name)
             is_function = known is not None and known.function
             signals[name] = value if is_function else functools.partial(cut, name)
-        return VisualTokens(self.features[slots], signals, layer=self.layer)
+        layout = self.layout.of_tile(tile, len(slots))
+        return VisualTokens(self.features[slots], signals, layout, self.layer)
 
     @property
     def provides(self) -> frozenset[str]:

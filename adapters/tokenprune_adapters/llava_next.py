@@ -31,13 +31,18 @@ class LlavaNextAdapter(LlavaAdapter):
         return any(base.__name__ == "LlavaNextForConditionalGeneration" for base in type(model).__mro__)
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """Tile of each token, newline tokens (they belong to the tile before them), the full tile count."""
+        """Tile of each token (newline tokens belong to the one before them), its grid, the full tile count."""
         rows = self._row_numbers(encoded, number)
         is_newline = rows == 0
-        tile = torch.where(is_newline, -1, (rows - 1) // self._patches).cummax(0).values
+        nearest_patch = torch.where(is_newline, 0, torch.arange(len(rows))).cummax(0).values
+        tile = ((rows - 1) // self._patches)[nearest_patch]
         side = self.model.config.vision_config.image_size
         full = max(h // side * (w // side) for h, w in self.model.config.image_grid_pinpoints) + 1
-        return Layout((1, 1, len(rows)), tile, is_newline, full)
+        grids = []
+        for one in range(len(self.tiles(encoded, number))):
+            patch = (rows[(tile == one) & ~is_newline] - 1) % self._patches
+            grids.append((len((patch // self._side).unique()), len((patch % self._side).unique())))
+        return Layout((1, 1, len(rows)), tile, is_newline, full, tuple(grids))
 
     def tiles(self, encoded: Encoded, number: int) -> range:
         """The base view, then the tiles row by row."""
@@ -51,11 +56,16 @@ class LlavaNextAdapter(LlavaAdapter):
         return flat[self._row_numbers(encoded, number).to(flat.device)]
 
     @property
-    def _patches(self) -> int:
-        """Tokens of one tile."""
+    def _side(self) -> int:
+        """Patches along a side of a tile."""
         vision = self.model.config.vision_config
         side: int = vision.image_size // vision.patch_size
-        return side * side
+        return side
+
+    @property
+    def _patches(self) -> int:
+        """Tokens of one tile."""
+        return self._side**2
 
     def _tile_counts(self, encoded: Encoded) -> list[int]:
         """Tower images of each image."""

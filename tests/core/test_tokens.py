@@ -97,6 +97,19 @@ def test_a_layout_counts_its_tokens(layout, n):
     assert VisualTokens(torch.zeros(n, 4), layout=layout).layout is layout
 
 
+def test_a_tile_keeps_its_own_grid_where_it_is_whole():
+    tiles = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2, 1, 1, 2, 2, 2])
+    layout = Layout((1, 1, 14), tiles, tile_grids=((2, 2), (2, 2), (2, 3)))
+    tokens = VisualTokens(torch.zeros(14, 4), layout=layout)
+    slots = [(tiles == tile).nonzero().squeeze(1) for tile in range(3)]
+    grids = [tokens.part(own, tile).layout.grid for tile, own in enumerate(slots)]
+    assert grids == [(1, 2, 2), (1, 2, 2), (1, 2, 3)]
+    assert tokens.part(slots[2][:5], 2).layout.grid == (1, 1, 5)  # some of it: a single row
+    assert tokens.part(slots[2]).layout.grid == (1, 1, 6)
+    unknown = VisualTokens(torch.zeros(14, 4), layout=Layout((1, 1, 14), tiles))
+    assert unknown.part(slots[2], 2).layout.grid == (1, 1, 6)
+
+
 def test_a_layout_of_another_number_of_tokens_is_refused():
     with pytest.raises(IncompatibleError, match="the layout is of 6 tokens, the features of 7"):
         VisualTokens(torch.zeros(7, 4), layout=Layout((1, 2, 3)))

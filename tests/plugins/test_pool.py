@@ -61,3 +61,15 @@ def test_frames_of_a_video_stand_below_each_other():
 def test_keeping_everything_changes_nothing():
     chosen = pool(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), (1, 2, 3), keep=6)
     assert chosen.indices.tolist() == [0, 1, 2, 3, 4, 5] and chosen.features is None
+
+
+def test_a_tile_is_pooled_on_its_own_grid():
+    # a base of 2 x 2 and a canvas of 2 x 4 in two tiles, its rows ended by newlines (dropped)
+    tiles = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2, 1, 1, 2, 2, 2])
+    newlines = torch.zeros(14, dtype=torch.bool)
+    newlines[[8, 13]] = True
+    layout = tokenprune.Layout((1, 1, 14), tiles, newlines, 3, ((2, 2), (2, 2), (2, 2)))
+    features = torch.arange(14.0).unsqueeze(-1)
+    chosen = tokenprune.method("pool").select(tokenprune.VisualTokens(features, layout=layout), keep=6)
+    # 2 rows a tile: its left two patches, its right two
+    assert chosen.features.flatten().tolist() == [1.0, 2.0, 6.5, 7.5, 8.5, 9.5]
