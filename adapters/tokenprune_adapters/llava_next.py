@@ -31,7 +31,7 @@ class LlavaNextAdapter(LlavaAdapter):
         return any(base.__name__ == "LlavaNextForConditionalGeneration" for base in type(model).__mro__)
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """Tile of each token (newline tokens belong to the one before them), its grid, the full tile count."""
+        """Tile of each token (newlines belong to the one before them), grids, the full tile count."""
         rows = self._row_numbers(encoded, number)
         is_newline = rows == 0
         nearest_patch = torch.where(is_newline, 0, torch.arange(len(rows))).cummax(0).values
@@ -40,8 +40,9 @@ class LlavaNextAdapter(LlavaAdapter):
         full = max(h // side * (w // side) for h, w in self.model.config.image_grid_pinpoints) + 1
         grids = []
         for one in range(len(self.tiles(encoded, number))):
-            patch = (rows[(tile == one) & ~is_newline] - 1) % self._patches
-            grids.append((len((patch // self._side).unique()), len((patch % self._side).unique())))
+            patches = ((rows[(tile == one) & ~is_newline] - 1) % self._patches).tolist()
+            lines, columns = ({f(p, self._side) for p in patches} for f in (int.__floordiv__, int.__mod__))
+            grids.append((len(lines), len(columns)))
         return Layout((1, 1, len(rows)), tile, is_newline, full, tuple(grids))
 
     def tiles(self, encoded: Encoded, number: int) -> range:
