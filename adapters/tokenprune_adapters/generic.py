@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 import tokenprune
@@ -141,16 +140,16 @@ class GenericAdapter(TransformersAdapter):
             return super().lengths(rows)
         return [per_image] * (sum(super().lengths(rows)) // per_image)
 
+    def newlines(self, rows: Any) -> list[Tensor]:
+        """Tokens that are the model's newline, where it has one."""
+        newline = getattr(self.inner, "image_newline", None)
+        return [] if newline is None else [(image == newline.to(image)).all(-1).flatten() for image in rows]
+
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """A square grid where N is a square, else one row; newline tokens where the model has them."""
         n = encoded.lengths[number]
-        newline = getattr(self.inner, "image_newline", None)
-        output = encoded.output()
-        if newline is not None and output is not None:
-            rows = output.pooler_output[number].flatten(0, -2)
-            is_newline = (rows == newline.to(rows)).all(-1)
-            if bool(is_newline.any()):
-                return Layout((1, 1, n), torch.zeros_like(is_newline, dtype=torch.long), is_newline)
+        if encoded.newlines and bool(encoded.newlines[number].any()):
+            return Layout((1, 1, n), newlines=encoded.newlines[number])
         side = round(n**0.5)
         return Layout((1, side, side) if side * side == n else (1, 1, n))
 

@@ -37,12 +37,16 @@ class Seen:
 
 @dataclass
 class Encoded:
-    """The images of one encoding call: rows of each, what passed, the call's arguments."""
+    """The images of one encoding call: rows of each, what passed, the call's arguments.
+
+    `newlines` marks separator tokens of each image (N,), where the adapter tells them by their rows.
+    """
 
     lengths: list[int]
     seen: Seen
     arguments: dict[str, Any]
     output: weakref.ref[Any] = field(repr=False)
+    newlines: list[Tensor] = field(default_factory=list)
 
 
 class FeatureCapture:
@@ -51,7 +55,7 @@ class FeatureCapture:
     def __init__(self, adapter: TransformersAdapter, needs: frozenset[str]) -> None:
         self._encoded: dict[str, Encoded] = {}
         self._seen = Seen()
-        self._lengths = adapter.lengths
+        self._encoding, self._adapter = False, adapter
         self._undo: list[Callable[[], None]] = []
         for modality in adapter.modalities:
             self._watch(adapter.inner, modality)
@@ -100,14 +104,21 @@ class FeatureCapture:
 
         @functools.wraps(original)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self._seen = Seen()
-            output = original(*args, **kwargs)
+            if self._encoding:  # videos that are encoded by way of the function for images
+                return original(*args, **kwargs)
+            self._seen, self._encoding = Seen(), True
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                self._encoding = False
             rows = getattr(output, "pooler_output", None)
             if rows is not None:
                 arguments = signature.bind_partial(*args, **kwargs).arguments
                 arguments = {**arguments, **arguments.pop("kwargs", {})}
-                lengths = self._lengths(rows)
-                self._encoded[modality] = Encoded(lengths, self._seen, arguments, weakref.ref(output))
+                lengths, newlines = self._adapter.lengths(rows), self._adapter.newlines(rows)
+                self._encoded[modality] = Encoded(
+                    lengths, self._seen, arguments, weakref.ref(output), newlines
+                )
             self._seen = Seen()
             return output
 

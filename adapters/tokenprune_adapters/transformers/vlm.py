@@ -85,6 +85,10 @@ class TransformersAdapter(ModelAdapter):
         """Tokens of each image, from what `get_image_features` gives for the language model."""
         return [image.shape[:-1].numel() for image in rows]
 
+    def newlines(self, rows: Any) -> list[Tensor]:
+        """Which tokens of each image are separators, (N,) bool each; empty where known otherwise."""
+        return []
+
     def prune_arguments(self, kwargs: dict[str, Any], plan: RowPlan) -> None:
         """Cut whatever else the language model is handed for each token."""
 
