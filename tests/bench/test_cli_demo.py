@@ -75,3 +75,20 @@ def test_for_people_there_is_a_table_and_a_verdict(untrained, tmp_path, done):
 def test_the_same_command_gives_the_same_results(untrained, tmp_path, done):
     again = json.loads(demo(untrained, tmp_path, "--json").stdout)
     assert again == json.loads(done[1].stdout)
+
+
+def test_downsampling_takes_part(untrained, tmp_path):
+    result = CliRunner().invoke(
+        app,
+        [str(a) for a in ("demo", "--model", untrained, "--output", tmp_path, "--json", "--scenes", "1")]
+        + ["--method", "downsample", "--method", "random", "--keep", "18"],
+    )
+    assert result.exit_code == 0, result.output
+    results = json.loads(result.stdout)["results"]
+    assert [(r["method"], r["visual_tokens"]) for r in results] == [
+        (None, 144),
+        ("downsample", 16),
+        ("random", 18),
+    ]
+    assert results[1]["kv_cache_bytes"] < results[2]["kv_cache_bytes"]
+    assert results[1]["prefill_flops"] < results[2]["prefill_flops"]

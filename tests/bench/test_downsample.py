@@ -4,7 +4,22 @@
 import pytest
 import tiny_models
 import torch
+from tokenprune_bench.demo.illustrations import method_sheet
+from tokenprune_bench.demo.outcomes import Outcome
+from tokenprune_bench.evaluation import (
+    UNPRUNED,
+    Setting,
+    answer_batch,
+    known_method,
+    kv_cache_bytes,
+    make_batches,
+    mean_costs,
+    prefill_flops,
+    refusal,
+)
 from tokenprune_bench.evaluation.downsample import downsample, grid_side, interpolated_positions
+
+import tokenprune
 
 
 def test_the_grid_is_the_largest_square_within_the_budget():
@@ -43,3 +58,60 @@ def test_the_model_runs_on_it_and_is_left_as_it_was(keep):
         assert torch.isfinite(model(**small).logits).all()
     assert out.shape[1] == small["input_ids"].shape[1] + 3
     assert torch.equal(model(**inputs).logits, before)
+
+
+@pytest.mark.parametrize(("keep", "seen"), [(36, 36), (18, 16), (9, 9)])
+def test_it_takes_part_like_a_method(untrained_model, scenes, keep, seen):
+    """What is counted is what a question costs: rows, cache bytes and operations of the smaller prompt."""
+    model, processor = untrained_model
+    (batch,) = make_batches(processor, scenes[:1])
+    setting = Setting("downsample", keep)
+    assert refusal(model, setting) is None
+    with setting.applied(model) as handle:
+        assert handle is None
+        answers = answer_batch(model, processor, batch, handle, setting)
+    config = model.config.text_config
+    lengths = batch.inputs["attention_mask"].sum(1) - 144 + seen
+    for answered, length in zip(answers, lengths.tolist(), strict=True):
+        assert (answered.n_visual, answered.n_visual_before, answered.kept) == (seen, 144, None)
+        assert answered.rows == (length,) * config.num_hidden_layers
+    costs = mean_costs(answers, config)
+    assert costs.visual_tokens == seen
+    assert costs.kv_bytes == kv_cache_bytes(config, int(lengths.max()), 4)
+    assert costs.prefill_flops == sum(prefill_flops(config, n) for n in lengths.tolist()) / len(lengths)
+
+
+def test_it_answers_what_the_model_answers_to_the_smaller_picture(untrained_model, scenes):
+    model, processor = untrained_model
+    (batch,) = make_batches(processor, scenes[:1])
+    small = downsample(batch.inputs, model.config.image_token_id, 8, 36)
+    with interpolated_positions(model), torch.no_grad():
+        ids = model.generate(**small, max_new_tokens=6, do_sample=False)[:, small["input_ids"].shape[1] :]
+    want = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+    setting = Setting("downsample", 36)
+    with setting.applied(model):
+        assert [a.text for a in answer_batch(model, processor, batch, None, setting)] == want
+
+
+def test_its_picture_is_the_coarser_one(untrained_model, scenes):
+    model, processor = untrained_model
+    (batch,) = make_batches(processor, scenes[:1])
+    outcomes = []
+    for setting in (UNPRUNED, Setting("downsample", 9)):
+        with setting.applied(model) as handle:
+            answers = answer_batch(model, processor, batch, handle, setting)
+        outcomes.append(Outcome(setting, tuple(answers), mean_costs(answers, model.config.text_config)))
+    picture = method_sheet(scenes[:1], outcomes, "downsample")
+    assert picture.width > 2 * 12 * 13 and picture.height > 12 * 13
+
+
+def test_models_that_take_no_single_square_picture_are_refused():
+    assert "fixed square grid" in refusal(tiny_models.llava_next(), Setting("downsample", 9))
+    assert "fixed square grid" in refusal(tiny_models.qwen(), Setting("downsample", 9))
+
+
+def test_names():
+    assert known_method("downsample") == "downsample"
+    assert known_method("fastv") == "fastv"
+    with pytest.raises(tokenprune.UnknownNameError, match="fastv"):
+        known_method("fastw")

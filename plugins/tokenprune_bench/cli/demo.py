@@ -39,14 +39,14 @@ def demo(
 ) -> None:
     """Answer questions about pictures with and without pruning, and show what was kept."""
     with plain_errors(), quietly():
-        import tokenprune
         from tokenprune_bench.cli.budgets import budget
         from tokenprune_bench.cli.models import Device, load_model
         from tokenprune_bench.demo.plan import make_plan
         from tokenprune_bench.demo.record import record
+        from tokenprune_bench.evaluation import known_method
         from tokenprune_bench.scenes import held_out_scenes
 
-        methods = [tokenprune.method(name).name for name in method or ()]
+        methods = [known_method(name) for name in method or ()]
         budgets = [budget(text, None).keep or 0 for text in keep or ()]
         _make_directory(output)
         network, processor = load_model(model, Device.cpu)
@@ -89,7 +89,7 @@ def _measure(network: Any, processor: Any, plan: Plan, drawn: Any, seed: int) ->
             answers = [
                 answered
                 for _, batch in (next(turns) for _ in batches)
-                for answered in answer_batch(network, processor, batch, handle)
+                for answered in answer_batch(network, processor, batch, handle, setting)
             ]
         costs = mean_costs(answers, network.config.text_config)
         outcomes.append(Outcome(setting, tuple(answers), costs))

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 from tokenprune_bench.demo.outcomes import Outcome
+from tokenprune_bench.evaluation import Answered
 from tokenprune_bench.pictures import captioned, kept_picture, sheet
 from tokenprune_bench.scenes import FAMILIES, Question, Scene
 
@@ -42,12 +44,21 @@ def example_sheet(
             answered = next(a for a in outcome.answers if (a.scene, a.question) == (number, question))
             side = round(answered.n_visual_before**0.5)
             slots = None if answered.kept is None else [slot for slot in answered.kept if slot >= 0]
-            picture = kept_picture(scenes[number][0].image, (side, side), slots, CELL)
+            picture = kept_picture(_as_seen(scenes[number][0].image, answered), (side, side), slots, CELL)
             verdict = "right" if answered.is_right else "wrong"
             lines = [f"{question.text} ({question.answer})"] if column == 0 else []
             row.append(captioned(picture, [*lines, f"answer: {answered.text} ({verdict})"], TEXT))
         rows.append(row)
     return sheet(rows, titles, TEXT)
+
+
+def _as_seen(image: np.ndarray, answered: Answered) -> Image.Image:
+    """Make the picture coarser where the model saw a smaller one: fewer tokens, and none of them dropped."""
+    whole = Image.fromarray(np.asarray(image))
+    if answered.kept is not None or answered.n_visual == answered.n_visual_before:
+        return whole
+    share = (answered.n_visual / answered.n_visual_before) ** 0.5
+    return whole.resize((round(whole.width * share), round(whole.height * share)), Image.Resampling.BILINEAR)
 
 
 def method_sheet(

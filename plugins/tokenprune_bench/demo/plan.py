@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 import tokenprune
-from tokenprune_bench.evaluation import UNPRUNED, Setting, refusal
+from tokenprune_bench.evaluation import BASELINES, UNPRUNED, Setting, refusal
 
 RECOMMENDED = "zoo-exact"
 METHODS = (RECOMMENDED, "zoo-prune", "divprune", "visionzip", "fastv", "random")
@@ -75,7 +75,7 @@ def make_plan(
 
 
 def _all_methods() -> tuple[str, ...]:
-    """Every installed method, those of the short demo first."""
-    installed = tokenprune.list_methods()
+    """Every installed method and baseline, those of the short demo first."""
+    installed = [*tokenprune.list_methods(), *BASELINES]
     first = [name for name in METHODS if name in installed]
     return (*first, *(name for name in installed if name not in first))

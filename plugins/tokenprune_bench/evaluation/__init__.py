@@ -6,9 +6,10 @@ from tokenprune_bench.evaluation.answering import Answered, Batch, answer_batch,
 from tokenprune_bench.evaluation.costs import Costs, mean_costs, prefill_flops
 from tokenprune_bench.evaluation.kv_cache import kv_cache_bytes
 from tokenprune_bench.evaluation.prompts import question_prompt, tokenized
-from tokenprune_bench.evaluation.settings import UNPRUNED, Setting, refusal
+from tokenprune_bench.evaluation.settings import BASELINES, UNPRUNED, Setting, known_method, refusal
 
 __all__ = [
+    "BASELINES",
     "UNPRUNED",
     "Answered",
     "Batch",
@@ -18,6 +19,7 @@ __all__ = [
     "accuracy",
     "answer_batch",
     "family_accuracy",
+    "known_method",
     "kv_cache_bytes",
     "make_batches",
     "mean_costs",

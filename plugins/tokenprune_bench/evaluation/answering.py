@@ -15,6 +15,7 @@ from PIL import Image
 from tokenprune import ImageReport, PruningHandle
 from tokenprune_bench.evaluation.kv_cache import kv_cache_bytes
 from tokenprune_bench.evaluation.prompts import tokenized
+from tokenprune_bench.evaluation.settings import UNPRUNED, Setting
 from tokenprune_bench.scenes import Question, Scene
 
 BATCH = 64  # questions answered at once
@@ -68,7 +69,11 @@ def make_batches(
 
 @torch.no_grad()
 def answer_batch(
-    model: Any, processor: Any, batch: Batch, handle: PruningHandle | None = None
+    model: Any,
+    processor: Any,
+    batch: Batch,
+    handle: PruningHandle | None = None,
+    setting: Setting = UNPRUNED,
 ) -> list[Answered]:
     """Answer a batch greedily.
 
@@ -80,8 +85,12 @@ def answer_batch(
         One of `make_batches`.
     handle
         The handle of the pruned model, to read off what was kept; None: the model is not pruned.
+    setting
+        What the inputs are prepared for; the model is already under it.
     """
-    inputs = {name: value.to(model.device) for name, value in batch.inputs.items()}
+    before = (batch.inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
+    prepared = setting.prepared(model, batch.inputs)
+    inputs = {name: value.to(model.device) for name, value in prepared.items()}
     length = inputs["input_ids"].shape[1]
     output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
     texts = processor.batch_decode(output[:, length:], skip_special_tokens=True)
@@ -107,7 +116,7 @@ def answer_batch(
                 text=texts[row].strip(),
                 rows=tuple(lengths[row] - visual[row] + n for n in entering),
                 n_visual=visual[row] if image is None else image.n_after,
-                n_visual_before=visual[row],
+                n_visual_before=before[row],
                 kv_bytes=share,
                 kept=None if image is None or image.kept is None else tuple(image.kept.tolist()),
             )

@@ -8,6 +8,7 @@ For towers with a fixed square grid, as LLaVA's.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenprune import IncompatibleError
+
 NAME = "downsample"
+
+
+def check(model: Any) -> None:
+    """Refuse models whose tower does not take one square picture of any size.
+
+    Raises
+    ------
+    IncompatibleError
+        When pictures are tiled or of any shape, or positions cannot be interpolated.
+    """
+    vision = getattr(model.config, "vision_config", None)
+    tower = getattr(getattr(model, "model", None), "vision_tower", None)
+    fixed = all(isinstance(getattr(vision, name, None), int) for name in ("image_size", "patch_size"))
+    tiled = getattr(model.config, "image_grid_pinpoints", None) is not None
+    if tower is None or not fixed or tiled:
+        raise IncompatibleError(f"{NAME} is for towers with a fixed square grid of patches, as LLaVA's")
+    if "interpolate_pos_encoding" not in inspect.signature(tower.forward).parameters:
+        raise IncompatibleError(f"{NAME} needs a tower that can interpolate its position embeddings")
 
 
 def grid_side(keep: int) -> int:

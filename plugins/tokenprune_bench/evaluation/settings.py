@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is compared: the model as it is, or a method at a budget."""
+"""What is compared: the model as it is, a method at a budget, or a baseline that changes the inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 import tokenprune
+from tokenprune_bench.evaluation import downsample
+
+BASELINES = (downsample.NAME,)  # what takes part like a method but is none: it comes before any stage
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A method, by name, and the visual tokens it keeps of each image; both None: unpruned."""
+    """A method, by name, and the visual tokens it keeps of each image; both None: unpruned.
+
+    A setting prepares both sides: the model (`applied`) and its inputs (`prepared`).
+    """
 
     method: str | None = None
     keep: int | None = None
@@ -29,9 +36,22 @@ class Setting:
         """Prune the model inside the block; the handle is None where nothing is pruned."""
         if self.method is None:
             yield None
-            return
-        with tokenprune.apply(model, method=self.method, keep=self.keep, seed=seed) as handle:
-            yield handle
+        elif self.method == downsample.NAME:
+            downsample.check(model)
+            with downsample.interpolated_positions(model):
+                yield None
+        else:
+            with tokenprune.apply(model, method=self.method, keep=self.keep, seed=seed) as handle:
+                yield handle
+
+    def prepared(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Model inputs under this setting: with smaller pictures for `downsample`, else as they are."""
+        if self.method != downsample.NAME or self.keep is None:
+            return inputs
+        config = model.config
+        return downsample.downsample(
+            inputs, config.image_token_id, config.vision_config.patch_size, self.keep
+        )
 
 
 UNPRUNED = Setting()
@@ -44,3 +64,14 @@ def refusal(model: nn.Module, setting: Setting) -> str | None:
             return None
     except (tokenprune.IncompatibleError, tokenprune.BudgetError) as error:
         return str(error)
+
+
+def known_method(name: str) -> str:
+    """Return the name if it is a method's or a baseline's.
+
+    Raises
+    ------
+    UnknownNameError
+        With near misses and the list of what there is.
+    """
+    return name if name in BASELINES else tokenprune.method(name).name
