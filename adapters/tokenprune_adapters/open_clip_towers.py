@@ -61,7 +61,6 @@ def _native_tower(visual: Any) -> Tower:
         head = TokenHead(visual.ln_post, [nn.Identity() if visual.proj is None else Matrix(visual.proj)])
     return Tower(
         module=visual,
-        marker="_embeds",
         entry=visual.conv1,
         blocks=tuple(visual.transformer.resblocks),
         n_prefix=1,

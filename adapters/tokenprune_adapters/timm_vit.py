@@ -76,7 +76,6 @@ def timm_tower(model: Any, last: tuple[nn.Module, ...] = ()) -> Tower:
     embed = model.patch_embed
     return Tower(
         module=model,
-        marker="_pos_embed",
         entry=embed,
         blocks=tuple(model.blocks),
         n_prefix=model.num_prefix_tokens,

@@ -3,5 +3,5 @@
 
 `tower` says where things are in a model, `attention` reads queries and keys where they pass, `head` is the
 map from a token to the output, `signals` what strategies may see. `cuts` drops tokens, `choice` asks a method
-which. `adapter` is what the adapters of libraries derive from.
+which, with `hooks`. `adapter` is what the adapters of libraries derive from.
 """

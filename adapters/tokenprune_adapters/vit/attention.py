@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Hook = TypeVar("Hook", bound=Callable[..., Any])
+from .hooks import Hooks
+
 Rotate = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -23,7 +24,7 @@ class AttentionTap(ABC):
     scale: float
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._hooks = Hooks()
 
     @abstractmethod
     def query(self, rows: slice) -> Tensor:
@@ -40,8 +41,7 @@ class AttentionTap(ABC):
     def remove(self) -> None:
         """Stop looking; nothing stays on the model."""
         self.forget()
-        while self._undo:
-            self._undo.pop()()
+        self._hooks.remove()
 
 
 class NormTap(AttentionTap):
@@ -58,11 +58,9 @@ class NormTap(AttentionTap):
         self._query: Tensor | None = None
         self._key: Tensor | None = None
         self._rope: Tensor | None = None
-        self._undo = [
-            attention.register_forward_pre_hook(outside_graphs(self._on_call), with_kwargs=True).remove,
-            query_norm.register_forward_hook(outside_graphs(self._on_query)).remove,
-            key_norm.register_forward_hook(outside_graphs(self._on_key)).remove,
-        ]
+        self._hooks.before(attention, self._on_call, with_kwargs=True)
+        self._hooks.after(query_norm, self._on_query)
+        self._hooks.after(key_norm, self._on_key)
 
     def query(self, rows: slice) -> Tensor:
         """Queries of some rows, (B, H, R, d)."""
@@ -101,7 +99,7 @@ class ProjectionTap(AttentionTap):
         self._attention = attention
         self.scale = attention.head_dim**-0.5
         self._rows: Tensor | None = None
-        self._undo = [norm.register_forward_hook(outside_graphs(self._on_norm)).remove]
+        self._hooks.after(norm, self._on_norm)
 
     def query(self, rows: slice) -> Tensor:
         """Queries of some rows, (B, H, R, d)."""
@@ -126,12 +124,6 @@ class ProjectionTap(AttentionTap):
 
     def _on_norm(self, module: nn.Module, args: Any, output: Tensor) -> None:
         self._rows = output.detach()
-
-
-def outside_graphs(hook: Hook) -> Hook:
-    """The hook as torch.compile shall run it: as it is, between the compiled pieces of a model."""
-    kept: Hook = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
-    return kept
 
 
 def probabilities(query: Tensor, key: Tensor, scale: float) -> Tensor:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 
 from tokenprune import Cut, ImageReport, Layout, PruningReport, Selection, UnsupportedCallError, VisualTokens
 
-from .attention import AttentionTap, outside_graphs
+from .attention import AttentionTap
 from .choice import Chosen, choose, gather_rows
+from .hooks import Hooks
+from .intermediates import guard_intermediates
 from .signals import FROM_ATTENTION, tower_signals
 from .tower import Tower
 
@@ -48,30 +49,27 @@ class VisionCuts:
         assert schedule is not None  # refused by the adapter's check
         self.schedule, self.boundaries = schedule, schedule.boundaries(len(tower.blocks))
         self._run: Run | None = None
-        self._undo: list[Callable[[], None]] = [
-            tower.entry.register_forward_pre_hook(outside_graphs(self._begin)).remove,
-            tower.blocks[-1].register_forward_hook(outside_graphs(self._end)).remove,
-        ]
+        self._hooks = Hooks()
+        self._hooks.before(tower.entry, self._begin)
+        self._hooks.after(tower.blocks[-1], self._end)
         for i, block in enumerate(tower.blocks):
             if i == 0 or i >= self.boundaries[0]:
-                hook = outside_graphs(functools.partial(self._enter_block, i))
-                self._undo.append(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                self._hooks.before(block, functools.partial(self._enter_block, i), with_kwargs=True)
         self.taps: dict[int, AttentionTap] = {}
         if cut.method.needs & FROM_ATTENTION:
             for i in self.boundaries:
                 watch = tower.tap(tower.blocks[i - 1])
                 assert watch is not None  # refused by the adapter's check
                 self.taps[i] = watch()
-        self._undo += [tap.remove for tap in self.taps.values()]
-        self._shadow("forward_intermediates", self._guarded(tower.module.forward_intermediates))
-        # code compiled before this guards against new attributes of that name, but not against new hooks
-        self._shadow(tower.marker, getattr(tower.module, tower.marker))
+        guarded = guard_intermediates(tower, lambda height, width: self.plan(height, width).cuts)
+        self._hooks.shadow(tower.module, "forward_intermediates", guarded)
 
     def remove(self) -> None:
         """Take everything away."""
         self._run = None
-        while self._undo:
-            self._undo.pop()()
+        for tap in self.taps.values():
+            tap.remove()
+        self._hooks.remove()
 
     def plan(self, height: int, width: int) -> Run:
         """What shall be cut of pictures of this size."""
@@ -174,32 +172,6 @@ class VisionCuts:
         ]
         return PruningReport(tuple(images), seconds_choosing=run.seconds)
 
-    def _guarded(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """`forward_intermediates`, refused where it would lay rows that are left out on a grid."""
-        signature = inspect.signature(original)
-
-        @functools.wraps(original)
-        def forward_intermediates(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs)
-            given.apply_defaults()
-            cuts = self.plan(*given.arguments["x"].shape[-2:]).cuts
-            last = _last_block(given.arguments["indices"], len(self.tower.blocks))
-            if cuts and last >= min(cuts) and given.arguments["output_fmt"] != "NLC":
-                raise UnsupportedCallError(
-                    f"forward_intermediates would lay the output of block {last} on a grid, but from block "
-                    f"{min(cuts)} on there are fewer tokens than patches; ask for output_fmt='NLC', for "
-                    f"blocks before {min(cuts)}, or remove the pruning"
-                )
-            return original(*args, **kwargs)
-
-        return forward_intermediates
-
-    def _shadow(self, name: str, value: Any) -> None:
-        """Set an attribute of this one object, which its class's shows through again once it is deleted."""
-        module = self.tower.module
-        object.__setattr__(module, name, value)
-        self._undo.append(lambda: object.__delattr__(module, name))
-
 
 def _turned_rows(run: Run, rope: Tensor) -> Tensor:
     """Rotary sines and cosines (N, d) or (H, N, d) of the rows that stay, (B, 1 or H, K, d)."""
@@ -208,10 +180,3 @@ def _turned_rows(run: Run, rope: Tensor) -> Tensor:
         each = rope if rope.ndim > 2 else rope.unsqueeze(0)
         run.rope = rope, gather_rows(each.expand(len(run.place), *each.shape), run.place)
     return run.rope[1]
-
-
-def _last_block(indices: Any, n_blocks: int) -> int:
-    """The highest block `forward_intermediates` is asked for: all, the last n, or those in a list."""
-    if indices is None or isinstance(indices, int):
-        return n_blocks - 1
-    return max(int(index) % n_blocks for index in indices)

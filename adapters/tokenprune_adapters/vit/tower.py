@@ -19,14 +19,13 @@ from .head import TokenHead
 class Tower:
     """A stack of equal blocks over prefix tokens (class, distillation, registers), then patches row by row.
 
-    `module` has `forward_intermediates`, and a method named `marker` that every way of running it calls.
-    `entry` gets the pictures (B, C, H, W) first; `grid` (height, width) -> (h, w) says how many patches they
-    become, `usual` for which size the model was made. `tap` of a block makes what watches its attention, None
-    where that is of a kind not known. `head` is the map from a token to the output, None without one.
+    `module` has `forward_intermediates`. `entry` gets the pictures (B, C, H, W) first; `grid` (height, width)
+    -> (h, w) says how many patches they become, `usual` how many they mostly are. `tap` of a block makes what
+    watches its attention, None where that is of a kind not known. `head` is the map from a token to the
+    output, None without one.
     """
 
     module: Any
-    marker: str
     entry: nn.Module
     blocks: tuple[nn.Module, ...]
     n_prefix: int
@@ -48,6 +47,6 @@ def refuse_compiled(model: nn.Module) -> None:
         wrapped = type(module).__name__ == "OptimizedModule"
         if wrapped or getattr(module, "_compiled_call_impl", None) is not None:
             raise UnsupportedModelError(
-                f"this {type(model).__name__} is compiled (torch.compile), and compiled code does not notice "
-                "hooks; apply tokenprune to the model itself, and compile it afterwards"
+                f"this {type(model).__name__} is compiled (torch.compile); apply tokenprune to the "
+                "model itself, and compile it afterwards"
             )
