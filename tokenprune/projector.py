@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .weights import dequantised
+from .weights import linear_weights as linear_weights
+
 
 @dataclass(frozen=True)
 class LinearForm:
@@ -100,25 +103,25 @@ class Projector:
 
 
 def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a function that runs `module` with float32 copies of its floating-point weights."""
-    weights: dict[str, Tensor] = {}
+    """Return a function that runs `module` in float32, with copies of its weights; quantised ones are read.
+
+    Raises
+    ------
+    IncompatibleError
+        When called, and the module has a quantised layer whose weights cannot be read.
+    """
+    made: list[tuple[nn.Module, dict[str, Tensor]]] = []
 
     def run(rows: Tensor) -> Tensor:
-        if not weights:
-            named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-            weights.update({k: v.detach().float() if v.is_floating_point() else v for k, v in named.items()})
-        result: Tensor = torch.func.functional_call(module, weights, (rows,))
+        if not made:
+            plain = dequantised(module)
+            named = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+            weights = {k: v.detach().float() if v.is_floating_point() else v for k, v in named.items()}
+            made.append((plain, weights))
+        result: Tensor = torch.func.functional_call(*made[0], (rows,))
         return result
 
     return run
-
-
-def linear_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-    """Return float32 weight and bias of a plain linear layer, None for anything else (quantised ones too)."""
-    if not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
-        return None
-    bias = None if linear.bias is None else linear.bias.detach().float()
-    return linear.weight.detach().float(), bias
 
 
 def two_layer_form(first: nn.Module, act: Callable[[Tensor], Tensor], second: nn.Module) -> LinearForm | None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import LinearForm
-from tokenprune.projector import linear_weights, two_layer_form
+from tokenprune.projector import two_layer_form
+from tokenprune.weights import linear_weights
 
 
 @dataclass(frozen=True)
