@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune bench`: how fast pruning is, beside the fastest that it could be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenprune_bench.cli.failures import BadInputError, first_line, plain_errors, quietly
+from tokenprune_bench.cli.models import Device, Precision, load_model
+
+if TYPE_CHECKING:
+    from tokenprune_bench.bench.presets import Preset
+
+
+def bench(
+    preset: Annotated[
+        str | None, typer.Option(help="A model of known sizes with random weights (default: cpu-small).")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Instead: a directory or a hub id.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Of --model read only the configuration.")
+    ] = False,
+    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Only this batch size; may be repeated.")
+    ] = None,
+    new_tokens: Annotated[
+        list[int] | None, typer.Option(min=1, help="Length of answers; may be repeated.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="How often everything is timed.")] = None,
+    official: Annotated[
+        bool | None, typer.Option(help="Time the official algorithms too (or not).", show_default=False)
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
+    dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
+    output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture (needs matplotlib).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
+) -> None:
+    """Time a model pruned, unpruned and fed only what is kept."""
+    with plain_errors(), quietly():
+        import tokenprune
+        from tokenprune_bench.bench.plot import check_plot, save_plot
+        from tokenprune_bench.cli.budgets import budget
+
+        chosen = _preset(preset, model)
+        for name in method or ():
+            tokenprune.method(name)
+        changed: dict[str, Any] = {
+            "methods": tuple(method or ()) or None,
+            "keeps": tuple(budget(text, None).keep or 0 for text in keep or ()) or None,
+            "batches": tuple(batch or ()) or None,
+            "new_tokens": tuple(new_tokens or ()) or None,
+            "repeats": repeats,
+            "end_to_end_repeats": None if repeats is None else min(repeats, chosen.end_to_end_repeats),
+            "official": official,
+        }
+        chosen = dataclasses.replace(chosen, **{k: v for k, v in changed.items() if v is not None})
+        if plot is not None:
+            check_plot()
+        if output is not None and not output.parent.is_dir():
+            raise BadInputError(f"the directory '{output.parent}' does not exist")
+        record = _measured(chosen, model, random_weights, device, dtype)
+        text = json.dumps(record, indent=1)
+        if output is not None:
+            _write(output, text)
+        if plot is not None:
+            save_plot(record, plot)
+    if as_json:
+        typer.echo(text)
+    else:
+        _show(record)
+
+
+def _preset(preset: str | None, model: str | None) -> Preset:
+    """The preset asked for; for another model what is measured of cpu-small."""
+    from tokenprune_bench.bench.presets import PRESETS
+
+    if preset is not None and model is not None:
+        raise BadInputError("give either --preset or --model, not both")
+    if preset is not None and preset not in PRESETS:
+        raise BadInputError(f"there is no preset {preset!r}; presets: {', '.join(PRESETS)}")
+    if model is None:
+        return PRESETS[preset or "cpu-small"]
+    name = Path(model).name
+    return dataclasses.replace(PRESETS["cpu-small"], name=name, about=f"the model {name}", official=False)
+
+
+def _measured(
+    preset: Preset, model: str | None, random_weights: bool, device: Device, dtype: Precision
+) -> dict[str, Any]:
+    """Make or load the model, measure behind a progress bar on stderr, and put the record together."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tokenprune_bench.bench import record as records
+    from tokenprune_bench.bench.measure import Amount, measure, n_ticks
+    from tokenprune_bench.bench.models import configuration, prepared
+
+    config = configuration(preset, model)
+    amount = Amount(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(Amount)})
+    make = None if model is None or random_weights else lambda: load_model(model, device, dtype)[0]
+    network = prepared(config, preset, device, dtype, make)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=n_ticks(amount, config.model_type == "llava"))
+        timed, skipped, workload = measure(
+            network, amount, lambda what: progress.update(bar, advance=1, description=what)
+        )
+        compared = []
+        if preset.official:
+            progress.update(bar, description="the official algorithms")
+            compared = _official(network.device)
+    return {
+        "command": shlex.join(["tokenprune", *sys.argv[1:]]),
+        "model": {
+            "name": preset.name,
+            "about": preset.about,
+            "family": config.model_type,
+            "random_weights": make is None,
+            "parameters": sum(weight.numel() for weight in network.parameters()),
+            "dtype": str(network.dtype).removeprefix("torch."),
+            "device": network.device.type,
+            "visual_tokens": workload.n_visual,
+            "text_tokens": workload.n_text,
+        },
+        "amount": dataclasses.asdict(amount),
+        "picking": records.picking(network.device, workload.n_visual),
+        **records.machine(network.device),
+        "runs": records.runs_record(timed, config.text_config),
+        "skipped": skipped,
+        "official": compared,
+    }
+
+
+def _official(device: Any) -> list[dict[str, Any]]:
+    from tokenprune_bench.bench.official import compare_picks, compare_scores
+
+    return [compare_picks(device), compare_scores(device)]
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"'{path}' cannot be written: {first_line(error)}") from None
+
+
+def _show(record: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from tokenprune_bench.bench.table import EXPLANATION, official_lines, terminal_table
+
+    console = Console(highlight=False)
+    console.print(terminal_table(record))
+    console.print(EXPLANATION, markup=False)
+    picking = record["picking"]
+    console.print(f"diverse tokens were picked by {picking['path']}: {picking['why']}", markup=False)
+    for line in official_lines(record):
+        console.print(line, markup=False)
+    for name, reason in record["skipped"].items():
+        console.print(f"left out: {name}: {reason}", markup=False)
