@@ -159,6 +159,13 @@ def test_two_signs_are_told_apart_by_tone(scenes):
     assert all(one.is_light != other.is_light for one, other in pairs)
 
 
+def test_the_number_of_signs_can_be_asked_for():
+    for n in (0, 1, 2):
+        assert {len(draw_scene(np.random.default_rng(seed), n).signs) for seed in range(20)} == {n}
+    with pytest.raises(ValueError, match="n_signs is 3"):
+        draw_scene(np.random.default_rng(0), 3)
+
+
 def test_things_do_not_overlap(scenes):
     for scene, _ in scenes:
         taken = np.zeros((IMAGE_SIDE, IMAGE_SIDE), int)

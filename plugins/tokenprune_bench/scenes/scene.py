@@ -93,8 +93,10 @@ def _paint(
     spot += (tint - spot) * shape_mask(thing.shape, thing.size)[..., None]
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw one scene; the generator's state alone decides it."""
+def draw_scene(rng: np.random.Generator, n_signs: int | None = None) -> Scene:
+    """Draw one scene, with 0 to 2 signs unless told how many; the generator's state decides the rest."""
+    if n_signs not in (None, 0, 1, 2):
+        raise ValueError(f"n_signs is {n_signs!r}; a scene has 0, 1 or 2 signs")
     image = draw_background(rng, IMAGE_SIDE)
     n = int(rng.integers(4, 9))
     kinds = list(zip(_draw_names(rng, n, COLOR_NAMES), _draw_names(rng, n, SHAPE_NAMES), strict=True))
@@ -112,7 +114,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
     signs = []
     first_is_light = rng.random() < 0.5
-    for i in range(rng.choice(3, p=_N_SIGNS_SHARE)):
+    for i in range(rng.choice(3, p=_N_SIGNS_SHARE) if n_signs is None else n_signs):
         row, column = cells.pop()
         top = row * _CELL + int(rng.integers(_CELL - SIGN_HEIGHT + 1))
         signs.append(Sign(int(rng.integers(10, 100)), bool(first_is_light) ^ bool(i), top, column * _CELL))

@@ -18,8 +18,8 @@ from tokenprune_bench.training.log import TrainingLog
 from tokenprune_bench.training.tower import train_tower
 
 IMAGES_TOWER = 16_000
-IMAGES_ALIGNMENT = 768
-IMAGES_LANGUAGE = 60_000
+IMAGES_ALIGNMENT = 2_048
+IMAGES_LANGUAGE = 27_200
 HELD_OUT = 1_000
 
 
@@ -31,6 +31,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and its log")
     parser.add_argument(
         "--images-tower", type=int, default=IMAGES_TOWER, help="scenes in phase 1 (%(default)s)"
+    )
+    parser.add_argument(
+        "--images-alignment", type=int, default=IMAGES_ALIGNMENT, help="scenes between them (%(default)s)"
     )
     parser.add_argument(
         "--images-language", type=int, default=IMAGES_LANGUAGE, help="scenes in phase 2 (%(default)s)"

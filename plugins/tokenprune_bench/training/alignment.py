@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Between the phases: the projector learns to say in words what each patch shows, as LLaVA aligns its own.
 
-The target of a visual token is the sum of the words that are true of its patch alone, in the visual dialect:
-colour, shape, digit and its place in the number, sign, the third of the picture that the patch is in. An
-object is counted where its centre is: that patch alone says "objects" and the shape's plural. No language model
-is involved.
+The target of a visual token is the sum of the words that are true of its patch alone, in the visual
+dialect: colour, shape, digit and its place in the number, sign, the third of the picture that the patch is
+in. An object is counted where its centre is: that patch alone says "objects" and the shape's plural. No
+language model is involved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tokenprune_bench.training.log import TrainingLog
 from tokenprune_bench.training.optimiser import schedule
 
 PROJECTOR_RATE, PROJECTOR_DECAY = 2e-3, 0.1
-_EPOCHS = 2
+_ALIGNMENT_RATE = 4e-3
+_EPOCHS = 3
 _BATCH_TOKENS = 2048
 _BATCH_IMAGES = 32
 _DIGITS = tuple("0123456789")
@@ -80,15 +81,15 @@ def align_projector(model: LlavaForConditionalGeneration, seed: int, n_images: i
     with torch.no_grad():  # start from standardised features: some channels are far larger than others
         projector.linear_1.weight.div_(features.std(0))
         projector.linear_1.bias.sub_(projector.linear_1.weight @ features.mean(0))
-    optimiser = torch.optim.AdamW(projector.parameters(), lr=PROJECTOR_RATE, weight_decay=PROJECTOR_DECAY)
+    optimiser = torch.optim.AdamW(projector.parameters(), lr=_ALIGNMENT_RATE, weight_decay=PROJECTOR_DECAY)
     order = torch.Generator().manual_seed(seed)
     batches = [
         batch
         for _ in range(_EPOCHS)
-        for batch in torch.randperm(len(features), generator=order).split(_BATCH_TOKENS)
+        for batch in torch.split(torch.randperm(len(features), generator=order), _BATCH_TOKENS)
     ]
     for step, batch in enumerate(batches):
-        optimiser.param_groups[0]["lr"] = PROJECTOR_RATE * schedule(step / len(batches), floor=0.01)
+        optimiser.param_groups[0]["lr"] = _ALIGNMENT_RATE * schedule(step / len(batches), floor=0.01)
         error = (projector(features[batch]) - target[batch]).square()
         loss = (error * weight[batch]).mean() / target.square().mean()
         optimiser.zero_grad()

@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 
-_LINES_PER_PHASE = 25
+_LINES_PER_PHASE = 14
 
 
 class TrainingLog:
