@@ -12,6 +12,7 @@ ORDER = (
     "methods",
     "cli",
     "transformers",
+    "vision-towers",
     "writing-a-plugin",
     "writing-an-adapter",
     "hooks",

@@ -2,6 +2,7 @@
 """Tiny models shared by the adapter tests; built once, never left pruned."""
 
 import functools
+import logging
 
 import pytest
 import tiny_models
@@ -37,3 +38,12 @@ def llava_sdpa():
 def inputs():
     """Left padding, unequal image counts, a text-only row."""
     return tiny_models.llava_inputs((3, "I", 5), (2, "I", 4, "I", 3), (6,))
+
+
+@pytest.fixture
+def dynamo(monkeypatch):
+    """torch.compile with nothing compiled yet, and without the trace it would write into pytest's log."""
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
