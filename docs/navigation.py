@@ -10,6 +10,7 @@ ORDER = (
     "quickstart",
     "concepts",
     "methods",
+    "models",
     "cli",
     "transformers",
     "vision-towers",
