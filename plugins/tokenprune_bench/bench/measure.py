@@ -103,8 +103,10 @@ def _repeat(
             tick(f"{one.contender.name}, batch {one.batch}")
             seconds, found = time_prefill(model, one.contender, clock, amount.decode_steps)
             one.found.peak_memory_bytes = found.peak_memory_bytes
-            if repeat < amount.end_to_end_repeats:
-                for n in amount.new_tokens:
+            for n in amount.new_tokens:
+                if n == 1:  # an answer of one token is the prefill
+                    seconds["end_to_end_1"] = seconds["prefill"]
+                elif repeat < amount.end_to_end_repeats:
                     seconds[f"end_to_end_{n}"] = time_answer(model, one.contender, clock, n)
             for part, value in seconds.items():
                 one.samples.setdefault(part, []).append(value)
