@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,15 @@ from torch import Tensor
 from .cache import PrunedLayer, stored_length
 from .plan import RowPlan, take
 from .rows import Image, RowChoice
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def untraced(function: Callable[P, T]) -> Callable[P, T]:
+    """Keep a compiler out of what chooses: it is Python on data, and would be traced anew for every image."""
+    plain: Callable[P, T] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return plain
 
 
 @dataclass

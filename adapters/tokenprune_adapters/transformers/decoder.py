@@ -16,7 +16,7 @@ from transformers.masking_utils import create_causal_mask
 from tokenprune import Cut
 
 from .cache import PrunedLayer
-from .call import Call, Stage
+from .call import Call, Stage, untraced
 from .plan import take
 from .rows import RowChoice
 from .signals import DecoderView, text_after
@@ -84,7 +84,7 @@ class DecoderCuts:
             return None
         hidden = args[0]
         if call.choice is not None and any(i in image.schedule for image in call.images):
-            hidden = self._cut_before(i, call, hidden, kwargs)
+            hidden = untraced(self._cut_before)(i, call, hidden, kwargs)
         stage, layer = call.stage(i), call.layer(i)
         if stage is not None:
             kwargs["position_embeddings"] = self._rotated(call, stage, hidden, kwargs)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tokenprune import Cut, PruningReport, UnsupportedCallError
+from tokenprune import Cut, PruningReport, Selection, UnsupportedCallError
 
 from .blocks import own_masks
 from .cache import Lease, PrunedLayer, as_pruned, bytes_per_slot
-from .call import Call, Stage
+from .call import Call, Stage, untraced
 from .capture import Encoded, FeatureCapture
 from .chunks import refuse_chunked_prefill
 from .decoder import DecoderCuts
@@ -142,9 +142,7 @@ class Engine:
             positions = call.position_ids(embeds, kwargs.get("position_ids"))
             kwargs["position_ids"] = positions - shift.to(positions.device)
         if self._given is not None:
-            call.images = self._find_images(self._given)
-            if self.front is not None:
-                self._choose(call, embeds, self._given, self.front)
+            untraced(self._look_and_choose)(call, embeds, self._given)
         if call.front is not None:
             self._cut(call, call.front, kwargs)
         elif isinstance(first, PrunedLayer):
@@ -154,11 +152,16 @@ class Engine:
             self.decoder.prepare(call)
         return args, kwargs
 
+    def _look_and_choose(self, call: Call, embeds: Tensor, given: dict[str, Any]) -> None:
+        call.images = self._find_images(given)
+        if self.front is not None:
+            self._choose(call, embeds, given, self.front)
+
     def _choose(self, call: Call, embeds: Tensor, given: dict[str, Any], cut: Cut) -> None:
         """Let the method choose for each image; sets the call's front cut."""
         start = time.perf_counter()
         choice = RowChoice(embeds.shape[:2], call.real, embeds.device)
-        chosen: dict[tuple[str, int], Any] = {}
+        chosen: dict[tuple[str, int], Selection] = {}
         for image in call.images:
             n, key = len(image.slots), (image.span.modality, image.span.number)
             if n < cut.min_tokens or cut.budget.rows(n) >= n:
@@ -170,10 +173,10 @@ class Engine:
                 encoded = self._encoded(given, image.span.modality)
                 with torch.no_grad():
                     tokens = projector_tokens(self.adapter, call, image, encoded, embeds)
-                    chosen[key] = image, cut.method.select(tokens, cut.budget)
+                    chosen[key] = cut.method.select(tokens, cut.budget)
         for image in call.images:
             if (image.span.modality, image.span.number) in chosen:
-                choice.cut(image, chosen[image.span.modality, image.span.number][1], 0)
+                choice.cut(image, chosen[image.span.modality, image.span.number], 0)
         if choice.has_cut:
             call.entered = choice.write_new_rows(embeds)
             contiguous = (cut.method.positions or self.adapter.positions[0]) == "contiguous"
@@ -220,7 +223,8 @@ class Engine:
                     h if h is None else call.widen(h, max(0, i - 1))
                     for i, h in enumerate(output.hidden_states)
                 )
-        self._commit(call, getattr(output, "past_key_values", None))
+        commit = untraced(self._commit) if call.images else self._commit
+        commit(call, getattr(output, "past_key_values", None))
 
     def _commit(self, call: Call, cache: Any) -> None:
         """Tell the cache what was left out of each layer, and report."""
