@@ -71,7 +71,9 @@ class RowChoice:
 
     def cut(self, image: Image, selection: Selection, layer: int) -> None:
         """Drop what an image's selection leaves out; `layer` is the boundary, for the report."""
-        chosen = fill_new_rows(selection.indices, len(image.slots))
+        chosen = selection.indices
+        if selection.features is not None:  # else no row is new, and the device need not be asked
+            chosen = fill_new_rows(chosen, len(image.slots))
         slots = image.slots[chosen]
         row = image.span.row
         self.keep[row, image.slots] = False
