@@ -133,5 +133,4 @@ def draw_scene(rng: np.random.Generator, n_signs: int | None = None) -> Scene:
     for thing in objects + distractors:
         _paint(rng, image, thing, (COLORS | DISTRACTOR_COLORS)[thing.color])
     pixels = np.clip(image, 0, 255).astype(np.uint8)
-    pixels.setflags(write=False)
     return Scene(pixels, tuple(objects), tuple(signs), tuple(distractors))
