@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every method on a fixed set of held-out scenes; the test and the script that pins both use it."""
+
+import hashlib
+from pathlib import Path
+
+from tokenprune_bench.embedded_model import embedded_model_path
+from tokenprune_bench.evaluation import (
+    BASELINES,
+    UNPRUNED,
+    Setting,
+    answer_batch,
+    make_batches,
+    mean_costs,
+    paired_gap,
+    refusal,
+)
+from tokenprune_bench.scenes import held_out_scenes
+
+import tokenprune
+
+PINNED = Path(__file__).parent / "pinned.json"
+KEEP = 18  # of 144
+FIRST, SCENES = 1000, 12  # held-out scenes nobody else looks at
+RANDOM = ("random", "random (seed 1)", "random (seed 2)")  # three draws: one alone may be lucky
+
+
+def built_in_methods():
+    """Names of the methods that come with the package."""
+    registry = tokenprune.default_registry()
+    names = tokenprune.list_methods()
+    return [n for n in names if registry.origin("method", n).distribution == "tokenprune-vlm"]
+
+
+def contenders():
+    """Name -> (setting, seed), the unpruned model first."""
+    named = {name: (Setting(name, KEEP), 0) for name in (*built_in_methods(), *BASELINES)}
+    more = {name: (Setting("random", KEEP), seed) for seed, name in enumerate(RANDOM) if seed}
+    return {"unpruned": (UNPRUNED, 0), **named, **more}
+
+
+def weights_sha256(folder=None):
+    """SHA-256 of the model's weights."""
+    return hashlib.sha256(((folder or embedded_model_path()) / "model.safetensors").read_bytes()).hexdigest()
+
+
+def measure(model, processor, scenes=SCENES, per_scene=None):
+    """Answers by name of all contenders this model can run, and why it cannot run the others.
+
+    `per_scene` is how many of each scene's questions are asked, the first ones; None: all.
+    """
+    drawn = [(scene, questions[:per_scene]) for scene, questions in held_out_scenes(scenes, start=FIRST)]
+    batches = make_batches(processor, drawn)
+    answers, skipped = {}, {}
+    for name, (setting, seed) in contenders().items():
+        reason = refusal(model, setting)
+        if reason is not None:
+            skipped[name] = reason
+            continue
+        with setting.applied(model, seed) as handle:
+            answers[name] = [
+                answered
+                for batch in batches
+                for answered in answer_batch(model, processor, batch, handle, setting)
+            ]
+    return answers, skipped
+
+
+def kept_by_scene(answers):
+    """Kept slots of each scene's first question, (scenes, rows); None where nothing was chosen."""
+    first = {}
+    for answered in answers:
+        first.setdefault(answered.scene, answered.kept)
+    return [None if kept is None else list(kept) for kept in first.values()]
+
+
+def summary(name, answers, config):
+    """What is pinned of one contender: right answers, its gaps to the random draws, rows, costs, slots."""
+    costs = mean_costs(answers[name], config)
+    gaps = [paired_gap(answers[name], answers[draw]) for draw in RANDOM]
+    return {
+        "right": sum(a.is_right for a in answers[name]),
+        "gaps_to_random": [
+            {"value": round(g.value, 4), "standard_error": round(g.standard_error, 4)} for g in gaps
+        ],
+        "clearly_above_random": all(g.is_clear and g.value > 0 for g in gaps),
+        "visual_tokens": costs.visual_tokens,
+        "kv_cache_bytes": round(costs.kv_bytes),
+        "prefill_flops": round(costs.prefill_flops),
+        "kept": kept_by_scene(answers[name]),
+    }
