@@ -61,5 +61,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_flush_denormal(True)  # of the whole process, before a thread starts: denormals cost a factor of four
+    torch.set_flush_denormal(True)  # before a thread starts: denormals cost a factor of four
     main()
