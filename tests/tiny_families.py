@@ -5,7 +5,7 @@ import functools
 
 import torch
 import transformers
-from tiny_models import BOS, EOS, IMAGE, PAD, VIDEO, batch, qwen_inputs
+from tiny_models import BOS, DECODER, IMAGE, PAD, VIDEO, batch, qwen_inputs
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
 
@@ -31,17 +31,7 @@ WINDOW = 12  # of Gemma 3's sliding layers: less than an image
 
 def text(config, **more):
     """Settings of a decoder of four layers with grouped queries."""
-    plain = {
-        "vocab_size": 99,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "pad_token_id": PAD,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-    }
+    plain = {name: value for name, value in DECODER.items() if name != "initializer_range"}
     return config(**{**plain, **more}).to_dict()
 
 

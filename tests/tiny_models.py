@@ -17,6 +17,18 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 
 PAD, BOS, IMAGE, VIDEO, EOS = 0, 1, 90, 91, 95
 N = 16  # visual tokens of an image
+DECODER = {
+    "vocab_size": 99,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "initializer_range": 0.25,
+}
 
 
 def llava(attention="sdpa", seed=0, dtype=torch.float32, image_size=32, **text):
@@ -32,20 +44,8 @@ def llava(attention="sdpa", seed=0, dtype=torch.float32, image_size=32, **text):
         initializer_range=0.3,
         initializer_factor=10.0,
     )
-    decoder = {
-        "vocab_size": 99,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "pad_token_id": PAD,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "initializer_range": 0.25,
-    }
     config = LlavaConfig(
-        vision_config=tower, text_config=LlamaConfig(**{**decoder, **text}), image_token_id=IMAGE
+        vision_config=tower, text_config=LlamaConfig(**{**DECODER, **text}), image_token_id=IMAGE
     )
     return _ready(LlavaForConditionalGeneration(config).to(dtype), attention)
 
@@ -151,16 +151,7 @@ def qwen(attention="sdpa", seed=0):
         "initializer_range": 0.3,
     }
     text = {
-        "vocab_size": 99,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "pad_token_id": PAD,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "initializer_range": 0.25,
+        **DECODER,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
     }
     config = Qwen2_5_VLConfig(
