@@ -61,11 +61,16 @@ class Engine:
             adapter.rotary.register_forward_pre_hook(self._rotate, with_kwargs=True),
         ]
         self._undo = [hook.remove for hook in hooks]
-        self._capture = FeatureCapture(adapter, needs)
-        self._undo += [self._capture.remove, refuse_chunked_prefill(adapter.model, adapter.pixel_arguments)]
-        self.decoder = None if decoder is None else DecoderCuts(adapter, decoder, lambda: self._call)
-        if self.decoder is not None:
-            self._undo.append(self.decoder.remove)
+        try:
+            self._capture = FeatureCapture(adapter, needs)
+            self._undo.append(self._capture.remove)
+            self._undo.append(refuse_chunked_prefill(adapter.model, adapter.pixel_arguments))
+            self.decoder = None if decoder is None else DecoderCuts(adapter, decoder, lambda: self._call)
+            if self.decoder is not None:
+                self._undo.append(self.decoder.remove)
+        except BaseException:  # an installation that fails half way must leave no hook behind
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Take every hook away; caches filled while pruned refuse to be used from now on."""

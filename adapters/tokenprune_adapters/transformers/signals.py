@@ -27,11 +27,10 @@ def projector_tokens(
     """One image's tokens between tower and language model."""
     row, number = image.span.row, image.span.number
     features = embeds[row, image.slots]
-    text = text_after(call, image, embeds.shape[1])
     signals: dict[str, Any] = {
         "projector": adapter.current_projector(),
         "input_features": features,
-        "text_embeds": lambda: embeds[row, text],
+        "text_embeds": lambda: embeds[row, text_after(call, image, embeds.shape[1])],
         **{name: _later(supply, encoded, number) for name, supply in adapter.image_signals().items()},
     }
     return VisualTokens(features, signals, image.layout)
