@@ -92,6 +92,8 @@ def apply(
         one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
         cuts.append(Cut(seeded(one, seed), rows, min_tokens))
         adapter.check(cuts[-1])
+        for part in one.parts:
+            part.check(model)
     adapter.check_together(cuts)
     handle = PruningHandle(model, cuts)
     handle.install(lambda record: adapter.install(cuts, record))

@@ -54,6 +54,7 @@ _KNOWN = (
         of_tiles=True,
     ),
     Signal("text_embeds", "(T, D)", "layer-0 embeddings of the text after the image"),
+    Signal("text_ids", "(T,)", "token ids of the text after the image"),
     Signal("input_features", "(N, D)", "the image's rows at layer 0; at any cut, all it had there", 0),
     Signal(
         "attention_rows",

@@ -42,6 +42,7 @@ def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
         "received_attention": normal(n).softmax(-1),
         "cls_hidden": normal(1, 12),
         "text_embeds": text,
+        "text_ids": torch.arange(5),
         "input_features": features,
         "attention_rows": lambda layer, rows: (query[:, rows] @ key.mT / (1 + layer)).softmax(-1),
         "keys": lambda layer: key * (1 + layer),

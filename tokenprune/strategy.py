@@ -7,7 +7,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import OptionError
 from .selection import Selection
@@ -30,6 +30,15 @@ class Strategy(ABC):
     def needs(self) -> frozenset[str]:
         """Signals it will ask for; may depend on its options."""
         return frozenset()
+
+    def check(self, model: nn.Module) -> None:  # noqa: B027 (most have nothing to refuse)
+        """Refuse a model it cannot work with, beyond missing signals; `apply` asks before anything is done.
+
+        Raises
+        ------
+        IncompatibleError
+            Saying what does not fit; by default nothing is refused.
+        """
 
     @classmethod
     def options(cls) -> tuple[str, ...]:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import tokenprune
 from tokenprune.functional import unit_rows
@@ -24,25 +24,44 @@ class RelevanceScorer(tokenprune.Scorer):
     ----------
     source
         `"clip"`: minus the cosine in CLIP's joint space, as in the official code (there patches far from the
-        text are the ones it describes); needs CLIP's text tower. `"language"`: the cosine of the token
+        text are the ones it describes); needs CLIP's text tower, see `clip`. `"language"`: the cosine of the token
         entering the language model to the embeddings of the text after the image; needs no more weights, but
         is not the paper's.
+    clip
+        CLIP's joint space for a model that has no text tower of its own, which no LLaVA has: an object with
+        `patches` ((N, D_v) rows given to the projector -> (N, C)), `texts` (token ids (T,) of the text after
+        the image -> (M, C)) and `check(model)`, such as `tokenprune_adapters.clip_space.ClipSpace`.
     """
 
     name: ClassVar[str] = "relevance"
     source: str = "clip"
+    clip: Any = None
 
     def __post_init__(self) -> None:
         if self.source not in SIGNALS_OF:
             raise tokenprune.OptionError(f"source must be 'clip' or 'language', got {self.source!r}")
+        missing = [name for name in ("patches", "texts", "check") if not hasattr(self.clip, name)]
+        if self.clip is not None and (missing or self.source != "clip"):
+            raise tokenprune.OptionError(
+                f"clip must be an object with patches, texts and check, and goes with source='clip'; got "
+                f"{type(self.clip).__name__} and source={self.source!r}"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
         """The signals of the source."""
-        return frozenset(SIGNALS_OF[self.source])
+        return frozenset(SIGNALS_OF[self.source] if self.clip is None else ("pre_features", "text_ids"))
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model whose tower `clip` does not fit."""
+        if self.clip is not None:
+            self.clip.check(model)
 
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
         """Return the relevance, (N,)."""
+        if self.clip is not None:
+            patches = self.clip.patches(tokens.signal("pre_features"))
+            return scaled(-mean_cosine(patches, self.clip.texts(tokens.signal("text_ids"))))
         given = [tokens.signal(name) for name in SIGNALS_OF[self.source]]
         if self.source == "language":
             return scaled(mean_cosine(tokens.features, given[0]))

@@ -17,9 +17,10 @@ from tokenprune import Cut
 
 from .cache import PrunedLayer
 from .call import Call, Stage, untraced
+from .decoder_signals import DecoderView
+from .front_signals import text_after
 from .plan import take
 from .rows import RowChoice
-from .signals import DecoderView, text_after
 from .tap import AttentionTap
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from .call import Call, Stage, untraced
 from .capture import Encoded, FeatureCapture
 from .chunks import refuse_chunked_prefill
 from .decoder import DecoderCuts
+from .front_signals import projector_tokens
 from .images import ImageSpan, locate
 from .plan import take
 from .rows import Image, RowChoice
-from .signals import projector_tokens
 
 if TYPE_CHECKING:
     from .vlm import TransformersAdapter
@@ -177,7 +177,9 @@ class Engine:
             if key not in chosen:  # rows repeated for beams share their images' choice
                 encoded = self._encoded(given, image.span.modality)
                 with torch.no_grad():
-                    tokens = projector_tokens(self.adapter, call, image, encoded, embeds)
+                    tokens = projector_tokens(
+                        self.adapter, call, image, encoded, embeds, given.get("input_ids")
+                    )
                     chosen[key] = cut.method.select(tokens, cut.budget)
         for image in call.images:
             if (image.span.modality, image.span.number) in chosen:

@@ -99,7 +99,7 @@ class TransformersAdapter(ModelAdapter):
         """Signals by stage."""
         from_text = frozenset({"input_features", "text_embeds"})
         return {
-            "projector": from_text | {"projector"} | frozenset(self.image_signals()),
+            "projector": from_text | {"projector", "text_ids"} | frozenset(self.image_signals()),
             "decoder": from_text
             | {"attention_rows", "keys", "text_keys", "hidden", "text_hidden", "final_norm", "rotary"}
             | {"position_ids", "text_position_ids"},

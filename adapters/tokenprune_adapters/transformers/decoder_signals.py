@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The visual tokens a method gets to see, before the language model and before one of its layers."""
+"""The visual tokens a method gets to see before one of the language model's layers."""
 
 from __future__ import annotations
 
@@ -17,46 +17,7 @@ from .rows import Image
 from .tap import AttentionTap, attention_probabilities
 
 if TYPE_CHECKING:
-    from .capture import Encoded
     from .vlm import TransformersAdapter
-
-
-def projector_tokens(
-    adapter: TransformersAdapter, call: Call, image: Image, encoded: Encoded, embeds: Tensor
-) -> VisualTokens:
-    """One image's tokens between tower and language model."""
-    row, number = image.span.row, image.span.number
-    features = embeds[row, image.slots]
-    signals: dict[str, Any] = {
-        "projector": adapter.current_projector(),
-        "input_features": features,
-        "text_embeds": lambda: embeds[row, text_after(call, image, embeds.shape[1])],
-        **{name: _later(supply, encoded, number) for name, supply in adapter.image_signals().items()},
-    }
-    return VisualTokens(features, signals, image.layout)
-
-
-def _later(supply: Callable[[Encoded, int], Any], encoded: Encoded, number: int) -> Callable[[], Any]:
-    return lambda: supply(encoded, number)
-
-
-def text_after(call: Call, image: Image, length: int) -> Tensor:
-    """Tokens of the row's text after an image, (T,); the row's last token where there is no text.
-
-    Counted among the tokens the current stage began with, `length` of them.
-    """
-    device = image.slots.device
-    is_text = torch.ones(length, dtype=torch.bool, device=device)
-    for other in call.images:
-        if other.span.row == image.span.row:
-            is_text[other.slots] = False
-            if other.slots.numel() and other is image:
-                is_text[: int(other.slots.max()) + 1] = False
-    real = call.real if call.front is None else call.entered_real
-    if real is not None:
-        is_text &= real[image.span.row].to(device)
-    after = is_text.nonzero().squeeze(1)
-    return after if len(after) else torch.tensor([length - 1], device=device)
 
 
 class DecoderView:
