@@ -4,6 +4,7 @@
 import json
 
 import pytest
+from PIL import Image
 from tokenprune_bench.evaluation.question_file import FileQuestion, QuestionFileError, read_questions
 
 GOOD = {"image": "a.png", "question": "what ?", "answer": "red"}
@@ -12,7 +13,8 @@ GOOD = {"image": "a.png", "question": "what ?", "answer": "red"}
 @pytest.fixture
 def written(tmp_path):
     """Return a function that writes lines (text, or what becomes JSON) beside a picture."""
-    (tmp_path / "a.png").write_bytes(b"")
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    (tmp_path / "words.png").write_text("no image")
 
     def write(*lines):
         path = tmp_path / "questions.jsonl"
@@ -48,6 +50,7 @@ def test_what_is_read(written, tmp_path):
         ({"image": "a.png", "question": "?", "answers": []}, "'answers' must be a list of texts, at least"),
         ({"image": "a.png", "question": "?", "answers": ["a", 1]}, "'answers' must be a list of texts"),
         ({**GOOD, "image": "b.png"}, "there is no image '.*b.png'"),
+        ({**GOOD, "image": "words.png"}, "'.*words.png' is not an image that can be read"),
         ({**GOOD, "metric": "bleu"}, "unknown metric 'bleu'; there are exact_match, yes_no_f1, vqa_acc"),
         ({**GOOD, "metric": "yes_no_f1"}, r"yes_no_f1 takes one answer, 'yes' or 'no', not \['red'\]"),
         ({**GOOD, "anwser": "x"}, "unknown field 'anwser'; there are image, question"),
@@ -56,6 +59,13 @@ def test_what_is_read(written, tmp_path):
 def test_a_bad_line_is_named(written, line, sentence):
     with pytest.raises(QuestionFileError, match=rf"questions\.jsonl, line 3: {sentence}"):
         read_questions(written(GOOD, "", line, GOOD))
+
+
+def test_a_metric_for_lines_that_name_none(written):
+    path = written(GOOD, {**GOOD, "metric": "exact_match"})
+    assert [q.metric for q in read_questions(path, "vqa_accuracy")] == ["vqa_accuracy", "exact_match"]
+    with pytest.raises(QuestionFileError, match="unknown metric 'bleu'; there are exact_match"):
+        read_questions(path, "bleu")
 
 
 def test_files_without_questions_are_refused(written, tmp_path):

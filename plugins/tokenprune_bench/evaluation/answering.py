@@ -14,7 +14,7 @@ from PIL import Image
 
 from tokenprune import ImageReport, PruningHandle
 from tokenprune_bench.evaluation.kv_cache import kv_cache_bytes
-from tokenprune_bench.evaluation.prompts import tokenized
+from tokenprune_bench.evaluation.prompts import placed, tokenized
 from tokenprune_bench.evaluation.settings import UNPRUNED, Setting
 from tokenprune_bench.scenes import Question, Scene
 
@@ -74,6 +74,7 @@ def answer_batch(
     batch: Batch,
     handle: PruningHandle | None = None,
     setting: Setting = UNPRUNED,
+    max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[Answered]:
     """Answer a batch greedily.
 
@@ -87,12 +88,13 @@ def answer_batch(
         The handle of the pruned model, to read off what was kept; None: the model is not pruned.
     setting
         What the inputs are prepared for; the model is already under it.
+    max_new_tokens
+        Length limit of the answers.
     """
     before = (batch.inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
-    prepared = setting.prepared(model, batch.inputs)
-    inputs = {name: value.to(model.device) for name, value in prepared.items()}
+    inputs = placed(model, setting.prepared(model, batch.inputs))
     length = inputs["input_ids"].shape[1]
-    output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     texts = processor.batch_decode(output[:, length:], skip_special_tokens=True)
     lengths = inputs["attention_mask"].sum(1).tolist()
     visual = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()

@@ -18,9 +18,12 @@ from tokenprune_bench.evaluation.kv_cache import attention_heads, rows_per_layer
 
 @dataclass(frozen=True)
 class Costs:
-    """Means over the questions: visual rows in the language model, cache bytes, prefill operations."""
+    """Means over the questions: visual rows left in the end, and entering each layer of the language model;
+    cache bytes, prefill operations.
+    """
 
     visual_tokens: float
+    visual_rows: tuple[float, ...]
     kv_bytes: float
     prefill_flops: float
 
@@ -61,6 +64,13 @@ def mean_costs(answers: Sequence[Answered], config: Any) -> Costs:
     n = len(answers)
     return Costs(
         visual_tokens=sum(a.n_visual for a in answers) / n,
+        visual_rows=tuple(sum(layer) / n for layer in zip(*map(visual_rows, answers), strict=True)),
         kv_bytes=sum(a.kv_bytes for a in answers) / n,
         prefill_flops=sum(prefill_flops(config, a.rows) for a in answers) / n,
     )
+
+
+def visual_rows(answered: Answered) -> list[int]:
+    """Visual rows entering each layer: all rows but the text's, which are as many everywhere."""
+    text = answered.rows[-1] - answered.n_visual
+    return [rows - text for rows in answered.rows]

@@ -32,3 +32,11 @@ def tokenized(processor: Any, images: Sequence[Image.Image], questions: Sequence
         images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt"
     )
     return dict(inputs)
+
+
+def placed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Model inputs on the model's device, pixels in its number format."""
+    return {
+        name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+        for name, value in inputs.items()
+    }

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tokenprune_bench.evaluation.metrics import NAMES, NO, YES
 
 DEFAULT_METRIC = "exact_match"
@@ -29,36 +31,45 @@ class FileQuestion:
     metric: str = DEFAULT_METRIC
 
 
-def read_questions(path: Path) -> list[FileQuestion]:
+def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestion]:
     """Read a file whole, so that a bad line is found before any model runs; empty lines do not count.
 
     Images are looked for beside the file unless their paths are absolute.
+
+    Parameters
+    ----------
+    path
+        The file.
+    metric
+        Of the lines that name none.
 
     Raises
     ------
     QuestionFileError
         When the file cannot be read, holds no question, or a line cannot be used.
     """
+    _known_metric(metric)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionFileError(f"the question file '{path}' cannot be read: {error}") from None
-    questions = list(_questions(path, text.splitlines()))
+    questions = list(_questions(path, text.splitlines(), metric))
     if not questions:
         raise QuestionFileError(f"the question file '{path}' holds no question")
     return questions
 
 
-def _questions(path: Path, lines: list[str]) -> Iterator[FileQuestion]:
+def _questions(path: Path, lines: list[str], metric: str) -> Iterator[FileQuestion]:
+    seen: set[Path] = set()  # images that are known to be there
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield _question(line, path.parent)
+                yield _question(line, path.parent, metric, seen)
             except QuestionFileError as error:
                 raise QuestionFileError(f"{path}, line {number}: {error}") from None
 
 
-def _question(line: str, folder: Path) -> FileQuestion:
+def _question(line: str, folder: Path, default_metric: str, seen: set[Path]) -> FileQuestion:
     try:
         given = json.loads(line)
     except json.JSONDecodeError as error:
@@ -68,16 +79,32 @@ def _question(line: str, folder: Path) -> FileQuestion:
     unknown = sorted(set(given) - set(FIELDS))
     if unknown:
         raise QuestionFileError(f"unknown field {unknown[0]!r}; there are {', '.join(FIELDS)}")
-    metric = given.get("metric", DEFAULT_METRIC)
-    if metric not in NAMES:
-        raise QuestionFileError(f"unknown metric {metric!r}; there are {', '.join(NAMES)}")
+    metric = _known_metric(given.get("metric", default_metric))
     answers = _answers(given)
     if metric == "yes_no_f1" and (len(answers) > 1 or answers[0] not in (YES, NO)):
         raise QuestionFileError(f"yes_no_f1 takes one answer, '{YES}' or '{NO}', not {list(answers)}")
     image = folder / _text(given, "image")
-    if not image.is_file():
-        raise QuestionFileError(f"there is no image '{image}'")
+    if image not in seen:
+        _check_image(image)
+        seen.add(image)
     return FileQuestion(image, _text(given, "question"), answers, metric)
+
+
+def _known_metric(name: Any) -> str:
+    if name not in NAMES:
+        raise QuestionFileError(f"unknown metric {name!r}; there are {', '.join(NAMES)}")
+    return str(name)
+
+
+def _check_image(path: Path) -> None:
+    """Refuse what is no image, by its first bytes; nothing is decoded."""
+    if not path.is_file():
+        raise QuestionFileError(f"there is no image '{path}'")
+    try:
+        with Image.open(path):
+            pass
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise QuestionFileError(f"'{path}' is not an image that can be read") from None
 
 
 def _answers(given: dict[str, Any]) -> tuple[str, ...]:

@@ -20,11 +20,13 @@ BASELINES = (downsample.NAME,)  # what takes part like a method but is none: it 
 class Setting:
     """A method, by name, and the visual tokens it keeps of each image; both None: unpruned.
 
-    A setting prepares both sides: the model (`applied`) and its inputs (`prepared`).
+    `options` are more of `apply`'s, as (name, value). A setting prepares both sides: the model (`applied`) and
+    its inputs (`prepared`).
     """
 
     method: str | None = None
     keep: int | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
@@ -41,7 +43,8 @@ class Setting:
             with downsample.interpolated_positions(model):
                 yield None
         else:
-            with tokenprune.apply(model, method=self.method, keep=self.keep, seed=seed) as handle:
+            options: dict[str, Any] = dict(self.options)
+            with tokenprune.apply(model, method=self.method, keep=self.keep, seed=seed, **options) as handle:
                 yield handle
 
     def prepared(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
