@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting, over a run, the visual rows that pruning left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenprune import PruningReport
+
+
+@dataclass
+class KeptRows:
+    """Sums over images: tokens before the cut, rows left in the end, mean rows entering a decoder layer."""
+
+    n_layers: int
+    images: int = 0
+    before: int = 0
+    after: int = 0
+    entering: float = 0.0
+
+    def add(self, report: PruningReport) -> None:
+        """Count one prefill's images."""
+        for image in report.images:
+            self.images += 1
+            self.before += image.n_before
+            self.after += image.n_after
+            self.entering += sum(image.rows_entering(self.n_layers)) / self.n_layers
+
+    def means(self) -> dict[str, float]:
+        """Means over the images, by name; empty before the first."""
+        if not self.images:
+            return {}
+        sums = {
+            "visual_tokens": self.before,
+            "visual_rows_kept": self.after,
+            "visual_rows_entering_a_layer": self.entering,
+        }
+        return {name: total / self.images for name, total in sums.items()}
+
+    def __str__(self) -> str:
+        if not self.images:
+            return "no image was seen"
+        tokens, kept, entering = self.means().values()
+        return (
+            f"kept {kept:.1f} of {tokens:.1f} visual rows an image, {entering:.1f} enter a layer of the "
+            f"language model (means over {self.images} images)"
+        )

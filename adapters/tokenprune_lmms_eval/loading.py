@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `--model_args` says about the checkpoint, its precision and its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_bench.cli.models import Device, Precision
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Arguments that are not about pruning.
+
+    Parameters
+    ----------
+    pretrained
+        `embedded`, a directory, or a hub id.
+    dtype
+        auto (float32 on the CPU, the checkpoint's own on a GPU), float32, bfloat16 or float16.
+    trust_remote_code
+        Run code that comes with the checkpoint.
+    system_prompt
+        A text, or a file that holds it, put before every conversation.
+    max_new_tokens
+        For tasks that do not say; 1024 as lmms-eval's own LLaVA has it.
+    pad_to_square
+        Pad pictures to squares with the processor's mean colour.
+    min_pixels, max_pixels
+        Bounds of a picture's size, for processors that keep its shape.
+    """
+
+    pretrained: str
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    system_prompt: str | None = None
+    max_new_tokens: int = 1024
+    pad_to_square: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in [one.value for one in Precision]:
+            listed = ", ".join(one.value for one in Precision)
+            raise BadInputError(f"dtype must be one of {listed}, got {self.dtype!r}")
+        for name in ("trust_remote_code", "pad_to_square"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInputError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        for name in ("max_new_tokens", "min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            given = value is not None or name == "max_new_tokens"
+            if given and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise BadInputError(f"{name} must be a whole number, 1 or more, got {value!r}")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the arguments."""
+        return tuple(one.name for one in dataclasses.fields(cls))
+
+    @property
+    def precision(self) -> Precision:
+        """The number format to load in."""
+        return Precision(self.dtype)
+
+    @staticmethod
+    def placed(device: str | None) -> Device:
+        """Read `--device`; `cuda:N` makes that GPU the current one.
+
+        Raises
+        ------
+        BadInputError
+            When it is none of cpu, cuda and cuda:N, or the GPU is not there, or several processes share it.
+        """
+        name, _, number = (device or "auto").partition(":")
+        if name not in [one.value for one in Device] or (number and (name != "cuda" or not number.isdigit())):
+            raise BadInputError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
+        if number:
+            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+                raise BadInputError(f"--device {device} names one GPU for several processes; give cuda")
+            if int(number) >= torch.cuda.device_count():
+                raise BadInputError(
+                    f"--device {device}: PyTorch finds {torch.cuda.device_count()} NVIDIA GPUs"
+                )
+            torch.cuda.set_device(int(number))
+        return Device(name)
+
+
+def split_arguments(given: Mapping[str, Any]) -> tuple[Loading, dict[str, Any]]:
+    """Take what is about loading out of the model arguments, and hand back the rest.
+
+    Raises
+    ------
+    BadInputError
+        When no checkpoint is named, or a value cannot be used.
+    """
+    own = {name: value for name, value in given.items() if name in Loading.names()}
+    if not own.get("pretrained"):
+        raise BadInputError("name the checkpoint: --model_args pretrained=embedded, a directory or a hub id")
+    own["pretrained"] = str(own["pretrained"])
+    return Loading(**own), {name: value for name, value in given.items() if name not in own}

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that lmms-eval runs: transformers' own classes and processors, pruned by `tokenprune.apply`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.protocol import ChatMessages
+from loguru import logger
+from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_bench.cli.models import load_model
+from tqdm import tqdm
+from transformers import StoppingCriteriaList
+
+import tokenprune
+from tokenprune_lmms_eval.arguments import EMBEDDED, read_pruning
+from tokenprune_lmms_eval.generation import Generation, UntilTexts, batches, ended
+from tokenprune_lmms_eval.kept_rows import KeptRows
+from tokenprune_lmms_eval.loading import split_arguments
+from tokenprune_lmms_eval.prompts import Conversation, Prompts, has_pictures
+
+
+class TokenPrune(lmms):  # type: ignore[misc]
+    """`--model tokenprune --model_args pretrained=...,method=...,keep=...`.
+
+    Parameters
+    ----------
+    device, batch_size
+        lmms-eval's `--device` (cpu, cuda, cuda:N) and `--batch_size`.
+    max_batch_size
+        Not used: nothing is guessed.
+    arguments
+        Those of `Loading`, of `tokenprune.apply` and of the strategies named; see docs/lmms-eval.md.
+
+    Raises
+    ------
+    TokenPruneError, BadInputError
+        Before any question is read, and what can be known without the model before it is loaded.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
+        loading, rest = split_arguments(arguments)
+        pruning = read_pruning(rest, loading.names())
+        self._batch_size = _whole(batch_size)
+        name = None if loading.pretrained == EMBEDDED else loading.pretrained
+        self._model, self.processor = load_model(
+            name, loading.placed(device), loading.precision, loading.trust_remote_code
+        )
+        self.tokenizer = self.processor.tokenizer
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.prompts = Prompts(
+            self.processor,
+            self._resolve_system_prompt(loading.system_prompt),
+            loading.pad_to_square,
+            (loading.min_pixels, loading.max_pixels),
+        )
+        self.prompts.check()
+        self.max_new_tokens = loading.max_new_tokens
+        self.handle = None if pruning is None else tokenprune.apply(self._model, **pruning)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: Any = None) -> TokenPrune:
+        """Make it from the command line's texts.
+
+        lmms-eval prints a traceback for any exception and ends with exit code 0: bad input leaves here as one
+        sentence on stderr and exit code 2.
+        """
+        from lmms_eval.utils import simple_parse_args_string
+
+        own = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        try:
+            try:
+                given = simple_parse_args_string(arg_string)
+            except ValueError:
+                raise BadInputError(f"--model_args is name=value,name=value, got {arg_string!r}") from None
+            twice = sorted(set(given) & set(own))
+            if twice:
+                raise BadInputError(f"give {twice[0]} as --{twice[0]}, not in --model_args")
+            return cls(**given, **own)
+        except (tokenprune.TokenPruneError, BadInputError) as error:
+            print(f"tokenprune: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        place: torch.device = self._model.device
+        return place
+
+    @property
+    def batch_size(self) -> int:
+        """Questions answered at once."""
+        return self._batch_size
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """Answer each request; those with the same generation arguments share batches."""
+        results: list[Any] = [None] * len(requests)
+        rows = KeptRows(self._model.config.get_text_config().num_hidden_layers)
+        n_tokens, seconds = 0, 0.0
+        todo = batches([one.args[2] for one in requests], self._batch_size, self.max_new_tokens)
+        for name in sorted({name for generation, _ in todo for name in generation.unused}):
+            logger.warning(f"tokenprune: the task's generation argument {name!r} is not used")
+        with tqdm(total=len(requests), disable=self.rank != 0, desc="tokenprune") as bar:
+            for generation, batch in todo:
+                conversations = {i: self._conversation(requests[i]) for i in batch}
+                for seen in (True, False):  # processors take batches with pictures, or without
+                    part = [i for i, one in conversations.items() if has_pictures(one) is seen]
+                    if not part:
+                        continue
+                    start = time.perf_counter()
+                    answers = self._answer([conversations[i] for i in part], generation, rows)
+                    seconds += time.perf_counter() - start
+                    for i, answer in zip(part, answers, strict=True):
+                        results[i] = answer
+                        n_tokens += answer.token_counts.output_tokens
+                bar.update(len(batch))
+        if self.handle is not None:
+            names = " + ".join(f"{cut.method.name} {cut.budget}" for cut in self.handle.cuts)
+            logger.info(f"tokenprune, process {self.rank} of {self.world_size}: {names} {rows}")
+        log_metrics(seconds, n_tokens, n_tokens / seconds if seconds else 0.0, rows.means() or None)
+        return results
+
+    def loglikelihood(self, requests: Any) -> Any:
+        """Refuse: tasks that compare likelihoods are not supported."""
+        raise NotImplementedError("--model tokenprune answers questions (generate_until) only")
+
+    def generate_until_multi_round(self, requests: Any) -> Any:
+        """Refuse: tasks of several rounds are not supported."""
+        raise NotImplementedError("--model tokenprune answers questions of one round only")
+
+    def _conversation(self, request: Instance) -> Conversation:
+        """Messages of one request, as chat templates take them."""
+        _, doc_to_messages, _, doc_id, task, split = request.args
+        messages = ChatMessages(messages=doc_to_messages(self.task_dict[task][split][doc_id]))
+        conversation: Conversation = messages.to_hf_messages()
+        return conversation
+
+    @torch.no_grad()
+    def _answer(
+        self, conversations: Sequence[Conversation], generation: Generation, rows: KeptRows
+    ) -> list[GenerationResult]:
+        """Answer a batch, counting the rows that were kept."""
+        inputs = {
+            name: value.to(self.device, self._model.dtype if value.is_floating_point() else None)
+            for name, value in self.prompts.inputs(conversations).items()
+        }
+        length, pad = inputs["input_ids"].shape[1], self.tokenizer.pad_token_id
+        stop = [UntilTexts(self.tokenizer, generation.until, length)] if generation.until else []
+        before = None if self.handle is None else self.handle.last
+        output = self._model.generate(
+            **inputs, **generation.options, pad_token_id=pad, stopping_criteria=StoppingCriteriaList(stop)
+        )
+        if self.handle is not None and self.handle.last is not None and self.handle.last is not before:
+            rows.add(self.handle.last)
+        new = output[:, length:]
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        counts = zip(inputs["attention_mask"].sum(1).tolist(), (new != pad).sum(1).tolist(), strict=True)
+        return [
+            GenerationResult(
+                text=ended(text, generation.until),
+                token_counts=TokenCounts(input_tokens=asked, output_tokens=said),
+            )
+            for text, (asked, said) in zip(texts, counts, strict=True)
+        ]
+
+
+def _whole(batch_size: int | str) -> int:
+    if not str(batch_size).isdigit() or int(batch_size) < 1:
+        raise BadInputError(f"--batch_size must be a whole number, 1 or more, got {batch_size!r}")
+    return int(batch_size)
