@@ -65,13 +65,14 @@ def test_costs_are_means_over_questions():
     c = config()
     question = Question("counting", "how many ?", "1")
     answers = [
-        Answered(0, question, "1", (10,) * 3, 4, 9, 100.0),
+        Answered(0, question, "1", (15, 10, 10), 4, 9, 100.0),
         Answered(1, question, "1", (20,) * 3, 8, 9, 300.0),
     ]
     costs = mean_costs(answers, c)
     assert costs.visual_tokens == 6
+    assert costs.visual_rows == (8.5, 6, 6)
     assert costs.kv_bytes == 200
-    assert costs.prefill_flops == (prefill_flops(c, 10) + prefill_flops(c, 20)) / 2
+    assert costs.prefill_flops == (prefill_flops(c, (15, 10, 10)) + prefill_flops(c, 20)) / 2
 
 
 def test_costs_of_nothing_are_refused():

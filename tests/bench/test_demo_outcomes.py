@@ -9,7 +9,7 @@ from rich.console import Console
 from tokenprune_bench.demo.outcomes import Outcome, closing_line, verdicts
 from tokenprune_bench.demo.plan import Plan
 from tokenprune_bench.demo.record import record
-from tokenprune_bench.demo.table import markdown_table, terminal_table
+from tokenprune_bench.demo.table import markdown_table, runs, terminal_table
 from tokenprune_bench.evaluation import UNPRUNED, Answered, Costs, Setting
 from tokenprune_bench.scenes import Question
 
@@ -23,7 +23,8 @@ def outcome(method, keep, n_right, first=0, scenes=SCENES):
         Answered(i, Question("counting", "how many ?", "1"), "1" if i in right else "0", (9,), 4, 9, 64.0)
         for i in range(scenes)
     )
-    return Outcome(UNPRUNED if method is None else Setting(method, keep), answers, Costs(4.0, 64.0, 2e6))
+    costs = Costs(4.0, (9.0, 4.0, 4.0), 64.0, 2e6)
+    return Outcome(UNPRUNED if method is None else Setting(method, keep), answers, costs)
 
 
 def test_the_best_comes_first_and_a_clear_gap_is_named():
@@ -108,6 +109,7 @@ def test_the_record_holds_what_a_reader_needs(results):
         "accuracy": {"value": 0.8, "standard_error": 0.05714, "n": 50},
         "families": {"counting": {"value": 0.8, "standard_error": 0.05714, "n": 50}},
         "visual_tokens": 4.0,
+        "visual_rows": [9.0, 4.0, 4.0],
         "kv_cache_bytes": 64,
         "prefill_flops": 2000000,
     }
@@ -144,3 +146,17 @@ def test_the_table_fits_a_terminal_of_80_columns(results):
     text = console.export_text()
     assert "…" not in text
     assert "sparsevlm-plus" in text and "100.0±0.0" in text and "MFLOP" in text
+
+
+def test_the_full_table_shows_rows_per_layer(results):
+    table = terminal_table(results, by_layer=True)
+    assert [column.header for column in table.columns] == [
+        "method",
+        "kept",
+        "rows per layer",
+        "right %",
+        "KV kB",
+        "MFLOP",
+    ]
+    assert list(table.columns[2].cells)[1:] == ["9×1 4×2"] * 2
+    assert runs([144, 144, 18.2, 18, 4]) == "144×2 18×2 4×1"

@@ -68,7 +68,7 @@ def demo(
     if as_json:
         typer.echo(text)
     else:
-        _show(results, [str(output / name) for name in [*pictures, RESULTS]])
+        _show(results, [str(output / name) for name in [*pictures, RESULTS]], by_layer=full)
 
 
 def _measure(network: Any, processor: Any, plan: Plan, drawn: Any, seed: int) -> list[Outcome]:
@@ -110,14 +110,14 @@ def _draw(drawn: Any, outcomes: list[Outcome], plan: Plan, output: Path) -> list
     return list(pictures)
 
 
-def _show(results: dict[str, Any], files: list[str]) -> None:
+def _show(results: dict[str, Any], files: list[str], by_layer: bool) -> None:
     from rich.console import Console
 
     from tokenprune_bench.demo.table import headline, terminal_table
 
     console = Console(highlight=False)
     console.print(headline(results))
-    console.print(terminal_table(results))
+    console.print(terminal_table(results, by_layer))
     console.print(
         "right %: exact matches ± standard error. KV kB: key-value cache of a prompt. MFLOP: arithmetic of "
         "the language model's prefill, by formula. Methods that cut inside the language model process more "

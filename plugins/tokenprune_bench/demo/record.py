@@ -76,6 +76,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "accuracy": _estimate(outcome.overall),
         "families": {family: _estimate(value) for family, value in outcome.families.items()},
         "visual_tokens": round(outcome.costs.visual_tokens, 3),
+        "visual_rows": [round(rows, 3) for rows in outcome.costs.visual_rows],
         "kv_cache_bytes": round(outcome.costs.kv_bytes),
         "prefill_flops": round(outcome.costs.prefill_flops),
     }

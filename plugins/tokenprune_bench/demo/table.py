@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich import box
@@ -20,9 +21,12 @@ SHORT = {
 }
 
 
-def terminal_table(record: Mapping[str, Any]) -> Table:
-    """Lay out the results; the most accurate method of each budget stands in bold."""
-    families = _families(record)
+def terminal_table(record: Mapping[str, Any], by_layer: bool = False) -> Table:
+    """Lay out the results; the most accurate method of each budget stands in bold.
+
+    `by_layer` shows the visual rows entering each layer instead of the families of questions.
+    """
+    families = [] if by_layer else _families(record)
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -30,17 +34,24 @@ def terminal_table(record: Mapping[str, Any]) -> Table:
         collapse_padding=True,
     )
     table.add_column("method", no_wrap=True)
-    for head in ("kept", "right %", *(SHORT.get(f, f) for f in families), "KV kB", "MFLOP"):
+    layers = ["rows per layer"] * by_layer
+    for head in ("kept", *layers, "right %", *(SHORT.get(f, f) for f in families), "KV kB", "MFLOP"):
         table.add_column(head, justify="right", no_wrap=True)
     best = {verdict["keep"]: verdict["best"] for verdict in record["verdicts"]}
     for i, result in enumerate(record["results"]):
         following = record["results"][i + 1 : i + 2]
         last_of_budget = bool(following) and following[0]["keep"] != result["keep"]
         is_best = result["keep"] is not None and result["method"] in best[result["keep"]]
-        table.add_row(
-            *_cells(result, families), style="bold" if is_best else None, end_section=last_of_budget
-        )
+        cells = _cells(result, families)
+        if by_layer:
+            cells.insert(2, runs(result["visual_rows"]))
+        table.add_row(*cells, style="bold" if is_best else None, end_section=last_of_budget)
     return table
+
+
+def runs(rows: Sequence[float]) -> str:
+    """Rows of successive layers, as in "144×2 18×6": 144 in two layers, then 18 in six."""
+    return " ".join(f"{n}×{len(list(layers))}" for n, layers in groupby(f"{r:.0f}" for r in rows))
 
 
 def markdown_table(record: Mapping[str, Any]) -> str:

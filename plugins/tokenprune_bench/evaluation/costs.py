@@ -18,9 +18,7 @@ from tokenprune_bench.evaluation.kv_cache import attention_heads, rows_per_layer
 
 @dataclass(frozen=True)
 class Costs:
-    """Means over the questions: visual rows left in the end, and entering each layer of the language model;
-    cache bytes, prefill operations.
-    """
+    """Means over the questions: visual rows left in the end, those entering each layer, bytes, operations."""
 
     visual_tokens: float
     visual_rows: tuple[float, ...]
