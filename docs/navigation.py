@@ -12,6 +12,7 @@ ORDER = (
     "methods",
     "models",
     "cli",
+    "visualize",
     "transformers",
     "vision-towers",
     "writing-a-plugin",

@@ -19,7 +19,9 @@ class ImageReport:
     `row` is the row of the batch it stands in; `n_before` and `n_after` count its rows in the language model,
     `cuts` says how many are left from which decoder layer on (0: before the language model). `kept` (K,) are
     the image's own slots that stayed, in the order of the rows, -1 for rows that were made; None where the
-    image was left alone, and `note` says why. `selection` is the last cut's, over what it found.
+    image was left alone, and `note` says why. `selection` is the last cut's, over what it found: `found` (n,)
+    are the image's own slots of these rows, -1 for rows made by a cut before; None: all its slots.
+    `number` counts the call's images (or videos, as `modality` says) in the order they were encoded.
     """
 
     row: int
@@ -30,6 +32,9 @@ class ImageReport:
     kept: Tensor | None = None
     cuts: Mapping[int, int] = field(default_factory=dict)
     note: str = ""
+    found: Tensor | None = None
+    number: int = 0
+    modality: str = "image"
 
     def rows_entering(self, n_layers: int) -> list[int]:
         """Rows of the image that enter each of the model's decoder layers."""
@@ -41,7 +46,7 @@ class ImageReport:
 
     @property
     def scores(self) -> Tensor | None:
-        """Scores (N,) the choice was made on, None without an opinion."""
+        """Scores (n,) the last cut was made on, None without an opinion."""
         return None if self.selection is None else self.selection.scores
 
 

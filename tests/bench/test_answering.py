@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from tokenprune_bench.evaluation import UNPRUNED, Setting, answer_batch, kv_cache_bytes, make_batches, refusal
 from tokenprune_bench.evaluation.prompts import question_prompt, tokenized
-from tokenprune_bench.seen_image import seen_image
 
 import tokenprune
+from tokenprune.visualize import seen_image
 
 N, LAYERS = 144, 12
 

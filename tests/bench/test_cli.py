@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from tokenprune_bench.cli import plugins as plugins_command
 from tokenprune_bench.cli.app import app
-from tokenprune_bench.pictures import PICTURE_SIDE
 from typer.testing import CliRunner
 
 import tokenprune
+from tokenprune.visualize.drawing import PICTURE_SIDE
 
 
 def invoke(*arguments):

@@ -1,44 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `run --save` draws on: the view the tower got, the whole picture, or nothing for tiles."""
+"""What `run --save` draws: the picture as the tower got it, pieces beside each other, answer below."""
 
-import pytest
+import numpy as np
 import torch
-from PIL import Image
-from tokenprune_bench.cli.failures import BadInputError
 from tokenprune_bench.cli.run import _kept_picture
 
-from tokenprune import ImageReport, Layout
-
-PICTURE = Image.new("RGB", (60, 40), (200, 20, 20))
-
-
-def report(layout):
-    return [ImageReport(0, layout, len(layout), 2, kept=torch.tensor([0, 5]))]
+from tokenprune import ImageReport, Layout, PruningReport
+from tokenprune.visualize import captioned, in_rows, kept
 
 
-def test_packed_patches_are_drawn_on_the_whole_picture():
-    drawn = _kept_picture(None, PICTURE, torch.zeros(24, 10), report(Layout((1, 2, 3))))
-    assert drawn.size == (384, 256)
-    assert drawn.getpixel((384 // 6, 256 // 4)) == (200, 20, 20)  # slot 0 is kept
-    assert drawn.getpixel((384 // 2, 256 // 4)) != (200, 20, 20)  # slot 1 is not
+class Parts:
+    """A processor whose pixels are as they are."""
+
+    do_normalize = do_rescale = False
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [Layout((1, 2, 3), tiles=torch.tensor([0, 0, 0, 1, 1, 1])), Layout((2, 1, 3))],
-    ids=["tiles", "video"],
-)
-def test_tiles_and_frames_are_refused(layout):
-    with pytest.raises(BadInputError, match="cuts it into pieces"):
-        _kept_picture(None, PICTURE, torch.zeros(1, 2, 3, 8, 8), report(layout))
+def report(numbers):
+    layout = Layout((1, 2, 3))
+    images = [ImageReport(0, layout, 6, 2, kept=torch.tensor([0, 5]), number=n) for n in numbers]
+    return PruningReport(tuple(images))
 
 
-def test_several_views_without_a_grid_are_refused():
-    for pixels in (torch.zeros(1, 2, 3, 8, 8), torch.zeros(2, 3, 8, 8)):
-        with pytest.raises(BadInputError, match="cuts it into pieces"):
-            _kept_picture(None, PICTURE, pixels, report(Layout((1, 1, 6))))
+def test_one_picture_with_its_lines():
+    inputs = {"pixel_values": torch.full((1, 3, 20, 30), 80.0)}
+    drawn = _kept_picture(Parts, inputs, report([0]), ["what ?", "this"])
+    alone = kept(report([0]), inputs=inputs, processor=Parts)
+    assert drawn.tobytes() == captioned(alone, ["what ?", "this"]).tobytes()
+    assert alone.getpixel((384 // 6, 256 // 4)) == (80, 80, 80)  # slot 0 is kept
+    assert alone.getpixel((384 // 2, 256 // 4)) != (80, 80, 80)  # slot 1 is not
 
 
-def test_several_images_are_refused():
-    with pytest.raises(BadInputError, match="cuts it into pieces"):
-        _kept_picture(None, PICTURE, torch.zeros(24, 10), report(Layout((1, 2, 3))) * 2)
+def test_pieces_stand_beside_each_other():
+    inputs = {"pixel_values": torch.stack([torch.full((3, 20, 30), value) for value in (80.0, 160.0)])}
+    drawn = _kept_picture(Parts, inputs, report([0, 1]), [])
+    pieces = [kept(report([n]), inputs=inputs, processor=Parts) for n in (0, 1)]
+    whole = in_rows(pieces)
+    assert (np.asarray(drawn)[: whole.height] == np.asarray(whole)).all()
+    assert [piece.getpixel((64, 64)) for piece in pieces] == [(80,) * 3, (160,) * 3]

@@ -21,6 +21,7 @@ BENCH = sorted((ROOT / "plugins/tokenprune_bench").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 OURS = CORE + PLUGINS + ADAPTERS + BENCH
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
+DRAWING = ROOT / "tokenprune/visualize"  # loaded when first used, so that it may import PIL
 
 
 def name_of(path):
@@ -41,7 +42,7 @@ def imported(path, everywhere=True):
 def test_the_core_imports_no_plugin_no_adapter_and_no_model_library(path):
     roots = {module.split(".")[0] for module in imported(path)}
     assert not {root for root in roots if root.startswith("tokenprune_")}
-    assert not roots & HEAVY
+    assert not roots & (HEAVY - {"PIL"} if path.parent == DRAWING else HEAVY)
 
 
 @pytest.mark.parametrize("path", PLUGINS + ADAPTERS, ids=name_of)

@@ -19,7 +19,8 @@ class Image:
     """One image on its way through the cuts of a call.
 
     `slots` (n,): where its rows stand among the tokens the current stage began with, in row order.
-    `origin` (n,): the image's own token each row comes from, -1 for rows that were made. `began` and `text`:
+    `origin` (n,): the image's own token each row comes from, -1 for rows that were made; `found`: the same
+    before the last cut. `began` and `text`:
     where its rows and the text after it stood when they entered the decoder. `schedule`: rows it is cut to
     before decoder layers.
     """
@@ -29,6 +30,7 @@ class Image:
     slots: Tensor
     origin: Tensor
     selection: Selection | None = None
+    found: Tensor | None = None
     cuts: dict[int, int] = field(default_factory=dict)
     note: str = ""
     began: Tensor | None = None
@@ -46,6 +48,9 @@ class Image:
             kept=None if self.selection is None else self.origin,
             cuts=dict(self.cuts),
             note=self.note,
+            found=self.found,
+            number=self.span.number,
+            modality=self.span.modality,
         )
 
 
@@ -82,6 +87,7 @@ class RowChoice:
         if selection.features is not None:
             self._new.append((row, slots, selection.features))
         is_new = selection.indices < 0
+        image.found = image.origin
         image.origin = torch.where(is_new, -1, image.origin[chosen])
         image.slots, image.selection = slots, selection
         image.cuts[layer] = len(slots)

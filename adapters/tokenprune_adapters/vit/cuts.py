@@ -27,7 +27,7 @@ class Run:
     """One run of the tower over a batch: what shall be cut, and what became of it.
 
     `cuts`: rows left before which blocks; `place` (B, K): the patch whose position each row has; `kept`
-    (B, K): the patch it comes from, -1 for rows that were made.
+    (B, K): the patch it comes from, -1 for rows that were made; `found` is `kept` before the last cut.
     """
 
     grid: tuple[int, int]
@@ -35,6 +35,7 @@ class Run:
     note: str = ""
     place: Tensor | None = None
     kept: Tensor | None = None
+    found: Tensor | None = None
     selections: list[Selection] = field(default_factory=list)
     seconds: float = 0.0
     rope: tuple[Tensor, Tensor] | None = None
@@ -151,6 +152,7 @@ class VisionCuts:
     def _follow(self, run: Run, chosen: Chosen) -> None:
         """Keep track of which patch each row is, and where it stands."""
         run.place = chosen.slots if run.place is None else run.place.gather(1, chosen.slots)
+        run.found = run.kept
         own = chosen.slots if run.kept is None else run.kept.gather(1, chosen.slots)
         run.kept = torch.where(chosen.is_new, -1, own)
         run.selections, run.rope = chosen.selections, None
@@ -167,6 +169,8 @@ class VisionCuts:
                 kept=None if run.kept is None else run.kept[row],
                 cuts=dict(run.cuts),
                 note=run.note,
+                found=None if run.found is None else run.found[row],
+                number=row,
             )
             for row in range(n_images)
         ]

@@ -50,7 +50,6 @@ def run(
         import tokenprune
         from tokenprune_bench.cli.budgets import budget
         from tokenprune_bench.cli.images import check_writable, open_image, save_image
-        from tokenprune_bench.pictures import captioned
 
         kept = budget(keep, keep_ratio)
         strategy = _strategy(method, scorer, selector)
@@ -74,8 +73,7 @@ def run(
             typer.echo(answer)
             typer.echo(f"{name}: {report}")
         if save is not None:
-            drawn = _kept_picture(processor, picture, inputs["pixel_values"], report.images)
-            save_image(captioned(drawn, [prompt, f"{answer} ({name})"]), save)
+            save_image(_kept_picture(processor, inputs, report, [prompt, f"{answer} ({name})"]), save)
             typer.echo(f"picture of the kept tokens: {save}", err=as_json)
 
 
@@ -97,16 +95,10 @@ def _answer(
     network: Any, processor: Any, picture: Image, prompt: str, max_new_tokens: int
 ) -> tuple[dict[str, Any], str]:
     """Model inputs, and the answer they get."""
-    from tokenprune_bench.evaluation import tokenized
+    from tokenprune_bench.evaluation import placed, tokenized
 
     inputs = tokenized(processor, [picture], [prompt])
-    placed = {
-        key: value.to(network.device, network.dtype)
-        if value.is_floating_point()
-        else value.to(network.device)
-        for key, value in inputs.items()
-    }
-    output = network.generate(**placed, max_new_tokens=max_new_tokens, do_sample=False)
+    output = network.generate(**placed(network, inputs), max_new_tokens=max_new_tokens, do_sample=False)
     new = output[:, inputs["input_ids"].shape[1] :]
     return inputs, processor.batch_decode(new, skip_special_tokens=True)[0].strip()
 
@@ -123,21 +115,13 @@ def _warn_of_unknown_words(processor: Any, prompt: str) -> None:
 
 
 def _kept_picture(
-    processor: Any, picture: Image, pixels: Any, images: Sequence[tokenprune.ImageReport]
+    processor: Any, inputs: dict[str, Any], report: tokenprune.PruningReport, lines: Sequence[str]
 ) -> Image:
-    """Draw the kept patches on the picture as the model sees it, which may be cropped."""
-    from tokenprune_bench.pictures import kept_picture
-    from tokenprune_bench.seen_image import seen_image
+    """Draw the kept patches on the picture as the model sees it: cropped, or cut into pieces."""
+    from tokenprune.visualize import captioned, in_rows, kept
 
-    frames, rows, columns = images[0].layout.grid
-    is_view = pixels.ndim == 4 and len(pixels) == 1  # (1, 3, S, S)
-    is_packed = pixels.ndim == 2  # (patches, values), of the whole picture
-    if len(images) != 1 or frames != 1 or images[0].layout.tiles is not None or not (is_view or is_packed):
-        raise BadInputError("--save draws models that see a picture whole; this one cuts it into pieces")
-    kept = images[0].kept
-    slots = None if kept is None else [slot for slot in kept.tolist() if slot >= 0]
-    seen = seen_image(processor.image_processor, pixels[0]) if is_view else picture
-    return kept_picture(seen, (rows, columns), slots)
+    pieces = [kept(image, inputs=inputs, processor=processor) for image in report.images]
+    return captioned(pieces[0] if len(pieces) == 1 else in_rows(pieces), lines)
 
 
 def _record(answer: str, name: str, report: tokenprune.PruningReport) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from tokenprune.visualize import captioned, kept_picture, sheet
 from tokenprune_bench.demo.outcomes import Outcome
 from tokenprune_bench.evaluation import Answered
-from tokenprune_bench.pictures import captioned, kept_picture, sheet
 from tokenprune_bench.scenes import FAMILIES, Question, Scene
 
 CELL = 13  # pixels a patch in the pictures

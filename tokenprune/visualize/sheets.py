@@ -1,68 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what was kept: the image with its dropped patches faded, captions, and sheets of several."""
+"""Captions under pictures, and sheets of several pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
 
 BACKGROUND: Color = (255, 255, 255)
 INK: Color = (30, 30, 30)
-BORDER: Color = (20, 20, 20)  # around kept patches
-PAPER = 238  # what dropped patches fade to
-FADE = 0.82  # how far they fade
-PICTURE_SIDE = 384  # pixels of the longer side when no cell size is given
 GAP = 8  # pixels between the pictures of a sheet
 LINE = 1.35  # line height over font size
-
-
-def kept_picture(
-    image: Image.Image | np.ndarray,
-    grid: tuple[int, int],
-    kept: Iterable[int] | None,
-    cell: int | None = None,
-) -> Image.Image:
-    """Show which patches of an image were kept: these clear with a thin border, the others faded to grey.
-
-    Parameters
-    ----------
-    image
-        The image as the vision tower sees it (resized and cropped), a PIL image or uint8 (S, S, 3).
-    grid
-        Patches (rows, columns) that the visual tokens stand for.
-    kept
-        Slots of the kept tokens, row by row; None: nothing was dropped, the image is shown as it is.
-    cell
-        Side of a patch in the picture, in pixels; by default the longer side is about 384 pixels.
-
-    Raises
-    ------
-    ValueError
-        When a slot lies outside the grid.
-    """
-    rows, columns = grid
-    slots = None if kept is None else sorted({int(slot) for slot in kept})
-    outside = [slot for slot in slots or () if not 0 <= slot < rows * columns]
-    if outside:
-        raise ValueError(f"slots {outside} lie outside a grid of {rows} x {columns} patches")
-    side = cell or max(4, PICTURE_SIDE // max(rows, columns))
-    source = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
-    source = source.convert("RGB").resize((columns * side, rows * side), Image.Resampling.BICUBIC)
-    if slots is None:
-        return source
-    grey = source.convert("L").point(lambda value: round(value + (PAPER - value) * FADE))
-    picture = grey.convert("RGB")
-    draw = ImageDraw.Draw(picture)
-    for slot in slots:
-        top, left = slot // columns * side, slot % columns * side
-        box = (left, top, left + side, top + side)
-        picture.paste(source.crop(box), box[:2])
-        draw.rectangle((left, top, left + side - 1, top + side - 1), outline=BORDER)
-    return picture
 
 
 def captioned(picture: Image.Image, lines: Sequence[str], size: int = 14) -> Image.Image:
@@ -107,6 +57,20 @@ def sheet(
             whole.paste(picture, (left, top))
         top += height + GAP
     return whole
+
+
+def in_rows(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
+    """Lay pictures out from left to right, `columns` in a row.
+
+    Raises
+    ------
+    ValueError
+        When there is no picture.
+    """
+    width = min(columns, len(pictures))
+    blanks = [Image.new("RGB", (1, 1), BACKGROUND)] * (-len(pictures) % max(1, width))
+    filled = [*pictures, *blanks]
+    return sheet([filled[i : i + width] for i in range(0, len(pictures), max(1, width))])
 
 
 def _write(

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of kept tokens: kept patches stay as they are, the others fade, nothing else is drawn."""
+"""One picture and its grid: kept patches stay as they are, the others fade; scores become colours."""
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tokenprune_bench.pictures import BORDER, GAP, PICTURE_SIDE, captioned, kept_picture, sheet
+
+from tokenprune.visualize import captioned, in_rows, kept_picture, score_picture, sheet
+from tokenprune.visualize.drawing import BORDER, COLORS, OPACITY, PICTURE_SIDE
+from tokenprune.visualize.sheets import GAP
 
 RED = (200, 20, 20)
 
@@ -74,6 +78,34 @@ def test_a_picture_that_is_no_rgb_is_taken_too():
 def test_a_slot_outside_the_grid_is_refused(slot):
     with pytest.raises(ValueError, match=rf"slots \[{slot}\] lie outside a grid of 3 x 3"):
         kept_picture(plain(), (3, 3), [0, slot])
+
+
+def test_scores_become_colours_over_the_shades():
+    weights = torch.tensor([[0.0, 0.5], [1.0, torch.nan]])
+    picture = np.asarray(score_picture(plain((100, 100, 100)), weights, cell=10))
+    assert picture.shape == (20, 20, 3)
+    for (row, column), color in zip([(0, 0), (0, 1), (1, 0)], COLORS, strict=True):
+        expected = [round(OPACITY * channel + (1 - OPACITY) * 100) for channel in color]
+        assert (picture[10 * row : 10 * row + 10, 10 * column : 10 * column + 10] == expected).all()
+    dropped = np.asarray(kept_picture(plain((100, 100, 100)), (2, 2), [], cell=10))
+    assert (picture[10:, 10:] == dropped[10:, 10:]).all()  # without a score: as what was dropped
+
+
+def test_colours_between_two_are_mixed():
+    picture = np.asarray(score_picture(plain((0, 0, 0)), torch.tensor([[0.25]]), cell=4))
+    low, middle, _ = COLORS
+    expected = [OPACITY * (a + b) / 2 for a, b in zip(low, middle, strict=True)]
+    assert np.abs(picture - np.array(expected)).max() <= 0.5
+
+
+def test_pictures_in_rows():
+    red, blue = Image.new("RGB", (20, 10), RED), Image.new("RGB", (20, 10), (0, 0, 255))
+    whole = np.asarray(in_rows([red, blue, blue, red, blue]))
+    assert whole.shape == (2 * 10 + 3 * GAP, 4 * 20 + 5 * GAP, 3)
+    last = whole[2 * GAP + 10 : 2 * GAP + 20]
+    assert (last[:, GAP : GAP + 20] == (0, 0, 255)).all() and (last[:, GAP + 20 :] == 255).all()
+    with pytest.raises(ValueError, match="at least one picture"):
+        in_rows([])
 
 
 def test_captions_go_below_and_wrap():
