@@ -102,6 +102,12 @@ class Projector:
         return cls(given)
 
 
+def weights_mark(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return what is another value once a weight of `module` was changed in place or exchanged."""
+    weights = (weight for weight in module.parameters() if not weight.is_inference())
+    return tuple((weight.data_ptr(), weight._version) for weight in weights)
+
+
 def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return a function that runs `module` in float32, with copies of its weights; quantised ones are read.
 

@@ -163,6 +163,25 @@ def test_zoo_exact_is_the_jacobian_of_that_map(name):
     torch.testing.assert_close(scores, torch.stack(want), atol=1e-5, rtol=1e-3)
 
 
+def test_the_map_is_made_once_and_anew_when_its_weights_change():
+    model, x = filled(timm_with_classes(7)), pictures(1)
+    spy = Spy(wanted=frozenset({"projector"}))
+    with tokenprune.apply(model, scorer=spy, keep=9, layer=2):
+        model(x)
+        first = spy.seen["projector"]
+        model(x)
+        assert spy.seen["projector"] is first
+        model.norm.weight.mul_(2)
+        model(x)
+        assert spy.seen["projector"] is not first
+    with tokenprune.apply(model, scorer="zoo-exact", keep=9, layer=2) as handle:
+        model(x)
+        before = handle.last.images[0].scores
+        model.head.weight.mul_(2)
+        model(x)
+        torch.testing.assert_close(handle.last.images[0].scores, 2 * before)
+
+
 def test_zoo_exact_with_more_outputs_than_inputs():
     model, x = filled(timm_with_classes(50)), pictures(1)
     with tokenprune.apply(model, scorer="zoo-exact", keep=9, layer=2) as handle:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from tokenprune import Cut, IncompatibleError, Layout, ModelAdapter, Projector, PruningReport
-from tokenprune.projector import in_float32
+from tokenprune.projector import in_float32, weights_mark
 
 from .capture import Encoded
 from .plan import RowPlan
@@ -119,8 +119,7 @@ class TransformersAdapter(ModelAdapter):
 
     def current_projector(self) -> Projector:
         """The projector, made once and anew whenever its weights have changed."""
-        weights = [w for w in self.projector_parts().parameters() if not w.is_inference()]
-        mark = tuple((w.data_ptr(), w._version) for w in weights)
+        mark = weights_mark(self.projector_parts())
         if self._projector is None or self._projector[0] != mark:
             self._projector = mark, self.projector()
         return self._projector[1]

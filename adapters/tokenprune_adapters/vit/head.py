@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tokenprune import LinearForm, Projector
-from tokenprune.projector import in_float32, linear_weights
+from tokenprune.projector import in_float32, linear_weights, weights_mark
 
 
 class Matrix(nn.Module):
@@ -44,6 +45,7 @@ class TokenHead(nn.Module):
         super().__init__()
         self.norm, self.pool, self.pool_norm = norm, pool, pool_norm or nn.Identity()
         self.heads, self.last = nn.ModuleList(heads), nn.ModuleList(last)
+        self._made: tuple[Any, Projector] | None = None
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map tokens (N, D) -> (N, D_out)."""
@@ -70,8 +72,11 @@ class TokenHead(nn.Module):
         return rows if self.layer_norm is None else rows - rows.mean(-1, keepdim=True)
 
     def projector(self) -> Projector:
-        """The map as strategies see it, in float32."""
-        return Projector(in_float32(self), self._linear_form)
+        """The map as strategies see it, in float32; made once and anew whenever its weights have changed."""
+        mark = weights_mark(self)
+        if self._made is None or self._made[0] != mark:
+            self._made = mark, Projector(in_float32(self), self._linear_form)
+        return self._made[1]
 
     def _linear_form(self) -> LinearForm | None:
         """Weights for the closed form: on centred rows a layer norm is an RMS norm, all else is linear."""
