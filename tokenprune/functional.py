@@ -9,6 +9,7 @@ from torch import Tensor
 from .greedy import can_fuse, greedy, inside
 
 GRAM_LIMIT = 8192  # tokens up to which all pairwise similarities are held at once (N^2 floats)
+LAZY_FROM = 1024  # tokens from which a CPU makes only those similarities that picking asks for
 FLAT = 1e-4  # relative spread below which scores count as one value
 
 
@@ -50,15 +51,16 @@ class Similarity:
     """Cosine similarities of rows (B, N, D), a column at a time.
 
     Held as one (B, N, N) matrix up to `GRAM_LIMIT` tokens (one fast matrix product an image: an image's
-    similarities do not depend on the others of its stack), beyond that computed column by column.
+    similarities do not depend on the others of its stack), beyond that, or where the `whole` matrix is not
+    wanted, computed column by column.
     """
 
     @torch.no_grad()
-    def __init__(self, features: Tensor) -> None:
-        self.unit = unit_rows(features)
+    def __init__(self, features: Tensor, whole: bool = True) -> None:
+        self.unit = unit_rows(features.detach())
         b, n, _ = self.unit.shape
         self.matrix: Tensor | None = None
-        if n <= GRAM_LIMIT:
+        if whole and n <= GRAM_LIMIT:
             self.matrix = self.unit.new_empty(b, n, n)
             for rows, out in zip(self.unit, self.matrix, strict=True):
                 torch.mm(rows, rows.mT, out=out)
@@ -90,8 +92,10 @@ class Similarity:
 
 
 def greedy_path(device: torch.device | str, n: int) -> str:
-    """Which loop picks among `n` tokens on a device: `"triton"` (one launch for all picks) or `"torch"`."""
-    return "triton" if n <= GRAM_LIMIT and can_fuse(device) else "torch"
+    """Which loop picks among `n` tokens on a device: `"triton"` (one launch), `"numpy"` or `"torch"`."""
+    if n <= GRAM_LIMIT and can_fuse(device):
+        return "triton"
+    return "numpy" if torch.device(device).type == "cpu" else "torch"
 
 
 @torch.no_grad()
@@ -137,7 +141,8 @@ def max_min_diversity(
         given = [[None] * b if t is None else torch.split(t, fit) for t in (weights, chosen, counts)]
         parts = zip(torch.split(features, fit), *given, strict=False)
         return torch.cat([max_min_diversity(part, keep, *rest) for part, *rest in parts])
-    similarity = Similarity(features)
+    asks_for_all = weights is None and chosen is None  # the most isolated token is known by all pairs only
+    similarity = Similarity(features, asks_for_all or n < LAZY_FROM or features.device.type != "cpu")
     start = chosen if chosen is not None and chosen.shape[-1] else None
     if start is not None or not keep:
         first = torch.empty((b, 0), dtype=torch.long, device=features.device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The greedy loop of max-min selection: on NVIDIA GPUs one launch of a kernel, elsewhere plain PyTorch."""
+"""The greedy loop of max-min selection: one kernel launch on NVIDIA GPUs, numpy on CPUs, else PyTorch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from . import greedy_cpu
 
 if TYPE_CHECKING:
     from .functional import Similarity
@@ -57,6 +59,16 @@ def greedy(
 
         whole = torch.full((b,), n, device=device) if counts is None else counts
         return max_min_triton.greedy(similarity.matrix, picks, weights, start, whole)
+    loop = greedy_cpu.greedy if device.type == "cpu" else greedy_torch
+    return loop(similarity, picks, weights, start, counts)
+
+
+def greedy_torch(
+    similarity: Similarity, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor | None
+) -> Tensor:
+    """Pick as `greedy` does, all images of a stack in step, on any device."""
+    b, n, _ = similarity.unit.shape
+    device = similarity.unit.device
     rows = torch.arange(b, device=device)
     nearest = torch.full((b, n), torch.inf, device=device)
     gain = torch.empty_like(nearest)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import diversity
 
-from tokenprune import functional
+from tokenprune import functional, greedy, greedy_cpu
 from tokenprune.functional import (
     Similarity,
     even_slots,
@@ -120,6 +120,53 @@ def test_column_by_column_similarity_equals_the_matrix(monkeypatch):
     torch.testing.assert_close(whole.column(slots), columns.column(slots))
     assert torch.equal(whole.most_isolated(), columns.most_isolated())
     assert torch.equal(max_min_diversity(features, 12), picks)
+
+
+@pytest.mark.parametrize("counts", [None, [40, 7, 23]])
+@pytest.mark.parametrize("given", ["weights", "chosen", "both"])
+def test_the_loops_in_torch_and_numpy_pick_the_same(counts, given):
+    features = features_of(1, 40, 8, b=3)
+    generator = torch.Generator().manual_seed(5)
+    weights = None if given == "chosen" else torch.rand(3, 40, generator=generator)
+    start = torch.tensor([[2, 5], [0, 6], [22, 1]])[:, : 1 if given == "weights" else 2]
+    sizes = None if counts is None else torch.tensor(counts)
+    similarity = Similarity(features)
+    picks = greedy.greedy_torch(similarity, 12, weights, start, sizes)
+    assert torch.equal(greedy_cpu.greedy(similarity, 12, weights, start, sizes), picks)
+    assert (picks == -1).sum() == (0 if counts is None else 12 - (7 - start.shape[1]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("block", [8, 16, 128])
+def test_rows_made_when_asked_for_are_those_of_the_whole_matrix(monkeypatch, block, weighted):
+    features = features_of(4, 60, 8, b=2)
+    weights = torch.rand(2, 60, generator=torch.Generator().manual_seed(6)) if weighted else None
+    chosen = None if weighted else torch.tensor([[3], [59]])
+    picks = max_min_diversity(features, 30, weights, chosen)
+    made = []
+    make = greedy_cpu.Rows._make
+    monkeypatch.setattr(
+        greedy_cpu.Rows, "_make", lambda rows, slots: made.append(len(slots)) or make(rows, slots)
+    )
+    monkeypatch.setattr(greedy_cpu, "BLOCK", block)
+    monkeypatch.setattr(functional, "LAZY_FROM", 0)
+    assert torch.equal(max_min_diversity(features, 30, weights, chosen), picks)
+    assert 0 < sum(made) <= 2 * 60 and max(made) <= block
+
+
+def test_heavy_tokens_are_made_ready_together(monkeypatch):
+    # the heavier the token the sooner it is picked, so that blocks of 8 hold the next 8 picks each
+    weights = 2.0 ** -torch.arange(32)
+    features = torch.eye(32)
+    made = []
+    make = greedy_cpu.Rows._make
+    monkeypatch.setattr(
+        greedy_cpu.Rows, "_make", lambda rows, slots: made.append(sorted(slots)) or make(rows, slots)
+    )
+    monkeypatch.setattr(greedy_cpu, "BLOCK", 8)
+    monkeypatch.setattr(functional, "LAZY_FROM", 0)
+    assert max_min_diversity(features, 24, weights).tolist() == list(range(24))
+    assert made == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
 
 
 def test_a_stack_is_picked_like_its_images_one_by_one():

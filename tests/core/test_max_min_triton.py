@@ -95,8 +95,8 @@ def test_the_compiled_kernel_picks_the_same_slots(b, n, keep, weighted):
     assert torch.equal(by_kernel, by_loop)
 
 
-def test_without_a_gpu_or_triton_or_beyond_the_limit_pytorch_picks(monkeypatch):
-    assert greedy_path("cpu", 576) == "torch"
+def test_without_a_gpu_or_triton_or_beyond_the_limit_no_kernel_picks(monkeypatch):
+    assert greedy_path("cpu", 576) == "numpy"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(loops, "_has_triton", lambda: True)
     assert greedy_path("cuda", 576) == "triton"
@@ -124,7 +124,9 @@ def test_a_stack_that_would_hold_too_many_similarities_is_picked_in_parts(monkey
     picks = max_min_diversity(features, 6, weights)
     held = []
     similarity = functional.Similarity
-    monkeypatch.setattr(functional, "Similarity", lambda rows: held.append(len(rows)) or similarity(rows))
+    monkeypatch.setattr(
+        functional, "Similarity", lambda rows, whole: held.append(len(rows)) or similarity(rows)
+    )
     monkeypatch.setattr(functional, "GRAM_LIMIT", 29)  # two matrices of 20 x 20 fit 29 x 29
     assert torch.equal(max_min_diversity(features, 6, weights), picks)
     assert held == [2, 2, 1]
