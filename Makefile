@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TEST_READY := $(VENV)/.ready-test
 DOCS_READY := $(VENV)/.ready-docs
 
 # The oldest transformers that pyproject.toml allows, for a second pass of the tests. Its environment borrows
@@ -29,7 +30,7 @@ help:
 demo: $(READY)
 	$(BIN)/tokenprune demo
 
-test: $(READY)
+test: $(TEST_READY)
 	$(BIN)/python -m pytest
 
 test-lowest: $(LOW)/.ready
@@ -62,11 +63,15 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install -e '.[dev]'
 	@touch $@
 
+$(TEST_READY): $(READY)
+	$(BIN)/python -m pip install -e '.[dev,quantised]'
+	@touch $@
+
 $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install -e '.[dev,docs]'
 	@touch $@
 
-$(LOW)/.ready: $(READY)
+$(LOW)/.ready: $(TEST_READY)
 	$(BIN)/python -m venv --clear $(LOW)
 	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > "$$($(LOW)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"

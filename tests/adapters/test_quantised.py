@@ -2,15 +2,19 @@
 """Quantised checkpoints: the cut works on any, and projectors are read or the reason is said."""
 
 import copy
+import importlib.util
 
 import pytest
 import tiny_models
 import torch
+from model_cases import Case
+from reference.kept_rows import kept_slots, stock_logits
 from torch import nn
+from transformers import BitsAndBytesConfig, TorchAoConfig
 
 import tokenprune
 from tokenprune.projector import in_float32
-from tokenprune.weights import linear_weights
+from tokenprune.weights import is_plain, linear_weights
 
 TOLERANCE = {"atol": 5e-4, "rtol": 1e-3}
 KEEP = 5
@@ -79,56 +83,81 @@ def dynamic_int8(module):
     return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8, inplace=True)
 
 
-def torchao_int8(module):
-    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
-    torchao.quantize_(module, torchao.Int8WeightOnlyConfig())
-    return module
+def torchao_int8():
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
 
 
-def bitsandbytes(kind):
-    def quantise(module):
-        layers = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed").nn
-
-        def make(linear):
-            bias = linear.bias is not None
-            more = {"has_fp16_weights": False} if kind == "Linear8bitLt" else {}
-            layer = getattr(layers, kind)(linear.in_features, linear.out_features, bias, **more)
-            layer.load_state_dict(linear.state_dict())
-            return layer.to("cpu")
-
-        return replaced(module, make)
-
-    return quantise
+def bitsandbytes_4bit():
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
 
 
-SCHEMES = {
+BY_HAND = {
     "torch-dynamic-int8": dynamic_int8,
     "grouped-int": lambda module: replaced(module, IntLinear),
     "blockwise-fp8": lambda module: replaced(module, Fp8Linear),
+}
+LOADED = {
     "torchao-int8": torchao_int8,
-    "bitsandbytes-8bit": bitsandbytes("Linear8bitLt"),
-    "bitsandbytes-4bit": bitsandbytes("Linear4bit"),
+    "bitsandbytes-8bit": lambda: BitsAndBytesConfig(load_in_8bit=True),
+    "bitsandbytes-4bit": bitsandbytes_4bit,
 }
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated"),
     pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao"),
-    pytest.mark.filterwarnings("ignore::UserWarning:bitsandbytes"),
 ]
 
 
-@pytest.fixture(scope="module", params=SCHEMES)
+def loaded(model, scheme, directory):
+    """The model saved and loaded as a user would, quantised on the way by transformers' own code."""
+    missing = [n for n in ("accelerate", "bitsandbytes", "torchao") if importlib.util.find_spec(n) is None]
+    assert not missing, f"{', '.join(missing)} not installed: `make test` does, or the extra 'quantised'"
+    model.save_pretrained(directory)
+    return (
+        type(model)
+        .from_pretrained(directory, quantization_config=LOADED[scheme](), dtype=torch.float32)
+        .eval()
+    )
+
+
+def wide_llava():
+    """A tiny LLaVA all of whose widths are multiples of 64, the size of bitsandbytes' blocks."""
+    narrow = tiny_models.llava()
+    config, generation = narrow.config, narrow.generation_config
+    config.vision_config.hidden_size, config.vision_config.intermediate_size = 64, 128
+    config.text_config.intermediate_size = 128
+    torch.manual_seed(0)
+    model = type(narrow)(config).eval()
+    model.generation_config = generation
+    return model
+
+
+@pytest.fixture(scope="module", params=[*BY_HAND, *LOADED])
 def scheme(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def model(scheme):
-    """A tiny LLaVA with its projector and decoder quantised."""
-    llava = tiny_models.llava()
-    SCHEMES[scheme](llava.model.multi_modal_projector)
-    SCHEMES[scheme](llava.model.language_model)
+def original():
+    return wide_llava()
+
+
+@pytest.fixture(scope="module")
+def model(scheme, original, tmp_path_factory):
+    """A LLaVA with its projector and decoder quantised, and where it was loaded so, its tower."""
+    if scheme in LOADED:
+        return loaded(original, scheme, tmp_path_factory.mktemp(scheme))
+    llava = copy.deepcopy(original)
+    BY_HAND[scheme](llava.model.multi_modal_projector)
+    BY_HAND[scheme](llava.model.language_model)
     return llava
+
+
+def test_the_layers_are_quantised(model):
+    inner = model.model
+    for layer in (inner.multi_modal_projector.linear_1, inner.language_model.layers[0].self_attn.q_proj):
+        assert not is_plain(layer)
 
 
 @pytest.mark.parametrize("method", ["zoo-exact", "zoo-prune", "divprune", "visionzip"])
@@ -163,26 +192,25 @@ def test_decoder_cuts(model, method):
         assert torch.equal(model(**inputs).logits, before)
 
 
-def read(layer):
-    """Weights of a quantised layer by its own account."""
+def read(layer, original):
+    """Weights of a quantised layer by its own account, or by that of the code that quantised it."""
     if hasattr(layer, "dequantised"):
         return layer.dequantised()
     if callable(layer.weight):
         return layer.weight().dequantize()
     if type(layer).__name__ == "Linear4bit":
-        import bitsandbytes.functional as functional
+        from bitsandbytes import functional
 
-        return functional.dequantize_4bit(layer.weight, layer.weight.quant_state).float()
+        return functional.dequantize_4bit(*functional.quantize_4bit(original.weight.data, quant_type="nf4"))
     if type(layer).__name__ == "Linear8bitLt":
-        codes = layer.weight.CB if layer.weight.CB is not None else layer.state.CB
-        scale = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
-        return codes.float() * scale[:, None] / 127
+        scale = original.weight.detach().abs().amax(1, keepdim=True) / 127
+        return (original.weight.detach() / scale).round() * scale
     return layer.weight.dequantize().float()
 
 
-def test_scores_are_those_of_the_weights_the_layers_stand_for(model, scheme):
+def test_scores_are_those_of_the_weights_the_layers_stand_for(model, scheme, original):
     """The closed form, and the projector as a function in float32."""
-    projector, rows = model.model.multi_modal_projector, torch.randn(7, 32)
+    projector, rows = model.model.multi_modal_projector, torch.randn(7, 64)
     tolerance = {"atol": 1e-4, "rtol": 2e-3}
     if scheme.startswith("bitsandbytes"):
         tolerance = {"atol": 2e-2, "rtol": 2e-2}  # its kernels calculate in half precision
@@ -191,12 +219,30 @@ def test_scores_are_those_of_the_weights_the_layers_stand_for(model, scheme):
     for name in ("linear_1", "linear_2"):
         layer = getattr(projector, name)
         weight, bias = linear_weights(layer)
-        torch.testing.assert_close(weight, read(layer), **tolerance)
+        want = read(layer, getattr(original.model.multi_modal_projector, name))
+        torch.testing.assert_close(weight, want, **tolerance)
         same = nn.Linear(*reversed(weight.shape))
         same.weight, same.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
         plain._modules[name] = same
     torch.testing.assert_close(in_float32(projector)(rows), plain(rows), atol=1e-5, rtol=1e-4)
     assert in_float32(projector)(rows).dtype == torch.float32
+
+
+@pytest.mark.parametrize("scheme", ["torchao-int8", "bitsandbytes-8bit"])
+@pytest.mark.parametrize("name", ["llava_next", "qwen"])
+def test_the_other_two_models(name, scheme, tmp_path):
+    """Loaded quantised, and pruned: the prefill equals stock code fed the kept rows."""
+    case = Case(name)
+    model, inputs = loaded(case.model, scheme, tmp_path), case.single()[0]
+    with tokenprune.apply(model, method="zoo-exact", keep=KEEP) as handle:
+        out = model.generate(
+            **inputs, max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+        assert handle.last.n_after == KEEP < handle.last.n_before
+    ids = inputs["input_ids"][0]
+    assert torch.equal(out.sequences[0, : len(ids)], ids)
+    want = stock_logits(model, inputs, kept_slots(ids, handle.last.images), ids[:0])[-1]
+    torch.testing.assert_close(out.logits[0][0], want, **TOLERANCE)
 
 
 class Crooked(nn.Module):
