@@ -15,12 +15,17 @@ LOWEST := $(shell sed -n 's/^ *"transformers>=\([0-9.]*\),.*/\1/p' pyproject.tom
 LOW := .venv-low
 LOWEST_TESTS ?= tests/core tests/adapters
 
-.PHONY: help demo test test-lowest lint format types docs clean
+# lmms-eval brings some eighty packages; they live apart, in an environment that borrows from .venv as well.
+LMMS_EVAL := $(shell sed -n 's/^lmms-eval = .*lmms-eval>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+LMMS := .venv-lmms
+
+.PHONY: help demo test test-lowest test-lmms-eval lint format types docs clean
 
 help:
 	@echo "make demo         answer questions about pictures with the embedded model, pruned and unpruned"
 	@echo "make test         all tests"
 	@echo "make test-lowest  $(LOWEST_TESTS) against transformers $(LOWEST)"
+	@echo "make test-lmms-eval  the lmms-eval model against lmms-eval $(LMMS_EVAL), offline"
 	@echo "make lint         ruff: rules and format"
 	@echo "make format       let ruff rewrite the files"
 	@echo "make types        mypy --strict"
@@ -37,6 +42,9 @@ test-lowest: $(LOW)/.ready
 	$(LOW)/bin/python -c "import transformers as t; assert t.__version__.startswith('$(LOWEST)'), t.__version__"
 	$(LOW)/bin/python -m pytest $(LOWEST_TESTS)
 
+test-lmms-eval: $(LMMS)/.ready
+	$(LMMS)/bin/python -m pytest tests/lmms_eval
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,7 +60,7 @@ docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(LOW) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOW) $(LMMS) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -71,9 +79,17 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install -e '.[dev,docs]'
 	@touch $@
 
+# An environment that sees what is installed in .venv
+borrowed = $(BIN)/python -m venv --clear $(1) && \
+  $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+  > "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+
 $(LOW)/.ready: $(TEST_READY)
-	$(BIN)/python -m venv --clear $(LOW)
-	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-	  > "$$($(LOW)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	$(call borrowed,$(LOW))
 	$(LOW)/bin/python -m pip install 'transformers==$(LOWEST)'
+	@touch $@
+
+$(LMMS)/.ready: $(READY)
+	$(call borrowed,$(LMMS))
+	$(LMMS)/bin/python -m pip install 'lmms-eval==$(LMMS_EVAL)'
 	@touch $@

@@ -10,6 +10,8 @@ import torch
 
 import tokenprune
 
+collect_ignore = ["lmms_eval"]  # needs the environment of `make test-lmms-eval`
+
 # no test measures time; the same examples every run (float32 against float64: one pick in 10^5 is a near tie)
 hypothesis.settings.register_profile("tokenprune", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tokenprune")
