@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenprune_bench.cli.bench import bench
+from tokenprune_bench.cli.compare import compare
 from tokenprune_bench.cli.demo import demo
 from tokenprune_bench.cli.listing import list_names
 from tokenprune_bench.cli.plugins import plugins
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("run")(run)
+app.command("compare")(compare)
 app.command("bench")(bench)
 app.command("list")(list_names)
 app.command("plugins")(plugins)

@@ -20,8 +20,8 @@ BASELINES = (downsample.NAME,)  # what takes part like a method but is none: it 
 class Setting:
     """A method, by name, and the visual tokens it keeps of each image; both None: unpruned.
 
-    `options` are more of `apply`'s, as (name, value). A setting prepares both sides: the model (`applied`) and
-    its inputs (`prepared`).
+    `options` are more of `apply`'s, as (name, value). A setting prepares both sides: the model (`applied`)
+    and its inputs (`prepared`).
     """
 
     method: str | None = None

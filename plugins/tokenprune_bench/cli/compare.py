@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune compare`: models x methods x budgets on a set of questions, fairly."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
+from tokenprune_bench.cli.models import Device, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokenprune_bench.compare.question_set import QuestionSet
+
+
+class Protocol(str, Enum):
+    """What is held equal; see `tokenprune_bench.compare.protocols`."""
+
+    paper = "paper"
+    matched = "matched"
+    both = "both"
+
+
+def compare(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A directory or a hub id; may be repeated (default: the embedded model)."),
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")
+    ] = None,
+    protocol: Annotated[Protocol, typer.Option(help="As the authors ran it, or under equal rules.")] = (
+        Protocol.both
+    ),
+    questions: Annotated[
+        Path | None, typer.Option(help="JSON lines of image, question, answer(s).", metavar="FILE")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of --questions' lines that name none (default: exact_match).")
+    ] = None,
+    scenes: Annotated[
+        int | None, typer.Option(min=2, help="Without --questions: how many scenes (default 40).")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where everything goes.", metavar="DIR")] = Path(
+        "compare-output"
+    ),
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what DIR holds.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that answer; each loads the model.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 16,
+    min_pixels: Annotated[int | None, typer.Option(min=1, help="Least pixels of a picture.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Most pixels of a picture.")] = None,
+    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
+    dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
+) -> None:
+    """Compare methods at several budgets on a set of questions, and write a report."""
+    with plain_errors(), quietly():
+        from tokenprune_bench.cli.budgets import budget
+        from tokenprune_bench.compare.answers import Work
+        from tokenprune_bench.compare.comparison import Asked
+        from tokenprune_bench.compare.comparison import compare as compare_model
+        from tokenprune_bench.compare.output import write_all
+        from tokenprune_bench.compare.protocols import PROTOCOLS
+        from tokenprune_bench.compare.workers import Source
+        from tokenprune_bench.evaluation import known_method
+        from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC
+
+        if questions is not None and scenes is not None:
+            raise BadInputError("give either --questions or --scenes, not both")
+        if questions is None and metric is not None:
+            raise BadInputError("--metric goes with --questions; answers about the scenes are exact matches")
+        names = PROTOCOLS if protocol is Protocol.both else (protocol.value,)
+        methods = tuple(known_method(name) for name in method or ())
+        keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
+        models = _different(model or [None])
+        asked = Asked(methods, keeps, names, restart, workers or _processes(models))
+        sources = [
+            Source(
+                one, device, dtype, trust_remote_code, questions or scenes or 40, metric or DEFAULT_METRIC,
+                (min_pixels, max_pixels),
+            )
+            for one in models
+        ]  # fmt: skip
+        drawn = _questions(sources[0])
+        work = Work(batch, max_new_tokens, seed, output)
+        compared = []
+        for source, folder in zip(sources, _folders(models, output), strict=True):
+            with _progress() as progress:
+                compared.append(compare_model(source, drawn, work, asked, folder, progress))
+        record, files = write_all(output, _command(), drawn, compared)
+    if as_json:
+        typer.echo(json.dumps(record, indent=1))
+    else:
+        _show(record, [str(file) for file in files])
+
+
+def _command() -> str:
+    """The command line that does the same, wherever its output goes."""
+    words = sys.argv[1:]
+    if "--output" in words:
+        at = words.index("--output")
+        del words[at : at + 2]
+    return shlex.join(["tokenprune", *words])
+
+
+def _questions(source: Any) -> QuestionSet:
+    from tokenprune_bench.evaluation.question_file import QuestionFileError
+
+    try:
+        questions: QuestionSet = source.load_questions()
+    except QuestionFileError as error:
+        raise BadInputError(str(error)) from None
+    return questions
+
+
+def _different(models: Sequence[str | None]) -> list[str | None]:
+    """Each model once; two of the same name could not be told apart."""
+    unique = list(dict.fromkeys(models))
+    names = ["embedded" if one is None else Path(one).name for one in unique]
+    again = [name for name in names if names.count(name) > 1]
+    if again:
+        raise BadInputError(f"two models are called {again[0]!r}; rename one directory")
+    return unique
+
+
+def _folders(models: Sequence[str | None], output: Path) -> list[Path]:
+    folders = [output / ("embedded" if one is None else Path(one).name) for one in models]
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(f"the directory '{folder}' cannot be made: {error.strerror}") from None
+    return folders
+
+
+def _processes(models: Sequence[str | None]) -> int:
+    """One process a core for the embedded model, which is small; else a single one."""
+    import os
+
+    return min(4, os.cpu_count() or 1) if list(models) == [None] else 1
+
+
+class _progress:
+    """A progress bar on stderr, where that is a terminal; called with what is done and how much of it."""
+
+    def __enter__(self) -> _progress:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, disable=not console.is_terminal)
+        self._bar.start()
+        self._tasks: dict[str, Any] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done)
+
+
+def _show(record: dict[str, Any], files: list[str]) -> None:
+    from rich.console import Console
+
+    from tokenprune_bench.compare.show import show
+
+    show(record, files, Console(highlight=False))

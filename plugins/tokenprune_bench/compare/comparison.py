@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Comparing on one model from beginning to end: plan, answer what is missing, time, conclude."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_bench.compare import timing
+from tokenprune_bench.compare.answers import Work, answer, n_batches
+from tokenprune_bench.compare.collected import Collected, collect
+from tokenprune_bench.compare.configuration import configuration, said
+from tokenprune_bench.compare.journal import Journal
+from tokenprune_bench.compare.plan import Plan, default_keeps, key, make_plan
+from tokenprune_bench.compare.question_set import QuestionSet
+from tokenprune_bench.compare.record import model_record
+from tokenprune_bench.compare.workers import Source, answer_in_processes
+from tokenprune_bench.evaluation import Setting, tokenized
+
+ANSWERS, PICTURES = "answers.jsonl", "pictures"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is compared: methods, budgets (none: the usual ones) and protocols."""
+
+    methods: tuple[str, ...]
+    keeps: tuple[int, ...]
+    protocols: tuple[str, ...]
+    restart: bool = False
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came out: the record, all answers by setting, and where the pictures lie."""
+
+    record: dict[str, Any]
+    found: dict[str, Collected]
+    pictures: Path
+
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
+
+
+def compare(
+    source: Source, questions: QuestionSet, work: Work, asked: Asked, folder: Path, progress: Progress
+) -> Compared:
+    """Compare on one model; what `folder` holds of an earlier run under the same configuration is used.
+
+    Raises
+    ------
+    BadInputError
+        When no method can be used on this model, or the folder is of another configuration.
+    """
+    work = replace(work, pictures=folder / PICTURES)
+    model, processor = source.load_model()
+    keeps = asked.keeps or tuple(default_keeps(_mean_tokens(model, processor, questions, work)))
+    plan = make_plan(model, asked.methods, keeps, asked.protocols)
+    for method in asked.methods:
+        if method in plan.unavailable:
+            raise BadInputError(plan.unavailable[method])
+    about = configuration(source.model, model, processor, questions, work)
+    journal = Journal(folder / ANSWERS, about, asked.restart)
+    _answer_all(model, processor, source, questions, work, asked, plan, journal, progress)
+    found = collect(journal.lines)
+    _time(model, processor, questions, work, plan, journal, found, progress)
+    record = model_record(plan, questions, collect(journal.lines), model.config.text_config)
+    record = {"name": about["model"], "configuration": about, **record}
+    record["preprocessing"] = said(about, record["mean_visual_tokens"])
+    return Compared(record, collect(journal.lines), work.pictures)
+
+
+def _answer_all(
+    model: Any,
+    processor: Any,
+    source: Source,
+    questions: QuestionSet,
+    work: Work,
+    asked: Asked,
+    plan: Plan,
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    done = {(line["cell"], line["batch"]) for line in journal.lines if "batch" in line}
+    pending: list[tuple[int, tuple[Setting, ...]]] = []
+    for number in range(n_batches(questions, work)):
+        missing = tuple(s for s in plan.settings if (key(s), number) not in done)
+        pending += [(number, missing)] if missing else []
+    total = n_batches(questions, work) * len(plan.settings)
+    count = total - sum(len(settings) for _, settings in pending)
+    progress("answering", count, total)
+    if asked.processes > 1 and len(pending) > 1:
+        lines = answer_in_processes(source, work, pending, min(asked.processes, len(pending)))
+    else:
+        lines = (
+            line
+            for number, settings in pending
+            for line in answer(model, processor, questions, work, number, settings)
+        )
+    for line in lines:
+        journal.append(line)
+        count += 1
+        progress("answering", count, total)
+
+
+def _time(
+    model: Any,
+    processor: Any,
+    questions: QuestionSet,
+    work: Work,
+    plan: Plan,
+    journal: Journal,
+    found: dict[str, Collected],
+    progress: Progress,
+) -> None:
+    """Time all settings together if one of them was not timed: only figures of one run can be compared."""
+    settings = [s for s in plan.settings if found[key(s)].refused is None]
+    if all(found[key(s)].timing is not None for s in settings):
+        return
+    total, count = len(settings) * (1 + timing.REPEATS), 0
+
+    def tick() -> None:
+        nonlocal count
+        count += 1
+        progress("timing", count, total)
+
+    for cell, measured in timing.measure(model, processor, questions, settings, work.seed, tick).items():
+        journal.append({"cell": cell, "timing": measured})
+
+
+def _mean_tokens(model: Any, processor: Any, questions: QuestionSet, work: Work) -> float:
+    """Visual tokens a picture, over the first batch."""
+    items: Sequence[Any] = questions.items[: work.batch]
+    inputs = tokenized(
+        processor, [questions.open_image(i.image) for i in items], [i.question.text for i in items]
+    )
+    return float((inputs["input_ids"] == model.config.image_token_id).sum() / len(items))

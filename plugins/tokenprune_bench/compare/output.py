@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files a comparison leaves: JSON, CSV, plots, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenprune_bench.bench.record import machine
+from tokenprune_bench.compare.comparison import Compared
+from tokenprune_bench.compare.curves import plots
+from tokenprune_bench.compare.plot import standalone
+from tokenprune_bench.compare.question_set import QuestionSet
+from tokenprune_bench.compare.report import report
+from tokenprune_bench.compare.table import csv_text
+
+RECORD, TABLE, REPORT = "compare.json", "compare.csv", "report.html"
+
+
+def write_all(
+    output: Path, command: str, questions: QuestionSet, compared: Sequence[Compared]
+) -> tuple[dict[str, Any], list[Path]]:
+    """Write everything; returns the record and the files."""
+    record = {
+        "command": command,
+        **machine(torch.device(compared[0].record["configuration"]["device"])),
+        "models": [one.record for one in compared],
+    }
+    texts = {RECORD: json.dumps(record, indent=1) + "\n", TABLE: csv_text(record["models"])}
+    for one in record["models"]:
+        for protocol in dict.fromkeys(line["protocol"] for line in one["lines"]):
+            for metric in one["metrics"]:
+                for axis, drawn in plots(one, protocol, metric).items():
+                    texts[f"{one['name']}/{protocol}-{metric}-{axis}.svg"] = standalone(drawn)
+    texts[REPORT] = report(record, questions, compared)
+    files = []
+    for name, text in texts.items():
+        files.append(output / name)
+        files[-1].write_text(text, encoding="utf-8")
+    return record, files

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write docs/compare.md from the committed record: `python -m tokenprune_bench.compare_page` in the checkout.
+
+The record is that of `tokenprune compare`: `compare.json` of its output, taken to docs/benchmarks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenprune_bench.compare.protocols import EXPLANATIONS
+from tokenprune_bench.compare.table import LEGEND, conclusions, markdown_table, refusals
+
+PAGE, RECORD = Path("docs/compare.md"), Path("docs/benchmarks/compare.json")
+
+HEAD = """# Comparing methods
+
+This page is written by `python -m tokenprune_bench.compare_page` from `docs/benchmarks/compare.json`. The
+same again, on your machine: `tokenprune compare`; the options are on the page [Command line](cli.md).
+
+Every method answers the same questions at the same budgets. Number of kept tokens says little on its own: a
+method that cuts inside the language model lets all tokens through its first layers. So each line states the
+visual rows *entering* a layer, averaged over the layers, the operations of tower, choosing and language
+model together, and the measured time to the first token. Unpruned, smaller pictures (`downsample`), every
+so many-th token (`stride`) and `random` tokens stand in every table, and each score also as a share of what
+the same model scores unpruned.
+
+## Two protocols
+"""
+
+READING = """## Reading the table
+
+- **Intervals.** `to own` and `to random` are 95 % intervals of the difference on the same questions:
+  pictures are drawn with replacement 2000 times, all questions of a picture together, the same draw on both
+  sides (paired percentile bootstrap). An interval that holds 0 is noise, however large the difference
+  looks.
+- **Methods with a question mark saw the question.** They choose by signals made of the text after the
+  image. On one picture and one question that is an advantage which a conversation takes away again.
+- **Budgets that cannot be reached** are printed with the reason: before its first cut a method in the
+  language model sees every token, so that its average over the layers has a floor.
+- **Time** is that of one question at a time, all settings in turns in one run. On a model this small most
+  of it is Python, not arithmetic; look at the operations.
+- The embedded model is no general model, and its ranking of methods need not carry over to one (its model
+  card, `plugins/tokenprune_bench/embedded/README.md`, says what it is). It answers far better here from
+  tokens chosen inside the language model than from tokens chosen before it.
+
+## Your own questions
+
+A file of JSON lines, images beside it or with absolute paths:
+
+```json
+{"image": "cat.jpg", "question": "Is there a cat?", "answer": "yes", "metric": "yes_no_f1"}
+{"image": "cat.jpg", "question": "What is it on?", "answers": ["sofa", "couch"], "metric": "vqa_accuracy"}
+```
+
+`exact_match` compares whole answers, upper and lower case alike; `yes_no_f1` counts as POPE does;
+`vqa_accuracy` as VQAv2 does, one answer a person. Each metric gets a table. `--model` takes any model an
+adapter knows, several of them one after the other, and the report states what their image processors do to
+a picture and how many visual tokens that makes. Tower features are computed once for all methods and give
+bit by bit the answers that each method gives alone; where an adapter listens inside the tower, it is run
+for each method.
+
+A run that was killed goes on where it was: the same command reads `answers.jsonl` and answers only what is
+missing.
+"""
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """Write the page from a record."""
+    parts = [HEAD]
+    parts += [f"- **{name}**: {text}" for name, text in EXPLANATIONS.items()]
+    parts += ["", *(_model(record, model) for model in record["models"]), READING]
+    return "\n".join(parts)
+
+
+def _model(record: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    machine, versions = record["machine"], record["versions"]
+    place = machine["gpu"] or f"{machine['cores']} cores of {machine['processor'] or 'an unnamed processor'}"
+    lines = [
+        f"## What came out: {model['name']}",
+        "",
+        f"{model['questions']} questions about {model['pictures']} pictures "
+        f"({model['configuration']['questions']['name']}); {model['preprocessing']}. Measured with "
+        f"`{record['command']}` on {place} ({machine['architecture']}, {machine['system']}), "
+        f"Python {versions['python']}, PyTorch {versions['torch']}, transformers {versions['transformers']}, "
+        f"tokenprune-vlm {versions['tokenprune-vlm']}.",
+        "",
+    ]
+    for protocol in dict.fromkeys(line["protocol"] for line in model["lines"]):
+        for metric in model["metrics"]:
+            lines += [f"### {protocol}: {metric}", "", markdown_table(model, protocol, metric), ""]
+        lines += [*(f"- {sentence}" for sentence in conclusions(model, protocol)), ""]
+    lines += [LEGEND, ""]
+    lines += [f"- [{number}] {reason}" for reason, number in refusals(model).items()]
+    lines += [
+        f"- `{method}` cannot be used on this model: {reason}"
+        for method, reason in model["unavailable"].items()
+    ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Rewrite docs/compare.md in the current directory."""
+    if not RECORD.is_file():
+        sys.exit(f"run this in the checkout: there is no {RECORD} here")
+    PAGE.write_text(page(json.loads(RECORD.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
