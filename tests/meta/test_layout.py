@@ -18,8 +18,9 @@ CORE = sorted((ROOT / "tokenprune").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins/tokenprune_plugins").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters/tokenprune_adapters").rglob("*.py"))
 BENCH = sorted((ROOT / "plugins/tokenprune_bench").rglob("*.py"))
+LMMS_EVAL = sorted((ROOT / "adapters/tokenprune_lmms_eval").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-OURS = CORE + PLUGINS + ADAPTERS + BENCH
+OURS = CORE + PLUGINS + ADAPTERS + BENCH + LMMS_EVAL
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
 DRAWING = ROOT / "tokenprune/visualize"  # loaded when first used, so that it may import PIL
 
@@ -55,8 +56,8 @@ def test_plugins_and_adapters_import_the_core_by_its_public_modules_and_not_each
             assert parts[0] == own
 
 
-@pytest.mark.parametrize("path", BENCH, ids=name_of)
-def test_the_bench_uses_public_names_only(path):
+@pytest.mark.parametrize("path", BENCH + LMMS_EVAL, ids=name_of)
+def test_the_programs_use_public_names_only(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tokenprune":
             assert not [alias.name for alias in node.names if alias.name.startswith("_")]
