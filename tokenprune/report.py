@@ -55,7 +55,7 @@ class PruningReport:
     """One prefill: what was kept of each image, bytes of the key-value cache, seconds spent choosing.
 
     `kv_bytes` is what the cache holds for this prefill's rows, `kv_bytes_unpruned` what it would hold without
-    pruning; both are 0 where the model ran without a cache.
+    pruning; both are 0 where the model ran without a cache. A layer that sees only a window holds no more.
     """
 
     images: tuple[ImageReport, ...]

@@ -2,6 +2,7 @@
 """Promise 5: the cache shrinks by exactly the dropped tokens, and SDPA stays on."""
 
 import pytest
+import tiny_families
 import torch
 from tiny_models import llava_inputs
 
@@ -33,6 +34,26 @@ def test_a_static_cache_uses_fewer_slots(llava_sdpa):
         assert handle.last.kv_bytes_unpruned - handle.last.kv_bytes == 11 * 4 * 2 * 2 * 16 * 4
     layer = out.past_key_values.layers[0]
     assert int(layer.cumulative_length) == inputs["input_ids"].shape[1] - 11 + 1
+
+
+@pytest.mark.parametrize(("row", "stored"), [((3, "I", 5), 14), ((1, "I", 2), 9)])
+def test_layers_that_slide_hold_their_window_at_most(row, stored):
+    """Gemma 3: two of four layers see 12 tokens; a window already full loses nothing to pruning."""
+    model, inputs = tiny_families.model("gemma3"), tiny_families.inputs("gemma3", row)
+    n, slot = inputs["input_ids"].shape[1], 2 * 2 * 16 * 4  # keys and values, heads, width, bytes
+    assert n == stored + 13
+    unpruned = model(**inputs, use_cache=True).past_key_values
+    static = {"max_new_tokens": 1, "do_sample": False, "cache_implementation": "static"}
+    with tokenprune.apply(model, method="stride", keep=3) as handle:
+        pruned = model(**inputs, use_cache=True).past_key_values
+        report = handle.last
+        model.generate(**inputs, **static)
+        in_static = handle.last
+    for cache, reported, rows in ((pruned, report.kv_bytes, stored), (unpruned, report.kv_bytes_unpruned, n)):
+        assert sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) == reported
+        assert reported == slot * 2 * (rows + min(rows, 11))
+    assert in_static.kv_bytes == slot * 2 * (stored + min(stored, 12))
+    assert in_static.kv_bytes_unpruned == slot * 2 * (n + 12)
 
 
 def test_attention_never_sees_the_dropped_tokens_nor_returns_a_map(llava_sdpa, monkeypatch):

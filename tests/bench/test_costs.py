@@ -4,15 +4,23 @@
 import pytest
 import torch
 from tokenprune_bench.evaluation import Answered, kv_cache_bytes, mean_costs, prefill_flops
+from tokenprune_bench.evaluation.kv_cache import rows_held
 from tokenprune_bench.scenes import Question
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+)
 
 ROWS = 17
 
 
-def config(kv_heads=4, **other):
-    return LlamaConfig(
+def config(kv_heads=4, kind=LlamaConfig, **other):
+    return kind(
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=3,
@@ -59,6 +67,26 @@ def test_cache_bytes_are_those_of_a_real_cache(kv_heads, head_dim):
         model(torch.arange(ROWS)[None], past_key_values=cache)
     real = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     assert kv_cache_bytes(c, ROWS, 4) == real
+
+
+MIXED = ["full_attention", "sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize("rows", [5, ROWS])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [(MistralConfig, {}), (Qwen2Config, {"use_sliding_window": True, "layer_types": MIXED})],
+    ids=["all slide", "one slides"],
+)
+def test_a_layer_that_slides_holds_its_window_at_most(kind, more, rows):
+    c = config(2, kind, sliding_window=9, **more)
+    model, cache = AutoModelForCausalLM.from_config(c).eval(), DynamicCache(config=c)
+    with torch.no_grad():
+        model(torch.arange(rows)[None], past_key_values=cache)
+    held = [layer.keys.shape[2] for layer in cache.layers]
+    few = min(rows, 8)
+    assert rows_held(c, rows) == held == ([rows, few, rows] if more else [few] * 3)
+    assert kv_cache_bytes(c, rows, 4) == sum(2 * n * 2 * 16 * 4 for n in held)
 
 
 def test_costs_are_means_over_questions():

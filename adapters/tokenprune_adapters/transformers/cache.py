@@ -168,7 +168,13 @@ def stored_length(layer: Any) -> int:
     return int(layer.get_seq_length()) - int(getattr(layer, "dropped", 0))
 
 
-def bytes_per_slot(layer: Any) -> int:
-    """Bytes one slot of all rows takes in a cache layer; 0 while it is empty."""
+def bytes_held(layer: Any, n: int) -> int:
+    """Bytes a cache layer holds of `n` tokens a row that came last; 0 while it is empty.
+
+    A layer that slides holds its window at most.
+    """
     tensors = [t for t in (layer.keys, layer.values) if t is not None and t.numel()]
-    return sum(t.numel() // t.shape[-2] * t.element_size() for t in tensors)
+    if getattr(layer, "is_sliding", False) and not getattr(layer, "record_past", False):
+        # preallocated: the window itself; growing: the window without the token that is to look through it
+        n = min(n, layer.max_cache_len if hasattr(layer, "max_cache_len") else layer.sliding_window - 1)
+    return sum(n * (t.numel() // t.shape[-2]) * t.element_size() for t in tensors)

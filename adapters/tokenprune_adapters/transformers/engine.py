@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenprune import Cut, PruningReport, Selection, UnsupportedCallError
 
 from .blocks import own_masks
-from .cache import Lease, PrunedLayer, as_pruned, bytes_per_slot
+from .cache import Lease, PrunedLayer, as_pruned, bytes_held
 from .call import Call, Stage, untraced
 from .capture import Encoded, FeatureCapture
 from .chunks import refuse_chunked_prefill
@@ -246,8 +246,8 @@ class Engine:
             elif isinstance(layer, PrunedLayer) and call.real is not None:
                 layer.commit(0, call.stored_at(i), call.real, None)  # an unpruned chunk with padding
             if call.images:
-                kept += bytes_per_slot(layer) * (call.n_new - call.dropped(i))
-                unpruned += bytes_per_slot(layer) * call.n_new
+                kept += bytes_held(layer, call.n_new - call.dropped(i))
+                unpruned += bytes_held(layer, call.n_new)
         if call.images:
             images = tuple(image.report() for image in call.images)
             self.record(PruningReport(images, kept, unpruned, call.seconds))

@@ -30,6 +30,16 @@ def attention_heads(config: Any) -> tuple[int, int, int]:
     return heads, getattr(config, "num_key_value_heads", None) or heads, width
 
 
+def rows_held(config: Any, rows: int | Sequence[int]) -> list[int]:
+    """Rows each layer's cache has after a prompt: no more than its window less one where a layer slides."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [
+        n if window is None or kind != "sliding_attention" else min(n, window - 1)
+        for n, kind in zip(rows_per_layer(config, rows), kinds, strict=True)
+    ]
+
+
 def kv_cache_bytes(config: Any, rows: int | Sequence[int], bytes_per_value: int) -> int:
     """Bytes of the keys and values of one prompt.
 
@@ -38,9 +48,9 @@ def kv_cache_bytes(config: Any, rows: int | Sequence[int], bytes_per_value: int)
     config
         The language model's configuration (`model.config.text_config`).
     rows
-        Rows stored: one number for all layers, or one for each.
+        Rows of the prompt: one number for all layers, or one for each.
     bytes_per_value
         4 for float32, 2 for half precision.
     """
     _, kv_heads, width = attention_heads(config)
-    return sum(2 * n * kv_heads * width * bytes_per_value for n in rows_per_layer(config, rows))
+    return sum(2 * n * kv_heads * width * bytes_per_value for n in rows_held(config, rows))
