@@ -18,8 +18,6 @@ from tokenprune_bench.cli.models import Device, Precision
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenprune_bench.compare.question_set import QuestionSet
-
 
 class Protocol(str, Enum):
     """What is held equal; see `tokenprune_bench.compare.protocols`."""
@@ -72,6 +70,8 @@ def compare(
     """Compare methods at several budgets on a set of questions, and write a report."""
     with plain_errors(), quietly():
         from tokenprune_bench.cli.budgets import budget
+        from tokenprune_bench.cli.progress import ProgressBar
+        from tokenprune_bench.cli.questions import loaded_questions
         from tokenprune_bench.compare.answers import Work
         from tokenprune_bench.compare.comparison import Asked
         from tokenprune_bench.compare.comparison import compare as compare_model
@@ -97,11 +97,11 @@ def compare(
             )
             for one in models
         ]  # fmt: skip
-        drawn = _questions(sources[0])
+        drawn = loaded_questions(sources[0])
         work = Work(batch, max_new_tokens, seed, output)
         compared = []
         for source, folder in zip(sources, _folders(models, output), strict=True):
-            with _progress() as progress:
+            with ProgressBar() as progress:
                 compared.append(compare_model(source, drawn, work, asked, folder, progress))
         record, files = write_all(output, _command(), drawn, compared)
     if as_json:
@@ -117,16 +117,6 @@ def _command() -> str:
         at = words.index("--output")
         del words[at : at + 2]
     return shlex.join(["tokenprune", *words])
-
-
-def _questions(source: Any) -> QuestionSet:
-    from tokenprune_bench.evaluation.question_file import QuestionFileError
-
-    try:
-        questions: QuestionSet = source.load_questions()
-    except QuestionFileError as error:
-        raise BadInputError(str(error)) from None
-    return questions
 
 
 def _different(models: Sequence[str | None]) -> list[str | None]:
@@ -154,28 +144,6 @@ def _processes(models: Sequence[str | None]) -> int:
     import os
 
     return min(4, os.cpu_count() or 1) if list(models) == [None] else 1
-
-
-class _progress:
-    """A progress bar on stderr, where that is a terminal; called with what is done and how much of it."""
-
-    def __enter__(self) -> _progress:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, disable=not console.is_terminal)
-        self._bar.start()
-        self._tasks: dict[str, Any] = {}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total)
-        self._bar.update(self._tasks[what], completed=done)
 
 
 def _show(record: dict[str, Any], files: list[str]) -> None:
