@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Loading:
     trust_remote_code
         Run code that comes with the checkpoint.
     system_prompt
-        A text, or a file that holds it, put before every conversation.
+        A file whose text is put before every conversation.
     max_new_tokens
         For tasks that do not say; 1024 as lmms-eval's own LLaVA has it.
     pad_to_square
@@ -61,6 +62,24 @@ class Loading:
     def names(cls) -> tuple[str, ...]:
         """Names of the arguments."""
         return tuple(one.name for one in dataclasses.fields(cls))
+
+    def system_text(self) -> str | None:
+        """Read the system prompt's file; space around the text does not count.
+
+        Raises
+        ------
+        BadInputError
+            When it cannot be read or is empty.
+        """
+        if self.system_prompt is None:
+            return None
+        try:
+            text = Path(str(self.system_prompt)).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInputError(f"system_prompt names a file, '{self.system_prompt}': {error}") from None
+        if not text:
+            raise BadInputError(f"system_prompt: the file '{self.system_prompt}' is empty")
+        return text
 
     @property
     def precision(self) -> Precision:

@@ -58,6 +58,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
         loading, rest = split_arguments(arguments)
         pruning = read_pruning(rest, loading.names())
         self._batch_size = _whole(batch_size)
+        system = loading.system_text()
         name = None if loading.pretrained == EMBEDDED else loading.pretrained
         self._model, self.processor = load_model(
             name, loading.placed(device), loading.precision, loading.trust_remote_code
@@ -65,12 +66,8 @@ class TokenPrune(lmms):  # type: ignore[misc]
         self.tokenizer = self.processor.tokenizer
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.prompts = Prompts(
-            self.processor,
-            self._resolve_system_prompt(loading.system_prompt),
-            loading.pad_to_square,
-            (loading.min_pixels, loading.max_pixels),
-        )
+        pixels = (loading.min_pixels, loading.max_pixels)
+        self.prompts = Prompts(self.processor, system, loading.pad_to_square, pixels)
         self.prompts.check()
         self.max_new_tokens = loading.max_new_tokens
         self.handle = None if pruning is None else tokenprune.apply(self._model, **pruning)

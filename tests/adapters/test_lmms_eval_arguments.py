@@ -111,6 +111,16 @@ def test_loading_arguments_that_cannot_be_used(given, said):
         split_arguments(given if not given else {"pretrained": "embedded", **given})
 
 
+def test_a_system_prompt_is_a_files_text(tmp_path):
+    assert Loading("embedded").system_text() is None
+    (tmp_path / "prompt.txt").write_text(" be brief\n")
+    assert Loading("embedded", system_prompt=str(tmp_path / "prompt.txt")).system_text() == "be brief"
+    (tmp_path / "empty.txt").write_text("\n")
+    for name, said in (("empty.txt", "is empty"), ("none.txt", "names a file")):
+        with pytest.raises(BadInputError, match=said):
+            Loading("embedded", system_prompt=str(tmp_path / name)).system_text()
+
+
 @pytest.mark.parametrize("device", ["mps", "cpu:0", "cuda:x"])
 def test_a_device_that_is_none(device):
     with pytest.raises(BadInputError, match=f"cpu, cuda or cuda:N, got '{device}'"):
