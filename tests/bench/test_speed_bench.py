@@ -2,15 +2,17 @@
 """The benchmark on a micro model: what it records and how its figures hang together; never a time."""
 
 import dataclasses
+import io
 import json
 from statistics import median
 
 import pytest
 import torch
+from rich.console import Console
 from tokenprune_bench.bench import fit, official, oracle, record
 from tokenprune_bench.bench.goals import goals
 from tokenprune_bench.bench.presets import PRESETS
-from tokenprune_bench.bench.table import columns, markdown_table, official_lines, rows
+from tokenprune_bench.bench.table import columns, markdown_table, official_lines, rows, terminal_tables
 from tokenprune_bench.cli.app import app
 from tokenprune_bench.cli.failures import BadInputError
 from typer.testing import CliRunner
@@ -57,7 +59,8 @@ def test_parts_add_up_and_summaries_can_be_computed_again(found):
         parts = {part: run["seconds"][part]["samples"] for part in ("tower", "language", "prefill")}
         for tower, language, prefill in zip(*parts.values(), strict=True):
             assert tower + language == pytest.approx(prefill, rel=2e-3)
-        assert len(parts["prefill"]) == 2 and len(run["seconds"]["end_to_end_3"]["samples"]) == 1
+        assert len(parts["prefill"]) == (2 if run["batch"] == 2 else 4)
+        assert len(run["seconds"]["end_to_end_3"]["samples"]) == 1
 
 
 def test_ratios_can_be_computed_again(found):
@@ -126,8 +129,20 @@ def test_tables_have_a_cell_for_each_heading(found):
     assert all(len(row) == len(columns(found)) for row in rows(found))
     text = markdown_table(found)
     assert len(text.splitlines()) == 2 + len(found["runs"])
-    assert "oracle, 9 (cut before layer 1)" in text
+    assert "oracle, 9 @1" in text
     assert official_lines(found) == []
+
+
+def test_the_terminal_tables_fit_80_columns_and_hold_every_column(found):
+    shown = []
+    for table in terminal_tables(found):
+        console = Console(width=80, file=io.StringIO())
+        console.print(table)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
+        shown += [column.header.replace("\n", " ") for column in table.columns][2:]
+        assert table.row_count == len(found["runs"])
+    assert sorted(shown) == sorted(columns(found)[2:])
 
 
 def test_goals_are_read_off_the_ratios(found):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import tokenprune
 from tokenprune_bench.bench.oracle import Profile, oracle_arguments, shrinking
-from tokenprune_bench.bench.workload import Workload
+from tokenprune_bench.bench.workload import Workload, make_workload
 from tokenprune_bench.evaluation.downsample import NAME, downsample, grid_side, interpolated_positions
 
 UNPRUNED, DOWNSAMPLE, ORACLE = "unpruned", NAME, "oracle"
@@ -23,7 +23,9 @@ UNPRUNED, DOWNSAMPLE, ORACLE = "unpruned", NAME, "oracle"
 class Contender:
     """A way to run the model: `ready` prepares it while it is timed, making `arguments` is part of the run.
 
-    `keep` is the budget; `profile` the visual rows by layer where they are known beforehand.
+    `keep` is the budget; `profile` the visual rows by layer where they are known beforehand. `first` are
+    arguments of an untimed call between the two, for what is made once and kept: a served model is prepared
+    once and answers many times.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Contender:
     ready: Callable[[], AbstractContextManager[Any]]
     arguments: Callable[[], dict[str, Tensor]]
     profile: Profile | None = None
+    first: dict[str, Tensor] | None = None
 
 
 def unpruned(workload: Workload) -> Contender:
@@ -42,13 +45,18 @@ def unpruned(workload: Workload) -> Contender:
 def pruned(model: Any, workload: Workload, method: str, keep: int) -> Contender:
     """Prune the model by a method."""
     ready = functools.partial(tokenprune.apply, model, method=method, keep=keep)
-    return Contender(method, keep, ready, lambda: workload.inputs)
+    return Contender(method, keep, ready, lambda: workload.inputs, first=workload.first_row())
 
 
-def smaller_picture(model: Any, workload: Workload, keep: int) -> Contender | None:
-    """Give the model smaller pictures; None for models that do not take them like this."""
-    if model.config.model_type != "llava":
-        return None
+def smaller_picture(model: Any, workload: Workload, keep: int) -> Contender | str:
+    """Give the model smaller pictures of at most `keep` visual tokens; or say why it does not take them."""
+    family = model.config.model_type
+    if family.startswith("qwen"):
+        side = grid_side(keep)
+        small = make_workload(model, workload.batch, workload.n_text, side)
+        return Contender(DOWNSAMPLE, keep, nullcontext, lambda: small.inputs, ((0, side * side),))
+    if family != "llava":
+        return f"a {family!r} cuts pictures into tiles, the smallest of which has more visual tokens"
     patch = model.config.vision_config.patch_size
     inputs = downsample(workload.inputs, model.config.image_token_id, patch, keep)
     ready = functools.partial(interpolated_positions, model)

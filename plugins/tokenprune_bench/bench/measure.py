@@ -9,7 +9,15 @@ from typing import Any
 
 import tokenprune
 from tokenprune_bench.bench.clock import Clock
-from tokenprune_bench.bench.contenders import ORACLE, Contender, oracle, pruned, smaller_picture, unpruned
+from tokenprune_bench.bench.contenders import (
+    DOWNSAMPLE,
+    ORACLE,
+    Contender,
+    oracle,
+    pruned,
+    smaller_picture,
+    unpruned,
+)
 from tokenprune_bench.bench.timing import Found, time_answer, time_prefill, warm_up
 from tokenprune_bench.bench.workload import Workload, make_workload
 
@@ -27,6 +35,10 @@ class Amount:
     repeats: int
     end_to_end_repeats: int
     decode_steps: int
+
+    def rounds(self, batch: int) -> int:
+        """How often each contender is timed at a batch size: below the largest, twice `repeats`."""
+        return self.repeats * (1 if batch == max(self.batches) else 2)
 
 
 @dataclass
@@ -75,7 +87,10 @@ def _contenders(model: Any, workload: Workload, amount: Amount, skipped: dict[st
     found = [unpruned(workload)]
     for keep in amount.keeps:
         small = smaller_picture(model, workload, keep)
-        found += [] if small is None else [small]
+        if isinstance(small, str):
+            skipped[DOWNSAMPLE] = small
+        else:
+            found.append(small)
         for method in amount.methods:
             one = pruned(model, workload, method, keep)
             try:
@@ -98,7 +113,7 @@ def _oracles(model: Any, workload: Workload, group: Sequence[Timed]) -> list[Con
 def _repeat(
     model: Any, group: Sequence[Timed], clock: Clock, amount: Amount, tick: Callable[[str], None]
 ) -> None:
-    for repeat in range(amount.repeats):
+    for repeat in range(amount.rounds(group[0].batch)):
         for one in group:
             tick(f"{one.contender.name}, batch {one.batch}")
             seconds, found = time_prefill(model, one.contender, clock, amount.decode_steps)
@@ -115,7 +130,7 @@ def _repeat(
 def n_ticks(amount: Amount, downsamples: bool) -> int:
     """About how many runs there will be, for a progress bar."""
     each = 1 + len(amount.keeps) * (len(amount.methods) + 2 + downsamples)
-    return len(amount.batches) * each * (1 + amount.repeats)
+    return sum(each * (1 + amount.rounds(batch)) for batch in amount.batches)
 
 
 def is_oracle(one: Timed) -> bool:

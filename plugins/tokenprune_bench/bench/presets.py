@@ -16,8 +16,8 @@ class Preset:
 
     `text_tokens` stand around the picture, a little over half of them before it. `side` is the picture's side
     in visual tokens, for models that take any. `decode_steps` are averaged for the time of a token.
-    `end_to_end_repeats` may be fewer than `repeats`: answers are long. `official` adds the comparison with
-    the official algorithms.
+    `repeats` are those of the largest batch, smaller ones get twice as many; `end_to_end_repeats` may be
+    fewer: answers are long. `official` adds the comparison with the official algorithms.
     """
 
     name: str

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from rich import box
 from rich.table import Table
 
 HEADINGS = ("batch", "what", "tower ms", "choosing ms", "prefill ms", "vs unpruned", "vs downsample")
@@ -27,7 +28,7 @@ def _label(run: Mapping[str, Any]) -> str:
     if run["keep"] is None:
         return str(run["name"])
     inside = [layer for layer, _ in run["visual_rows"] if layer]
-    cuts = f" (cut before layer {', '.join(map(str, inside))})" if inside else ""
+    cuts = f" @{','.join(map(str, inside))}" if inside else ""
     return f"{run['name']}, {run['keep']}{cuts}"
 
 
@@ -61,17 +62,27 @@ def _row(run: Mapping[str, Any], lengths: Sequence[int]) -> list[str]:
     ]
 
 
-def terminal_table(record: Mapping[str, Any]) -> Table:
-    """For the terminal."""
-    table = Table()
-    for i, heading in enumerate(columns(record)):
-        table.add_column(heading, justify="left" if i == 1 else "right")
+def terminal_tables(record: Mapping[str, Any]) -> list[Table]:
+    """For terminals of 80 columns: what pruning gains, then what it is made of."""
+    heads = columns(record)
+    gains = ["prefill ms", "vs unpruned", "vs downsample", "vs oracle", "without tower"]
+    return [_part(record, gains), _part(record, [h for h in heads[2:] if h not in gains])]
+
+
+def _part(record: Mapping[str, Any], wanted: Sequence[str]) -> Table:
+    """Some columns, beside batch and name."""
+    heads = columns(record)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for i, heading in enumerate(heads):
+        if i < 2 or heading in wanted:
+            side: Literal["left", "right"] = "left" if i == 1 else "right"
+            table.add_column(heading.replace(" ", "\n"), justify=side, no_wrap=True)
     previous = None
     for run, cells in zip(record["runs"], rows(record), strict=True):
         if previous not in (None, run["batch"]):
             table.add_section()
         previous = run["batch"]
-        table.add_row(*cells)
+        table.add_row(*(cell for i, cell in enumerate(cells) if i < 2 or heads[i] in wanted))
     return table
 
 
@@ -86,7 +97,8 @@ EXPLANATION = (
     "prefill: from pixels to the first token's logits, median ± half the spread. vs unpruned, vs downsample: "
     "times faster than the model as it is, and than smaller pictures at the same budget. vs oracle: prefill "
     "time by that of the same model fed only what is kept (1 is the best there can be), and the same without "
-    "the tower. choosing lies within the prefill. KV, peak, GFLOP: of the whole batch."
+    "the tower. @2: cut before decoder layer 2, not before the language model. choosing lies within "
+    "the prefill. KV, peak, GFLOP: of the whole batch."
 )
 
 

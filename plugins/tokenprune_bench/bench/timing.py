@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,9 +29,13 @@ class Found:
 
 @torch.no_grad()
 def time_prefill(
-    model: Any, contender: Contender, clock: Clock, decode_steps: int
+    model: Any,
+    contender: Contender,
+    clock: Clock,
+    decode_steps: int,
+    counter: AbstractContextManager[Any] | None = None,
 ) -> tuple[dict[str, float], Found]:
-    """Time a prefill and some decode steps.
+    """Time a prefill and some decode steps; `counter` is entered around the prefill alone.
 
     Returns
     -------
@@ -45,10 +50,12 @@ def time_prefill(
         with contender.ready() as handle:  # a pruned model's own hook runs between these two
             chosen = language.register_forward_pre_hook(lambda *_: clock.mark("chosen"))
             try:
+                _prime(model, contender)
                 memory.restart()
                 clock.restart()
                 clock.mark("start")
-                out = model(**contender.arguments(), use_cache=True, logits_to_keep=1)
+                with counter or nullcontext():
+                    out = model(**contender.arguments(), use_cache=True, logits_to_keep=1)
                 clock.mark("prefilled")
                 cache, report = out.past_key_values, getattr(handle, "last", None)
                 kv_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
@@ -82,6 +89,7 @@ def time_prefill(
 def time_answer(model: Any, contender: Contender, clock: Clock, n_tokens: int) -> float:
     """Time `generate` from pixels to the last of `n_tokens` tokens, in seconds."""
     with contender.ready():
+        _prime(model, contender)
         clock.restart()
         clock.mark("start")
         arguments = contender.arguments()
@@ -92,11 +100,15 @@ def time_answer(model: Any, contender: Contender, clock: Clock, n_tokens: int) -
         return clock.between("start", "end")
 
 
+def _prime(model: Any, contender: Contender) -> None:
+    if contender.first is not None:
+        model(**contender.first, use_cache=False, logits_to_keep=1)
+
+
 def warm_up(model: Any, contender: Contender, clock: Clock) -> Found:
     """Run once untimed, counting FLOPs of the prefill with PyTorch's counter."""
     counter = FlopCounter()
-    with counter, torch.no_grad():
-        found = time_prefill(model, contender, clock, 0)[1]
+    found = time_prefill(model, contender, clock, 0, counter)[1]
     found.flops_counted = counter.total
     return found
 

@@ -33,6 +33,10 @@ class Workload:
         """Text tokens of a row."""
         return self.before + self.after
 
+    def first_row(self) -> dict[str, Tensor]:
+        """Inputs of the first row alone."""
+        return {name: rows[: len(rows) // self.batch] for name, rows in self.inputs.items()}
+
 
 @torch.no_grad()
 def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int = 0) -> Workload:

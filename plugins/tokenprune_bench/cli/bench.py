@@ -113,7 +113,7 @@ def _measured(
     network = prepared(config, preset, device, dtype, make)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=n_ticks(amount, config.model_type == "llava"))
+        bar = progress.add_task("", total=n_ticks(amount, config.model_type != "llava_next"))
         timed, skipped, workload = measure(
             network, amount, lambda what: progress.update(bar, advance=1, description=what)
         )
@@ -159,10 +159,12 @@ def _write(path: Path, text: str) -> None:
 def _show(record: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from tokenprune_bench.bench.table import EXPLANATION, official_lines, terminal_table
+    from tokenprune_bench.bench.table import EXPLANATION, official_lines, terminal_tables
 
     console = Console(highlight=False)
-    console.print(terminal_table(record))
+    for table in terminal_tables(record):
+        console.print(table)
+        console.print()
     console.print(EXPLANATION, markup=False)
     picking = record["picking"]
     console.print(f"diverse tokens were picked by {picking['path']}: {picking['why']}", markup=False)
