@@ -24,9 +24,9 @@ class RelevanceScorer(tokenprune.Scorer):
     ----------
     source
         `"clip"`: minus the cosine in CLIP's joint space, as in the official code (there patches far from the
-        text are the ones it describes); needs CLIP's text tower, see `clip`. `"language"`: the cosine of the token
-        entering the language model to the embeddings of the text after the image; needs no more weights, but
-        is not the paper's.
+        text are the ones it describes); needs CLIP's text tower, see `clip`. `"language"`: the cosine of the
+        token entering the language model to the embeddings of the text after the image; needs no more
+        weights, but is not the paper's.
     clip
         CLIP's joint space for a model that has no text tower of its own, which no LLaVA has: an object with
         `patches` ((N, D_v) rows given to the projector -> (N, C)), `texts` (token ids (T,) of the text after

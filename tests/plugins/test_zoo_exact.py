@@ -195,3 +195,34 @@ def test_low_memory_gives_the_same_and_keeps_nothing(norm):
     assert not form._derived
     assert torch.equal(tokenprune.scorer("zoo-exact").score(tokens), frugal)
     assert {tuple(kept.shape) for kept in form._derived.values()} == {(12, 12)}
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["linear", "with norm"])
+def test_products_in_bfloat16_rank_as_float32(norm):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(rows, columns):
+        return torch.randn(rows, columns, generator=generator) / columns**0.5
+
+    patches, d_v, d_h = (4, 64, 256) if norm else (1, 256, 1024)
+    form = tokenprune.LinearForm(
+        draw(d_h, patches * d_v),
+        draw(1, d_h)[0],
+        nn.functional.gelu,
+        draw(d_h, d_h),
+        None,
+        torch.ones(d_v) if norm else None,
+    )
+    shape = (576, patches, d_v) if norm else (576, d_v)
+    tokens = tokens_of(2 * torch.randn(shape, generator=generator), form)
+    plain = ZooExactScorer(products="float32").score(tokens)
+    rounded = ZooExactScorer(products="bfloat16").score(tokens)
+    assert not torch.equal(plain, rounded)
+    torch.testing.assert_close(rounded, plain, rtol=2e-3, atol=0)
+    assert sensitivity.spearman(plain, rounded) > 0.999
+    assert torch.equal(ZooExactScorer().score(tokens), plain)  # auto, on a CPU
+
+
+def test_unknown_products_are_refused():
+    with pytest.raises(tokenprune.OptionError, match="'auto', 'float32', 'bfloat16', got 'fp8'"):
+        ZooExactScorer(products="fp8")
