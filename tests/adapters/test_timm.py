@@ -112,6 +112,29 @@ def by_two_cuts(model, picture, early, late):
     return model.forward_head(model.norm(rows))
 
 
+ODD = {
+    "vit_base_patch16_rpn_224": True,  # norms after attention
+    "vit_small_patch16_18x2_224": False,  # two attentions side by side
+    "vit_base_patch16_xp_224": False,  # attention beside the MLP
+    "vit_dwee_patch16_reg1_gap_256": False,  # the difference of two attentions
+    "vit_tiny_r_s16_p8_224": True,  # patches of a convolutional network's features
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_other_blocks_are_exact_too_and_attention_is_read_only_where_it_is_known(name):
+    model = filled(timm.create_model(name, img_size=96, depth=3, embed_dim=48, num_heads=4, num_classes=5))
+    x = pictures(2, side=96)
+    with tokenprune.apply(model, method="divprune", keep=4, layer=2) as handle:
+        got, kept = model(x), handle.last.images[1].kept
+    torch.testing.assert_close(got[1:], tower_by_hand.timm_model(model, x[1:], 2, kept), **TOLERANCE)
+    if ODD[name]:
+        tokenprune.apply(model, scorer=RECEIVED, keep=4, layer=2).remove()
+    else:
+        with pytest.raises(tokenprune.IncompatibleError, match="received_attention"):
+            tokenprune.apply(model, scorer=RECEIVED, keep=4, layer=2)
+
+
 def test_every_method_this_stage_can_serve_keeps_its_budget():
     model, x, served = timm_model("vit"), pictures(), []
     for method in tokenprune.list_methods():
