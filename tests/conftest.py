@@ -10,7 +10,8 @@ import torch
 
 import tokenprune
 
-collect_ignore = ["lmms_eval"]  # needs the environment of `make test-lmms-eval`
+# each needs the environment of its own make target
+collect_ignore = ["lmms_eval", "vllm"]
 
 # no test measures time; the same examples every run (float32 against float64: one pick in 10^5 is a near tie)
 hypothesis.settings.register_profile("tokenprune", deadline=None, derandomize=True)

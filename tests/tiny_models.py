@@ -90,15 +90,15 @@ def cut_row(inputs, row):
 # -- LLaVA-NeXT: 16 tokens a tile, canvases of 1 x 2, 2 x 1 and 2 x 2 tiles
 
 
-def llava_next(attention="sdpa", seed=0):
+def llava_next(attention="sdpa", seed=0, image_size=32, **text):
     """LLaVA-NeXT with the tower and decoder of the tiny LLaVA."""
-    plain = llava(attention, seed).config
+    plain = llava(attention, seed, image_size=image_size, **text).config
     torch.manual_seed(seed)
     config = LlavaNextConfig(
         vision_config=plain.vision_config,
         text_config=plain.text_config,
         image_token_id=IMAGE,
-        image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
+        image_grid_pinpoints=[[image_size * h, image_size * w] for h, w in ((1, 2), (2, 1), (2, 2))],
     )
     return _ready(LlavaNextForConditionalGeneration(config), attention)
 
@@ -133,7 +133,7 @@ def llava_next_inputs(model, rows, sizes, seed=1):
 # -- Qwen2.5-VL: 4-pixel patches merged by four, windows of 2 x 2 tokens
 
 
-def qwen(attention="sdpa", seed=0):
+def qwen(attention="sdpa", seed=0, **text):
     """Qwen2.5-VL with two blocks, the last of which sees the whole picture."""
     torch.manual_seed(seed)
     vision = {
@@ -141,7 +141,7 @@ def qwen(attention="sdpa", seed=0):
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_heads": 4,
-        "out_hidden_size": 64,
+        "out_hidden_size": text.get("hidden_size", DECODER["hidden_size"]),
         "patch_size": 4,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
@@ -150,10 +150,8 @@ def qwen(attention="sdpa", seed=0):
         "tokens_per_second": 2,
         "initializer_range": 0.3,
     }
-    text = {
-        **DECODER,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-    }
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    text = {**DECODER, "rope_parameters": rope, **text}
     config = Qwen2_5_VLConfig(
         text_config=Qwen2_5_VLTextConfig(**text).to_dict(),
         vision_config=vision,

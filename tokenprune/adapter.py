@@ -77,23 +77,33 @@ class ModelAdapter(ABC):
         IncompatibleError
             Wrong stage, a signal the model cannot give, or a position rule it cannot follow.
         """
-        method = cut.method
-        if method.stage not in self.provides:
+        check_cut(cut, self.name, self.provides, self.positions)
+
+
+def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], positions: Sequence[str]) -> None:
+    """Refuse a cut that the adapter `name` cannot make, given its signals by stage and its position rules.
+
+    Raises
+    ------
+    IncompatibleError
+        Wrong stage, a signal the model cannot give, or a position rule it cannot follow.
+    """
+    method = cut.method
+    if method.stage not in provides:
+        raise IncompatibleError(
+            f"method {method.name!r} cuts at the stage {method.stage!r}; adapter {name!r} cuts at: "
+            f"{', '.join(provides)}"
+        )
+    given = provides[method.stage]
+    for part in method.parts:
+        missing = sorted(part.needs - given)
+        if missing:
             raise IncompatibleError(
-                f"method {method.name!r} cuts at the stage {method.stage!r}; adapter {self.name!r} cuts at: "
-                f"{', '.join(self.provides)}"
+                f"the {part.kind} {part.name!r} needs the signal {', '.join(missing)}, which the adapter "
+                f"{name!r} cannot give at the stage {method.stage!r} for this model. It gives: "
+                f"{', '.join(sorted(given))}. Choose a {part.kind} that needs only these"
             )
-        given = self.provides[method.stage]
-        for part in method.parts:
-            missing = sorted(part.needs - given)
-            if missing:
-                raise IncompatibleError(
-                    f"the {part.kind} {part.name!r} needs the signal {', '.join(missing)}, which the adapter "
-                    f"{self.name!r} cannot give at the stage {method.stage!r} for this model. It gives: "
-                    f"{', '.join(sorted(given))}. Choose a {part.kind} that needs only these"
-                )
-        if method.positions is not None and method.positions not in self.positions:
-            raise IncompatibleError(
-                f"positions={method.positions!r} is not possible on this model; it allows: "
-                f"{', '.join(self.positions)}"
-            )
+    if method.positions is not None and method.positions not in positions:
+        raise IncompatibleError(
+            f"positions={method.positions!r} is not possible on this model; it allows: {', '.join(positions)}"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -33,3 +34,21 @@ class Selection:
     def __len__(self) -> int:
         """Number of rows kept, K."""
         return self.indices.shape[-1]
+
+
+def fill_new_rows(indices: Tensor, n: int) -> Tensor:
+    """Give each new row (-1) of `indices` (K,) the next free slot of `n` after the row before it.
+
+    Where there is none behind it takes the lowest free one.
+    """
+    if not bool((indices < 0).any()):
+        return indices
+    taken = set(indices.tolist())
+    filled, last = [], -1
+    for index in indices.tolist():
+        if index < 0:
+            index = next(slot for slot in (*range(last + 1, n), *range(last + 1)) if slot not in taken)
+            taken.add(index)
+        filled.append(index)
+        last = index
+    return torch.tensor(filled, device=indices.device)

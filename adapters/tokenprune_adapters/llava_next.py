@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import Layout
+from tokenprune.tiles import tiled_layout
 
 from .llava import LlavaAdapter
 from .transformers.capture import Encoded
@@ -32,18 +33,10 @@ class LlavaNextAdapter(LlavaAdapter):
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """Tile of each token (newlines belong to the one before them), grids, the full tile count."""
-        rows = self._row_numbers(encoded, number)
-        is_newline = rows == 0
-        nearest_patch = torch.where(is_newline, 0, torch.arange(len(rows))).cummax(0).values
-        tile = ((rows - 1) // self._patches)[nearest_patch]
         side = self.model.config.vision_config.image_size
         full = max(h // side * (w // side) for h, w in self.model.config.image_grid_pinpoints) + 1
-        grids = []
-        for one in range(len(self.tiles(encoded, number))):
-            patches = ((rows[(tile == one) & ~is_newline] - 1) % self._patches).tolist()
-            lines, columns = ({f(p, self._side) for p in patches} for f in (int.__floordiv__, int.__mod__))
-            grids.append((len(lines), len(columns)))
-        return Layout((1, 1, len(rows)), tile, is_newline, full, tuple(grids))
+        n_tiles = len(self.tiles(encoded, number))
+        return tiled_layout(self._row_numbers(encoded, number), self._side, n_tiles, full)
 
     def tiles(self, encoded: Encoded, number: int) -> range:
         """The base view, then the tiles row by row."""

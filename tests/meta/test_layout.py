@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[2]
 CORE = sorted((ROOT / "tokenprune").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins/tokenprune_plugins").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters/tokenprune_adapters").rglob("*.py"))
+VLLM = sorted((ROOT / "adapters/tokenprune_vllm").rglob("*.py"))
 BENCH = sorted((ROOT / "plugins/tokenprune_bench").rglob("*.py"))
 LMMS_EVAL = sorted((ROOT / "adapters/tokenprune_lmms_eval").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-OURS = CORE + PLUGINS + ADAPTERS + BENCH + LMMS_EVAL
+OURS = CORE + PLUGINS + ADAPTERS + VLLM + BENCH + LMMS_EVAL
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
 DRAWING = ROOT / "tokenprune/visualize"  # loaded when first used, so that it may import PIL
 
@@ -46,7 +47,7 @@ def test_the_core_imports_no_plugin_no_adapter_and_no_model_library(path):
     assert not roots & (HEAVY - {"PIL"} if path.parent == DRAWING else HEAVY)
 
 
-@pytest.mark.parametrize("path", PLUGINS + ADAPTERS, ids=name_of)
+@pytest.mark.parametrize("path", PLUGINS + ADAPTERS + VLLM, ids=name_of)
 def test_plugins_and_adapters_import_the_core_by_its_public_modules_and_not_each_other(path):
     own = path.relative_to(ROOT).parts[1]
     for module in imported(path):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune import ImageReport, Layout, Selection
+from tokenprune.selection import fill_new_rows
 
 from .images import ImageSpan
 from .plan import RowPlan
@@ -111,18 +112,3 @@ class RowChoice:
         """Dropped tokens at or before each token, padding not counted, (B, L)."""
         dropped = ~self.keep if self.real is None else ~self.keep & self.real
         return dropped.cumsum(1)
-
-
-def fill_new_rows(indices: Tensor, n: int) -> Tensor:
-    """Give each new row (-1) the next free slot of `n` after the row before it, else the lowest free one."""
-    if not bool((indices < 0).any()):
-        return indices
-    taken = set(indices.tolist())
-    filled, last = [], -1
-    for index in indices.tolist():
-        if index < 0:
-            index = next(slot for slot in (*range(last + 1, n), *range(last + 1)) if slot not in taken)
-            taken.add(index)
-        filled.append(index)
-        last = index
-    return torch.tensor(filled, device=indices.device)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune import Method, Selection, VisualTokens
-
-from ..transformers.rows import fill_new_rows
+from tokenprune.selection import fill_new_rows
 
 OF_THE_MODEL = "projector"
 

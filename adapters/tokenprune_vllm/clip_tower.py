@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals of the vision tower of vLLM's LLaVA models: hooks on instances, which see what passes.
+
+vLLM builds the tower up to the layer whose output is projected: its last layer is the one to look at.
+Shapes as in `tokenprune.signals`, with a leading axis of tower images. With several ranks each holds some of
+the heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .ranks import whole
+
+ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
+WITH_CLASS_TOKEN = ATTENTION | {"cls_hidden"}
+
+
+class ClipTower:
+    """Watches what of a tower the signals in `needs` are made of.
+
+    Parameters
+    ----------
+    seen
+        Where what passed is put; emptied by its owner.
+    """
+
+    def __init__(self, model: Any, needs: frozenset[str], seen: Any) -> None:
+        self._seen = seen
+        if "pre_features" in needs:
+            model.multi_modal_projector.register_forward_pre_hook(
+                lambda module, args: self._catch("pre_features", args[0])
+            )
+        encoder = model.vision_tower.vision_model.encoder
+        if "cls_hidden" in needs:
+            encoder.register_forward_hook(lambda module, args, out: self._catch("cls_hidden", out[:, :1]))
+        if needs & ATTENTION:
+            self._attention = encoder.layers[-1].self_attn
+            self._attention.attn.register_forward_pre_hook(
+                lambda module, args: self._catch("query_key", args[:2])
+            )
+
+    def _catch(self, name: str, what: Any) -> None:
+        self._seen()[name] = what
+
+    def __call__(self, name: str) -> Tensor:
+        """A signal of all tower images: (B, ...)."""
+        caught: Tensor
+        if name in WITH_CLASS_TOKEN - {"cls_hidden"}:
+            caught = getattr(self, f"_{name}")(*self._heads())
+        else:
+            caught = self._seen()[name]
+        return caught
+
+    def _heads(self) -> tuple[Tensor, Tensor]:
+        """Queries and keys of the watched layer, (B, H, N + 1, d), in float32, of all ranks."""
+        ranks, width = self._attention.tp_size, self._attention.head_dim
+        query, key = (
+            whole(x.unflatten(-1, (-1, width)).transpose(1, 2), 1, ranks).float()
+            for x in self._seen()["query_key"]
+        )
+        return query, key
+
+    def _rows(self, query: Tensor, key: Tensor) -> Tensor:
+        """Attention probabilities of some queries (B, H, R, d), (B, H, R, N + 1)."""
+        return (query @ key.mT * self._attention.scale).softmax(-1)
+
+    def _cls_attention(self, query: Tensor, key: Tensor) -> Tensor:
+        """Of the class query to the patches, (B, H, N)."""
+        return self._rows(query[:, :, :1], key)[:, :, 0, 1:]
+
+    def _received_attention(self, query: Tensor, key: Tensor) -> Tensor:
+        """What each patch receives, mean over heads and patch queries, (B, N)."""
+        # one tower image at a time: all rows of one are a full map of it
+        return torch.stack(
+            [self._rows(q[None, :, 1:], k[None]).mean((1, 2))[0, 1:] for q, k in zip(query, key, strict=True)]
+        )
+
+    def _key_metric(self, query: Tensor, key: Tensor) -> Tensor:
+        """Keys of the patches, mean over heads, (B, N, d_head)."""
+        return key.mean(1)[:, 1:]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the front end knows of a model: the signals it can give, how many rows a picture has and keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from tokenprune import Budget, Cut, Layout
+from tokenprune.adapter import check_cut
+
+from .errors import EngineRefusedError, refusing
+from .settings import KEY, Settings, without_ours
+
+
+class PruningInfo:
+    """Mixed in before a model's processing info. Made when an engine starts: what is wrong is said here."""
+
+    family: ClassVar[str]
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    positions: ClassVar[tuple[str, ...]] = ("contiguous",)
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)  # type: ignore[call-arg]
+        self.ctx = context
+        with refusing():
+            settings = Settings.read(context.model_config.hf_config)
+            assert settings is not None
+            self.pruning: Settings = settings
+            self.check(context.model_config)
+
+    def check(self, model_config: Any) -> None:
+        """Refuse what this model cannot do."""
+        mm_config, method = model_config.multimodal_config, self.pruning.method
+        if KEY in (mm_config.mm_processor_kwargs or {}):
+            raise EngineRefusedError(
+                f'tokenprune: give "{KEY}" to an engine in --hf-overrides; in --mm-processor-kwargs it is '
+                "something that single requests may say"
+            )
+        provides = self.signals(model_config.hf_config)
+        cut = Cut(method, self.pruning.budget, self.pruning.min_tokens)
+        check_cut(cut, f"{self.family} inside vLLM", {"projector": provides}, self.positions)
+        if method.needs and mm_config.mm_encoder_tp_mode == "data":
+            raise EngineRefusedError(
+                f"tokenprune: method {method.name!r} looks into the vision tower, which --mm-encoder-tp-mode "
+                "data spreads over ranks; leave that out, or take a method that needs no signals"
+            )
+
+    @classmethod
+    def signals(cls, hf_config: Any) -> frozenset[str]:
+        """Signals that the tower of such a model can give."""
+        raise NotImplementedError
+
+    def layout(self, modality: str, items: Any, number: int, n: int) -> Layout:
+        """Layout of one picture with `n` tokens, as far as counting needs it."""
+        return Layout((1, 1, n))
+
+    def largest(self) -> Layout:
+        """Layout of the picture with most tokens, for the same end."""
+        return Layout((1, 1, self.get_max_image_tokens()))  # type: ignore[attr-defined]
+
+    @cached_property
+    def _largest(self) -> Layout:
+        return self.largest()
+
+    def n_whole(self, modality: str, item: Any) -> int:
+        """Tokens of a picture without pruning, from what was made of it for the worker."""
+        return len(self._largest)
+
+    def asked(self, mm_kwargs: Mapping[str, Any]) -> Budget:
+        """Budget of a request's pictures; what is wrong with it is a ValueError."""
+        return self.pruning.asked(mm_kwargs, self._largest)
+
+    def get_hf_processor(self, **kwargs: Any) -> Any:
+        """Of vLLM; without what is ours."""
+        return super().get_hf_processor(**without_ours(kwargs))  # type: ignore[misc]
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> dict[str, int]:
+        """Rows of the largest picture at the highest budget a request may ask for; of vLLM elsewhere."""
+        most = super().get_mm_max_tokens_per_item(seq_len, mm_counts) or {}  # type: ignore[misc]
+        rows = {"image": self.pruning.rows(self._largest, self.pruning.most)}
+        if "video" in self.modalities:
+            rows["video"] = self.pruning.rows(Layout((1, 1, most["video"])), self.pruning.most)
+        return {**most, **rows}

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine was told: `--hf-overrides '{"tokenprune": {"method": "zoo-exact", "keep": 64}}'`.
+
+Everything that can be known without a model is refused here. Nothing of vLLM is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from tokenprune import Budget, BudgetError, IncompatibleError, Layout, Method, OptionError
+from tokenprune.arguments import combine, seeded
+
+KEY = "tokenprune"
+STRATEGY = ("method", "scorer", "selector", "reducer")
+CHOICES = ("scope", "newlines", "positions")
+KNOWN = (*STRATEGY, "options", *CHOICES, "seed", "keep", "keep_ratio", "max_keep", "min_tokens")
+PER_REQUEST = ("keep", "keep_ratio")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an engine prunes.
+
+    `budget` is what an image keeps, `most` what a request may ask for; `digest` tells apart configurations
+    that keep other rows, and is part of the name of everything vLLM caches.
+    """
+
+    method: Method
+    budget: Budget
+    most: Budget
+    min_tokens: int
+    digest: str
+
+    @classmethod
+    def read(cls, hf_config: Any) -> Settings | None:
+        """Return what a model's configuration says; None: nothing, and vLLM is left alone.
+
+        Raises
+        ------
+        UnknownNameError, OptionError, BudgetError, IncompatibleError
+            Where it cannot be used; each says what to do.
+        """
+        given = getattr(hf_config, KEY, None)
+        return None if given is None else cls.of(given)
+
+    @classmethod
+    def of(cls, given: Any) -> Settings:
+        """Return settings made of the value of "tokenprune"."""
+        if not isinstance(given, Mapping):
+            raise OptionError(
+                f'"{KEY}" takes an object such as {{"method": "zoo-exact", "keep": 64}}, got {given!r}'
+            )
+        _refuse_unknown(given, KNOWN, f'"{KEY}"')
+        method = _method(given)
+        budget = Budget(given.get("keep"), given.get("keep_ratio"))
+        most = budget if given.get("max_keep") is None else Budget(given["max_keep"])
+        if budget.keep is not None and most.keep is not None and budget.keep > most.keep:
+            raise BudgetError(f"keep={budget.keep} is above this engine's max_keep={most.keep}; lower keep")
+        min_tokens = given.get("min_tokens", 0)
+        if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
+            raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
+        text = json.dumps([version("tokenprune-vlm"), dict(given)], sort_keys=True, default=str)
+        return cls(method, budget, most, min_tokens, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+    def asked(self, mm_kwargs: Mapping[str, Any], largest: Layout) -> Budget:
+        """Return the budget of a request: its own `{"tokenprune": {"keep": 32}}`, else the engine's.
+
+        Parameters
+        ----------
+        largest
+            Layout of the largest image there can be; what a request may ask for is counted there.
+
+        Raises
+        ------
+        BudgetError
+            Where the request's cannot be used, or is above the engine's maximum.
+        """
+        own = mm_kwargs.get(KEY)
+        if own is None:
+            return self.budget
+        if not isinstance(own, Mapping) or not own or set(own) - set(PER_REQUEST):
+            raise BudgetError(
+                f'a request may say {{"{KEY}": {{"keep": 32}}}} or {{"{KEY}": {{"keep_ratio": 0.1}}}} and '
+                f"nothing else, got {own!r}"
+            )
+        budget = Budget(own.get("keep"), own.get("keep_ratio"))
+        rows, most = self.rows(largest, budget), self.rows(largest, self.most)
+        if rows > most:
+            raise BudgetError(
+                f"{budget} is {rows} rows of the largest image, this engine allows {most}; ask for less, or "
+                f'start it with a higher "max_keep"'
+            )
+        return budget
+
+    def rows(self, layout: Layout, budget: Budget) -> int:
+        """Rows that stay of an image; vLLM asks before the tower runs."""
+        if len(layout) < self.min_tokens:
+            return len(layout)
+        return self.method.n_keep(layout, budget)
+
+
+def without_ours(mm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an image processor, which must not see ours."""
+    return {name: value for name, value in mm_kwargs.items() if name != KEY}
+
+
+def _method(given: Mapping[str, Any]) -> Method:
+    """The method asked for, with all its options."""
+    if isinstance(given.get("method"), (list, tuple)):
+        raise IncompatibleError("vLLM can cut once, before the language model; name one method")
+    (method,) = combine(*(given.get(name) for name in STRATEGY))
+    if method.stage != "projector":
+        raise IncompatibleError(
+            f"method {method.name!r} cuts at the stage {method.stage!r}; inside vLLM only methods that cut "
+            f"before the language model can be used: every layer shares one key-value cache layout"
+        )
+    options = given.get("options", {})
+    if not isinstance(options, Mapping):
+        raise OptionError(f'"options" takes an object of the method\'s options, got {options!r}')
+    seed = given.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise OptionError(f"seed must be a whole number, got {seed!r}")
+    chosen = {name: given[name] for name in CHOICES if name in given}
+    return seeded(method.with_options(**options, **chosen).resolved(), seed)
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise OptionError(f"{what} has no entry {', '.join(map(repr, unknown))}; it takes {', '.join(known)}")

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which vLLM this plugin was checked with. Other versions are refused once pruning is configured."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import EngineRefusedError
+
+LOWEST, BELOW = (0, 32), (0, 33)
+
+
+def is_supported(version: str) -> bool:
+    """Whether a version such as "0.32.0+cpu" lies in the range."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and LOWEST <= (int(numbers[1]), int(numbers[2])) < BELOW
+
+
+def check_version(version: str) -> None:
+    """Refuse a vLLM that was not checked.
+
+    Raises
+    ------
+    EngineRefusedError
+        With the range and what to do.
+    """
+    if not is_supported(version):
+        low, high = (".".join(map(str, numbers)) for numbers in (LOWEST, BELOW))
+        raise EngineRefusedError(
+            f"tokenprune: vLLM {version} was not checked with this release; it prunes inside vLLM >= {low}, "
+            f'< {high}. Install one of these, or start without "tokenprune" in --hf-overrides'
+        )

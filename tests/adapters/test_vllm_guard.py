@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that cannot be pruned inside vLLM; a stand-in for vLLM, which is not needed for this."""
+
+import sys
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from tokenprune_vllm import guard
+from tokenprune_vllm.errors import EngineRefusedError
+
+
+@dataclass(frozen=True)
+class Factories:
+    info: Any
+    processor: Any
+
+
+class StockModel:
+    _processor_factory = Factories(info=lambda context: "vLLM's own", processor="processor")
+
+
+class Entry:
+    def load_model_cls(self):
+        return StockModel
+
+
+class Registry:
+    def __init__(self):
+        self.models = {"OtherModel": Entry(), "LlavaForConditionalGeneration": Entry()}
+
+    def register_model(self, name, where):
+        self.models[name] = where
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    known = types.SimpleNamespace(_MULTIMODAL_MODELS={"OtherModel": 0, "LlavaForConditionalGeneration": 0})
+    for name in ("vllm", "vllm.model_executor"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    models = types.ModuleType("vllm.model_executor.models")
+    models.registry = known
+    monkeypatch.setitem(sys.modules, "vllm.model_executor.models", models)
+    monkeypatch.setattr(guard, "_ORIGINALS", {})
+    guard.__getattr__.cache_clear()
+
+    def register(version, skip):
+        registry = Registry()
+        guard.register(registry, version, skip)
+        return registry
+
+    return register
+
+
+def context(**config):
+    hf_config = types.SimpleNamespace(**config)
+    return types.SimpleNamespace(model_config=types.SimpleNamespace(hf_config=hf_config))
+
+
+def guarded(registry, name):
+    module, _, attribute = registry.models[name].partition(":")
+    return getattr(sys.modules[module], attribute)
+
+
+def test_families_are_left_to_their_own_classes(registered):
+    registry = registered("0.32.0", {"LlavaForConditionalGeneration"})
+    assert isinstance(registry.models["LlavaForConditionalGeneration"], Entry)
+    assert registry.models["OtherModel"] == "tokenprune_vllm.guard:OtherModel of vLLM 0.32.0"
+
+
+def test_an_unconfigured_model_is_vllms_own_in_everything_but_one_attribute(registered):
+    model = guarded(registered("0.32.0", set()), "OtherModel")
+    assert issubclass(model, StockModel) and model.__name__ == "StockModel"
+    own = set(vars(model)) - {"__module__", "__doc__", "__firstlineno__", "__static_attributes__"}
+    assert own == {"_processor_factory"}
+    assert model._processor_factory.processor == "processor"
+    assert model._processor_factory.info(context()) == "vLLM's own"
+
+
+def test_a_configured_model_that_cannot_be_pruned_is_refused(registered):
+    model = guarded(registered("0.32.0", set()), "OtherModel")
+    with pytest.raises(EngineRefusedError, match="OtherModel cannot be pruned inside vLLM; these can: Llava"):
+        model._processor_factory.info(context(tokenprune={"keep": 1}))
+
+
+def test_another_vllm_is_refused_whatever_the_model(registered):
+    model = guarded(registered("0.40.0", set()), "LlavaForConditionalGeneration")
+    with pytest.raises(EngineRefusedError, match=r"vLLM 0\.40\.0 was not checked with this release"):
+        model._processor_factory.info(context(tokenprune={"keep": 1}))
+    assert model._processor_factory.info(context()) == "vLLM's own"

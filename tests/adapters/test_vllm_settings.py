@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine of vLLM and its requests may say; vLLM itself is not needed for this."""
+
+import types
+
+import pytest
+from tokenprune_vllm.errors import EngineRefusedError, refusing
+from tokenprune_vllm.settings import Settings, without_ours
+from tokenprune_vllm.versions import check_version, is_supported
+
+from tokenprune import Budget, BudgetError, IncompatibleError, Layout, OptionError, UnknownNameError
+
+SQUARE = Layout((1, 24, 24))
+
+
+def test_a_configuration_without_our_entry_is_none():
+    assert Settings.read(types.SimpleNamespace()) is None
+
+
+def test_the_default_method_and_all_options_are_read():
+    plain = Settings.of({"keep": 64})
+    assert plain.method.name == "zoo-exact" and plain.budget == Budget(64) == plain.most
+    assert plain.rows(SQUARE, plain.budget) == 64
+    told = Settings.of(
+        {
+            "method": "visionzip",
+            "options": {"dominant": 27},
+            "keep": 32,
+            "max_keep": 100,
+            "scope": "image",
+            "newlines": "keep",
+            "min_tokens": 600,
+        }
+    )
+    assert told.method.reducer.dominant == 27 and told.method.scope == "image"
+    assert told.most == Budget(100) and told.rows(SQUARE, told.budget) == 576  # fewer than 600: left alone
+    pair = Settings.of({"scorer": "random", "selector": "topk", "seed": 7, "keep_ratio": 0.25})
+    assert pair.method.name == "random+topk" and pair.method.scorer.seed == 7
+    assert pair.rows(SQUARE, pair.budget) == 144
+
+
+def test_other_configurations_have_other_names_in_caches():
+    base = {"method": "divprune", "keep": 64}
+    others = [base, {**base, "keep": 65}, {**base, "method": "stride"}, {**base, "scope": "tile"}]
+    assert len({Settings.of(one).digest for one in others}) == 4
+    assert Settings.of(dict(reversed(base.items()))).digest == Settings.of(base).digest
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ("zoo-exact", OptionError, 'takes an object such as {"method": "zoo-exact", "keep": 64}'),
+        ({"metod": "zoo-exact", "keep": 64}, OptionError, "has no entry 'metod'; it takes method"),
+        ({"method": "zoo-exakt", "keep": 64}, UnknownNameError, "Did you mean 'zoo-exact'"),
+        ({"method": "fastv", "keep": 64}, IncompatibleError, "before the language model can be used"),
+        ({"method": "sparsevlm", "keep": 64}, IncompatibleError, "one key-value cache layout"),
+        ({"method": ["zoo-exact", "fastv"], "keep": 64}, IncompatibleError, "name one method"),
+        ({"method": "divprune", "scorer": "zoo", "keep": 64}, OptionError, "not both"),
+        ({"method": "zoo-exact"}, BudgetError, "exactly one of keep"),
+        ({"keep": 0}, BudgetError, "at least 1"),
+        ({"keep": "64"}, BudgetError, "must be a whole number"),
+        ({"keep_ratio": 1.5}, BudgetError, "must lie in"),
+        ({"keep": 64, "max_keep": 32}, BudgetError, "keep=64 is above this engine's max_keep=32"),
+        ({"keep": 64, "min_tokens": -1}, BudgetError, "min_tokens must be"),
+        ({"keep": 64, "options": ["a"]}, OptionError, '"options" takes an object'),
+        ({"keep": 64, "options": {"colour": 1}}, OptionError, "has no option 'colour'"),
+        ({"keep": 64, "scope": "row"}, IncompatibleError, "scope must be one of"),
+        ({"keep": 64, "seed": "x"}, OptionError, "seed must be a whole number"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_a_sentence(given, error, words):
+    with pytest.raises(error) as caught:
+        Settings.of(given)
+    assert words in str(caught.value)
+
+
+def test_requests_may_ask_for_less_and_up_to_the_maximum():
+    settings = Settings.of({"method": "divprune", "keep": 64, "max_keep": 128})
+    assert settings.asked({}, SQUARE) == Budget(64)
+    assert settings.asked({"tokenprune": {"keep": 10}}, SQUARE) == Budget(10)
+    assert settings.asked({"tokenprune": {"keep": 128}}, SQUARE) == Budget(128)
+    assert settings.asked({"tokenprune": {"keep_ratio": 0.1}}, SQUARE) == Budget(None, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"keep": 129}, "keep=129 is 129 rows of the largest image, this engine allows 128"),
+        ({"keep_ratio": 0.5}, "keep_ratio=0.5 is 288 rows"),
+        ({"keep": 0}, "at least 1"),
+        ({"keep": "x"}, "whole number"),
+        ({"method": "stride"}, "nothing else"),
+        ({}, "nothing else"),
+        (5, "nothing else"),
+    ],
+)
+def test_a_request_that_cannot_be_honoured_is_a_value_error(asked, words):
+    settings = Settings.of({"method": "divprune", "keep": 64, "max_keep": 128})
+    with pytest.raises(BudgetError) as caught:
+        settings.asked({"tokenprune": asked}, SQUARE)
+    assert isinstance(caught.value, ValueError) and words in str(caught.value)
+
+
+def test_our_entry_is_taken_out_of_what_image_processors_get():
+    assert without_ours({"tokenprune": {"keep": 1}, "size": 3}) == {"size": 3}
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [("0.32.0", True), ("0.32.1+cpu", True), ("0.31.9", False), ("0.33.0", False), ("dev", False)],
+)
+def test_versions_of_vllm(version, fits):
+    assert is_supported(version) is fits
+    if fits:
+        check_version(version)
+    else:
+        with pytest.raises(EngineRefusedError, match=r"it prunes inside vLLM >= 0.32, < 0.33"):
+            check_version(version)
+
+
+def test_a_refusal_of_an_engine_is_no_value_error():
+    with pytest.raises(EngineRefusedError, match="tokenprune: keep must be at least 1") as caught, refusing():
+        Settings.of({"keep": 0})
+    assert not isinstance(caught.value, ValueError)

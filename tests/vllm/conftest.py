@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM in this process, small and silent; checkpoints are saved once."""
+
+import os
+
+os.environ |= {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # this folder's own modules
+
+import checkpoints
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Return a function that gives the folder of a tiny model, saved on first use."""
+    folders = {}
+
+    def folder(name, **text):
+        key = (name, *sorted(text.items()))
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp(name)
+            checkpoints.save(name, folders[key], **text)
+        return folders[key]
+
+    return folder

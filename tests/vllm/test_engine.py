@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What vLLM does besides answering one by one: caches, prefills in pieces, several answers, own budgets."""
+
+import pytest
+from checkpoints import picture
+from engines import Reference, ask, assert_same, engine, prompt
+
+TALL = (64, 176)  # 8 x 22 tokens in Qwen2.5-VL
+METHOD = {"llava": "divprune", "llava_next": "visionzip", "qwen": "zoo-exact"}
+MODELS = tuple(METHOD)
+
+
+def pruning(name, keep=None, **more):
+    keep = keep or {"llava": 48, "llava_next": 250, "qwen": 40}[name]
+    return {"method": METHOD[name], "keep": keep, **more}
+
+
+def shape(name):
+    return (96, 96) if name == "llava" else TALL
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_cache_hit_that_ends_inside_a_picture_changes_nothing(name, checkpoint):
+    one = picture(1, *shape(name))
+    first, second = (prompt(name, f"w5 IMAGE {text}", one) for text in ("w3 w14 w15", "w30 w31 w7 w9"))
+    two = prompt(name, "w5 IMAGE w3 w14 IMAGE w9", one, picture(2, *shape(name)))
+    reference = Reference(checkpoint(name))
+    with engine(checkpoint(name), pruning(name)) as llm:
+        cold = ask(llm, [first])[0]
+        hits = [ask(llm, [asked])[0] for asked in (second, two)]
+    n_rows = cold.n_prompt - 4 - (2 if name == "qwen" else 0)
+    assert cold.n_cached == 0
+    for hit, asked in zip(hits, (second, two), strict=True):
+        assert hit.n_cached > 0 and hit.n_cached % 32 == 0 and hit.n_cached < 1 + n_rows
+        assert_same(hit, reference.answer(asked, pruning(name)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prefill_in_pieces_changes_nothing(name, checkpoint):
+    asked = [
+        prompt(name, "w5 IMAGE w3 w14 w15", picture(1, *shape(name))),
+        prompt(name, "w5 w6 IMAGE w3 IMAGE w15 w2", picture(2, *shape(name)), picture(3, *shape(name))),
+    ]
+    reference = Reference(checkpoint(name))
+    with engine(checkpoint(name), pruning(name), max_num_batched_tokens=24) as llm:
+        for one in asked:
+            assert_same(ask(llm, [one])[0], reference.answer(one, pruning(name)))
+        for answer, one in zip(ask(llm, asked), asked, strict=True):  # both at once
+            assert_same(answer, reference.answer(one, pruning(name)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_requests_with_budgets_of_their_own(name, checkpoint):
+    def own(**budget):
+        asked = prompt(name, "w5 IMAGE w3 w14 w15", picture(1, *shape(name)))
+        return {**asked, "mm_processor_kwargs": {"tokenprune": budget}} if budget else asked
+
+    reference = Reference(checkpoint(name))
+    keep = pruning(name)["keep"]
+    with engine(checkpoint(name), pruning(name, max_keep=keep + 30)) as llm:
+        budgets = [{}, {"keep": 10}, {"keep_ratio": 0.1}, {"keep": keep + 30}, {}]
+        for answer, budget in zip(ask(llm, [own(**one) for one in budgets]), budgets, strict=True):
+            expected = reference.answer(own(), {"method": METHOD[name], **(budget or {"keep": keep})})
+            assert_same(answer, expected)
+        with pytest.raises(ValueError, match="rows of the largest image, this engine allows"):
+            ask(llm, [own(keep=keep + 31)])
+        with pytest.raises(ValueError, match="keep must be at least 1"):
+            ask(llm, [own(keep=0)])
+        assert_same(ask(llm, [own()])[0], reference.answer(own(), pruning(name)))  # the engine lives on
+
+
+def test_two_configurations_never_share_what_is_cached(checkpoint):
+    asked = prompt("llava", "w5 IMAGE w3", picture(1))
+    asked["multi_modal_uuids"] = {"image": ["the client's own name"]}
+    names = set()
+    for configured in (None, {"method": "stride", "keep": 48}, {"method": "stride", "keep": 47}):
+        with engine(checkpoint("llava"), configured) as llm:
+            processed = llm.llm_engine.renderer.render_cmpl([asked])
+            names.add(processed[0]["mm_hashes"]["image"][0])
+    assert len(names) == 3 and "the client's own name" in names
+
+
+def test_several_answers_to_one_prompt(checkpoint):
+    from vllm import SamplingParams
+
+    asked = prompt("qwen", "w5 IMAGE w3 w14 w15", picture(1, *TALL))
+    with engine(checkpoint("qwen"), pruning("qwen")) as llm:
+        (output,) = llm.generate([asked], SamplingParams(n=3, seed=1, max_tokens=6, ignore_eos=True))
+        alone = ask(llm, [asked])[0]
+    assert [len(one.token_ids) for one in output.outputs] == [6, 6, 6]
+    assert len({tuple(one.token_ids) for one in output.outputs}) > 1
+    assert len(output.prompt_token_ids) == alone.n_prompt == 40 + 6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_budget_of_all_tokens_is_the_unpruned_model(name, checkpoint):
+    asked = [prompt(name, "w5 IMAGE w3 w14 w15", picture(1, *shape(name)))]
+    reference = Reference(checkpoint(name)).answer(asked[0])
+    with engine(checkpoint(name), {"method": METHOD[name], "keep_ratio": 1.0}) as llm:
+        assert_same(ask(llm, asked)[0], reference)
+    with engine(checkpoint(name)) as llm:
+        assert_same(ask(llm, asked)[0], reference)
+
+
+def test_without_a_configuration_processing_is_vllms_own(checkpoint):
+    from vllm.model_executor.models import llava
+
+    with engine(checkpoint("llava")) as llm:
+        processor = llm.llm_engine.renderer.mm_processor
+        model = llm.llm_engine.model_executor.driver_worker.get_model()
+    assert type(processor) is llava.LlavaMultiModalProcessor
+    assert type(processor.info) is llava.LlavaProcessingInfo
+    hooked = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert hooked == [] and model.pruning is None

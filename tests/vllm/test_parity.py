@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM answers as transformers does when both are pruned: same rows, same positions, same probabilities."""
+
+import pytest
+from checkpoints import SIDE, picture
+from engines import Reference, ask, assert_same, engine, prompt
+
+WITH_CLASS_TOKEN = ("zoo-exact", "zoo-prune", "divprune", "vispruner", "visionzip", "random", "stride")
+WITHOUT = tuple(
+    {"vispruner": "vispruner-received", "visionzip": "visionzip-received"}.get(m, m) for m in WITH_CLASS_TOKEN
+)
+KEEP = {"llava": 48, "llava_next": 250, "qwen": 40}
+METHODS = [
+    (name, method)
+    for name, methods in (("llava", WITH_CLASS_TOKEN), ("llava_next", WITH_CLASS_TOKEN), ("qwen", WITHOUT))
+    for method in methods
+]
+
+
+def prompts(name):
+    """One picture; a wide one; a tall one; two in a prompt; none."""
+    shapes = [(SIDE, SIDE)] * 4 if name == "llava" else [(96, 96), (160, 64), (64, 176), (120, 88)]
+    pictures = [picture(seed, *shape) for seed, shape in enumerate(shapes)]
+    return [
+        *(prompt(name, "w5 IMAGE w3 w14 w15 w9 w2", one) for one in pictures[:3]),
+        prompt(name, "w5 IMAGE w21 IMAGE w8 w8 w30", *pictures[2:]),
+        prompt(name, "w5 w7 w12 w13"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint):
+    """transformers with a model, loaded once."""
+    loaded = {}
+
+    def load(name):
+        if name not in loaded:
+            loaded[name] = Reference(checkpoint(name))
+        return loaded[name]
+
+    return load
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_a_pruned_engine_answers_as_transformers_does(name, method, checkpoint, reference):
+    pruning = {"method": method, "keep": KEEP[name]}
+    with engine(checkpoint(name), pruning) as llm:
+        found = ask(llm, prompts(name))
+        again = ask(llm, prompts(name))
+    for one, repeated, asked in zip(found, again, prompts(name), strict=True):
+        assert_same(one, reference(name).answer(asked, pruning))
+        assert (repeated.tokens, repeated.n_prompt) == (one.tokens, one.n_prompt)
