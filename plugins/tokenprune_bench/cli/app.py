@@ -13,6 +13,7 @@ from tokenprune_bench.cli.demo import demo
 from tokenprune_bench.cli.listing import list_names
 from tokenprune_bench.cli.plugins import plugins
 from tokenprune_bench.cli.run import run
+from tokenprune_bench.cli.study import study
 
 app = typer.Typer(
     help="Prune the visual tokens of vision-language models.",
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("run")(run)
 app.command("compare")(compare)
+app.command("study")(study)
 app.command("bench")(bench)
 app.command("list")(list_names)
 app.command("plugins")(plugins)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune study`: one of the paper's own studies, on the embedded model or any other."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
+from tokenprune_bench.cli.models import Device, Precision
+
+
+class Name(str, Enum):
+    """Studies; see `tokenprune_bench.studies.catalogue`."""
+
+    layers = "layers"
+    correlation = "correlation"
+    sampling = "sampling"
+    combination = "combination"
+    normalise = "normalise"
+    positions = "positions"
+    precision = "precision"
+
+
+def study(
+    name: Annotated[Name, typer.Argument(help="Which study.", metavar="NAME")],
+    model: Annotated[
+        str | None, typer.Option(help="A directory or a hub id; default: the embedded model.")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="JSON lines of image, question, answer(s).", metavar="FILE")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of --questions' lines that name none (default: exact_match).")
+    ] = None,
+    scenes: Annotated[
+        int | None, typer.Option(min=2, help="Without --questions: how many scenes (default 40).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the record there, as JSON.", metavar="FILE")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 8,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
+    dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
+) -> None:
+    """Repeat one of the paper's studies: layers, correlation, sampling, combination and others."""
+    with plain_errors(), quietly():
+        from tokenprune_bench.cli.progress import ProgressBar
+        from tokenprune_bench.cli.questions import loaded_questions
+        from tokenprune_bench.compare.workers import Source
+        from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC
+        from tokenprune_bench.studies import STUDIES, run_study
+
+        if questions is not None and scenes is not None:
+            raise BadInputError("give either --questions or --scenes, not both")
+        if questions is None and metric is not None:
+            raise BadInputError("--metric goes with --questions; answers about the scenes are exact matches")
+        if output is not None and not output.parent.is_dir():
+            raise BadInputError(
+                f"the directory '{output.parent}' does not exist, so '{output.name}' cannot be written"
+            )
+        source = Source(
+            model, device, dtype, trust_remote_code, questions or scenes or 40, metric or DEFAULT_METRIC
+        )
+        asked = loaded_questions(source)
+        network, processor = source.load_model()
+        with ProgressBar() as progress:
+            found = run_study(
+                STUDIES[name.value],
+                network,
+                processor,
+                asked,
+                max_new_tokens=max_new_tokens,
+                batch=batch,
+                progress=progress,
+            )
+        record = {
+            "command": shlex.join(["tokenprune", *sys.argv[1:]]),
+            "model": "embedded" if model is None else Path(model).name,
+            **found,
+        }
+        if output is not None:
+            output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(record, indent=1))
+    else:
+        _show(record)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tokenprune_bench.studies import STUDIES
+    from tokenprune_bench.studies.table import ranking_table, score_table
+
+    console = Console(highlight=False)
+    about = record["questions"]
+    console.print(STUDIES[record["study"]].asks, markup=False)
+    console.print(
+        f"{record['model']}; {about['count']} questions about {about['pictures']} pictures", markup=False
+    )
+    for head, rows in (score_table(record), ranking_table(record)):
+        if rows:
+            table = Table(*head)
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+    if record["cells"]:
+        console.print("Intervals: 95 %, paired bootstrap over pictures; a difference that holds 0 is noise.")

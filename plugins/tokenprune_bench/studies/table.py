@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study's results as tables, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # head, rows
+
+
+def score_table(record: Mapping[str, Any]) -> Table:
+    """A row for each variant at each budget: score, and how far it is from the base, in per cent."""
+    rows: list[tuple[str, ...]] = []
+    for cell in record["cells"]:
+        gap = "" if cell["above_base"] is None else interval(cell["above_base"], signed=True)
+        verdict = "" if cell["above_base"] is None else said(cell["above_base"])
+        name = cell["variant"] + (" (the base)" if cell["variant"] == record["base"] else "")
+        rows.append((f"{cell['kept']:g}", name, interval(cell["score"]), gap, verdict))
+    return ("tokens kept", "variant", "right %", f"above {record['base']}", "which is"), rows
+
+
+def ranking_table(record: Mapping[str, Any]) -> Table:
+    """A row for each pair of rankings: correlation and common choices, means over pictures and quartiles."""
+    rows: list[tuple[str, ...]] = []
+    for pair in record["rankings"]:
+        which = "all" if pair["floor"] is None else f"{pair['against']} at least {pair['floor']:g}"
+        common = pair["kept_in_common"]
+        rows.append((pair["of"], pair["against"], which, _spread(pair["spearman"], 1), _spread(common, 100)))
+    return ("ranking", "against", "tokens", "Spearman (quartiles)", "kept in common % (quartiles)"), rows
+
+
+def interval(found: Mapping[str, Any], signed: bool = False) -> str:
+    """A share in per cent with the ends of its 95 % interval."""
+    form = "{:+.1f}" if signed else "{:.1f}"
+    value = form.format(100 * found["value"])
+    if found["low"] is None:
+        return value
+    return f"{value} ({form.format(100 * found['low'])} to {form.format(100 * found['high'])})"
+
+
+def said(gap: Mapping[str, Any]) -> str:
+    """What a difference's interval says: it is noise where 0 lies inside."""
+    if gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
+        return "noise"
+    return "better" if gap["value"] > 0 else "worse"
+
+
+def markdown(table: Table) -> str:
+    """A table for a page."""
+    head, rows = table
+    lines: list[Sequence[str]] = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _spread(found: Mapping[str, Any], scale: int) -> str:
+    if found["mean"] is None:
+        return "none"
+    mean, low, high = (scale * found[name] for name in ("mean", "low", "high"))
+    form = "{:.2f} ({:.2f} to {:.2f})" if scale == 1 else "{:.0f} ({:.0f} to {:.0f})"
+    return form.format(mean, low, high)
