@@ -7,16 +7,25 @@ import dataclasses
 import json
 import shlex
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenprune_bench.cli.failures import BadInputError, first_line, plain_errors, quietly
+from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
+from tokenprune_bench.cli.files import check_folder, write_text
 from tokenprune_bench.cli.models import Device, Precision, load_model
 
 if TYPE_CHECKING:
     from tokenprune_bench.bench.presets import Preset
+
+
+class Engine(str, Enum):
+    """What runs the model."""
+
+    transformers = "transformers"
+    vllm = "vllm"
 
 
 def bench(
@@ -43,11 +52,33 @@ def bench(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
     dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
+    engine: Annotated[Engine, typer.Option(help="What runs the model; vllm: its server's load.")] = (
+        Engine.transformers
+    ),
+    clients: Annotated[
+        list[int] | None, typer.Option(min=1, help="With --engine vllm: clients at once; may be repeated.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture (needs matplotlib).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
 ) -> None:
     """Time a model pruned, unpruned and fed only what is kept."""
+    if engine is Engine.vllm:
+        given = {
+            "--preset": preset,
+            "--model": model,
+            "--batch": batch,
+            "--repeats": repeats,
+            "--official": official,
+            "--plot": plot,
+            "--random-weights": random_weights or None,
+        }
+        given |= {"--device": None if device is Device.auto else device}
+        given |= {"--dtype": None if dtype is Precision.auto else dtype}
+        from tokenprune_bench.cli.serving import bench_vllm
+
+        bench_vllm(given, method, keep, clients, new_tokens, output, as_json)
+        return
     with plain_errors(), quietly():
         import tokenprune
         from tokenprune_bench.bench.plot import check_plot, save_plot
@@ -68,12 +99,13 @@ def bench(
         chosen = dataclasses.replace(chosen, **{k: v for k, v in changed.items() if v is not None})
         if plot is not None:
             check_plot()
-        if output is not None and not output.parent.is_dir():
-            raise BadInputError(f"the directory '{output.parent}' does not exist")
+        if clients:
+            raise BadInputError("--clients goes with --engine vllm")
+        check_folder(output)
         record = _measured(chosen, model, random_weights, device, dtype)
         text = json.dumps(record, indent=1)
         if output is not None:
-            _write(output, text)
+            write_text(output, text)
         if plot is not None:
             save_plot(record, plot)
     if as_json:
@@ -147,13 +179,6 @@ def _official(device: Any) -> list[dict[str, Any]]:
     from tokenprune_bench.bench.official import compare_picks, compare_scores
 
     return [compare_picks(device), compare_scores(device)]
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(f"'{path}' cannot be written: {first_line(error)}") from None
 
 
 def _show(record: dict[str, Any]) -> None:
