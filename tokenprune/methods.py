@@ -16,6 +16,7 @@ from .registry import default_registry
 from .schedule import BUDGETS, Schedule
 from .scope import cover_slices, join, kept_newlines, share_out
 from .selection import Selection
+from .stack import choose_parts
 from .strategy import Reducer, Scorer, Selector, Strategy, check_options
 from .tokens import Layout, VisualTokens
 
@@ -156,10 +157,8 @@ class Method:
         shares = share_out(layout, self.scope, self.newlines, budget)
         scores = method._score(tokens.part(torch.cat([share.slots for share in shares])))  # tiles together
         own = [None] * len(shares) if scores is None else torch.split(scores, [len(s.slots) for s in shares])
-        selections = [
-            method._choose(tokens.part(share.slots, share.tile), part, share.rows)
-            for share, part in zip(shares, own, strict=True)
-        ]
+        parts = [tokens.part(share.slots, share.tile) for share in shares]
+        selections = choose_parts(method._choose, method.parts[1:], parts, own, [s.rows for s in shares])
         return join(shares, selections, kept_newlines(layout, self.newlines), tokens.features)
 
     def _score(self, tokens: VisualTokens) -> Tensor | None:

@@ -20,7 +20,7 @@ class Signal:
 
     `token_axis` is the axis that counts the image's tokens, `None` where none does.
     `of_tiles`: the first axis counts tiles. A `function` is handed over as it is; any other callable is
-    called once, when first asked for.
+    called once, when first asked for. `of_the_model`: the same for all images.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Signal:
     token_axis: int | None = None
     function: bool = False
     of_tiles: bool = False
+    of_the_model: bool = False
 
 
 _KNOWN = (
@@ -43,6 +44,7 @@ _KNOWN = (
         "(..., D_v) -> (..., D)",
         "the map from tower to language model, a Projector",
         function=True,
+        of_the_model=True,
     ),
     Signal("cls_attention", "(H, N)", "attention probabilities of the CLS query, patch columns only", 1),
     Signal("key_metric", "(N, d_head)", "head mean of the keys of the layer the features come from", 0),
@@ -68,7 +70,13 @@ _KNOWN = (
     ),
     Signal("hidden", "(layer) -> (N, D)", "hidden rows of the image entering a decoder layer", function=True),
     Signal("text_hidden", "(layer) -> (T, D)", "the same of the text after the image", function=True),
-    Signal("final_norm", "(..., D) -> (..., D)", "the language model's last norm", function=True),
+    Signal(
+        "final_norm",
+        "(..., D) -> (..., D)",
+        "the language model's last norm",
+        function=True,
+        of_the_model=True,
+    ),
     Signal("position_ids", "(N,) or (3, N)", "positions of the image's tokens", -1),
     Signal("text_position_ids", "(T,) or (3, T)", "positions of the text after the image"),
     Signal(
@@ -76,6 +84,7 @@ _KNOWN = (
         "(positions (P,)) -> (cos, sin), each (P, d_head)",
         "the language model's rotary embedding",
         function=True,
+        of_the_model=True,
     ),
     Signal("clip_patch_embeds", "(N, C)", "patches in CLIP's joint space", 0),
     Signal("clip_text_embeds", "(M, C)", "the question in CLIP's joint space, a row per 77-token segment"),

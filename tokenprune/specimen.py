@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from torch import Tensor, nn
 from .projector import LinearForm
 from .signals import SIGNALS
 from .tokens import Layout, VisualTokens
-
-OF_THE_MODEL = ("projector", "final_norm", "rotary")  # functions that are the same for every image
 
 
 def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
@@ -64,21 +61,6 @@ def rotary(positions: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosines and sines (P, 8) of a rotary embedding of base 100."""
     angles = positions.unsqueeze(-1) * 100.0 ** -(torch.arange(0, 8, 2) / 8)
     return torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
-
-
-def stacked(images: Sequence[VisualTokens]) -> VisualTokens:
-    """Make one stack (B, N, D) of images of equal layout."""
-    signals: dict[str, Any] = {}
-    for name in images[0].provides:
-        values = [image.signal(name) for image in images]
-        if isinstance(values[0], Tensor):
-            signals[name] = torch.stack(values)
-        elif name in OF_THE_MODEL:
-            signals[name] = values[0]
-        else:
-            signals[name] = lambda *asked, values=values: torch.stack([value(*asked) for value in values])
-    features = torch.stack([image.features for image in images])
-    return VisualTokens(features, signals, images[0].layout, images[0].layer)
 
 
 def all_equal(tokens: VisualTokens) -> VisualTokens:

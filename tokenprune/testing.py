@@ -22,8 +22,9 @@ from .errors import IncompatibleError
 from .functional import top_slots
 from .methods import STAGES, Method
 from .selection import Selection
-from .specimen import all_equal, stacked
+from .specimen import all_equal
 from .specimen import example_tokens as example_tokens
+from .stack import stack
 from .strategy import Reducer, Scorer, Selector, Strategy
 from .tokens import VisualTokens
 
@@ -49,7 +50,7 @@ def check_scorer(scorer: Scorer, tokens: VisualTokens | None = None) -> None:
         _require(torch.equal(scores, again), f"{who} returned other scores for the same tokens")
     if not scorer.batched:
         return
-    whole = scorer.score(stacked(images))
+    whole = scorer.score(stack(images))
     apart = [scores for scores in single if scores is not None]
     if whole is None or not apart:
         _require(whole is None and not apart, f"{who} has an opinion on images or on stacks, not on both")
@@ -75,7 +76,7 @@ def check_selector(selector: Selector, tokens: VisualTokens | None = None) -> No
             _require(torch.equal(first.indices, again.indices), f"{who} chose otherwise the second time")
             _require(torch.equal(some, untouched), f"{who} changed the scores in place")
         if selector.batched:
-            whole = selector.select(stacked(images), some, keep).indices
+            whole = selector.select(stack(images), some, keep).indices
             apart = [selector.select(i, s, keep).indices for i, s in zip(images, some, strict=True)]
             same = torch.equal(whole, torch.stack(apart))
             _require(same, f"{who} says `batched` but chooses from a stack otherwise than one by one")

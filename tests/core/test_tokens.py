@@ -7,7 +7,7 @@ from torch import nn
 
 from tokenprune import IncompatibleError, Layout, Projector, VisualTokens
 from tokenprune.signals import SIGNALS
-from tokenprune.specimen import all_equal, stacked
+from tokenprune.specimen import all_equal
 from tokenprune.testing import example_tokens
 
 
@@ -144,15 +144,6 @@ def test_example_images_differ_but_come_from_one_model():
     rows = torch.ones(2, 12)
     assert torch.equal(one.projector(rows), other.projector(rows))
     assert torch.equal(example_tokens(seed=1).features, one.features)
-
-
-def test_a_stack_holds_each_images_signals():
-    images = [example_tokens(seed=seed) for seed in (1, 2)]
-    stack = stacked(images)
-    for index, image in enumerate(images):
-        assert torch.equal(stack.features[index], image.features)
-        assert torch.equal(stack.signal("cls_attention")[index], image.signal("cls_attention"))
-        assert torch.equal(stack.signal("keys")(2)[index], image.signal("keys")(2))
 
 
 def test_equal_tokens_are_equal_in_every_signal():

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
 from tokenprune import Cut
+from tokenprune.stack import select_all
 
 from .cache import PrunedLayer
 from .call import Call, Stage, untraced
@@ -104,18 +105,12 @@ class DecoderCuts:
             kwargs["position_embeddings"] if before is None else self._rotated(call, before, hidden, kwargs)
         )
         view = DecoderView(self.adapter, call, i, hidden, rotated)
+        images = [image for image in call.images if i in image.schedule]
+        keeps = [min(image.schedule[i], len(image.slots)) for image in images]
         with torch.no_grad():
-            selections = [
-                (
-                    image,
-                    self.cut.method.select(
-                        view.tokens(image), min(image.schedule[i], len(image.slots)), layer=i
-                    ),
-                )
-                for image in call.images
-                if i in image.schedule
-            ]
-        for image, selection in selections:
+            tokens = [view.tokens(image) for image in images]
+            selections = select_all(self.cut.method, tokens, keeps, layer=i)
+        for image, selection in zip(images, selections, strict=True):
             choice.cut(image, selection, i)
         hidden = choice.write_new_rows(hidden, None if before is None else before.plan.slot)
         plan = choice.plan()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tokenprune import Cut, PruningReport, Selection, UnsupportedCallError
+from tokenprune import Cut, PruningReport, UnsupportedCallError, VisualTokens
+from tokenprune.stack import select_all
 
 from .blocks import own_masks
 from .cache import Lease, PrunedLayer, as_pruned, bytes_held
@@ -166,24 +167,23 @@ class Engine:
         """Let the method choose for each image; sets the call's front cut."""
         start = time.perf_counter()
         choice = RowChoice(embeds.shape[:2], call.real, embeds.device)
-        chosen: dict[tuple[str, int], Selection] = {}
+        asked: dict[tuple[str, int], VisualTokens] = {}  # rows repeated for beams share their images' choice
         for image in call.images:
             n, key = len(image.slots), (image.span.modality, image.span.number)
-            if n < cut.min_tokens or cut.budget.rows(n) >= n:
-                image.note = (
-                    f"fewer than {cut.min_tokens} tokens" if n < cut.min_tokens else "budget not below N"
-                )
-                continue
-            if key not in chosen:  # rows repeated for beams share their images' choice
-                encoded = self._encoded(given, image.span.modality)
-                with torch.no_grad():
-                    tokens = projector_tokens(
-                        self.adapter, call, image, encoded, embeds, given.get("input_ids")
-                    )
-                    chosen[key] = cut.method.select(tokens, cut.budget)
+            if n < cut.min_tokens:
+                image.note = f"fewer than {cut.min_tokens} tokens"
+            elif cut.budget.rows(n) >= n:
+                image.note = "budget not below N"
+            elif key not in asked:
+                encoded, ids = self._encoded(given, image.span.modality), given.get("input_ids")
+                asked[key] = projector_tokens(self.adapter, call, image, encoded, embeds, ids)
+        with torch.no_grad():
+            selections = select_all(cut.method, list(asked.values()), [cut.budget] * len(asked))
+        chosen = dict(zip(asked, selections, strict=True))
         for image in call.images:
-            if (image.span.modality, image.span.number) in chosen:
-                choice.cut(image, chosen[image.span.modality, image.span.number], 0)
+            key = image.span.modality, image.span.number
+            if key in chosen:
+                choice.cut(image, chosen[key], 0)
         if choice.has_cut:
             call.entered = choice.write_new_rows(embeds)
             contiguous = (cut.method.positions or self.adapter.positions[0]) == "contiguous"
