@@ -61,16 +61,17 @@ class PruningInfo:
         return Layout((1, 1, self.get_max_image_tokens()))  # type: ignore[attr-defined]
 
     @cached_property
-    def _largest(self) -> Layout:
+    def most_tokens(self) -> Layout:
+        """The same, found out once."""
         return self.largest()
 
     def n_whole(self, modality: str, item: Any) -> int:
         """Tokens of a picture without pruning, from what was made of it for the worker."""
-        return len(self._largest)
+        return len(self.most_tokens)
 
     def asked(self, mm_kwargs: Mapping[str, Any]) -> Budget:
         """Budget of a request's pictures; what is wrong with it is a ValueError."""
-        return self.pruning.asked(mm_kwargs, self._largest)
+        return self.pruning.asked(mm_kwargs)
 
     def get_hf_processor(self, **kwargs: Any) -> Any:
         """Of vLLM; without what is ours."""
@@ -79,7 +80,7 @@ class PruningInfo:
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> dict[str, int]:
         """Rows of the largest picture at the highest budget a request may ask for; of vLLM elsewhere."""
         most = super().get_mm_max_tokens_per_item(seq_len, mm_counts) or {}  # type: ignore[misc]
-        rows = {"image": self.pruning.rows(self._largest, self.pruning.most)}
+        rows = {"image": self.pruning.rows(self.most_tokens, self.pruning.most)}
         if "video" in self.modalities:
             rows["video"] = self.pruning.rows(Layout((1, 1, most["video"])), self.pruning.most)
         return {**most, **rows}

@@ -50,6 +50,11 @@ class PruningModel:
             raise EngineRefusedError(
                 "tokenprune: --video-pruning-rate is vLLM's own pruning; leave one of the two out"
             )
+        if getattr(vllm_config.lora_config, "enable_tower_connector_lora", False):
+            raise EngineRefusedError(
+                "tokenprune: LoRA in the tower or the projector is not supported; start without "
+                "--enable-tower-connector-lora"
+            )
         if vllm_config.compilation_config.compile_mm_encoder:
             raise EngineRefusedError(
                 "tokenprune: compile_mm_encoder is not supported; what the tower computes must be seen"

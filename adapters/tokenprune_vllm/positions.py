@@ -87,7 +87,7 @@ class OwnPositions:
             assert is_multimodal is not None
             parts = [split_offsets(rows) for rows in multimodal_embeddings]
             multimodal_embeddings = [rows for rows, _ in parts]
-            where = is_multimodal.to(input_ids.device, non_blocking=True).nonzero().squeeze(1)
+            where = is_multimodal.nonzero().squeeze(1).to(input_ids.device, non_blocking=True)
             self._moves = where, torch.cat([offsets for _, offsets in parts])
         embedded: Tensor = super().embed_input_ids(  # type: ignore[misc]
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal

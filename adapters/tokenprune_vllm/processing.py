@@ -17,6 +17,7 @@ from vllm.multimodal.processing import PromptReplacement
 
 from tokenprune import Budget
 
+from .errors import refusing
 from .info import PruningInfo
 from .settings import KEY, without_ours
 
@@ -38,6 +39,8 @@ class PruningProcessor:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._n_whole: dict[str, int] = {}  # tokens of pictures, by their names in vLLM's caches
+        with refusing():
+            self.info.pruning.rows_allowed(self.info.most_tokens, self.info.pruning.budget)
 
     def _call_hf_processor(self, hf_data: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         return super()._call_hf_processor(hf_data, without_ours(hf_kwargs))  # type: ignore[misc]
@@ -88,7 +91,7 @@ class PruningProcessor:
         def replacement(number: int) -> list[int]:
             full: list[int] = update.replacement(number)
             layout = self.info.layout(update.modality, mm_items, number, len(full))
-            return full[: self.info.pruning.rows(layout, budget)]
+            return full[: self.info.pruning.rows_allowed(layout, budget)]
 
         return replacement
 

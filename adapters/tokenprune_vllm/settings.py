@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from tokenprune import Budget, BudgetError, IncompatibleError, Layout, Method, OptionError
+from tokenprune import Budget, BudgetError, IncompatibleError, Layout, Method, OptionError, Reducer
 from tokenprune.arguments import combine, seeded
+from tokenprune.scope import share_out
 
 KEY = "tokenprune"
 STRATEGY = ("method", "scorer", "selector", "reducer")
@@ -68,18 +69,13 @@ class Settings:
         text = json.dumps([version("tokenprune-vlm"), dict(given)], sort_keys=True, default=str)
         return cls(method, budget, most, min_tokens, hashlib.sha256(text.encode()).hexdigest()[:16])
 
-    def asked(self, mm_kwargs: Mapping[str, Any], largest: Layout) -> Budget:
+    def asked(self, mm_kwargs: Mapping[str, Any]) -> Budget:
         """Return the budget of a request: its own `{"tokenprune": {"keep": 32}}`, else the engine's.
-
-        Parameters
-        ----------
-        largest
-            Layout of the largest image there can be; what a request may ask for is counted there.
 
         Raises
         ------
         BudgetError
-            Where the request's cannot be used, or is above the engine's maximum.
+            Where the request's cannot be used.
         """
         own = mm_kwargs.get(KEY)
         if own is None:
@@ -89,20 +85,34 @@ class Settings:
                 f'a request may say {{"{KEY}": {{"keep": 32}}}} or {{"{KEY}": {{"keep_ratio": 0.1}}}} and '
                 f"nothing else, got {own!r}"
             )
-        budget = Budget(own.get("keep"), own.get("keep_ratio"))
-        rows, most = self.rows(largest, budget), self.rows(largest, self.most)
-        if rows > most:
-            raise BudgetError(
-                f"{budget} is {rows} rows of the largest image, this engine allows {most}; ask for less, or "
-                f'start it with a higher "max_keep"'
-            )
-        return budget
+        return Budget(own.get("keep"), own.get("keep_ratio"))
 
     def rows(self, layout: Layout, budget: Budget) -> int:
         """Rows that stay of an image; vLLM asks before the tower runs."""
         if len(layout) < self.min_tokens:
             return len(layout)
         return self.method.n_keep(layout, budget)
+
+    def rows_allowed(self, layout: Layout, budget: Budget) -> int:
+        """The same, for a budget that a request may have brought.
+
+        Raises
+        ------
+        BudgetError
+            Where that is more than this engine allows, or the method cannot make so few rows.
+        """
+        rows, most = self.rows(layout, budget), self.rows(layout, self.most)
+        if rows > most:
+            raise BudgetError(
+                f"{budget} is {rows} rows of a picture of {len(layout)}, this engine allows {most}; ask for "
+                f'less, or start it with a higher "max_keep"'
+            )
+        reducer = self.method.reducer
+        if rows < len(layout) and isinstance(reducer, Reducer):
+            for share in share_out(layout, self.method.scope, self.method.newlines, budget):
+                if share.rows < len(share.slots):
+                    reducer.n_selected(share.rows, len(share.slots))  # refuses what it cannot split
+        return rows
 
 
 def without_ours(mm_kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,18 +74,26 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(given, error, words):
     assert words in str(caught.value)
 
 
-def test_requests_may_ask_for_less_and_up_to_the_maximum():
+@pytest.mark.parametrize(
+    ("asked", "rows"),
+    [
+        ({}, 64),
+        ({"keep": 10}, 10),
+        ({"keep": 128}, 128),
+        ({"keep_ratio": 0.1}, 58),
+        ({"keep_ratio": 0.2}, 115),
+    ],
+)
+def test_requests_may_ask_for_less_and_up_to_the_maximum(asked, rows):
     settings = Settings.of({"method": "divprune", "keep": 64, "max_keep": 128})
-    assert settings.asked({}, SQUARE) == Budget(64)
-    assert settings.asked({"tokenprune": {"keep": 10}}, SQUARE) == Budget(10)
-    assert settings.asked({"tokenprune": {"keep": 128}}, SQUARE) == Budget(128)
-    assert settings.asked({"tokenprune": {"keep_ratio": 0.1}}, SQUARE) == Budget(None, 0.1)
+    budget = settings.asked({"tokenprune": asked} if asked else {})
+    assert settings.rows_allowed(SQUARE, budget) == rows
 
 
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"keep": 129}, "keep=129 is 129 rows of the largest image, this engine allows 128"),
+        ({"keep": 129}, "keep=129 is 129 rows of a picture of 576, this engine allows 128"),
         ({"keep_ratio": 0.5}, "keep_ratio=0.5 is 288 rows"),
         ({"keep": 0}, "at least 1"),
         ({"keep": "x"}, "whole number"),
@@ -97,8 +105,21 @@ def test_requests_may_ask_for_less_and_up_to_the_maximum():
 def test_a_request_that_cannot_be_honoured_is_a_value_error(asked, words):
     settings = Settings.of({"method": "divprune", "keep": 64, "max_keep": 128})
     with pytest.raises(BudgetError) as caught:
-        settings.asked({"tokenprune": asked}, SQUARE)
+        settings.rows_allowed(SQUARE, settings.asked({"tokenprune": asked}))
     assert isinstance(caught.value, ValueError) and words in str(caught.value)
+
+
+def test_rows_a_method_cannot_make_are_refused_before_the_tower_runs():
+    settings = Settings.of({"method": "visionzip", "options": {"dominant": 27, "contextual": 5}, "keep": 32})
+    assert settings.rows_allowed(SQUARE, settings.budget) == 32
+    with pytest.raises(BudgetError, match="do not make up keep=31"):
+        settings.rows_allowed(SQUARE, Budget(31))
+    assert settings.rows_allowed(Layout((1, 4, 4)), Budget(31)) == 16  # all of them: nothing to split
+
+
+def test_more_than_allowed_of_a_picture_that_has_no_more_is_allowed():
+    settings = Settings.of({"method": "divprune", "keep": 64})
+    assert settings.rows_allowed(Layout((1, 5, 5)), Budget(100)) == 25
 
 
 def test_our_entry_is_taken_out_of_what_image_processors_get():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from checkpoints import IMAGE_TEXT
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.video_utils import VideoMetadata
 
 import tokenprune
 
@@ -85,8 +86,13 @@ class Reference:
 
     def answer(self, asked, pruning=None, n_new=N_NEW):
         """The answer to one prompt; `pruning` as for `tokenprune.apply`."""
-        pictures = asked["multi_modal_data"].get("image") or None
-        inputs = self.processor(text=asked["prompt"], images=pictures, return_tensors="pt")
+        given = {"images": asked["multi_modal_data"].get("image") or None}
+        videos = asked["multi_modal_data"].get("video")
+        if videos:
+            about = [{k: v for k, v in one.items() if k != "do_sample_frames"} for _, one in videos]
+            given |= {"videos": [frames for frames, _ in videos], "do_sample_frames": False}
+            given["video_metadata"] = [VideoMetadata(**one) for one in about]
+        inputs = self.processor(text=asked["prompt"], return_tensors="pt", **given)
         handle = None if pruning is None else tokenprune.apply(self.model, **pruning)
         try:
             output = self.model.generate(

@@ -5,7 +5,16 @@ import pytest
 from checkpoints import SIDE, picture
 from engines import Reference, ask, assert_same, engine, prompt
 
-WITH_CLASS_TOKEN = ("zoo-exact", "zoo-prune", "divprune", "vispruner", "visionzip", "random", "stride")
+WITH_CLASS_TOKEN = (
+    "zoo-exact",
+    "zoo-prune",
+    "divprune",
+    "vispruner",
+    "visionzip",
+    "random",
+    "stride",
+    "pool",
+)
 WITHOUT = tuple(
     {"vispruner": "vispruner-received", "visionzip": "visionzip-received"}.get(m, m) for m in WITH_CLASS_TOKEN
 )

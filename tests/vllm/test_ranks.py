@@ -34,9 +34,9 @@ ASKED = {
 }
 
 
+# visionzip's signals cover the tower's heads and the projector, zoo-exact's the merger
 @pytest.mark.parametrize(
-    ("name", "method"),
-    [("llava", "visionzip"), ("llava", "zoo-exact"), ("qwen", "visionzip-received"), ("qwen", "zoo-exact")],
+    ("name", "method"), [("llava", "visionzip"), ("qwen", "visionzip-received"), ("qwen", "zoo-exact")]
 )
 def test_two_ranks_answer_as_transformers_does(name, method, checkpoint, tmp_path):
     pruning = {"method": method, "keep": 40}

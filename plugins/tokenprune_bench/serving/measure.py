@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenprune_bench.cli.failures import BadInputError
 
-NONE, OFF = "no plugin", "plugin, off"
+NONE, IDLE = "no plugin", "plugin, idle"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Load:
     keeps: tuple[int, ...] = (64,)
     concurrency: tuple[int, ...] = (1, 8, 32)
     requests: tuple[int, ...] = (6, 16, 32)
-    new_tokens: int = 8
+    new_tokens: int = 1
     text_tokens: int = 32
     seed: int = 0
 
@@ -46,7 +46,7 @@ def measure(load: Load, tick: Callable[[str], None]) -> dict[str, Any]:
     """Time all contenders; `tick` is told what begins."""
     from tokenprune_bench.serving.checkpoint import save
 
-    contenders: list[tuple[str, dict[str, Any] | None]] = [(NONE, None), (OFF, None)]
+    contenders: list[tuple[str, dict[str, Any] | None]] = [(NONE, None), (IDLE, None)]
     contenders += [
         (f"{method}, {keep}", {"method": method, "keep": keep})
         for method in load.methods

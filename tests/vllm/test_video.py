@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos of Qwen2.5-VL, alone and beside a picture."""
+
+import numpy as np
+import pytest
+from checkpoints import IMAGE_TEXT, picture
+from engines import Reference, ask, assert_same, engine
+
+VIDEO_TEXT = IMAGE_TEXT["qwen"].replace("image", "video")
+
+
+def video(seed, n_frames=4, width=64, height=80):
+    """Frames (t, h, w, 3) and what vLLM wants to know about them: two frames a second, all of them taken."""
+    frames = np.stack([np.asarray(picture(seed + i, width, height)) for i in range(n_frames)])
+    about = {"fps": 2.0, "duration": n_frames / 2, "total_num_frames": n_frames, "video_backend": "opencv"}
+    return frames, {**about, "frames_indices": list(range(n_frames)), "do_sample_frames": False}
+
+
+def asked(with_picture):
+    text = f"w5 {VIDEO_TEXT} w3 w14" + (f" {IMAGE_TEXT['qwen']} w9" if with_picture else "")
+    data = {"video": [video(3)]} | ({"image": [picture(1, 64, 48)]} if with_picture else {})
+    return {"prompt": text, "multi_modal_data": data}
+
+
+@pytest.mark.parametrize("method", ["zoo-exact", "divprune", "visionzip-received"])
+def test_a_pruned_video_is_answered_as_transformers_does(method, checkpoint):
+    pruning = {"method": method, "keep": 40}
+    reference = Reference(checkpoint("qwen"))
+    with engine(checkpoint("qwen"), pruning) as llm:
+        found = ask(llm, [asked(False), asked(True)])
+    whole = [2 * 10 * 8, 2 * 10 * 8 + 6 * 8]
+    for one, with_picture, n in zip(found, (False, True), whole, strict=True):
+        expected = reference.answer(asked(with_picture), pruning)
+        assert_same(one, expected)
+        unpruned = reference.answer(asked(with_picture))
+        assert unpruned.n_prompt - one.n_prompt == n - 40 * (1 + with_picture)
