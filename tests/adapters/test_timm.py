@@ -282,6 +282,23 @@ def test_compiled_models_are_refused(dynamo):
         tokenprune.apply(model, method="stride", keep=9, layer=2)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_a_pruned_tower_is_not_recorded_as_a_graph(dynamo):
+    model, x = timm_model("vit"), pictures()
+    want = model(x)
+    with tokenprune.apply(model, scorer="attention", keep=9, layer=2):
+        for record in (
+            lambda: timm.models.create_feature_extractor(model, ["blocks.1.add_1"]),
+            lambda: torch.export.export(model, (x,)),
+            lambda: torch.jit.trace(model, x),
+        ):
+            with pytest.raises(tokenprune.UnsupportedCallError, match="traced or exported.*remove"):
+                record()
+        assert model(x).shape == want.shape
+    extractor = timm.models.create_feature_extractor(model, ["blocks.1.add_1", "head"])
+    assert torch.equal(extractor(x)["head"], want)
+
+
 # -- refusals
 
 

@@ -19,7 +19,7 @@ from .choice import Chosen, choose, gather_rows
 from .hooks import Hooks
 from .intermediates import guard_intermediates
 from .signals import FROM_ATTENTION, tower_signals
-from .tower import Tower
+from .tower import Tower, refuse_tracing
 
 
 @dataclass
@@ -87,6 +87,7 @@ class VisionCuts:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._run = None
+        refuse_tracing(args[0])
         if self.tower.is_checkpointing() and torch.is_grad_enabled():
             raise UnsupportedCallError(
                 "gradient checkpointing runs blocks a second time, which a pruned tower cannot tell from a "

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from tokenprune import UnsupportedModelError
+from tokenprune import UnsupportedCallError, UnsupportedModelError
 
 from .attention import AttentionTap
 from .head import TokenHead
@@ -50,3 +51,13 @@ def refuse_compiled(model: nn.Module) -> None:
                 f"this {type(model).__name__} is compiled (torch.compile); apply tokenprune to the "
                 "model itself, and compile it afterwards"
             )
+
+
+def refuse_tracing(pictures: Any) -> None:
+    """Refuse to be recorded as a graph by torch.fx, torch.export or torch.jit: it would keep no choice."""
+    scripting = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if scripting or torch.compiler.is_exporting() or isinstance(pictures, torch.fx.Proxy):
+        raise UnsupportedCallError(
+            "a pruned tower cannot be traced or exported: which tokens stay is decided anew for every "
+            "picture; call remove() before, or use torch.compile, which works"
+        )
