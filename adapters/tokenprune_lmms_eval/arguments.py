@@ -49,7 +49,7 @@ def read_pruning(given: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dic
     found = {role: _look_up(role, values[role]) for role in ROLES if values.get(role) is not None}
     named = [one for many in found.values() for one in many]
     options = {name: value for name, value in values.items() if name not in OF_APPLY}
-    known = {name for one in named for name in _options(one)}
+    known = {name for one in named for name in option_names(one)}
     check_options("--model tokenprune", options, (*loading, *OF_APPLY, *sorted(known - set(OF_APPLY))))
     if options and len(found.get("method", ())) > 1:
         raise BadInputError(
@@ -58,7 +58,7 @@ def read_pruning(given: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dic
     for role, many in found.items():
         fitting = []
         for one in many:
-            mine = {name: value for name, value in options.items() if name in _options(one)}
+            mine = {name: value for name, value in options.items() if name in option_names(one)}
             fitting.append(one.with_options(**mine))
         values[role] = fitting[0] if len(fitting) == 1 else fitting
     _check_budget(values)
@@ -80,6 +80,11 @@ def read_value(value: Any) -> Any:
     return None if text.lower() == "none" else text
 
 
+def option_names(one: Any) -> set[str]:
+    """Names of a strategy's options, or of those of a method's parts."""
+    return set().union(*(part.options() for part in getattr(one, "parts", (one,))))
+
+
 def _scalar(text: str) -> Any:
     text = text.strip().strip("'\"")
     for kind in (int, float):
@@ -95,11 +100,6 @@ def _look_up(role: str, given: Any) -> list[Any]:
     if isinstance(given, list) and role != "method":
         raise BadInputError(f"{role} takes one name, got a list")
     return [getattr(tokenprune, role)(name) for name in (given if isinstance(given, list) else [given])]
-
-
-def _options(one: Any) -> set[str]:
-    """Names of a strategy's options, or of those of a method's parts."""
-    return set().union(*(part.options() for part in getattr(one, "parts", (one,))))
 
 
 def _check_budget(values: Mapping[str, Any]) -> None:

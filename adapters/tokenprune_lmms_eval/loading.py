@@ -34,6 +34,8 @@ class Loading:
         Pad pictures to squares with the processor's mean colour.
     min_pixels, max_pixels
         Bounds of a picture's size, for processors that keep its shape.
+    clip
+        For CDPruner: the CLIP checkpoint whose text tower reads the question.
     """
 
     pretrained: str
@@ -44,6 +46,7 @@ class Loading:
     pad_to_square: bool = False
     min_pixels: int | None = None
     max_pixels: int | None = None
+    clip: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in [one.value for one in Precision]:

@@ -21,6 +21,7 @@ from transformers import StoppingCriteriaList
 
 import tokenprune
 from tokenprune_lmms_eval.arguments import EMBEDDED, read_pruning
+from tokenprune_lmms_eval.clip import taker, with_clip
 from tokenprune_lmms_eval.generation import Generation, UntilTexts, batches, ended
 from tokenprune_lmms_eval.kept_rows import KeptRows
 from tokenprune_lmms_eval.loading import split_arguments
@@ -57,6 +58,8 @@ class TokenPrune(lmms):  # type: ignore[misc]
         super().__init__()
         loading, rest = split_arguments(arguments)
         pruning = read_pruning(rest, loading.names())
+        if loading.clip is not None:
+            taker(pruning)
         self._batch_size = _whole(batch_size)
         system = loading.system_text()
         name = None if loading.pretrained == EMBEDDED else loading.pretrained
@@ -70,6 +73,8 @@ class TokenPrune(lmms):  # type: ignore[misc]
         self.prompts = Prompts(self.processor, system, loading.pad_to_square, pixels)
         self.prompts.check()
         self.max_new_tokens = loading.max_new_tokens
+        if pruning is not None and loading.clip is not None:
+            pruning = with_clip(pruning, loading.clip, self._model, self.tokenizer)
         self.handle = None if pruning is None else tokenprune.apply(self._model, **pruning)
 
     @classmethod

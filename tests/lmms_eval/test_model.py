@@ -6,8 +6,16 @@ import tiny_models as tm
 import tiny_processors as tp
 import torch
 from lmms_eval.api.instance import Instance
+from tokenprune_adapters.clip_space import ClipSpace
 from tokenprune_lmms_eval.model import TokenPrune
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+)
 
 import tokenprune
 
@@ -101,6 +109,38 @@ def test_other_ways_to_prune(folder):
     assert answers(layered) == by_hand(folder, method="fastv", schedule={1: 6, 2: 3})
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A CLIP with the tiny LLaVA's image tower, as files."""
+    torch.manual_seed(3)
+    text = CLIPTextConfig(
+        vocab_size=99,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=tm.BOS,
+        eos_token_id=tm.EOS,
+        initializer_factor=20.0,
+    )
+    path = tmp_path_factory.mktemp("clip")
+    config = CLIPConfig(text_config=text, vision_config=tm.llava().config.vision_config)
+    CLIPModel(config).save_pretrained(path)
+    tp.llava().tokenizer.save_pretrained(path)
+    return path
+
+
+def test_cdpruner_reads_the_question_with_the_clip_that_is_named(tmp_path, clip):
+    tm.llava().save_pretrained(tmp_path)
+    tp.llava().save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(clip)
+    space = ClipSpace(CLIPModel.from_pretrained(clip).eval(), tokenizer, tp.llava().tokenizer)
+    method = tokenprune.method("cdpruner", clip=space)
+    model = made(tmp_path, method="cdpruner", keep=3, clip=str(clip), batch_size=3)
+    assert answers(model) == by_hand(tmp_path, method=method, keep=3)
+
+
 def test_tokens_are_counted(folder):
     model = made(folder, method="unpruned", batch_size=4)
     found = [result.token_counts for result in model.generate_until(requests())]
@@ -174,6 +214,8 @@ def test_what_it_cannot_do_is_refused(folder):
         ("pretrained=embedded,method=zoo-prune,keep=9", {"device": "tpu"}, "--device must be cpu"),
         ("pretrained=embedded,method=zoo-prune,keep=9,max_pixels=9", {}, "all pictures to one size"),
         ("pretrained=embedded,method=fastv,keep=9,layer=40", {}, "the model has 12 layers"),
+        ("pretrained=embedded,method=divprune,keep=9,clip=x/y", {}, "clip names a CLIP checkpoint for"),
+        ("pretrained=embedded,method=cdpruner,keep=9,clip=./nothing", {}, "clip: './nothing' does not load"),
         ("pretrained=./nothing,method=zoo-prune,keep=9", {}, "there is no such directory"),
     ],
 )
