@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune_bench.compare.protocols import EXPLANATIONS
-from tokenprune_bench.compare.table import LEGEND, conclusions, markdown_table, refusals
+from tokenprune_bench.compare.table import (
+    CONVERSATION,
+    CONVERSATION_LEGEND,
+    LEGEND,
+    QUESTIONS,
+    conclusions,
+    markdown_table,
+    refusals,
+)
 
 PAGE, RECORD = Path("docs/compare.md"), Path("docs/benchmarks/compare.json")
 
 HEAD = """# Comparing methods
 
 This page is written by `python -m tokenprune_bench.compare_page` from `docs/benchmarks/compare.json`. The
-same again, on your machine: `tokenprune compare`; the options are on the page [Command line](cli.md).
+same again, on your machine: `tokenprune compare --conversation`; the options are on the page [Command line](cli.md).
 
 Every method answers the same questions at the same budgets. Number of kept tokens says little on its own: a
 method that cuts inside the language model lets all tokens through its first layers. So each line states the
@@ -39,7 +47,12 @@ READING = """## Reading the table
   sides (paired percentile bootstrap). An interval that holds 0 is noise, however large the difference
   looks.
 - **Methods with a question mark saw the question.** They choose by signals made of the text after the
-  image. On one picture and one question that is an advantage which a conversation takes away again.
+  image. With one question a picture that is an advantage; what becomes of it when
+  another question follows is what the conversation shows.
+- **Conversation.** Whoever goes on asking about a picture asks what the first question left of it. *anew* is
+  that alone: every later question is put to the kept rows on its own, as if the first had never been asked.
+  *talk* goes on in the same chat, the model's own answers included; the embedded model was trained on single
+  questions and loses its way there unpruned too, so read that column against its first line.
 - **Budgets that cannot be reached** are printed with the reason: before its first cut a method in the
   language model sees every token, so that its average over the layers has a floor.
 - **Time** is that of one question at a time, all settings in turns in one run. On a model this small most
@@ -92,15 +105,33 @@ def _model(record: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     ]
     for protocol in dict.fromkeys(line["protocol"] for line in model["lines"]):
         for metric in model["metrics"]:
-            lines += [f"### {protocol}: {metric}", "", markdown_table(model, protocol, metric), ""]
+            lines += [f"### {protocol}: {metric}", "", markdown_table(model, protocol, metric, QUESTIONS), ""]
         lines += [*(f"- {sentence}" for sentence in conclusions(model, protocol)), ""]
     lines += [LEGEND, ""]
+    if "conversation" in model:
+        lines += _conversation(model)
     lines += [f"- [{number}] {reason}" for reason, number in refusals(model).items()]
     lines += [
         f"- `{method}` cannot be used on this model: {reason}"
         for method, reason in model["unavailable"].items()
     ]
     return "\n".join([*lines, ""])
+
+
+def _conversation(model: Mapping[str, Any]) -> list[str]:
+    """Tables of the conversation track."""
+    held = model["conversation"]
+    lines = [
+        "### Conversation",
+        "",
+        f"{held['pictures']} pictures, one first question each in an order of chance, "
+        f"{held['later_questions']} later ones. Tokens are chosen for the first.",
+        "",
+    ]
+    for protocol in dict.fromkeys(line["protocol"] for line in model["lines"]):
+        for metric in model["metrics"]:
+            lines += [f"{protocol}, {metric}:", "", markdown_table(model, protocol, metric, CONVERSATION), ""]
+    return [*lines, CONVERSATION_LEGEND, ""]
 
 
 def main() -> None:

@@ -39,6 +39,9 @@ def compare(
     protocol: Annotated[Protocol, typer.Option(help="As the authors ran it, or under equal rules.")] = (
         Protocol.both
     ),
+    conversation: Annotated[
+        bool, typer.Option("--conversation", help="Also ask later questions of what the first one left.")
+    ] = False,
     questions: Annotated[
         Path | None, typer.Option(help="JSON lines of image, question, answer(s).", metavar="FILE")
     ] = None,
@@ -75,6 +78,7 @@ def compare(
         from tokenprune_bench.compare.answers import Work
         from tokenprune_bench.compare.comparison import Asked
         from tokenprune_bench.compare.comparison import compare as compare_model
+        from tokenprune_bench.compare.conversation import conversations
         from tokenprune_bench.compare.output import write_all
         from tokenprune_bench.compare.protocols import PROTOCOLS
         from tokenprune_bench.compare.workers import Source
@@ -89,7 +93,7 @@ def compare(
         methods = tuple(known_method(name) for name in method or ())
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
         models = _different(model or [None])
-        asked = Asked(methods, keeps, names, restart, workers or _processes(models))
+        asked = Asked(methods, keeps, names, conversation, restart, workers or _processes(models))
         sources = [
             Source(
                 one, device, dtype, trust_remote_code, questions or scenes or 40, metric or DEFAULT_METRIC,
@@ -98,6 +102,8 @@ def compare(
             for one in models
         ]  # fmt: skip
         drawn = loaded_questions(sources[0])
+        if conversation and not conversations(drawn, seed):
+            raise BadInputError("--conversation needs a picture with two questions or more; there is none")
         work = Work(batch, max_new_tokens, seed, output)
         compared = []
         for source, folder in zip(sources, _folders(models, output), strict=True):

@@ -15,6 +15,8 @@ from tokenprune_bench.compare.question_set import QuestionSet
 from tokenprune_bench.compare.tower import shared_tower
 from tokenprune_bench.evaluation import Answered, Batch, Setting, answer_batch, tokenized
 
+QUESTIONS = "questions"  # the track in which every question is asked on its own
+
 
 @dataclass(frozen=True)
 class Work:
@@ -43,10 +45,10 @@ def answer(
     Yields
     ------
     dict
-        A line for the journal: `cell` and `batch`, and either `refused`, why the model cannot run under this
-        setting, or `answers` with the rows that entered each layer (`rows`, as [layer, rows] where they
-        change), of which `text` are the text's; visual tokens before pruning (`tokens`) and the mean bytes of
-        the cache.
+        A line for the journal: `cell`, `batch` and `track`, and either `refused`, why the model cannot run
+        under this setting, or `answers` with the rows that entered each layer (`rows`, as [layer, rows] where
+        they change), of which `text` are the text's; visual tokens before pruning (`tokens`) and the mean
+        bytes of the cache.
     """
     numbers = range(number * work.batch, min((number + 1) * work.batch, len(questions.items)))
     items = [questions.items[i] for i in numbers]
@@ -70,12 +72,12 @@ def _under_each(
     batch: Batch,
 ) -> Iterator[dict[str, Any]]:
     for setting in settings:
-        head = {"cell": key(setting), "batch": number}
+        head = {"cell": key(setting), "batch": number, "track": QUESTIONS}
         try:
             with setting.applied(model, work.seed) as handle:
                 found = answer_batch(model, processor, batch, handle, setting, work.max_new_tokens)
                 report = None if handle is None else handle.last
-        except (tokenprune.BudgetError, tokenprune.IncompatibleError) as error:
+        except tokenprune.TokenPruneError as error:
             yield {**head, "refused": str(error)}
             continue
         for row, i in enumerate(range(number * work.batch, number * work.batch + len(found))):

@@ -9,13 +9,16 @@ from __future__ import annotations
 import tokenprune
 from tokenprune_bench.evaluation import BASELINES
 
-OF_THE_QUESTION = frozenset(
-    {"text_embeds", "attention_rows", "text_keys", "text_hidden", "text_position_ids", "clip_text_embeds"}
-)
+FROM_TEXT_ROWS = "attention_rows"  # attention from rows of the text to the image
+
+
+def is_of_the_question(signal: str) -> bool:
+    """Whether a signal is made of the text after the image: by `text` in its name, or as its attention."""
+    return "text" in signal.split("_") or signal == FROM_TEXT_ROWS
 
 
 def saw_the_question(method: str | None) -> bool:
     """Whether what a method keeps depends on what is asked."""
     if method is None or method in BASELINES:
         return False
-    return bool(tokenprune.method(method).needs & OF_THE_QUESTION)
+    return any(map(is_of_the_question, tokenprune.method(method).needs))

@@ -15,7 +15,8 @@ from tokenprune_bench.evaluation import prefill_flops
 class Collected:
     """Answers in the order of the questions, with the rows entering each layer and those of the text.
 
-    `refused` says why the model could not run, for at least one batch; then nothing else counts.
+    `refused` says why the model could not run, for at least one batch; then nothing else counts. `anew` and
+    `talking` are the answers to the later questions of the conversation track.
     """
 
     answers: list[str] = field(default_factory=list)
@@ -25,6 +26,8 @@ class Collected:
     kv_bytes: float = 0.0
     refused: str | None = None
     timing: Mapping[str, Any] | None = None
+    anew: list[str] = field(default_factory=list)
+    talking: list[str] = field(default_factory=list)
 
     def visual_rows(self, n_layers: int) -> list[float]:
         """Mean visual rows entering each layer."""
@@ -57,6 +60,9 @@ def collect(lines: Sequence[Mapping[str, Any]]) -> dict[str, Collected]:
             one.timing = line["timing"]
         elif "refused" in line:
             one.refused = line["refused"]
+        elif "anew" in line:
+            one.anew += line["anew"]
+            one.talking += line["talking"]
         else:
             one.answers += line["answers"]
             one.rows += line["rows"]

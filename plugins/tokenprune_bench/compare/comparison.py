@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune_bench.cli.failures import BadInputError
-from tokenprune_bench.compare import timing
-from tokenprune_bench.compare.answers import Work, answer, n_batches
+from tokenprune_bench.compare import conversation, timing
+from tokenprune_bench.compare.answers import QUESTIONS, Work, n_batches
 from tokenprune_bench.compare.collected import Collected, collect
 from tokenprune_bench.compare.configuration import configuration, said
+from tokenprune_bench.compare.conversation import TRACK
+from tokenprune_bench.compare.conversation_record import add_conversations
 from tokenprune_bench.compare.journal import Journal
 from tokenprune_bench.compare.plan import Plan, default_keeps, key, make_plan
 from tokenprune_bench.compare.question_set import QuestionSet
 from tokenprune_bench.compare.record import model_record
-from tokenprune_bench.compare.workers import Source, answer_in_processes
+from tokenprune_bench.compare.workers import Source, answer_in_processes, answer_pending
 from tokenprune_bench.evaluation import Setting, tokenized
 
 ANSWERS, PICTURES = "answers.jsonl", "pictures"
@@ -25,13 +27,18 @@ ANSWERS, PICTURES = "answers.jsonl", "pictures"
 
 @dataclass(frozen=True)
 class Asked:
-    """What is compared: methods, budgets (none: the usual ones) and protocols."""
+    """What is compared: methods, budgets (none: the usual ones), protocols, and whether to talk on.
+
+    `processes` answer at once; everything is timed `repeats` times.
+    """
 
     methods: tuple[str, ...]
     keeps: tuple[int, ...]
     protocols: tuple[str, ...]
+    conversation: bool = False
     restart: bool = False
     processes: int = 1
+    repeats: int = timing.REPEATS
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,14 @@ def compare(
     journal = Journal(folder / ANSWERS, about, asked.restart)
     _answer_all(model, processor, source, questions, work, asked, plan, journal, progress)
     found = collect(journal.lines)
-    _time(model, processor, questions, work, plan, journal, found, progress)
-    record = model_record(plan, questions, collect(journal.lines), model.config.text_config)
+    _time(model, processor, questions, work, asked, plan, journal, found, progress)
+    found = collect(journal.lines)
+    record = model_record(plan, questions, found, model.config.text_config)
+    if asked.conversation:
+        add_conversations(record, questions, found, work.seed)
     record = {"name": about["model"], "configuration": about, **record}
     record["preprocessing"] = said(about, record["mean_visual_tokens"])
-    return Compared(record, collect(journal.lines), work.pictures)
+    return Compared(record, found, work.pictures)
 
 
 def _answer_all(
@@ -85,22 +95,21 @@ def _answer_all(
     journal: Journal,
     progress: Progress,
 ) -> None:
-    done = {(line["cell"], line["batch"]) for line in journal.lines if "batch" in line}
-    pending: list[tuple[int, tuple[Setting, ...]]] = []
-    for number in range(n_batches(questions, work)):
-        missing = tuple(s for s in plan.settings if (key(s), number) not in done)
-        pending += [(number, missing)] if missing else []
-    total = n_batches(questions, work) * len(plan.settings)
-    count = total - sum(len(settings) for _, settings in pending)
+    done = {(line["cell"], line.get("track"), line["batch"]) for line in journal.lines if "batch" in line}
+    batches = [(QUESTIONS, number) for number in range(n_batches(questions, work))]
+    if asked.conversation:
+        batches += [(TRACK, number) for number in range(conversation.n_batches(questions, work.seed))]
+    pending: list[tuple[str, int, tuple[Setting, ...]]] = []
+    for track, number in batches:
+        missing = tuple(s for s in plan.settings if (key(s), track, number) not in done)
+        pending += [(track, number, missing)] if missing else []
+    total = len(batches) * len(plan.settings)
+    count = total - sum(len(settings) for _, _, settings in pending)
     progress("answering", count, total)
     if asked.processes > 1 and len(pending) > 1:
         lines = answer_in_processes(source, work, pending, min(asked.processes, len(pending)))
     else:
-        lines = (
-            line
-            for number, settings in pending
-            for line in answer(model, processor, questions, work, number, settings)
-        )
+        lines = answer_pending(model, processor, questions, work, pending)
     for line in lines:
         journal.append(line)
         count += 1
@@ -112,6 +121,7 @@ def _time(
     processor: Any,
     questions: QuestionSet,
     work: Work,
+    asked: Asked,
     plan: Plan,
     journal: Journal,
     found: dict[str, Collected],
@@ -121,14 +131,15 @@ def _time(
     settings = [s for s in plan.settings if found[key(s)].refused is None]
     if all(found[key(s)].timing is not None for s in settings):
         return
-    total, count = len(settings) * (1 + timing.REPEATS), 0
+    total, count = len(settings) * (1 + asked.repeats), 0
 
     def tick() -> None:
         nonlocal count
         count += 1
         progress("timing", count, total)
 
-    for cell, measured in timing.measure(model, processor, questions, settings, work.seed, tick).items():
+    measured_by_cell = timing.measure(model, processor, questions, settings, work.seed, asked.repeats, tick)
+    for cell, measured in measured_by_cell.items():
         journal.append({"cell": cell, "timing": measured})
 
 

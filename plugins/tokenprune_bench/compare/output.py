@@ -16,7 +16,7 @@ from tokenprune_bench.compare.curves import plots
 from tokenprune_bench.compare.plot import standalone
 from tokenprune_bench.compare.question_set import QuestionSet
 from tokenprune_bench.compare.report import report
-from tokenprune_bench.compare.table import csv_text
+from tokenprune_bench.compare.spreadsheet import csv_text
 
 RECORD, TABLE, REPORT = "compare.json", "compare.csv", "report.html"
 

@@ -13,7 +13,16 @@ from tokenprune_bench.compare.gallery import gallery
 from tokenprune_bench.compare.protocols import EXPLANATIONS
 from tokenprune_bench.compare.question_set import QuestionSet
 from tokenprune_bench.compare.style import STYLE
-from tokenprune_bench.compare.table import COLUMNS, LEGEND, cells, conclusions, groups, refusals
+from tokenprune_bench.compare.table import (
+    CONVERSATION,
+    CONVERSATION_LEGEND,
+    LEGEND,
+    QUESTIONS,
+    Layout,
+    conclusions,
+    groups,
+    refusals,
+)
 
 
 def report(record: Mapping[str, Any], questions: QuestionSet, compared: Sequence[Compared]) -> str:
@@ -62,9 +71,14 @@ def _model(record: Mapping[str, Any]) -> list[str]:
                 '<p class="small">Bars: 95 % intervals over pictures. Dotted: the unpruned model. Squares: '
                 "methods that saw the question. Grey: baselines.</p>"
             )
-            parts += _table(record, protocol, metric)
+            parts += _table(record, protocol, metric, QUESTIONS, metric)
         parts += ["<ul>", *(f"<li>{escape(s)}</li>" for s in conclusions(record, protocol)), "</ul>"]
+        if "conversation" in record:
+            for metric in record["metrics"]:
+                parts += _table(record, protocol, metric, CONVERSATION, f"conversation: {metric}")
     parts.append(f'<p class="small">{escape(LEGEND)}</p>')
+    if "conversation" in record:
+        parts.append(f'<p class="small">{escape(CONVERSATION_LEGEND)}</p>')
     reasons = [f"<li>[{n}] {escape(reason)}</li>" for reason, n in refusals(record).items()]
     reasons += [
         f"<li>{escape(method)} cannot be used on this model: {escape(reason)}</li>"
@@ -73,26 +87,27 @@ def _model(record: Mapping[str, Any]) -> list[str]:
     return [*parts, '<ul class="small">', *reasons, "</ul>"] if reasons else parts
 
 
-def _table(record: Mapping[str, Any], protocol: str, metric: str) -> list[str]:
+def _table(record: Mapping[str, Any], protocol: str, metric: str, layout: Layout, caption: str) -> list[str]:
     """One table; the interval to random tokens is bold where it lies above 0."""
     notes = refusals(record)
-    parts = [f"<table><caption>{escape(metric)}, per cent</caption><thead><tr>"]
-    parts += [f"<th>{escape(column)}</th>" for column in COLUMNS]
+    parts = [f"<table><caption>{escape(caption)}, per cent</caption><thead><tr>"]
+    parts += [f"<th>{escape(column)}</th>" for column in layout.columns]
     parts.append("</tr></thead>")
     for keep, lines in groups(record, protocol):
         parts.append("<tbody>")
         if keep is not None:
-            parts.append(f'<tr><th class="keep" colspan="{len(COLUMNS)}">keep {keep}</th></tr>')
+            parts.append(f'<tr><th class="keep" colspan="{len(layout.columns)}">keep {keep}</th></tr>')
         for line in lines:
-            kind = "refused" if line["refused"] is not None else _kind(line["scores"][metric])
-            row = "".join(f"<td>{escape(cell)}</td>" for cell in cells(line, metric, notes))
+            kind = "refused" if line["refused"] is not None else _kind(line, metric, layout)
+            row = "".join(f"<td>{escape(cell)}</td>" for cell in layout.row(line, metric, notes))
             parts.append(f'<tr class="{kind}">{row}</tr>')
         parts.append("</tbody>")
     return [*parts, "</table>"]
 
 
-def _kind(score: Mapping[str, Any]) -> str:
-    random = score["minus_random"]
+def _kind(line: Mapping[str, Any], metric: str, layout: Layout) -> str:
+    scores = line["scores"] if layout is QUESTIONS else line["conversation"]["anew"]
+    random = scores[metric]["minus_random"]
     if random is None or random["low"] is None:
         return ""
     return "above" if random["low"] > 0 else "below" if random["high"] < 0 else ""

@@ -9,7 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from tokenprune_bench.compare.protocols import EXPLANATIONS
-from tokenprune_bench.compare.table import LEGEND, conclusions, refusals, terminal_table
+from tokenprune_bench.compare.table import (
+    CONVERSATION,
+    CONVERSATION_LEGEND,
+    LEGEND,
+    QUESTIONS,
+    conclusions,
+    refusals,
+    terminal_table,
+)
 
 
 def show(record: Mapping[str, Any], files: Sequence[str], console: Console) -> None:
@@ -24,13 +32,19 @@ def show(record: Mapping[str, Any], files: Sequence[str], console: Console) -> N
             console.print(f"\nProtocol {protocol}. {EXPLANATIONS[protocol]}", markup=False)
             for metric in model["metrics"]:
                 console.print(f"\n{metric}", style="italic")
-                console.print(terminal_table(model, protocol, metric))
+                console.print(terminal_table(model, protocol, metric, QUESTIONS))
             for sentence in conclusions(model, protocol):
                 console.print(f"- {sentence}", markup=False)
+            if "conversation" in model:
+                for metric in model["metrics"]:
+                    console.print(f"\nconversation: {metric}", style="italic")
+                    console.print(terminal_table(model, protocol, metric, CONVERSATION))
         for reason, number in refusals(model).items():
             console.print(f"[{number}] {reason}", markup=False)
         for method, reason in model["unavailable"].items():
             console.print(f"{method} cannot be used on this model: {reason}", markup=False)
     console.print(LEGEND, markup=False)
+    if any("conversation" in model for model in record["models"]):
+        console.print(CONVERSATION_LEGEND, markup=False)
     for file in files:
         console.print(file, markup=False, soft_wrap=True)

@@ -1,32 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison's tables: for the terminal within 80 columns, as Markdown, as CSV."""
+"""A comparison's tables: for the terminal within 80 columns, and as Markdown."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-COLUMNS = ("method", "rows", "right", "of own", "to own", "to random", "MFLOP", "ms")
 LEGEND = (
     "rows: mean visual rows entering a layer of the language model, over its layers. right: the metric, in "
     "per cent; of own: in per cent of the model's own, unpruned. to own, to random: 95 % interval of how "
     "many points it is above the unpruned model, and above random tokens at the same budget, on the same "
-    "questions (paired bootstrap over pictures); one that holds 0 is noise. MFLOP: operations before the "
+    "questions (paired bootstrap over pictures); one that holds 0 is noise. FLOP: operations before the "
     "first token, of tower, choosing and language model. ms: time to the first token of one question. "
     "?: the method saw the question."
 )
-CSV_COLUMNS = (
-    "model", "protocol", "method", "keep", "metric", "value", "low", "high", "of_unpruned",
-    "minus_unpruned_low", "minus_unpruned_high", "minus_random_low", "minus_random_high", "mean_visual_rows",
-    "flops", "time_to_first_token_ms", "saw_the_question", "refused",
-)  # fmt: skip
-
-Lines = Sequence[Mapping[str, Any]]
+CONVERSATION_LEGEND = (
+    "first: the questions for which tokens were chosen. anew: later questions about the same pictures, each "
+    "asked of the rows that the first one left in the cache, its words taken back. talk: the same questions "
+    "in turn, on the whole cache with everything said before. of own, to random: as above, of what stands "
+    "to the left."
+)
 
 
 def groups(record: Mapping[str, Any], protocol: str) -> Iterator[tuple[int | None, list[Mapping[str, Any]]]]:
@@ -36,10 +33,26 @@ def groups(record: Mapping[str, Any], protocol: str) -> Iterator[tuple[int | Non
         yield keep, [line for line in lines if line["keep"] == keep]
 
 
-def terminal_table(record: Mapping[str, Any], protocol: str, metric: str) -> Table:
+@dataclass(frozen=True)
+class Layout:
+    """A table's columns, and what stands in them: `method` comes first."""
+
+    columns: tuple[str, ...]
+    cells: Callable[[Mapping[str, Any], str], list[str]]
+
+    def row(self, line: Mapping[str, Any], metric: str, notes: Mapping[str, int]) -> list[str]:
+        """What stands in one line; one that cannot be reached says so and points to the reason."""
+        name = "unpruned" if line["method"] is None else line["method"]
+        name += " ?" if line["saw_the_question"] else ""
+        if line["refused"] is not None:
+            return [name, "no", f"[{notes[line['refused']]}]", *[""] * (len(self.columns) - 3)]
+        return [name, *self.cells(line, metric)]
+
+
+def terminal_table(record: Mapping[str, Any], protocol: str, metric: str, layout: Layout) -> Table:
     """One protocol's table; the budget stands above its lines."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for column in COLUMNS:
+    for column in layout.columns:
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     notes = refusals(record)
     for keep, lines in groups(record, protocol):
@@ -47,37 +60,52 @@ def terminal_table(record: Mapping[str, Any], protocol: str, metric: str) -> Tab
             table.add_section()
             table.add_row(f"keep {keep}", style="bold")
         for line in lines:
-            table.add_row(*cells(line, metric, notes))
+            table.add_row(*layout.row(line, metric, notes))
     return table
 
 
-def markdown_table(record: Mapping[str, Any], protocol: str, metric: str) -> str:
+def markdown_table(record: Mapping[str, Any], protocol: str, metric: str, layout: Layout) -> str:
     """The same in Markdown, with a column for the budget."""
     notes = refusals(record)
-    rows = [("keep", *COLUMNS), ("---:", "---", *("---:",) * (len(COLUMNS) - 1))]
+    rows = [["keep", *layout.columns], ["---:", "---", *["---:"] * (len(layout.columns) - 1)]]
     for keep, lines in groups(record, protocol):
-        rows += [("" if keep is None else str(keep), *cells(line, metric, notes)) for line in lines]
+        rows += [["" if keep is None else str(keep), *layout.row(line, metric, notes)] for line in lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def cells(line: Mapping[str, Any], metric: str, notes: Mapping[str, int]) -> list[str]:
-    """What stands in one line; one that cannot be reached says so and points to the reason."""
-    name = "unpruned" if line["method"] is None else line["method"]
-    name += " ?" if line["saw_the_question"] else ""
-    if line["refused"] is not None:
-        return [name, "-", f"no [{notes[line['refused']]}]", *[""] * (len(COLUMNS) - 3)]
+def _question_cells(line: Mapping[str, Any], metric: str) -> list[str]:
     score = line["scores"][metric]
     timing = line.get("time_to_first_token_ms")
     return [
-        name,
         f"{line['visual_rows']['mean']:.1f}",
-        f"{100 * score['value']:.1f}",
-        "" if score["of_unpruned"] is None else f"{100 * score['of_unpruned']:.1f}",
+        _percent(score["value"]),
+        _percent(score["of_unpruned"]),
         _ends(score["minus_unpruned"]),
         _ends(score["minus_random"]),
-        f"{line['flops']['total'] / 1e6:.0f}",
-        "" if timing is None else f"{timing['median']:.3g}",
+        operations(line["flops"]["total"]),
+        "" if timing is None else _short(timing["median"]),
     ]
+
+
+def _conversation_cells(line: Mapping[str, Any], metric: str) -> list[str]:
+    first, anew, talking = (line["conversation"][part][metric] for part in ("first", "anew", "talking"))
+    return [
+        f"{line['visual_rows']['mean']:.1f}",
+        _percent(first["value"]),
+        _percent(anew["value"]),
+        _percent(anew["of_unpruned"]),
+        _ends(anew["minus_random"]),
+        _percent(talking["value"]),
+        _percent(talking["of_unpruned"]),
+    ]
+
+
+QUESTIONS = Layout(
+    ("method", "rows", "right", "of own", "to own", "to random", "FLOP", "ms"), _question_cells
+)
+CONVERSATION = Layout(
+    ("method", "rows", "first", "anew", "of own", "to random", "talk", "of own"), _conversation_cells
+)
 
 
 def refusals(record: Mapping[str, Any]) -> dict[str, int]:
@@ -91,35 +119,31 @@ def conclusions(record: Mapping[str, Any], protocol: str) -> list[str]:
     sentences = []
     for leader in record["leaders"]:
         if leader["protocol"] == protocol:
-            level = leader["not_clearly_below"]
-            more = f"; not clearly below: {', '.join(level)}" if level else "; all others are clearly below"
-            sentences.append(f"keep {leader['keep']}: {leader['best']} is highest{more}")
+            best, level = leader["best"], leader["not_clearly_below"]
+            text = f"keep {leader['keep']}: {', '.join(best)} {'is' if len(best) == 1 else 'are'} highest"
+            if level:
+                text += f"; not clearly below: {', '.join(level)}"
+            elif leader["clearly_below"]:
+                text += "; all others are clearly below"
+            sentences.append(text)
     return sentences
 
 
-def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
-    """All models' lines, one for each metric."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for record in records:
-        for line in record["lines"]:
-            head = [record["name"], line["protocol"], line["method"] or "unpruned", line["keep"]]
-            tail = [line["saw_the_question"], line["refused"]]
-            if line["refused"] is not None:
-                writer.writerow([*head, *[""] * 12, *tail])
-                continue
-            costs = [
-                line["visual_rows"]["mean"],
-                line["flops"]["total"],
-                line.get("time_to_first_token_ms", {}).get("median", ""),
-            ]
-            for metric, score in line["scores"].items():
-                values = [score["value"], score["low"], score["high"], score["of_unpruned"]]
-                for other in (score["minus_unpruned"], score["minus_random"]):
-                    values += ["", ""] if other is None else [other["low"], other["high"]]
-                writer.writerow([*head, metric, *values, *costs, *tail])
-    return out.getvalue()
+def operations(count: float) -> str:
+    """Write a number of operations with three digits and M, G, T or P for millions and so on."""
+    for power, letter in ((15, "P"), (12, "T"), (9, "G")):
+        if count >= 0.9995 * 10**power:
+            scaled = count / 10**power
+            return f"{scaled:.{max(0, 3 - len(str(int(scaled))))}f}{letter}"
+    return f"{count / 1e6:.0f}M"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _ends(difference: Mapping[str, Any] | None) -> str:

@@ -27,6 +27,7 @@ def measure(
     questions: QuestionSet,
     settings: Sequence[Setting],
     seed: int,
+    repeats: int = REPEATS,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """Time every setting on the same questions; nothing is shared between settings.
@@ -49,7 +50,7 @@ def measure(
         flops[setting] = [count_flops(model, contender, clock) for contender in contenders]
         tick()
     samples: dict[Setting, list[dict[str, float]]] = {setting: [] for setting in settings}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for setting, contenders in runs.items():
             timed = [time_prefill(model, contender, clock, 0)[0] for contender in contenders]
             samples[setting].append({part: _mean([t[part] for t in timed]) for part in timed[0]})

@@ -8,6 +8,7 @@ else listens inside the tower, it is run anew.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,7 +35,7 @@ class TowerMemory:
             if self.attention is not None:
                 for seen, options in self._attended:
                     self.attention(*seen, **options)
-            return self._output
+            return copy.copy(self._output)
         self._call = None
         self._attended.clear()
         watches = [] if self.attention is None else [self.attention]
@@ -46,7 +47,7 @@ class TowerMemory:
                 hook.remove()
         self.n_runs += 1
         self._call = args, kwargs
-        return self._output
+        return copy.copy(self._output)  # some models write into what the tower gives them
 
     def _attend(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._attended.append((args, dict(kwargs)))

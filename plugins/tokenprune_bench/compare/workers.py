@@ -13,11 +13,12 @@ from typing import Any
 from tokenprune_bench.cli.failures import BadInputError, quietly
 from tokenprune_bench.cli.models import Device, Precision, load_model
 from tokenprune_bench.compare.answers import Work, answer
+from tokenprune_bench.compare.conversation import TRACK, converse
 from tokenprune_bench.compare.question_set import QuestionSet, embedded_scenes, questions_from_file
 from tokenprune_bench.evaluation import Setting
 
 LOOK = 2.0  # seconds between looks at whether a process has died
-Pending = Sequence[tuple[int, tuple[Setting, ...]]]  # batches with the settings they still lack
+Pending = Sequence[tuple[str, int, tuple[Setting, ...]]]  # track, batch, and settings it still lacks
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,15 @@ def set_pixels(processor: Any, least: int | None, most: int | None) -> None:
     size["shortest_edge"] = size["shortest_edge"] if least is None else least
     size["longest_edge"] = size["longest_edge"] if most is None else most
     processor.image_processor.size = size
+
+
+def answer_pending(
+    model: Any, processor: Any, questions: QuestionSet, work: Work, pending: Pending
+) -> Iterator[dict[str, Any]]:
+    """Do pieces of work in this process; yield lines for the journal."""
+    for track, number, settings in pending:
+        do = converse if track == TRACK else answer
+        yield from do(model, processor, questions, work, number, settings)
 
 
 def answer_in_processes(
@@ -116,7 +126,6 @@ def _answer_share(source: Source, work: Work, share: Pending, lines: Any) -> Non
     with quietly():
         model, processor = source.load_model()
         questions = source.load_questions()
-        for number, settings in share:
-            for line in answer(model, processor, questions, work, number, settings):
-                lines.put(line)
+        for line in answer_pending(model, processor, questions, work, share):
+            lines.put(line)
     lines.put(None)

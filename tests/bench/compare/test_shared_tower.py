@@ -4,9 +4,12 @@
 import inspect
 
 import pytest
+import tiny_models
+import tiny_processors
 import torch
 from tokenprune_bench.compare.tower import shared_tower
-from tokenprune_bench.evaluation import UNPRUNED, Setting, answer_batch, make_batches
+from tokenprune_bench.evaluation import UNPRUNED, Batch, Setting, answer_batch, make_batches, tokenized
+from tokenprune_bench.scenes import Question
 
 METHODS = ("zoo-exact", "zoo-prune", "visionzip", "visionzip-received", "vispruner", "fastv", "sparsevlm")
 SETTINGS = (UNPRUNED, *(Setting(method, 20) for method in METHODS))
@@ -34,6 +37,20 @@ def test_all_methods_answer_bit_by_bit_as_without_sharing(untrained_model, batch
         assert ours == theirs
         for a, b in zip(our_scores or (), their_scores or (), strict=True):
             assert (a is None and b is None) or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen"])
+def test_other_families_answer_the_same_too(family):
+    model, processor = getattr(tiny_models, family)(), getattr(tiny_processors, family)()
+    images = [tiny_processors.noise(*size, seed=1) for size in ((40, 60), (64, 32))]
+    questions = ["what is in this picture ?", "what is before ?"]
+    asked = [(i, Question("", text, "")) for i, text in enumerate(questions)]
+    batch = Batch(tuple(asked), tokenized(processor, images, questions))
+    settings = (UNPRUNED, *(Setting(method, 6) for method in ("zoo-exact", "visionzip-received", "fastv")))
+    alone = [answers((model, processor), batch, setting)[0] for setting in settings]
+    with shared_tower(model) as memory:
+        assert [answers((model, processor), batch, setting)[0] for setting in settings] == alone
+        assert memory.n_runs <= (1 if family == "llava_next" else 3)
 
 
 def test_other_pictures_run_the_tower_again(untrained_model, batch, scenes):
