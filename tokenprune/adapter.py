@@ -45,6 +45,11 @@ class ModelAdapter(ABC):
     def matches(cls, model: nn.Module) -> bool:
         """Whether this adapter knows the model; decided by its class and config, without running it."""
 
+    @classmethod
+    def why_not(cls, model: nn.Module) -> str:
+        """What this adapter can say about a model that no adapter knows; nothing by default."""
+        return ""
+
     @property
     @abstractmethod
     def provides(self) -> Mapping[str, frozenset[str]]:

@@ -105,10 +105,11 @@ class Registry:
             When none does, or several do.
         """
         fitting: list[Entry] = []
-        failed = []
+        failed, reasons = [], []
         for adapter, plugin in itertools.chain(*self._entries.get("adapter", {}).values()):
             try:
                 fits = adapter.matches(model)
+                reasons += [] if fits else [adapter.why_not(model)]
             except Exception as error:  # one stranger's failure must not take the other adapters down
                 failed.append(f"adapter {adapter.name!r} of {plugin.origin}: {type(error).__name__}: {error}")
                 continue
@@ -126,8 +127,9 @@ class Registry:
         self._none_installed()
         tried = ", ".join(self.names("adapter")) or "none"
         failures = f" These failed to answer: {'; '.join(failed)}." if failed else ""
+        said = "".join(f" {reason}." for reason in reasons if reason)
         raise UnsupportedModelError(
-            f"no adapter knows {what} (tried: {tried}).{failures} Pass the whole model as loaded by "
+            f"no adapter knows {what} (tried: {tried}).{said}{failures} Pass the whole model as loaded by "
             f"from_pretrained, or write an adapter: docs/writing-an-adapter.md"
         )
 

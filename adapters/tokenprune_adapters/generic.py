@@ -85,6 +85,13 @@ class GenericAdapter(TransformersAdapter):
         """Whether the model's class, or one it derives from, is in the table."""
         return _family(model) is not None
 
+    @classmethod
+    def why_not(cls, model: nn.Module) -> str:
+        """A model of transformers that takes text only."""
+        if "image" in getattr(model, "input_modalities", "image"):
+            return ""
+        return f"{type(model).__name__} takes no images, so it has no visual tokens that could be dropped"
+
     @property
     def language_model(self) -> Any:
         """The stack of decoder layers."""
@@ -136,14 +143,19 @@ class GenericAdapter(TransformersAdapter):
     def lengths(self, rows: Any) -> list[int]:
         """Tokens of each image; Idefics3's features come in one tensor for a row of the batch."""
         per_image = getattr(self.inner, "image_seq_len", None)
-        if per_image is None:
-            return super().lengths(rows)
-        return [per_image] * (sum(super().lengths(rows)) // per_image)
+        if per_image is not None:
+            return [per_image] * (sum(super().lengths(rows)) // per_image)
+        return [len(each) for each in self.newlines(rows)] or super().lengths(rows)
 
     def newlines(self, rows: Any) -> list[Tensor]:
         """Tokens that are the model's newline, where it has one."""
         newline = getattr(self.inner, "image_newline", None)
-        return [] if newline is None else [(image == newline.to(image)).all(-1).flatten() for image in rows]
+        if newline is None:
+            return []
+        found = [(image == newline.to(image)).all(-1).flatten() for image in rows]
+        if isinstance(rows, Tensor) and not bool(found[0][-1]):  # a video's comes later, in transformers 5.17
+            found = [nn.functional.pad(each, (0, 1), value=True) for each in found]
+        return found
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """A square grid where N is a square, else one row; newline tokens where the model has them."""

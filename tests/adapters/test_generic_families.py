@@ -5,11 +5,9 @@ import pytest
 import tiny_families as families
 import torch
 from family_cases import KEEP, OPTIONS, REPEATS_WRONGLY, TOLERANCE, WHOLE, generated
-from tiny_families import CLASSES, IMAGE, VIDEO, cut_row
+from tiny_families import CLASSES, IMAGE, cut_row
 
 import tokenprune
-
-QWENS = ("qwen2_vl", "qwen3_vl")
 
 
 def able(name):
@@ -105,39 +103,3 @@ def test_a_second_turn_with_a_new_image_on_the_same_cache(name):
         for row in range(2):
             alone = two_turns(cut_row(name, first, row), cut_row(name, more, row))
             torch.testing.assert_close(together[row, :1], alone[0, :1], **TOLERANCE)
-
-
-def video_row(name, frames):
-    """A row with one video of frames of 2 x 4 tokens; Qwen3-VL's prompts have each frame on its own."""
-    tokens = [VIDEO] * 8
-    if name == "qwen2_vl":
-        return [1, 5, 92, *tokens * frames, 93, 7, 8, 9]
-    return [1, 5, *(t for i in range(frames) for t in (10 + i, 92, *tokens, 93)), 7, 8, 9]
-
-
-@pytest.mark.parametrize("name", QWENS)
-def test_videos_and_an_image_beside_one(name):
-    model, draw = families.model(name), torch.Generator().manual_seed(3)
-    rows = [video_row(name, 3), [*video_row(name, 2), 92, *[IMAGE] * 24, 93, 4, 5]]
-    inputs = families.batch(rows)
-    grids = torch.tensor([[3, 4, 8], [2, 4, 8]])
-    pixels = torch.randn(int(grids.prod(1).sum()), 96, generator=draw)
-    image = {
-        "pixel_values": torch.randn(96, 96, generator=draw),
-        "image_grid_thw": torch.tensor([[1, 8, 12]]),
-    }
-    inputs |= {"pixel_values_videos": pixels, "video_grid_thw": grids, **image}
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE) + 2 * (inputs["input_ids"] == VIDEO).int()
-    with tokenprune.apply(model, method="zoo-exact", keep=7) as handle:
-        _, logits = generated(model, inputs)
-        assert sorted((i.row, i.n_before, i.n_after, i.layout.grid) for i in handle.last.images) == [
-            (0, 24, 7, (3, 2, 4)),
-            (1, 16, 7, (2, 2, 4)),
-            (1, 24, 7, (1, 4, 6)),
-        ]
-        for row, (start, stop) in enumerate(((0, 96), (96, 160))):
-            alone = cut_row(name, inputs, row) | {
-                "pixel_values_videos": pixels[start:stop],
-                "video_grid_thw": grids[row : row + 1],
-            }
-            torch.testing.assert_close(logits[row], generated(model, alone)[1][0], **TOLERANCE)

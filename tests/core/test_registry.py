@@ -147,6 +147,20 @@ def test_a_model_no_adapter_knows_is_refused_with_what_was_tried():
     assert "docs/writing-an-adapter.md" in said
 
 
+def test_an_adapter_may_say_what_is_wrong_with_a_model():
+    class Knowing(LinearAdapter):
+        name = "knowing"
+
+        @classmethod
+        def why_not(cls, model):
+            return f"{type(model).__name__} has nothing to drop"
+
+    registry = Registry([plugin("a", adapters=[Knowing])])
+    with pytest.raises(tokenprune.UnsupportedModelError, match=r"knowing\)\. ReLU has nothing to drop\. "):
+        registry.adapter_for(nn.ReLU())
+    assert registry.adapter_for(nn.Linear(1, 1)) is Knowing
+
+
 def test_two_adapters_that_claim_a_model_are_both_named():
     registry = Registry([plugin("a", adapters=[LinearAdapter]), plugin("b", adapters=[AnyAdapter])])
     with pytest.raises(

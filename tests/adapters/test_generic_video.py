@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos, and images beside them, on the families beyond the main three."""
+
+import pytest
+import tiny_families as families
+import torch
+from family_cases import TOLERANCE, generated
+from reference.kept_rows import kept_slots, stock_logits
+from tiny_families import BOS, IMAGE, VIDEO, batch, cut_row
+
+import tokenprune
+
+QWENS = ("qwen2_vl", "qwen3_vl")
+
+
+def video_row(name, frames):
+    """A row with one video of frames of 2 x 4 tokens; Qwen3-VL's prompts have each frame on its own."""
+    tokens = [VIDEO] * 8
+    if name == "qwen2_vl":
+        return [1, 5, 92, *tokens * frames, 93, 7, 8, 9]
+    return [1, 5, *(t for i in range(frames) for t in (10 + i, 92, *tokens, 93)), 7, 8, 9]
+
+
+@pytest.mark.parametrize("name", QWENS)
+def test_videos_and_an_image_beside_one(name):
+    model, draw = families.model(name), torch.Generator().manual_seed(3)
+    rows = [video_row(name, 3), [*video_row(name, 2), 92, *[IMAGE] * 24, 93, 4, 5]]
+    inputs = batch(rows)
+    grids = torch.tensor([[3, 4, 8], [2, 4, 8]])
+    pixels = torch.randn(int(grids.prod(1).sum()), 96, generator=draw)
+    image = {
+        "pixel_values": torch.randn(96, 96, generator=draw),
+        "image_grid_thw": torch.tensor([[1, 8, 12]]),
+    }
+    inputs |= {"pixel_values_videos": pixels, "video_grid_thw": grids, **image}
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE) + 2 * (inputs["input_ids"] == VIDEO).int()
+    with tokenprune.apply(model, method="zoo-exact", keep=7) as handle:
+        _, logits = generated(model, inputs)
+        assert sorted((i.row, i.n_before, i.n_after, i.layout.grid) for i in handle.last.images) == [
+            (0, 24, 7, (3, 2, 4)),
+            (1, 16, 7, (2, 2, 4)),
+            (1, 24, 7, (1, 4, 6)),
+        ]
+        for row, (start, stop) in enumerate(((0, 96), (96, 160))):
+            alone = cut_row(name, inputs, row) | {
+                "pixel_values_videos": pixels[start:stop],
+                "video_grid_thw": grids[row : row + 1],
+            }
+            torch.testing.assert_close(logits[row], generated(model, alone)[1][0], **TOLERANCE)
+
+
+@pytest.mark.parametrize("method", ["divprune", "fastv", "sparsevlm", "pool"])
+def test_videos_of_llava_onevision(method):
+    """Three frames of 2 x 2 pooled tokens and a newline: a line of 13 to strategies; here beside an image."""
+    model, draw = families.model("llava_onevision"), torch.Generator().manual_seed(3)
+    n_image, film = families.tokens_of("llava_onevision"), [VIDEO] * 13
+    inputs = batch([[BOS, 5, *film, 7, 8], [BOS, 6, *film, 9, *[IMAGE] * n_image, 10], [BOS, 11]])
+    videos = torch.randn(2, 3, 3, 32, 32, generator=draw)
+    image = {"pixel_values": torch.randn(1, 3, 3, 32, 32, generator=draw)}
+    image["image_sizes"] = torch.tensor([[32, 64]])
+    runs = []
+    with tokenprune.apply(model, method=method, keep=5) as handle:
+        out, logits = generated(model, {**inputs, **image, "pixel_values_videos": videos})
+        images = handle.last.images
+        for row in range(2):
+            alone = {k: v[row : row + 1, inputs["attention_mask"][row].bool()] for k, v in inputs.items()}
+            alone |= {"pixel_values_videos": videos[row : row + 1], **(image if row else {})}
+            runs.append((alone, *generated(model, alone), handle.last.images))
+    assert torch.equal(out.sequences[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
+    found = [(i.row, i.n_before, i.n_after, i.layout.newlines.nonzero()[-1].item()) for i in images]
+    assert found == [(1, n_image, 5, n_image - 1), (0, 13, 5, 12), (1, 13, 5, 12)]
+    for row, (alone, one, got, kept) in enumerate(runs):
+        torch.testing.assert_close(logits[row], got[0], **TOLERANCE)
+        if method == "divprune":
+            ids = alone["input_ids"][0]
+            keep = kept_slots(ids, kept)
+            want = stock_logits(model, alone, keep, one.sequences[0, len(ids) :])
+            torch.testing.assert_close(got[0], want[int(keep.sum()) - 1 : -1], **TOLERANCE)
