@@ -6,15 +6,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
+from tokenprune_bench.cli.failures import BadInputError, first_line
+from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC, read_questions
 from tokenprune_bench.scenes import Question, held_out_scenes
 
+OPEN = 256  # pictures of a file that are held in memory
 N_EXAMPLES = 6  # questions that the report shows pictures of
 
 
@@ -84,20 +86,20 @@ def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet
     Raises
     ------
     QuestionFileError
-        When a line cannot be used, or a picture turns out to be damaged once it is opened.
+        When a line cannot be used. (A picture that is damaged inside is a BadInputError once it is opened.)
     """
     asked = read_questions(path, metric)
     images = list(dict.fromkeys(question.image for question in asked))
     number = {image: i for i, image in enumerate(images)}
     items = [Item(number[q.image], Question("", q.text, q.answers[0]), q.answers, q.metric) for q in asked]
 
-    @cache
+    @lru_cache(OPEN)
     def open_image(i: int) -> Image.Image:
         try:
             with Image.open(images[i]) as image:
                 return ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
-            raise QuestionFileError(f"the image '{images[i]}' cannot be read: {error}") from None
+            raise BadInputError(f"the image '{images[i]}' cannot be read: {first_line(error)}") from None
 
     digest = _digest(items, [image.read_bytes() for image in images])
     return QuestionSet(path.name, tuple(items), open_image, digest)

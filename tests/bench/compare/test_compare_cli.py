@@ -98,6 +98,14 @@ def test_bad_input_is_named(options, said, tmp_path):
     assert said in refused(*few, *options, "--output", tmp_path / "out")
 
 
+def test_a_damaged_picture_is_named(written, untrained, tmp_path):
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    path = written(GOOD, {**GOOD, "image": "cut.png"})
+    options = ["--questions", path, "--model", untrained, "--output", tmp_path / "out", "--keep", 9]
+    assert f"the image '{tmp_path / 'cut.png'}' cannot be read" in refused(*options)
+
+
 def test_an_unknown_metric_is_named_even_when_no_line_needs_it(written, tmp_path):
     said = refused("--questions", written(GOOD), "--metric", "bleu", "--output", tmp_path / "out")
     assert said.startswith("unknown metric 'bleu'; there are")
