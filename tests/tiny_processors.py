@@ -16,7 +16,6 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-SIDE, GRID = 32, [[32, 64], [64, 32], [64, 64]]  # as in tiny_models
 WORDS = "user assistant : ? what is in this picture video and the one before".split()
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : {% for part in message['content'] %}"
@@ -45,10 +44,10 @@ def tokenizer(image, video, start, end):
     )
 
 
-def _of_llava(processor, images, **more):
-    square = {"height": SIDE, "width": SIDE}
+def _of_llava(processor, images, side, **more):
+    square = {"height": side, "width": side}
     return processor(
-        images(size={"shortest_edge": SIDE}, crop_size=square, **more),
+        images(size={"shortest_edge": side}, crop_size=square, **more),
         tokenizer("<image>", "<video>", "<start>", "<end>"),
         patch_size=8,
         vision_feature_select_strategy="default",
@@ -57,19 +56,20 @@ def _of_llava(processor, images, **more):
     )
 
 
-def llava():
-    return _of_llava(LlavaProcessor, CLIPImageProcessor)
+def llava(side=32):
+    return _of_llava(LlavaProcessor, CLIPImageProcessor, side)
 
 
-def llava_next():
-    return _of_llava(LlavaNextProcessor, LlavaNextImageProcessor, image_grid_pinpoints=GRID)
+def llava_next(side=32):
+    grid = [[side * h, side * w] for h, w in ((1, 2), (2, 1), (2, 2))]  # as in tiny_models
+    return _of_llava(LlavaNextProcessor, LlavaNextImageProcessor, side, image_grid_pinpoints=grid)
 
 
-def qwen():
-    """Pictures of 64 to 1024 pixels in patches of four pixels, tokens of eight."""
+def qwen(most=1024):
+    """Pictures of 64 to `most` pixels in patches of four pixels, tokens of eight."""
     words = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     settings = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
-    settings["size"] = {"shortest_edge": 64, "longest_edge": 1024}
+    settings["size"] = {"shortest_edge": 64, "longest_edge": most}
     template = TEMPLATE
     for name, word in (("IMAGE", words[0]), ("VIDEO", words[1])):
         template = template.replace(name, words[2] + word + words[3])

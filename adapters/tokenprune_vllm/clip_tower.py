@@ -8,6 +8,7 @@ the heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,10 +26,10 @@ class ClipTower:
     Parameters
     ----------
     seen
-        Where what passed is put; emptied by its owner.
+        Gives the place where what passed is put; its owner empties it.
     """
 
-    def __init__(self, model: Any, needs: frozenset[str], seen: Any) -> None:
+    def __init__(self, model: Any, needs: frozenset[str], seen: Callable[[], dict[str, Any]]) -> None:
         self._seen = seen
         if "pre_features" in needs:
             model.multi_modal_projector.register_forward_pre_hook(
@@ -47,12 +48,11 @@ class ClipTower:
         self._seen()[name] = what
 
     def __call__(self, name: str) -> Tensor:
-        """A signal of all tower images: (B, ...)."""
-        caught: Tensor
-        if name in WITH_CLASS_TOKEN - {"cls_hidden"}:
-            caught = getattr(self, f"_{name}")(*self._heads())
-        else:
-            caught = self._seen()[name]
+        """A signal of all tower images, (B, ...), computed once."""
+        seen = self._seen()
+        if name not in seen:
+            seen[name] = getattr(self, f"_{name}")(*self._heads())
+        caught: Tensor = seen[name]
         return caught
 
     def _heads(self) -> tuple[Tensor, Tensor]:

@@ -52,13 +52,7 @@ def two_layer_projector(
 @torch.no_grad()
 def _weight(layer: Any, width: int) -> Tensor:
     """A rank's share of the weights, (out, in), float32."""
-    like = next(layer.parameters())
-    eye = torch.eye(width, dtype=_working_type(layer), device=like.device)
+    device = next(layer.parameters()).device
+    eye = torch.eye(width, dtype=layer.params_dtype, device=device)
     weight: Tensor = layer.quant_method.apply(layer, eye, None)
     return weight.mT.float().contiguous()
-
-
-def _working_type(layer: Any) -> torch.dtype:
-    """Number format of a layer's inputs; weights may be stored in another."""
-    dtype: torch.dtype = layer.params_dtype
-    return dtype

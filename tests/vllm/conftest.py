@@ -12,6 +12,7 @@ os.environ |= {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
+import functools
 import sys
 from pathlib import Path
 
@@ -25,13 +26,11 @@ import checkpoints
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Return a function that gives the folder of a tiny model, saved on first use."""
-    folders = {}
 
-    def folder(name, **text):
-        key = (name, *sorted(text.items()))
-        if key not in folders:
-            folders[key] = tmp_path_factory.mktemp(name)
-            checkpoints.save(name, folders[key], **text)
-        return folders[key]
+    @functools.cache
+    def folder(name):
+        made = tmp_path_factory.mktemp(name)
+        checkpoints.save(name, made)
+        return made
 
     return folder
