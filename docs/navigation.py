@@ -15,6 +15,7 @@ ORDER = (
     "visualize",
     "lmms-eval",
     "evaluation",
+    "studies",
     "serving",
     "transformers",
     "vision-towers",

@@ -16,7 +16,7 @@ from tokenprune_bench.studies.study import EIGHTH, QUARTER, SIXTEENTH, Pair, Pla
 PROJECTOR, ENCODER = "projector", "whole encoder"
 FLOOR = 0.5  # supplement A: "a 0.5 threshold to filter out low-sensitivity tokens"
 DIRECTIONS = (1, 4, 16, 64, 256)
-STEPS = (0.001, 0.1, 1.0, 10.0)
+STEPS = (0.001, 1.0, 10.0, 100.0)
 
 
 def _variant(
@@ -94,7 +94,7 @@ def normalise(model: Any) -> Plan:
         _variant(way, _exact(), tokenprune.selector("diverse", normalise=way)) for way in ("minmax", "max")
     ]
     variants.append(_variant("diversity alone", tokenprune.scorer("uniform")))
-    return Plan(tuple(variants), "minmax", (QUARTER, EIGHTH, SIXTEENTH))
+    return Plan(tuple(variants), "max", (QUARTER, EIGHTH, SIXTEENTH))
 
 
 def positions(model: Any) -> Plan:

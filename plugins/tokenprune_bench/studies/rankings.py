@@ -92,18 +92,20 @@ def _probing(model: Any, probe: Probe) -> tokenprune.PruningHandle:
 def _entry(
     pair: Pair, scores: Mapping[str, list[Tensor]], kept: Mapping[str, list[Tensor]]
 ) -> dict[str, Any]:
-    found = []
+    found, sizes = [], []
     for one, other in zip(scores[pair.of], scores[pair.against], strict=True):
         counts = (
             torch.ones_like(other, dtype=torch.bool) if pair.floor is None else min_max(other) >= pair.floor
         )
-        if int(counts.sum()) >= FEWEST:
+        sizes.append(int(counts.sum()))
+        if sizes[-1] >= FEWEST:
             found.append(spearman(one[counts], other[counts]))
     shares = [shared_share(a, b) for a, b in zip(kept[pair.of], kept[pair.against], strict=True)]
     return {
         "of": pair.of,
         "against": pair.against,
         "floor": pair.floor,
+        "tokens": round(sum(sizes) / len(sizes), 1),
         "spearman": spread([value for value in found if value is not None]),
         "kept_in_common": spread(shares),
     }

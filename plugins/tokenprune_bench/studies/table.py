@@ -24,7 +24,8 @@ def ranking_table(record: Mapping[str, Any]) -> Table:
     """A row for each pair of rankings: correlation and common choices, means over pictures and quartiles."""
     rows: list[tuple[str, ...]] = []
     for pair in record["rankings"]:
-        which = "all" if pair["floor"] is None else f"{pair['against']} at least {pair['floor']:g}"
+        which = "all" if pair["floor"] is None else f"at least {pair['floor']:g}"
+        which = f"{pair['tokens']:g} ({which})"
         common = pair["kept_in_common"]
         rows.append((pair["of"], pair["against"], which, _spread(pair["spearman"], 1), _spread(common, 100)))
     return ("ranking", "against", "tokens", "Spearman (quartiles)", "kept in common % (quartiles)"), rows

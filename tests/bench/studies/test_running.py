@@ -65,6 +65,7 @@ def test_a_study_records_every_cell_and_ranking(untrained_model, questions):
         record["cells"][2]["score"]["value"] - record["cells"][1]["score"]["value"], abs=1e-5
     )
     sampled, itself = record["rankings"]
+    assert itself["tokens"] == 144
     assert itself["spearman"] == {"mean": 1, "low": 1, "high": 1, "pictures": 2}
     assert itself["kept_in_common"]["mean"] == 1
     assert 0 < sampled["spearman"]["mean"] < 1
