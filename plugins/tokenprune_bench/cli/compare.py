@@ -74,7 +74,7 @@ def compare(
     with plain_errors(), quietly():
         from tokenprune_bench.cli.budgets import budget
         from tokenprune_bench.cli.progress import ProgressBar
-        from tokenprune_bench.cli.questions import loaded_questions
+        from tokenprune_bench.cli.questions import loaded_questions, what_to_ask
         from tokenprune_bench.compare.answers import Work
         from tokenprune_bench.compare.comparison import Asked
         from tokenprune_bench.compare.comparison import compare as compare_model
@@ -83,24 +83,17 @@ def compare(
         from tokenprune_bench.compare.protocols import PROTOCOLS
         from tokenprune_bench.compare.workers import Source
         from tokenprune_bench.evaluation import known_method
-        from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC
 
-        if questions is not None and scenes is not None:
-            raise BadInputError("give either --questions or --scenes, not both")
-        if questions is None and metric is not None:
-            raise BadInputError("--metric goes with --questions; answers about the scenes are exact matches")
+        asked_of = what_to_ask(questions, metric, scenes)
         names = PROTOCOLS if protocol is Protocol.both else (protocol.value,)
         methods = tuple(known_method(name) for name in method or ())
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
         models = _different(model or [None])
         asked = Asked(methods, keeps, names, conversation, restart, workers or _processes(models))
         sources = [
-            Source(
-                one, device, dtype, trust_remote_code, questions or scenes or 40, metric or DEFAULT_METRIC,
-                (min_pixels, max_pixels),
-            )
+            Source(one, device, dtype, trust_remote_code, *asked_of, (min_pixels, max_pixels))
             for one in models
-        ]  # fmt: skip
+        ]
         drawn = loaded_questions(sources[0])
         if conversation and not conversations(drawn, seed):
             raise BadInputError("--conversation needs a picture with two questions or more; there is none")

@@ -58,22 +58,16 @@ def study(
     """Repeat one of the paper's studies: layers, correlation, sampling, combination and others."""
     with plain_errors(), quietly():
         from tokenprune_bench.cli.progress import ProgressBar
-        from tokenprune_bench.cli.questions import loaded_questions
+        from tokenprune_bench.cli.questions import loaded_questions, what_to_ask
         from tokenprune_bench.compare.workers import Source
-        from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC
         from tokenprune_bench.studies import STUDIES, run_study
 
-        if questions is not None and scenes is not None:
-            raise BadInputError("give either --questions or --scenes, not both")
-        if questions is None and metric is not None:
-            raise BadInputError("--metric goes with --questions; answers about the scenes are exact matches")
+        asked_of = what_to_ask(questions, metric, scenes)
         if output is not None and not output.parent.is_dir():
             raise BadInputError(
                 f"the directory '{output.parent}' does not exist, so '{output.name}' cannot be written"
             )
-        source = Source(
-            model, device, dtype, trust_remote_code, questions or scenes or 40, metric or DEFAULT_METRIC
-        )
+        source = Source(model, device, dtype, trust_remote_code, *asked_of)
         asked = loaded_questions(source)
         network, processor = source.load_model()
         with ProgressBar() as progress:
