@@ -28,10 +28,11 @@ PAGE, RECORD = Path("docs/compare.md"), Path("docs/benchmarks/compare.json")
 HEAD = """# Comparing methods
 
 This page is written by `python -m tokenprune_bench.compare_page` from `docs/benchmarks/compare.json`. The
-same again, on your machine: `tokenprune compare --conversation`; the options are on the page [Command line](cli.md).
+same again, on your machine: `tokenprune compare --conversation`; the options are on the page
+[Command line](cli.md).
 
-Every method answers the same questions at the same budgets. Number of kept tokens says little on its own: a
-method that cuts inside the language model lets all tokens through its first layers. So each line states the
+Every method answers the same questions at the same budgets. The number of kept tokens says little on its own:
+a method that cuts inside the language model lets all tokens through its first layers. So each line states the
 visual rows *entering* a layer, averaged over the layers, the operations of tower, choosing and language
 model together, and the measured time to the first token. Unpruned, smaller pictures (`downsample`), every
 so many-th token (`stride`) and `random` tokens stand in every table, and each score also as a share of what
@@ -47,19 +48,20 @@ READING = """## Reading the table
   sides (paired percentile bootstrap). An interval that holds 0 is noise, however large the difference
   looks.
 - **Methods with a question mark saw the question.** They choose by signals made of the text after the
-  image. With one question a picture that is an advantage; what becomes of it when
-  another question follows is what the conversation shows.
-- **Conversation.** Whoever goes on asking about a picture asks what the first question left of it. *anew* is
-  that alone: every later question is put to the kept rows on its own, as if the first had never been asked.
-  *talk* goes on in the same chat, the model's own answers included; the embedded model was trained on single
-  questions and loses its way there unpruned too, so read that column against its first line.
+  image. With one question a picture that is an advantage; what becomes of it when another question follows
+  is what the conversation shows.
+- **Conversation.** Whoever goes on asking about a picture asks what the first question left of it. *anew*
+  is that alone: every later question is put to the kept rows on its own, as if the first had never been
+  asked. *talk* goes on in the same chat, the model's own answers included; the embedded model was trained
+  on single questions and loses its way there unpruned too, so read that column against its first line.
 - **Budgets that cannot be reached** are printed with the reason: before its first cut a method in the
   language model sees every token, so that its average over the layers has a floor.
 - **Time** is that of one question at a time, all settings in turns in one run. On a model this small most
   of it is Python, not arithmetic; look at the operations.
 - The embedded model is no general model, and its ranking of methods need not carry over to one (its model
-  card, `plugins/tokenprune_bench/embedded/README.md`, says what it is). It answers far better here from
-  tokens chosen inside the language model than from tokens chosen before it.
+  card, `plugins/tokenprune_bench/embedded/README.md`, says what it is). It answers far better here when
+  tokens are cut inside the language model, where a layer or more has seen them all, than when they are cut
+  before it.
 
 ## Your own questions
 

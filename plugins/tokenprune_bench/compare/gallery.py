@@ -23,10 +23,10 @@ def gallery(compared: Compared, questions: QuestionSet) -> list[str]:
     keeps = list(dict.fromkeys(line["keep"] for line in record["lines"] if line["keep"] is not None))
     parts = [
         "<h3>What was kept</h3>",
-        "<p>The first question of each family, whatever the answers. Clear: kept patches; grey: dropped. "
-        "Below each picture the mean rows entering a layer and the answer. Rows that a method made of "
-        "several others stand for no patch and are not drawn. Where both protocols ask the same of a method "
-        "it stands once.</p>",
+        "<p>The first questions of each family, each about another picture, whatever the answers. Clear: "
+        "kept patches; grey: dropped. Below each picture the mean rows entering a layer and the answer. Rows "
+        "that a method made of several others stand for no patch and are not drawn. Where both protocols ask "
+        "the same of a method it stands once.</p>",
     ]
     for number in questions.examples:
         item = questions.items[number]
