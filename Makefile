@@ -48,7 +48,7 @@ test-lowest: $(LOW)/.ready
 	$(LOW)/bin/python -m pytest $(LOWEST_TESTS)
 
 test-lmms-eval: $(LMMS)/.ready
-	$(LMMS)/bin/python -m pytest tests/lmms_eval
+	HF_HUB_OFFLINE=1 $(LMMS)/bin/python -m pytest tests/lmms_eval
 
 # warnings are left to vLLM and what it imports: they are theirs
 test-vllm: $(VLLM)/.ready

@@ -2,6 +2,9 @@
 """What lmms-eval hands over as text: pruning, loading and generation arguments, read before any work."""
 
 import inspect
+import subprocess
+import sys
+from importlib.metadata import entry_points
 
 import pytest
 import torch
@@ -13,6 +16,14 @@ from tokenprune_lmms_eval.kept_rows import KeptRows
 from tokenprune_lmms_eval.loading import Loading, split_arguments
 
 import tokenprune
+
+
+def test_lmms_eval_finds_the_model_without_loading_anything_heavy():
+    (point,) = entry_points(group="lmms_eval.models", name="tokenprune")
+    assert point.value == "tokenprune_lmms_eval:manifest"
+    code = "import sys, tokenprune_lmms_eval; print('torch' in sys.modules or 'tokenprune' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_every_argument_of_apply_can_be_given():

@@ -17,7 +17,7 @@ from tokenprune_bench.scenes.files import write_scenes
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "lmms_eval_scenes"
 TASK, N, BATCH = "tokenprune_scenes", 20, 32
 TWO = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-TWO += ["--dynamo_backend", "no"]
+TWO += ["--dynamo_backend", "no", "--main_process_port", "0"]  # 0: a free one
 
 
 @pytest.fixture(scope="module")
