@@ -139,6 +139,7 @@ PRESETS = {
             new_tokens=(1, 32),
             repeats=3,
             end_to_end_repeats=1,
+            decode_steps=4,
             official=True,
         ),
         Preset(
