@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from model_cases import Case
 from reference import decoder_by_hand
 from tiny_models import EOS, IMAGE, cut_row, llava_inputs
 
@@ -30,11 +31,24 @@ def default_positions(method):
 
 @pytest.mark.parametrize("method", DECODER_METHODS)
 def test_prefill_and_decode_equal_the_layers_called_by_hand(llava, method):
-    inputs = llava_inputs((3, "I", 5))
-    chosen, positions = tokenprune.method(method), default_positions(method)
-    tokens, want, decisions = decoder_by_hand.generate(llava, inputs, chosen, 4, positions, 6)
-    with tokenprune.apply(llava, method=chosen, keep=4) as handle:
-        out, logits = generated(llava, inputs)
+    equals_by_hand(llava, llava_inputs((3, "I", 5)), method, default_positions(method))
+
+
+@pytest.mark.parametrize("name", ["llava_next", "qwen"])
+@pytest.mark.parametrize("method", DECODER_METHODS)
+def test_so_they_do_on_the_other_two_models(name, method):
+    """Tiles with newlines; positions on three axes, where made rows take those of free slots."""
+    case = Case(name)
+    equals_by_hand(
+        case.model, case.single()[0], method, "original" if name == "qwen" else default_positions(method)
+    )
+
+
+def equals_by_hand(model, inputs, method, positions):
+    chosen = tokenprune.method(method)
+    tokens, want, decisions = decoder_by_hand.generate(model, inputs, chosen, 4, positions, 6)
+    with tokenprune.apply(model, method=chosen, keep=4) as handle:
+        out, logits = generated(model, inputs)
     image = handle.last.images[0]
     assert decisions and set(image.cuts) == set(decisions)
     assert image.selection.indices.tolist() == decisions[max(decisions)].indices.tolist()
@@ -44,7 +58,8 @@ def test_prefill_and_decode_equal_the_layers_called_by_hand(llava, method):
     torch.testing.assert_close(logits[0, : len(tokens)], want, **TOLERANCE)
     stored = [layer.keys.shape[2] for layer in out.past_key_values.layers]
     n_new = out.sequences.shape[1] - width
-    assert stored == [9 + rows + n_new - 1 for rows in image.rows_entering(4)]
+    text = width - image.n_before
+    assert stored == [text + rows + n_new - 1 for rows in image.rows_entering(4)]
 
 
 @pytest.mark.parametrize("method", DECODER_METHODS)

@@ -8,6 +8,7 @@ import tiny_models
 import torch
 from model_cases import MODELS, ROWS, SECOND, Case
 from packaging.version import Version
+from reference.kept_rows import entered
 from transformers import __version__ as transformers_version
 
 import tokenprune
@@ -89,16 +90,22 @@ def test_static_cache_beams_and_sampling(name, method):
         dynamic, _ = generated(case.model, batch)
         static, _ = generated(case.model, batch, cache_implementation="static")
         assert torch.equal(dynamic.sequences, static.sequences)
-        one = case.alone(batch, 0)
         options = {"max_new_tokens": 4, "suppress_tokens": SUPPRESSED}
-        alone = case.model.generate(**one[0], do_sample=False, num_beams=3, **options)
-        if not REPEATS_WRONGLY:
-            beams = case.model.generate(**batch[0], do_sample=False, num_beams=3, **options)
-            assert beams[0, -4:].tolist() == alone[0, -4:].tolist()
-        torch.manual_seed(0)
-        first = case.model.generate(**one[0], do_sample=True, **options)
-        torch.manual_seed(0)
-        assert torch.equal(case.model.generate(**one[0], do_sample=True, **options), first)
+        sampled = []
+        for more in ({}, {"cache_implementation": "static"}):
+            torch.manual_seed(0)
+            sampled.append(case.model.generate(**batch[0], do_sample=True, **options, **more))
+        assert torch.equal(*sampled)
+        if REPEATS_WRONGLY:
+            return
+        surest = {"do_sample": True, "top_k": 1, "num_return_sequences": 2}
+        several = case.model.generate(**batch[0], **surest, **options)
+        assert torch.equal(several, dynamic.sequences.repeat_interleave(2, 0))
+        beams = case.model.generate(**batch[0], do_sample=False, num_beams=3, **options)
+        for row in (0, 1):
+            one = case.alone(batch, row)[0]
+            alone = case.model.generate(**one, do_sample=False, num_beams=3, **options)
+            assert beams[row, -4:].tolist() == alone[0, -4:].tolist()
 
 
 SECOND_TURNS = [
@@ -113,8 +120,8 @@ SECOND_TURNS = [
 def test_a_second_turn_on_the_same_cache(name, method, second):
     """With text, or with a new image; in a padded batch as for each row alone."""
     case = Case(name)
-    picture = ROWS[name][0][1:]
-    first, more = case.inputs((3, *picture), (5, *picture)), case.inputs(second, second, seed=5)
+    pictures = ROWS[name][1][1:]  # two images, or an image and a video
+    first, more = case.inputs((3, *pictures), (5, *pictures)), case.inputs(second, second, seed=5)
 
     def two_turns(one, two):
         out, _ = generated(case.model, one)
@@ -159,11 +166,37 @@ def test_stock_qwen_takes_no_new_image_on_a_cache():
         assert REPEATS_WRONGLY and not torch.equal(got, want)
 
 
+@pytest.mark.parametrize("method", ["zoo-exact", "divprune", "stride"])
+def test_qwen_takes_a_new_image_on_a_cache_by_plain_calls(method):
+    """With the positions of the whole conversation; as if it had come at once."""
+    case = Case("qwen")
+    whole = case.inputs((3, ("I", 4, 6), 5, *SECOND["qwen"]))[0]
+    places, ids = entered(case.model, whole)["position_ids"], whole["input_ids"]
+    at, patches = int((ids[0] == 92).nonzero()[1]), int(whole["image_grid_thw"][0].prod())
+    with tokenprune.apply(case.model, method=method, keep=KEEP) as handle:
+        want, kept = case.model(**whole).logits[:, at:], [i.kept.tolist() for i in handle.last.images]
+        cache, turns = None, ((slice(at), slice(patches)), (slice(at, None), slice(patches, None)))
+        for number, (tokens, rows) in enumerate(turns):
+            out = case.model(
+                input_ids=ids[:, tokens],
+                position_ids=places[..., tokens],
+                attention_mask=torch.ones_like(ids[:, : tokens.stop]),
+                pixel_values=whole["pixel_values"][rows],
+                image_grid_thw=whole["image_grid_thw"][number : number + 1],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = out.past_key_values
+            assert [i.kept.tolist() for i in handle.last.images] == kept[number : number + 1]
+    torch.testing.assert_close(out.logits, want, **TOLERANCE)
+    assert cache.get_seq_length() == ids.shape[1]
+
+
 @pytest.mark.parametrize(("name", "method"), PAIRS)
 def test_loss(name, method):
-    """Labels on the last text tokens: the loss of the logits, and gradients reach the projector."""
+    """Two images, or an image and a video; labels on the last text tokens: the loss of the logits."""
     case = Case(name)
-    inputs = case.single()[0]
+    inputs = case.alone(case.batch(), 1)[0]
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[:, -4:] = inputs["input_ids"][:, -4:]
     with tokenprune.apply(case.model, method=method, keep=KEEP), torch.enable_grad():
@@ -178,14 +211,14 @@ def test_loss(name, method):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("method", ["zoo-exact", "divprune", "stride"])
+@pytest.mark.parametrize("method", ["zoo-exact", "divprune", "stride", "fastv", "dart"])
 def test_original_positions_equal_a_full_run_that_hides_the_dropped(name, method, attention):
-    """Independent of every hook of ours but the choice: hide the dropped tokens in every layer."""
+    """Independent of every hook of ours but the choice: hide the dropped tokens from the cut on."""
     case = Case(name, attention)
     inputs = case.single()[0]
     with tokenprune.apply(case.model, method=method, keep=KEEP, positions="original") as handle:
         got = case.model(**inputs).logits[0, -1]
-        kept = handle.last.images[0].kept
+        kept, cuts = handle.last.images[0].kept, handle.last.images[0].cuts
     placeholders = (inputs["input_ids"][0] == tiny_models.IMAGE).nonzero().squeeze(1)
     dropped = [int(slot) for i, slot in enumerate(placeholders) if i not in kept.tolist()]
     n = inputs["input_ids"].shape[1]
@@ -198,7 +231,7 @@ def test_original_positions_equal_a_full_run_that_hides_the_dropped(name, method
     def hide(module, args, kwargs):
         return args, {**kwargs, "attention_mask": mask[None, None]}
 
-    layers = case.model.model.language_model.layers
+    layers = case.model.model.language_model.layers[next(iter(cuts)) :]
     hooks = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in layers]
     try:
         want = case.model(**inputs).logits[0, -1]

@@ -9,6 +9,7 @@ from tiny_models import EOS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 import tokenprune
+from reference.kept_rows import entered
 
 
 def explicit_attention(layer, hidden, cos, sin):
@@ -23,13 +24,27 @@ def explicit_attention(layer, hidden, cos, sin):
     return logits.masked_fill(~causal, -torch.inf).softmax(-1)[0], key[0]
 
 
-class Decoder:
-    """The layers of a tiny LLaVA's language model, with cuts."""
+def slots_of_new_rows(indices, n):
+    """Each new row (-1) gets the next free one of n slots after that of the row before it, in a circle."""
+    slots = indices.tolist()
+    for i, slot in enumerate(slots):
+        if slot < 0:
+            after = slots[i - 1] + 1 if i else 0
+            slots[i] = next(s % n for s in range(after, after + n) if s % n not in slots)
+    return slots
 
-    def __init__(self, model, method, keep, positions):
-        self.model, self.method, self.keep, self.positions = model, method.resolved(), keep, positions
+
+class Decoder:
+    """The layers of a tiny language model, with cuts; `places` (A, P) are positions on one axis or three."""
+
+    def __init__(self, model, method, keep, positions, places):
+        self.method, self.keep, self.positions, self.places = method.resolved(), keep, positions, places
         self.language = model.model.language_model
         self.decisions = {}
+
+    def rotary(self, hidden, places):
+        """Cosines and sines (1, P, d)."""
+        return self.language.rotary_emb(hidden, places if len(places) == 1 else places[:, None])
 
     def run(self, embeds, visual, n_prompt):
         """Hidden rows after the last layer; `visual` are the image's slots among the first `n_prompt` rows.
@@ -37,7 +52,8 @@ class Decoder:
         The first run decides what is dropped; later runs, on longer sequences, keep to it.
         """
         language, hidden = self.language, embeds
-        places = torch.arange(embeds.shape[1])  # of each row
+        later = self.places.max() + 1 + torch.arange(embeds.shape[1] - n_prompt)
+        places = torch.cat([self.places, later.expand(len(self.places), -1)], 1)
         cuts = self.method.schedule.cuts(self.keep, len(visual), len(language.layers), self.method.budget)
         image = visual  # where the image's rows stand now
         text = torch.arange(int(visual.max()) + 1, n_prompt)
@@ -50,7 +66,7 @@ class Decoder:
                         i, hidden, places, image, text, attended, embeds, visual, cuts[i]
                     )
                 hidden, places, image, text, prompt = self.drop(i, hidden, places, image, text, prompt)
-            cos, sin = language.rotary_emb(hidden, places[None])
+            cos, sin = self.rotary(hidden, places)
             attended = explicit_attention(layer, hidden, cos, sin)
             mask = torch.ones(1, 1, hidden.shape[1], hidden.shape[1], dtype=torch.bool).tril()
             if layer.self_attn.config._attn_implementation == "eager":
@@ -65,7 +81,7 @@ class Decoder:
 
         def attention_rows(layer, rows):
             if layer == i:  # the layer about to run
-                cos, sin = language.rotary_emb(hidden, places[None])
+                cos, sin = self.rotary(hidden, places)
                 table = explicit_attention(language.layers[i], hidden, cos, sin)[0]
             else:
                 assert layer == i - 1
@@ -73,7 +89,7 @@ class Decoder:
             return table[:, text[torch.as_tensor(rows).reshape(-1)]][:, :, image]
 
         def rotary(positions):
-            cos, sin = language.rotary_emb(hidden, positions[None])
+            cos, sin = self.rotary(hidden, positions if positions.ndim == 2 else positions[None])
             return cos[0], sin[0]
 
         signals = {
@@ -85,8 +101,8 @@ class Decoder:
             "final_norm": language.norm,
             "input_features": embeds[0, visual],
             "text_embeds": embeds[0, began],
-            "position_ids": places[image],
-            "text_position_ids": places[text],
+            "position_ids": places[:, image].squeeze(0),
+            "text_position_ids": places[:, text].squeeze(0),
             "rotary": rotary,
         }
         tokens = tokenprune.VisualTokens(hidden[0, image], signals)
@@ -101,13 +117,11 @@ class Decoder:
             rows[new] = chosen.features[new]
         first, last = int(image.min()), int(image.max())
         assert last - first + 1 == len(image)
-        kept_places = places[image][chosen.indices.clamp(min=0)]
+        kept_places = places[:, image][:, slots_of_new_rows(chosen.indices, len(image))]
         hidden = torch.cat([hidden[:, :first], rows[None], hidden[:, last + 1 :]], 1)
-        places = torch.cat([places[:first], kept_places, places[last + 1 :]])
+        places = torch.cat([places[:, :first], kept_places, places[:, last + 1 :]], 1)
         if self.positions == "contiguous":
-            places = torch.arange(len(places))
-        else:
-            assert chosen.features is None
+            places = torch.arange(places.shape[1])[None]
         gone = len(image) - len(rows)
         return hidden, places, first + torch.arange(len(rows)), text - gone, prompt - gone
 
@@ -116,12 +130,13 @@ def generate(model, inputs, method, keep, positions, n_new):
     """Greedy decoding of one row with one image: tokens, logits, the decisions by layer."""
     ids = inputs["input_ids"]
     visual = (ids[0] == model.config.image_token_id).nonzero().squeeze(1)
-    embeds = model.get_input_embeddings()(ids).clone()
-    hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2][
-        :, 1:
-    ]
-    embeds[0, visual] = model.model.multi_modal_projector(hidden)[0]
-    decoder = Decoder(model, method, keep, positions)
+    given = entered(model, inputs)
+    embeds, places = given["inputs_embeds"], given.get("position_ids")
+    if places is None or places.ndim == 2:
+        places = torch.arange(ids.shape[1])[None]
+    else:  # Qwen: rows for three axes, in some versions behind one for text
+        places = places[-3:, 0]
+    decoder = Decoder(model, method, keep, positions, places)
     tokens, seen = [], []
     for _ in range(n_new):
         out = decoder.run(embeds, visual, ids.shape[1])
