@@ -34,8 +34,8 @@ def accuracy_part(record: Mapping[str, Any]) -> str:
         shares = (_share_of_rows(record, layer, keep) for keep in record["keeps"])
         lines += [
             "",
-            f"Colour-shape pairs, cut before block {layer} (of 0 ... {record['blocks'] - 1}; a block then gets "
-            f"{_listed(f'{share:.0%}' for share in shares)} of the rows, on average):",
+            f"Colour-shape pairs, cut before block {layer} (of 0 ... {record['blocks'] - 1}; a block then "
+            f"gets {_listed(f'{share:.0%}' for share in shares)} of the rows, on average):",
             "",
             *_results(found, "pairs", "patches kept", {keep: (layer, keep) for keep in record["keeps"]}),
         ]
