@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenprune import Method, Selection, VisualTokens
 from tokenprune.selection import fill_new_rows
-
-OF_THE_MODEL = "projector"
+from tokenprune.stack import image_of, selections_of
 
 
 @dataclass
@@ -37,12 +34,10 @@ class Chosen:
 def choose(method: Method, tokens: VisualTokens, keep: int, layer: int) -> Chosen:
     """Choose `keep` rows of each image of a stack (B, N, D), before block `layer`."""
     if all(part.batched for part in method.parts):
-        together = method.select(tokens, keep, layer=layer)
-        selections = [_of_image(together, number) for number in range(len(tokens.features))]
+        selections = selections_of(method.select(tokens, keep, layer=layer))
     else:
-        selections = [
-            method.select(_image(tokens, number), keep, layer=layer) for number in range(len(tokens.features))
-        ]
+        images = [image_of(tokens, number) for number in range(len(tokens.features))]
+        selections = [method.select(image, keep, layer=layer) for image in images]
     indices = torch.stack([selection.indices for selection in selections])
     is_new = indices < 0
     if bool(is_new.any()):
@@ -56,21 +51,3 @@ def gather_rows(rows: Tensor, slots: Tensor) -> Tensor:
     """Rows (B, ..., N, D) at `slots` (B, K) of each image -> (B, ..., K, D)."""
     index = slots.view(len(slots), *[1] * (rows.ndim - 3), slots.shape[1], 1)
     return rows.gather(-2, index.expand(*rows.shape[:-2], slots.shape[1], rows.shape[-1]))
-
-
-def _image(tokens: VisualTokens, number: int) -> VisualTokens:
-    """One image of a stack."""
-    signals: dict[str, Any] = {
-        name: tokens.signal(name) if name == OF_THE_MODEL else functools.partial(_row, tokens, name, number)
-        for name in tokens.provides
-    }
-    return VisualTokens(tokens.features[number], signals, tokens.layout)
-
-
-def _row(tokens: VisualTokens, name: str, number: int) -> Any:
-    return tokens.signal(name)[number]
-
-
-def _of_image(together: Selection, number: int) -> Selection:
-    parts = (together.indices, together.order, together.features, together.scores)
-    return Selection(*(None if part is None else part[number] for part in parts))  # type: ignore[arg-type]
