@@ -67,6 +67,7 @@ def test_committed_records_hold_what_they_conclude(file):
     ]
     assert with_ratios(bare) == record["runs"]
     assert len(rows(record)) == len(record["runs"])
+    assert markdown_table(record) in (RECORDS.parent / "serving.md").read_text()
     assert markdown_table(record).splitlines()[2].startswith("| no plugin | 1 | 609 |")
 
 
