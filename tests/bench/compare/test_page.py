@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tokenprune_bench.compare.plan import ALWAYS
+from tokenprune_bench.compare.spreadsheet import csv_text
 from tokenprune_bench.compare_page import PAGE, RECORD, page
 
 ROOT = Path(__file__).parents[3]
@@ -18,6 +19,11 @@ def record():
 
 def test_the_page_is_generated_from_the_record(record):
     assert (ROOT / PAGE).read_text(encoding="utf-8") == page(record)
+
+
+def test_the_spreadsheet_holds_the_same_figures(record):
+    table = (ROOT / RECORD).with_suffix(".csv").read_text(encoding="utf-8")
+    assert table == csv_text(record["models"])
 
 
 def test_what_was_asked_of_the_measurement_is_in_it(record):
