@@ -7,12 +7,14 @@ import tiny_processors as tp
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
 SIDE = 96  # pixels of a picture, 12 x 12 visual tokens: more than a block of the key-value cache
 WIDE = {"hidden_size": 128, "num_attention_heads": 4}  # heads of 32, the smallest vLLM's CPU kernels know
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
 IMAGE_TEXT = {
     "llava": "<image>",
+    "llava_siglip": "<image>",
     "llava_next": "<image>",
     "qwen": "<|vision_start|> <|image_pad|> <|vision_end|>",
 }
@@ -22,6 +24,9 @@ def save(name, folder):
     """Save the tiny model `name` with its processor."""
     if name == "qwen":
         model, processor = tm.qwen(rope_parameters=ROPE, **WIDE), tp.qwen(most=256 * 256)
+    elif name == "llava_siglip":
+        model, processor = _siglip(tm.llava(image_size=SIDE, **WIDE).config), tp.llava(SIDE)
+        processor.vision_feature_select_strategy, processor.num_additional_image_tokens = "full", 0
     else:
         model = getattr(tm, name)(image_size=SIDE, **WIDE)
         processor = getattr(tp, name)(SIDE)
@@ -29,6 +34,22 @@ def save(name, folder):
     processor.save_pretrained(folder)
     if name != "qwen":
         _name_tower_as_on_the_hub(folder)
+
+
+def _siglip(config):
+    """The tiny LLaVA with a tower that has no class token."""
+    clip = config.vision_config
+    sizes = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    tower = SiglipVisionConfig(**{name: getattr(clip, name) for name in sizes}, num_attention_heads=4)
+    torch.manual_seed(0)
+    return LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=tower,
+            text_config=config.text_config,
+            image_token_id=tm.IMAGE,
+            vision_feature_select_strategy="full",
+        )
+    ).eval()
 
 
 def _scale(model):

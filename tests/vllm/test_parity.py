@@ -18,11 +18,12 @@ WITH_CLASS_TOKEN = (
 WITHOUT = tuple(
     {"vispruner": "vispruner-received", "visionzip": "visionzip-received"}.get(m, m) for m in WITH_CLASS_TOKEN
 )
-KEEP = {"llava": 48, "llava_next": 250, "qwen": 40}
+KEEP = {"llava": 48, "llava_siglip": 48, "llava_next": 250, "qwen": 40}
 METHODS = [
-    (name, method)
-    for name, methods in (("llava", WITH_CLASS_TOKEN), ("llava_next", WITH_CLASS_TOKEN), ("qwen", WITHOUT))
-    for method in methods
+    *(("llava", method) for method in WITH_CLASS_TOKEN),
+    ("llava_siglip", "zoo-exact"),
+    *(("llava_next", method) for method in WITH_CLASS_TOKEN),
+    *(("qwen", method) for method in WITHOUT),
 ]
 
 
