@@ -101,7 +101,8 @@ class VisionZipReducer(tokenprune.Reducer):
         metric = tokens.signal("key_metric").float()
         new = merge_contextual(hidden[rest], metric[rest], self.split(keep, len(tokens))[1])
         if with_cls:
-            new = tokens.projector(torch.cat([tokens.signal("cls_hidden").float(), new]))
+            cls_row = tokens.signal("cls_hidden")[:1].float()  # of the whole picture, where tiles compete
+            new = tokens.projector(torch.cat([cls_row, new]))
         new = new.to(tokens.features.dtype)
         mark, front = selection.indices.new_full((len(new),), -1), int(with_cls)
         return tokenprune.Selection(

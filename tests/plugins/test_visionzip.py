@@ -7,6 +7,7 @@ from tokenprune_plugins.visionzip import VisionZipReducer, merge_contextual
 
 import tokenprune
 from tokenprune.scope import Share, join
+from tokenprune.testing import example_tokens
 
 
 def tokens_of(hidden, cls_attention, key_metric, projector=None):
@@ -203,3 +204,18 @@ def test_golden_order_of_the_rows_of_tiles():
     joined = join(shares, selections, torch.empty(0, dtype=torch.long), features)
     assert torch.equal(joined.features[1:], vectors["out"])
     assert joined.indices[0] == 7
+
+
+def test_when_tiles_compete_the_base_views_class_row_stands_for_all():
+    tokens = example_tokens(24)
+    signals = {name: tokens.signal(name) for name in tokens.provides}
+    signals["cls_hidden"] = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
+    layout = tokenprune.Layout((1, 1, 24), tiles=torch.arange(24) // 8, full_tiles=3)
+    tiled = tokenprune.VisualTokens(tokens.features, signals, layout)
+    method = tokenprune.method("visionzip", scope="image")
+    chosen = method.select(tiled, keep=12)
+    plain = tokenprune.VisualTokens(tokens.features, {**signals, "cls_hidden": signals["cls_hidden"][:1]})
+    alone = method.select(plain, keep=12)
+    assert len(chosen) == 12 and torch.equal(chosen.indices, alone.indices)
+    torch.testing.assert_close(chosen.features, alone.features)
+    torch.testing.assert_close(chosen.features[0], tokens.projector(signals["cls_hidden"][:1])[0])
