@@ -125,7 +125,13 @@ def _preset(preset: str | None, model: str | None) -> Preset:
     if model is None:
         return PRESETS[preset or "cpu-small"]
     name = Path(model).name
-    return dataclasses.replace(PRESETS["cpu-small"], name=name, about=f"the model {name}", official=False)
+    changed: dict[str, Any] = {
+        "name": name,
+        "about": f"the model {name}",
+        "new_tokens": (1, 32),
+        "official": False,
+    }
+    return dataclasses.replace(PRESETS["cpu-small"], **changed)
 
 
 def _measured(
