@@ -125,7 +125,7 @@ def squared_jacobian_with_norm(
     n, patches, width = rows.shape
     slope = act_slope(form.act, form.hidden(rows))
     outer = _made(form, keep, "outer", lambda: form.W2.mT @ form.W2, None)  # W2^T W2, (D_h, D_h)
-    radials = outer if dtype is None else outer.to(dtype)
+    radials = _made(form, keep, "outer", lambda: outer, dtype)
     first = form.W1.view(-1, patches, width)
     if form.norm_weight is not None:
         first = first * form.norm_weight
