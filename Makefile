@@ -23,7 +23,7 @@ VLLM_TESTS ?= tests/vllm
 LMMS_EVAL := $(shell sed -n 's/^lmms-eval = .*lmms-eval>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 LMMS := .venv-lmms
 
-.PHONY: help demo test test-lowest test-lmms-eval lint format types docs clean
+.PHONY: help demo test test-lowest test-lmms-eval test-vllm lint format types docs clean
 
 help:
 	@echo "make demo         answer questions about pictures with the embedded model, pruned and unpruned"
@@ -69,7 +69,7 @@ docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(LOW) $(LMMS) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOW) $(LMMS) $(VLLM) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
