@@ -8,6 +8,7 @@ tries every pair again and compares.
 import re
 from pathlib import Path
 
+import tiny_clip
 import tiny_families as families
 import torch
 from model_cases import Case
@@ -55,12 +56,17 @@ def attempt(model, inputs, **call):
 
 
 def cell(model, inputs, method):
-    """Yes, `layer=` where the method's own layers are refused but others run, or what is missing."""
+    """Yes, `layer=` or `clip=` where it runs with that option, or what is missing."""
     refusal = attempt(model, inputs, method=method, keep=KEEP)
     if refusal is None:
         return "yes"
     if "or schedule=" in refusal and attempt(model, inputs, method=method, schedule={2: 9, 3: KEEP}) is None:
         return "`layer=`"
+    tower = model.config.vision_config
+    if "signal clip_" in refusal and tower.model_type == "clip_vision_model":
+        brought = tokenprune.method(method, clip=tiny_clip.space(tower))
+        if attempt(model, inputs, method=brought, keep=KEEP) is None:
+            return "`clip=`"
     needs = re.search(r"needs the signal ([\w, ]+?), which", refusal)
     if needs:
         return f"no: {needs[1].split(', ')[0]}"

@@ -2,52 +2,25 @@
 """CDPruner as published: the user brings CLIP's text tower, each row is compared with its own question."""
 
 import pytest
+import tiny_clip
 import tiny_models
 import torch
 from reference import cdpruner as slow
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_clip import BOS, EOS, SEGMENT
 from tokenprune_adapters.clip_space import ClipSpace, question_alone
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, PreTrainedTokenizerFast
+from transformers import CLIPConfig, CLIPModel
 
 import tokenprune
-
-SEGMENT = 8  # tokens CLIP's text tower takes here
-CLIP_BOS, CLIP_EOS = 97, 98
-
-
-def tokenizer(clip):
-    """Words w0 to w96 as tokens 0 to 96; CLIP's has a beginning and an end."""
-    words = {f"w{i}": i for i in range(97)} | {"<bos>": CLIP_BOS, "<eos>": CLIP_EOS}
-    core = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if clip:
-        core.post_processor = processors.TemplateProcessing(
-            single="<bos> $A <eos>", special_tokens=[("<bos>", CLIP_BOS), ("<eos>", CLIP_EOS)]
-        )
-    return PreTrainedTokenizerFast(tokenizer_object=core)
 
 
 @pytest.fixture(scope="module")
 def space():
-    torch.manual_seed(3)
-    text = CLIPTextConfig(
-        vocab_size=99,
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=SEGMENT,
-        bos_token_id=CLIP_BOS,
-        eos_token_id=CLIP_EOS,
-        initializer_factor=20.0,
-    )
-    config = CLIPConfig(text_config=text, vision_config=tiny_models.llava().config.vision_config)
-    return ClipSpace(CLIPModel(config).eval(), tokenizer(clip=True), tokenizer(clip=False))
+    return tiny_clip.space(tiny_models.llava().config.vision_config)
 
 
 def by_hand(space, question):
     """Joint embeddings of a question given as CLIP tokens with begin and end, in rows of SEGMENT."""
-    tokens = [CLIP_BOS, *question, CLIP_EOS]
+    tokens = [BOS, *question, EOS]
     rows = [tokens[i : i + SEGMENT] for i in range(0, len(tokens), SEGMENT)]
     embeds = []
     for row in rows:
