@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tokenprune bench --engine vllm`: everything about it but vLLM's run, which tests/vllm has."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from tokenprune_bench.cli.app import app
 from tokenprune_bench.serving import checkpoint, child
 from tokenprune_bench.serving.measure import percentile, with_ratios
-from tokenprune_bench.serving.table import markdown_table, rows
+from tokenprune_bench.serving.table import markdown_table, rows, terminal_table
 from typer.testing import CliRunner
 
 RECORDS = Path(__file__).parents[2] / "docs/benchmarks"
@@ -69,6 +71,15 @@ def test_committed_records_hold_what_they_conclude(file):
     assert len(rows(record)) == len(record["runs"])
     assert markdown_table(record) in (RECORDS.parent / "serving.md").read_text()
     assert markdown_table(record).splitlines()[2].startswith("| no plugin | 1 | 609 |")
+
+
+def test_the_table_fits_a_terminal():
+    record = json.loads((RECORDS / "vllm-cpu.json").read_text())
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_table(record))
+    said = console.export_text()
+    assert "\u2026" not in said and all(f" {run['name']} " in said for run in record["runs"])
+    assert all(f" {cell} " in said for row in rows(record) for cell in row)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ COLUMNS = (
     "first token p50 s",
     "first token p99 s",
 )
+SHORT = ("what", "clients", "prompt", "req/s", "ratio", "p50", "p99")
 
 
 def rows(record: Mapping[str, Any]) -> list[list[str]]:
@@ -34,10 +35,10 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def terminal_table(record: Mapping[str, Any]) -> Any:
-    """Table for a terminal."""
+    """Table for a terminal of 80 columns."""
     from rich.table import Table
 
-    table = Table(*COLUMNS)
+    table = Table(*SHORT, caption="p50, p99: of the seconds until a request's first token")
     for row in rows(record):
         table.add_row(*row)
     return table
