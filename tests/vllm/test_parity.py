@@ -60,3 +60,15 @@ def test_a_pruned_engine_answers_as_transformers_does(name, method, checkpoint, 
     for one, repeated, asked in zip(found, again, prompts(name), strict=True):
         assert_same(one, reference(name).answer(asked, pruning))
         assert (repeated.tokens, repeated.n_prompt) == (one.tokens, one.n_prompt)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen"])
+def test_a_compiled_language_model_answers_alike(name, checkpoint, reference, monkeypatch):
+    monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "1")  # compiled here and now; nothing is left behind
+    pruning = {"method": "zoo-exact", "keep": KEEP[name]}
+    with engine(checkpoint(name), pruning, enforce_eager=False) as llm:
+        mode = llm.llm_engine.vllm_config.compilation_config.mode
+        found = ask(llm, prompts(name))
+    assert mode.name != "NONE"
+    for one, asked in zip(found, prompts(name), strict=True):
+        assert_same(one, reference(name).answer(asked, pruning))

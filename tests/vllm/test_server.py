@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -24,14 +25,14 @@ SMALL = ("--dtype", "float32", "--max-model-len", "2048", "--enforce-eager", "--
 
 
 @contextlib.contextmanager
-def serving(folder, log, *options, patience=300):
+def serving(folder, log, *options, patience=300, **environment):
     """A server of the checkpoint in `folder`; its client. What it says goes to the file `log`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [Path(sys.executable).with_name("vllm"), "serve", folder, "--served-model-name", "tiny"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-num-seqs", "8", *SMALL, *options]
-    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO"}
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO", **environment}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
     with log.open("w") as said:
         server = subprocess.Popen(
@@ -102,6 +103,22 @@ def test_a_server_prunes_and_survives_bad_requests(name, checkpoint, tmp_path):
     assert "tokenprune: zoo-exact, keep=48 for each picture" in said
     assert "zoo-exact kept 96 of 288 rows of 2 images" in said
     assert "tokenprune:" not in (tmp_path / "whole.log").read_text()
+
+
+def test_two_engines_side_by_side_answer_as_one_does(checkpoint, tmp_path):
+    folder, pruned = checkpoint("llava"), ("--hf-overrides", json.dumps({"tokenprune": PRUNING}))
+    two_engines = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+    answers = []
+    for options, environment in (((), {}), (("--data-parallel-size", "2"), two_engines)):
+        with (
+            serving(folder, tmp_path / "log", *pruned, *options, **environment) as client,
+            ThreadPoolExecutor(6) as clients,
+        ):
+            asked = list(clients.map(lambda seed: ask(client, picture(seed)), range(6)))
+        answers.append([(n_prompt(one), one.choices[0].token_ids) for one in asked])
+    said = (tmp_path / "log").read_text()
+    assert "EngineCore_DP0" in said and "EngineCore_DP1" in said
+    assert answers[0] == answers[1] and len({tuple(tokens) for _, tokens in answers[0]}) > 1
 
 
 def _refusal(client, **budget):
