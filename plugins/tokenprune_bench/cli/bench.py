@@ -16,6 +16,7 @@ import typer
 from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
 from tokenprune_bench.cli.files import check_folder, write_text
 from tokenprune_bench.cli.models import Device, Precision, load_model
+from tokenprune_bench.cli.options import InPrecision, Keeps, MethodNames, OnDevice, OnlyJson
 
 if TYPE_CHECKING:
     from tokenprune_bench.bench.presets import Preset
@@ -36,10 +37,8 @@ def bench(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Of --model read only the configuration.")
     ] = False,
-    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")
-    ] = None,
+    method: MethodNames = None,
+    keep: Keeps = None,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Only this batch size; may be repeated.")
     ] = None,
@@ -50,8 +49,8 @@ def bench(
     official: Annotated[
         bool | None, typer.Option(help="Time the official algorithms too (or not).", show_default=False)
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
-    dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
+    device: OnDevice = Device.auto,
+    dtype: InPrecision = Precision.auto,
     engine: Annotated[Engine, typer.Option(help="What runs the model; vllm: its server's load.")] = (
         Engine.transformers
     ),
@@ -60,7 +59,7 @@ def bench(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture (needs matplotlib).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
+    as_json: OnlyJson = False,
 ) -> None:
     """Time a model pruned, unpruned and fed only what is kept."""
     if engine is Engine.vllm:

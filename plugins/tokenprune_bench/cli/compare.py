@@ -14,6 +14,19 @@ import typer
 
 from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
 from tokenprune_bench.cli.models import Device, Precision
+from tokenprune_bench.cli.options import (
+    Batch,
+    InPrecision,
+    Keeps,
+    MethodNames,
+    Metric,
+    OnDevice,
+    OnlyJson,
+    QuestionFile,
+    Scenes,
+    Seed,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,25 +45,17 @@ def compare(
         list[str] | None,
         typer.Option(help="A directory or a hub id; may be repeated (default: the embedded model)."),
     ] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")
-    ] = None,
+    method: MethodNames = None,
+    keep: Keeps = None,
     protocol: Annotated[Protocol, typer.Option(help="As the authors ran it, or under equal rules.")] = (
         Protocol.both
     ),
     conversation: Annotated[
         bool, typer.Option("--conversation", help="Also ask later questions of what the first one left.")
     ] = False,
-    questions: Annotated[
-        Path | None, typer.Option(help="JSON lines of image, question, answer(s).", metavar="FILE")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="Of --questions' lines that name none (default: exact_match).")
-    ] = None,
-    scenes: Annotated[
-        int | None, typer.Option(min=2, help="Without --questions: how many scenes (default 40).")
-    ] = None,
+    questions: QuestionFile = None,
+    metric: Metric = None,
+    scenes: Scenes = None,
     output: Annotated[Path, typer.Option(help="Where everything goes.", metavar="DIR")] = Path(
         "compare-output"
     ),
@@ -58,17 +63,15 @@ def compare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that answer; each loads the model.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
+    batch: Batch = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 16,
     min_pixels: Annotated[int | None, typer.Option(min=1, help="Least pixels of a picture.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Most pixels of a picture.")] = None,
-    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
-    dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
+    seed: Seed = 0,
+    device: OnDevice = Device.auto,
+    dtype: InPrecision = Precision.auto,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: OnlyJson = False,
 ) -> None:
     """Compare methods at several budgets on a set of questions, and write a report."""
     with plain_errors(), quietly():

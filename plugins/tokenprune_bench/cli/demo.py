@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenprune_bench.cli.failures import BadInputError, first_line, plain_errors, quietly
+from tokenprune_bench.cli.options import Keeps, MethodNames, OnlyJson, Seed
 
 if TYPE_CHECKING:
     from tokenprune_bench.demo.outcomes import Outcome
@@ -21,10 +22,8 @@ RESULTS = "demo.json"
 
 def demo(
     full: Annotated[bool, typer.Option("--full", help="All methods, more budgets and pictures.")] = False,
-    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")
-    ] = None,
+    method: MethodNames = None,
+    keep: Keeps = None,
     scenes: Annotated[
         int | None, typer.Option(min=1, help="How many pictures (about 13 questions each).")
     ] = None,
@@ -34,8 +33,8 @@ def demo(
     model: Annotated[
         str | None, typer.Option(help="A model trained on these scenes; default: the embedded one.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
+    seed: Seed = 0,
+    as_json: OnlyJson = False,
 ) -> None:
     """Answer questions about pictures with and without pruning, and show what was kept."""
     with plain_errors(), quietly():

@@ -11,6 +11,7 @@ import typer
 
 from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
 from tokenprune_bench.cli.models import Device, Precision, load_model
+from tokenprune_bench.cli.options import InPrecision, ModelName, OnDevice, Seed, TrustRemoteCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 def run(
     image: Annotated[Path, typer.Option(help="The picture.", metavar="FILE")],
     prompt: Annotated[str, typer.Option(help="The question about it.")],
-    model: Annotated[
-        str | None, typer.Option(help="A directory or a hub id; default: the embedded model.")
-    ] = None,
+    model: ModelName = None,
     method: Annotated[str | None, typer.Option(help="A method by name (default: zoo-exact).")] = None,
     scorer: Annotated[str | None, typer.Option(help="Instead of a method: a scorer ...")] = None,
     selector: Annotated[str | None, typer.Option(help="... and a selector.")] = None,
@@ -37,12 +36,10 @@ def run(
         Path | None, typer.Option(help="Save a picture of what was kept.", metavar="FILE")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of the answer.")] = 64,
-    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
-    dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    seed: Seed = 0,
+    device: OnDevice = Device.auto,
+    dtype: InPrecision = Precision.auto,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Answer a question about a picture from a few of its visual tokens."""

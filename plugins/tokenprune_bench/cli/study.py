@@ -15,6 +15,17 @@ import typer
 
 from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
 from tokenprune_bench.cli.models import Device, Precision
+from tokenprune_bench.cli.options import (
+    Batch,
+    InPrecision,
+    Metric,
+    ModelName,
+    OnDevice,
+    OnlyJson,
+    QuestionFile,
+    Scenes,
+    TrustRemoteCode,
+)
 
 
 class Name(str, Enum):
@@ -31,29 +42,19 @@ class Name(str, Enum):
 
 def study(
     name: Annotated[Name, typer.Argument(help="Which study.", metavar="NAME")],
-    model: Annotated[
-        str | None, typer.Option(help="A directory or a hub id; default: the embedded model.")
-    ] = None,
-    questions: Annotated[
-        Path | None, typer.Option(help="JSON lines of image, question, answer(s).", metavar="FILE")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="Of --questions' lines that name none (default: exact_match).")
-    ] = None,
-    scenes: Annotated[
-        int | None, typer.Option(min=2, help="Without --questions: how many scenes (default 40).")
-    ] = None,
+    model: ModelName = None,
+    questions: QuestionFile = None,
+    metric: Metric = None,
+    scenes: Scenes = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the record there, as JSON.", metavar="FILE")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
+    batch: Batch = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 8,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
-    dtype: Annotated[Precision, typer.Option(help="Number format of the model.")] = Precision.auto,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Only machine-readable output.")] = False,
+    device: OnDevice = Device.auto,
+    dtype: InPrecision = Precision.auto,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: OnlyJson = False,
 ) -> None:
     """Repeat one of the paper's studies: layers, correlation, sampling, combination and others."""
     with plain_errors(), quietly():
