@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 import tokenprune
-from tokenprune import Cut, IncompatibleError, Layout, Projector
+from tokenprune import IncompatibleError, Layout, Projector
 from tokenprune.projector import in_float32
 
 from .transformers import forms
@@ -87,7 +87,11 @@ class GenericAdapter(TransformersAdapter):
 
     @classmethod
     def why_not(cls, model: nn.Module) -> str:
-        """A model of transformers that takes text only."""
+        """Wrappers, and models of transformers that take text only."""
+        if hasattr(model, "get_base_model"):
+            return "PEFT wraps the model; apply to model.get_base_model(), adapters stay in force"
+        if isinstance(getattr(model, "module", None), nn.Module):
+            return f"{type(model).__name__} wraps a model; apply to model.module"
         if "image" in getattr(model, "input_modalities", "image"):
             return ""
         return f"{type(model).__name__} takes no images, so it has no visual tokens that could be dropped"
@@ -114,8 +118,6 @@ class GenericAdapter(TransformersAdapter):
         given = dict(super().provides)
         if self.family.rows is None:
             given["projector"] -= {"projector"}
-        if self._why_no_decoder():
-            del given["decoder"]
         return given
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
@@ -167,22 +169,11 @@ class GenericAdapter(TransformersAdapter):
 
     # -- what is refused
 
-    def _why_no_decoder(self) -> str:
+    def why_no_decoder(self) -> str:
+        """Image tokens that see each other, or what every model has to say."""
         if self.family.both_ways:
             return "its image tokens see each other, and a layer's mask for fewer of them is not made yet"
-        if self.slides:
-            return "some of its layers see only a window, and a window over fewer rows is not made yet"
-        return ""
-
-    def check(self, cut: Cut) -> None:
-        """Refuse what this family cannot do, with the reason."""
-        why = self._why_no_decoder()
-        if cut.method.stage == "decoder" and why:
-            raise IncompatibleError(
-                f"method {cut.method.name!r} cuts inside the decoder of {type(self.model).__name__}: {why}. "
-                "Choose a method that cuts at the projector stage"
-            )
-        super().check(cut)
+        return super().why_no_decoder()
 
 
 def _no_rows(rows: Tensor) -> Tensor:

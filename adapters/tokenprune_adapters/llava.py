@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 import tokenprune
-from tokenprune import Layout, Projector
+from tokenprune import Layout, Projector, UnsupportedCallError
 from tokenprune.projector import in_float32, two_layer_form
 
 from .transformers import clip_signals
@@ -35,7 +35,9 @@ class LlavaAdapter(TransformersAdapter):
         """Attention of the layer whose output is projected; None without a class token to look from."""
         layer = self.model.config.vision_feature_layer
         tower = getattr(self.vision_tower, "vision_model", self.vision_tower)
-        if not isinstance(layer, int) or not hasattr(tower.embeddings, "class_embedding"):
+        embeddings = getattr(tower, "embeddings", None)
+        with_class_row = self.model.config.vision_feature_select_strategy == "full"  # a token without a place
+        if not isinstance(layer, int) or not hasattr(embeddings, "class_embedding") or with_class_row:
             return None
         # hidden state i > 0 is the output of layer i - 1; counted from the end both agree
         attention: nn.Module = tower.encoder.layers[layer if layer < 0 else layer - 1].self_attn
@@ -61,10 +63,25 @@ class LlavaAdapter(TransformersAdapter):
         )
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """A square grid where N is a square, as with every CLIP and SigLIP tower; else one row."""
+        """Pixtral's grid; a square where N is a square, as with every CLIP and SigLIP tower; else one row."""
         n = encoded.lengths[number]
+        sizes = encoded.arguments.get("image_sizes")
+        if sizes is not None:
+            h, w = (int(side) // self.model.config.vision_config.patch_size for side in sizes[number])
+            if h * w == n:
+                return Layout((1, h, w))
         side = round(n**0.5)
         return Layout((1, side, side) if side * side == n else (1, 1, n))
+
+    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse a call that projects another layer than the configuration, where signals come from."""
+        for name in ("vision_feature_layer", "vision_feature_select_strategy"):
+            given, wanted = arguments.get(name), getattr(self.model.config, name)
+            if given is not None and given != wanted:
+                raise UnsupportedCallError(
+                    f"this call asks for {name}={given!r}, the model was pruned with {wanted!r}; set it in "
+                    "model.config before apply()"
+                )
 
     # one call encodes all images, (images or tiles, N, D_v); how its rows become an image's tokens is what
     # models with tiles change
@@ -79,8 +96,12 @@ class LlavaAdapter(TransformersAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Tower rows without the class token, (N, D_v)."""
+        rows = encoded.seen.projector_inputs[0]
+        if len(rows) == 1 and rows.shape[1] == sum(encoded.lengths):  # Pixtral's images lie one after another
+            start = sum(encoded.lengths[:number])
+            return rows[0, start : start + encoded.lengths[number]]
         tiles = self.tiles(encoded, number)
-        return self.token_rows(encoded, number, encoded.seen.projector_inputs[0][tiles.start : tiles.stop])
+        return self.token_rows(encoded, number, rows[tiles.start : tiles.stop])
 
     def _cls_attention(self, encoded: Encoded, number: int) -> Tensor:
         rows = clip_signals.cls_attention(encoded, self.tiles(encoded, number))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import tokenprune
-from tokenprune import Layout, LinearForm, Projector
+from tokenprune import Cut, IncompatibleError, Layout, LinearForm, Projector
 from tokenprune.projector import in_float32, two_layer_form
 
 from .transformers.capture import Encoded
@@ -39,6 +39,15 @@ class Qwen25VLAdapter(TransformersAdapter):
     def positions(self) -> tuple[str, ...]:
         """Only the original ones: a grid of positions cannot be closed up."""
         return ("original",)
+
+    def check(self, cut: Cut) -> None:
+        """Refuse windows: they count what is stored, and kept tokens keep their positions."""
+        if self.slides:
+            raise IncompatibleError(
+                f"{type(self.model).__name__} with use_sliding_window cannot be pruned: its "
+                "windows count stored tokens, and its kept tokens keep their positions"
+            )
+        super().check(cut)
 
     @property
     def vision_tower(self) -> Any:

@@ -110,16 +110,45 @@ def test_a_cache_cannot_be_cropped_into_the_pruned_prompt(llava_sdpa):
         cache.crop(-3)
         assert cache.get_seq_length() == inputs["input_ids"].shape[1]
         torch.testing.assert_close(llava_sdpa(**more, past_key_values=cache).logits, want)
+        after = int(
+            (inputs["input_ids"][0] != IMAGE).flip(0).long().cumprod(0).sum()
+        )  # text behind the image
+        cache.crop(-3 - after)
+        last = {"input_ids": torch.cat([inputs["input_ids"][:, -after:], more["input_ids"]], 1)}
+        torch.testing.assert_close(llava_sdpa(**last, past_key_values=cache).logits[:, after:], want)
         with pytest.raises(tokenprune.UnsupportedCallError, match="crop"):
-            cache.crop(-4)
+            cache.crop(-after - 6)  # all that is left of the image
 
 
-def test_prompt_lookup_decoding(llava_sdpa):
+@pytest.mark.parametrize("method", ["zoo-exact", "visionzip"])
+def test_prompt_lookup_decoding(llava_sdpa, method):
     inputs = llava_inputs((3, "I", 5))
-    with tokenprune.apply(llava_sdpa, keep=6):
+    inputs["input_ids"][0, -5:] = torch.tensor([7, 8, 9, 7, 8])  # what is looked up is found in the prompt
+    with tokenprune.apply(llava_sdpa, method=method, keep=6):
         plain = llava_sdpa.generate(**inputs, max_new_tokens=12, do_sample=False)
         looked = llava_sdpa.generate(**inputs, max_new_tokens=12, do_sample=False, prompt_lookup_num_tokens=3)
     assert torch.equal(plain, looked)
+
+
+@pytest.mark.parametrize("method", ["zoo-exact", "divprune"])
+def test_assisted_decoding(llava_sdpa, method):
+    inputs, draft = llava_inputs((3, "I", 5)), tiny_models.llava()
+    with torch.no_grad():
+        draft.lm_head.weight += 0.05 * torch.randn(draft.lm_head.weight.shape)  # right now and then
+    with tokenprune.apply(llava_sdpa, method=method, keep=6):
+        plain = llava_sdpa.generate(**inputs, max_new_tokens=12, do_sample=False)
+        drafted = llava_sdpa.generate(**inputs, max_new_tokens=12, do_sample=False, assistant_model=draft)
+    assert torch.equal(plain, drafted)
+
+
+def test_drafts_are_refused_where_the_choice_depends_on_the_text(llava_sdpa):
+    inputs = llava_inputs((3, "I", 5))
+    inputs["input_ids"][0, -5:] = torch.tensor([7, 8, 9, 7, 8])
+    with (
+        tokenprune.apply(llava_sdpa, method="fastv", layer=2, keep=6),
+        pytest.raises(tokenprune.UnsupportedCallError, match="without looking at the text"),
+    ):
+        llava_sdpa.generate(**inputs, max_new_tokens=12, do_sample=False, prompt_lookup_num_tokens=3)
 
 
 def test_text_turn_then_image_turn(llava):

@@ -29,6 +29,10 @@ class Lease:
 
     active: bool = True
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lease:
+        """A copied cache ends with the same pruning."""
+        return self
+
 
 class PrunedLayer:
     """Mixed into a cache layer class. B rows, S stored slots."""
@@ -63,7 +67,8 @@ class PrunedLayer:
         if stored_length(self) - remove < self.floor:
             raise UnsupportedCallError(
                 "this cache cannot be cropped into a pruned prompt: the dropped visual tokens are gone. Crop "
-                "only what came after it, or run the prompt again"
+                "only what came after it, or run the prompt again (assisted decoding needs a method that "
+                "chooses without looking at the text)"
             )
         with self._as_stored():
             super().crop(-remove)  # type: ignore[misc]
@@ -74,6 +79,7 @@ class PrunedLayer:
         """Forget everything."""
         super().reset()  # type: ignore[misc]
         self.dropped, self.floor, self.valid, self.shift = 0, 0, None, None
+        self.lease = Lease()  # as good as new
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder rows for beam search."""
@@ -90,15 +96,20 @@ class PrunedLayer:
         super().batch_select_indices(indices)  # type: ignore[misc]
         self._each_row(lambda t: t[indices.to(t.device)])
 
-    def commit(self, dropped: int, stored_before: int, valid: Tensor | None, shift: Tensor | None) -> None:
-        """Record a prefill: `dropped` tokens left out of each row; `valid` (B, P) of those stored."""
+    def commit(
+        self, dropped: int, stored_before: int, valid: Tensor | None, shift: Tensor | None, tail: int = 0
+    ) -> None:
+        """Record a prefill: `dropped` tokens left out of each row; `valid` (B, P) of those stored.
+
+        The last `tail` of these could be forgotten again: they decided nothing, and no dropped token follows.
+        """
         if valid is not None:
             self.valid = torch.cat([self.validity(len(valid), stored_before, valid.device), valid], 1)
         if shift is not None:
             self.shift = shift if self.shift is None else self.shift + shift
         if dropped:
             self.dropped += dropped
-            self.floor = stored_length(self)
+            self.floor = stored_length(self) - tail
 
     def validity(self, rows: int, n: int, device: torch.device) -> Tensor:
         """Which of the first `n` stored slots are no padding, (B, n)."""

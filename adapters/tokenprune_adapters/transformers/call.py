@@ -89,6 +89,10 @@ class Call:
         call.entered, call.entered_real = embeds, call.real
         return call
 
+    def hides(self, image: Image) -> bool:
+        """Whether the caller masked out tokens of an image: it stays as it is, and they stay hidden."""
+        return self.real is not None and not bool(self.real[image.span.row, image.slots].all())
+
     def layer(self, index: int) -> Any:
         """One layer of the cache, None without it."""
         return self.cache.layers[index] if self.cache is not None and index < len(self.cache.layers) else None

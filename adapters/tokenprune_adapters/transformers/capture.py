@@ -7,16 +7,18 @@ does it inside; both go through `get_image_features` of the inner model, which i
 
 from __future__ import annotations
 
-import functools
 import inspect
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from .interposed import interpose
 from .tap import AttentionTap
+from .turn import Turn
 
 if TYPE_CHECKING:
     from .vlm import TransformersAdapter
@@ -37,7 +39,7 @@ class Seen:
 
 @dataclass
 class Encoded:
-    """The images of one encoding call: rows of each, what passed, the call's arguments.
+    """The images of one encoding call: length of each, what passed, the arguments, rows and output.
 
     `newlines` marks separator tokens of each image (N,), where the adapter tells them by their rows.
     """
@@ -45,6 +47,7 @@ class Encoded:
     lengths: list[int]
     seen: Seen
     arguments: dict[str, Any]
+    rows: Any = field(repr=False)
     output: weakref.ref[Any] = field(repr=False)
     newlines: list[Tensor] = field(default_factory=list)
 
@@ -52,10 +55,11 @@ class Encoded:
 class FeatureCapture:
     """Watches `get_<modality>_features` of a model and whatever the signals in `needs` are made of."""
 
-    def __init__(self, adapter: TransformersAdapter, needs: frozenset[str]) -> None:
-        self._encoded: dict[str, Encoded] = {}
-        self._seen = Seen()
-        self._encoding, self._adapter = False, adapter
+    def __init__(self, adapter: TransformersAdapter, needs: frozenset[str], turn: Turn) -> None:
+        self._adapter, self._turn = adapter, turn
+        self._encoded: dict[str, list[Encoded]] = {}  # what somebody still has the output of
+        self._own: dict[str, Encoded] = {}  # what the current call encoded
+        self._seen, self._encoding = Seen(), False
         self._undo: list[Callable[[], None]] = []
         for modality in adapter.modalities:
             self._watch(adapter.inner, modality)
@@ -69,20 +73,22 @@ class FeatureCapture:
             self._undo.append(AttentionTap(attention, self._on_attention).remove)
 
     def encoded(self, modality: str, given: Any = None) -> Encoded | None:
-        """Return what was encoded last; None if `given` (a precomputed output) is something else."""
-        found = self._encoded.get(modality)
-        if found is None or (given is not None and found.output() is not given):
-            return None
-        return found
+        """Return what the current call encoded, or what `given` (an output) was made by; None: nothing."""
+        if given is None:
+            return self._own.get(modality)
+        found = self._encoded.get(modality, [])
+        same = [one for one in found if one.output() is given]
+        # hooks that move a model's inputs between devices rebuild the output, with the same rows
+        return next(iter(same or [one for one in found if _equal(one.rows, given.pooler_output)]), None)
 
     def forget(self) -> None:
-        """Drop what was caught."""
-        self._encoded.clear()
-        self._seen = Seen()
+        """A call begins that will encode its own images."""
+        self._own, self._seen = {}, Seen()
+        self._encoded = {name: _alive(made) for name, made in self._encoded.items()}
 
     def remove(self) -> None:
         """Stop watching; nothing stays on the model."""
-        self.forget()
+        self._own, self._encoded, self._seen = {}, {}, Seen()
         while self._undo:
             self._undo.pop()()
 
@@ -102,8 +108,10 @@ class FeatureCapture:
             return
         signature = inspect.signature(original)
 
-        @functools.wraps(original)
         def watched(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind_partial(*args, **kwargs).arguments
+            arguments = {**bound, **bound.pop("kwargs", {})}
+            self._adapter.check_arguments(arguments)
             if self._encoding:  # videos that are encoded by way of the function for images
                 return original(*args, **kwargs)
             self._seen, self._encoding = Seen(), True
@@ -113,15 +121,32 @@ class FeatureCapture:
                 self._encoding = False
             rows = getattr(output, "pooler_output", None)
             if rows is not None:
-                arguments = signature.bind_partial(*args, **kwargs).arguments
-                arguments = {**arguments, **arguments.pop("kwargs", {})}
                 lengths, newlines = self._adapter.lengths(rows), self._adapter.newlines(rows)
-                self._encoded[modality] = Encoded(
-                    lengths, self._seen, arguments, weakref.ref(output), newlines
-                )
+                made = Encoded(lengths, self._seen, arguments, rows, weakref.ref(output), newlines)
+                self._encoded[modality] = [*_alive(self._encoded.get(modality, [])), made]
+                self._own[modality] = made
             self._seen = Seen()
             return output
 
-        # an attribute of this one object, which its class's method shows through again once it is deleted
-        object.__setattr__(inner, name, watched)
-        self._undo.append(lambda: object.__delattr__(inner, name))
+        def in_turn(*args: Any, **kwargs: Any) -> Any:
+            mine = not torch.compiler.is_compiling() and self._turn.take()
+            try:
+                return watched(*args, **kwargs)
+            finally:
+                if mine:
+                    self._turn.give()
+
+        self._undo.append(interpose(inner, name, in_turn))
+
+
+def _alive(encoded: list[Encoded]) -> list[Encoded]:
+    return [one for one in encoded if one.output() is not None]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether rows are the same, on whatever device."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and (one is other or torch.equal(one, other.to(one.device)))
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return False

@@ -21,13 +21,11 @@ from .call import Call, Stage, untraced
 from .decoder_signals import DecoderView
 from .front_signals import text_after
 from .plan import take
-from .rows import RowChoice
-from .tap import AttentionTap
+from .rows import HIDDEN, RowChoice
+from .tap import ATTENTION_SIGNALS, AttentionTap
 
 if TYPE_CHECKING:
     from .vlm import TransformersAdapter
-
-ATTENTION_SIGNALS = frozenset({"attention_rows", "keys", "text_keys"})
 
 
 class DecoderCuts:
@@ -65,6 +63,9 @@ class DecoderCuts:
             keep = self.cut.budget.rows(n)
             if n < self.cut.min_tokens:
                 image.note = f"fewer than {self.cut.min_tokens} tokens"
+                continue
+            if image.note == HIDDEN or (call.front is None and call.hides(image)):
+                image.note = HIDDEN
                 continue
             image.schedule = self.cut.method.schedule.cuts(
                 keep, n, len(self.adapter.layers), self.cut.method.budget

@@ -18,15 +18,19 @@ from .blocks import own_masks
 from .cache import Lease, PrunedLayer, as_pruned, bytes_held
 from .call import Call, Stage, untraced
 from .capture import Encoded, FeatureCapture
-from .chunks import refuse_chunked_prefill
 from .decoder import DecoderCuts
 from .front_signals import projector_tokens
 from .images import ImageSpan, locate
 from .plan import take
-from .rows import Image, RowChoice
+from .refusals import refuse_chunked_prefill, refuse_planned_masks
+from .rows import HIDDEN, Image, RowChoice
+from .turn import Turn
 
 if TYPE_CHECKING:
     from .vlm import TransformersAdapter
+
+
+READS_TEXT = frozenset({"text_embeds", "text_ids"})  # what of it comes later changes the choice
 
 
 class Engine:
@@ -49,11 +53,13 @@ class Engine:
         self.front = next((cut for cut in cuts if cut.method.stage == "projector"), None)
         decoder = next((cut for cut in cuts if cut.method.stage == "decoder"), None)
         self.lease = Lease()
+        self._turn = Turn()
         self._given: dict[str, Any] | None = None  # arguments of a call that brings images
         self._call: Call | None = None
         inner, language = adapter.inner, adapter.language_model
         self._inner_arguments = list(inspect.signature(type(inner).forward).parameters)[1:]
         needs = frozenset() if self.front is None else self.front.method.needs
+        self._reads_text = bool(needs & READS_TEXT)
         hooks = [
             inner.register_forward_pre_hook(self._enter_model, with_kwargs=True),
             inner.register_forward_hook(self._leave_model, with_kwargs=True, always_call=True),
@@ -63,7 +69,7 @@ class Engine:
         ]
         self._undo = [hook.remove for hook in hooks]
         try:
-            self._capture = FeatureCapture(adapter, needs)
+            self._capture = FeatureCapture(adapter, needs, self._turn)
             self._undo.append(self._capture.remove)
             self._undo.append(refuse_chunked_prefill(adapter.model, adapter.pixel_arguments))
             self.decoder = None if decoder is None else DecoderCuts(adapter, decoder, lambda: self._call)
@@ -82,22 +88,21 @@ class Engine:
     # -- the inner model: which tokens are visual
 
     def _enter_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling():
+            self._turn.take()
         self._call = None
         given = {**dict(zip(self._inner_arguments, args, strict=False)), **kwargs}
         self._given = given if any(_has(given.get(name)) for name in self.adapter.pixel_arguments) else None
+        refuse_planned_masks(given, self._given is not None)
         if self._given is None:
             return
-        mask, cache = given.get("attention_mask"), given.get("past_key_values")
-        if isinstance(mask, Tensor) and mask.ndim == 4 and not getattr(cache, "is_compileable", False):
-            raise UnsupportedCallError(
-                "a pruned model takes a two-dimensional attention_mask (padding); a four-dimensional one "
-                "says nothing about the rows that stay"
-            )
         if not given.get("mm_encoder_outputs"):
             self._capture.forget()  # what comes will be this call's own
 
     def _leave_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         self._given, self._call = None, None
+        if not torch.compiler.is_compiling():
+            self._turn.give()
 
     def _find_images(self, given: dict[str, Any]) -> list[Image]:
         """All images of the call."""
@@ -140,7 +145,10 @@ class Engine:
     # -- the language model: choose and gather, afterwards widen and commit
 
     def _enter_language(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        embeds: Tensor = kwargs["inputs_embeds"]
+        embeds: Tensor | None = kwargs.get("inputs_embeds")
+        if embeds is None:  # the language model alone, called by somebody else than the model around it
+            self._call = None
+            return args, kwargs
         call = self._call = Call.read(embeds, kwargs)
         first = call.layer(0)
         shift = getattr(first, "shift", None)
@@ -172,6 +180,8 @@ class Engine:
             n, key = len(image.slots), (image.span.modality, image.span.number)
             if n < cut.min_tokens:
                 image.note = f"fewer than {cut.min_tokens} tokens"
+            elif call.hides(image):
+                image.note = HIDDEN
             elif cut.budget.rows(n) >= n:
                 image.note = "budget not below N"
             elif key not in asked:
@@ -182,7 +192,7 @@ class Engine:
         chosen = dict(zip(asked, selections, strict=True))
         for image in call.images:
             key = image.span.modality, image.span.number
-            if key in chosen:
+            if key in chosen and image.note != HIDDEN:
                 choice.cut(image, chosen[key], 0)
         if choice.has_cut:
             call.entered = choice.write_new_rows(embeds)
@@ -236,13 +246,15 @@ class Engine:
     def _commit(self, call: Call, cache: Any) -> None:
         """Tell the cache what was left out of each layer, and report."""
         kept = unpruned = 0
+        tail = 0 if call.front is None or call.stages or self._reads_text else call.front.plan.tail
         for i, layer in enumerate([] if cache is None else cache.layers):
             if call.front is not None or call.stage(i) is not None:
                 before = call.stored_at(i)
                 if not isinstance(layer, PrunedLayer):
                     layer = as_pruned(cache, i, self.lease)
                     layer.valid = call.past if before else None
-                layer.commit(call.dropped(i), before, call.valid(i), call.shift(i))
+                layer.lease = self.lease
+                layer.commit(call.dropped(i), before, call.valid(i), call.shift(i), tail)
             elif isinstance(layer, PrunedLayer) and call.real is not None:
                 layer.commit(0, call.stored_at(i), call.real, None)  # an unpruned chunk with padding
             if call.images:

@@ -29,6 +29,12 @@ class RowPlan:
         """Tokens left out of each row, L - P."""
         return self.slot.shape[1] - self.index.shape[1]
 
+    @property
+    def tail(self) -> int:
+        """Tokens at the end that are kept in every row."""
+        kept = (self.slot[:, 1:] > self.slot[:, :-1]).all(0)
+        return int(kept.flip(0).long().cumprod(0).sum())
+
     @classmethod
     def make(cls, keep: Tensor, rank: Tensor | None = None) -> RowPlan:
         """Plan from `keep` (B, L) bool; `rank` (B, L) orders the kept tokens, None: as they stand."""

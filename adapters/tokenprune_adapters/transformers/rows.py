@@ -14,6 +14,8 @@ from tokenprune.selection import fill_new_rows
 from .images import ImageSpan
 from .plan import RowPlan
 
+HIDDEN = "hidden by the attention mask"
+
 
 @dataclass
 class Image:

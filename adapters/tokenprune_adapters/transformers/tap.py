@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+ATTENTION_SIGNALS = frozenset({"attention_rows", "keys", "text_keys"})  # of a decoder layer
 See = Callable[[Tensor, Tensor, "float | None"], None]
 
 
@@ -38,7 +40,16 @@ class AttentionTap:
         self._config = attention.config
         # some modules branch on "flash" in the name of the implementation
         self.__name__ = f"tap_{self._config._attn_implementation}_{id(self):x}"
-        _functions().register(self.__name__, self)
+        # the registry is global: it must not keep a model alive that is dropped while pruned
+        alive = weakref.ref(self)
+
+        def attend(*args: Any, **options: Any) -> Any:
+            tap = alive()
+            assert tap is not None  # only this tap's module names it
+            return tap(*args, **options)
+
+        _functions().register(self.__name__, attend)
+        weakref.finalize(self, _functions()._global_mapping.pop, self.__name__, None)
         config = copy.copy(self._config)
         config._attn_implementation_internal = self.__name__
         attention.config = config

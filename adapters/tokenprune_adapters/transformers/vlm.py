@@ -13,7 +13,10 @@ from tokenprune.projector import in_float32, weights_mark
 
 from .capture import Encoded
 from .plan import RowPlan
+from .tap import ATTENTION_SIGNALS
 
+DECODER_SIGNALS = ATTENTION_SIGNALS | {"hidden", "text_hidden", "final_norm", "rotary"}
+DECODER_SIGNALS |= {"position_ids", "text_position_ids"}
 ImageSignal = Callable[[Encoded, int], Any]
 
 
@@ -98,12 +101,16 @@ class TransformersAdapter(ModelAdapter):
     def provides(self) -> Mapping[str, frozenset[str]]:
         """Signals by stage."""
         from_text = frozenset({"input_features", "text_embeds"})
-        return {
-            "projector": from_text | {"projector", "text_ids"} | frozenset(self.image_signals()),
-            "decoder": from_text
-            | {"attention_rows", "keys", "text_keys", "hidden", "text_hidden", "final_norm", "rotary"}
-            | {"position_ids", "text_position_ids"},
-        }
+        given = {"projector": from_text | {"projector", "text_ids"} | frozenset(self.image_signals())}
+        if not self.why_no_decoder():
+            given["decoder"] = from_text | DECODER_SIGNALS
+        return given
+
+    def why_no_decoder(self) -> str:
+        """Why rows cannot be cut inside the decoder; nothing where they can."""
+        if self.slides:
+            return "some of its layers see only a window, and a window over fewer rows is not made yet"
+        return ""
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
         """Signals of the vision side: name -> function of what was encoded and the image's number."""
@@ -124,6 +131,9 @@ class TransformersAdapter(ModelAdapter):
             self._projector = mark, self.projector()
         return self._projector[1]
 
+    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse a call's arguments that change what is encoded; nothing by default."""
+
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """Where the tokens of one image lie."""
         raise NotImplementedError
@@ -141,15 +151,35 @@ class TransformersAdapter(ModelAdapter):
 
     def check(self, cut: Cut) -> None:
         """Refuse what this model cannot do; see `ModelAdapter.check`."""
+        why = self.why_no_decoder()
+        if cut.method.stage == "decoder" and why:
+            raise IncompatibleError(
+                f"method {cut.method.name!r} cuts inside the decoder of {type(self.model).__name__}: {why}. "
+                "Choose a method that cuts at the projector stage"
+            )
         super().check(cut)
         if cut.method.stage != "decoder":
+            self._check_projector(cut)
             return
         if cut.method.schedule is None:
             raise IncompatibleError(
                 f"method {cut.method.name!r} cuts in the decoder but says at no layer; give layer= (the cut "
                 "is made before it) or schedule={layer: rows, ...}"
             )
-        cut.method.schedule.boundaries(len(self.layers))
+        first = cut.method.schedule.boundaries(len(self.layers))[0]
+        if first == 0 and cut.method.needs & ATTENTION_SIGNALS:
+            raise IncompatibleError(
+                f"method {cut.method.name!r} looks at the attention of the layer before the cut, and "
+                "there is none before layer 0; give layer= or schedule= from 1 on"
+            )
+
+    def _check_projector(self, cut: Cut) -> None:
+        """Refuse to read weights that are elsewhere."""
+        if "projector" in cut.method.needs and any(w.is_meta for w in self.projector_parts().parameters()):
+            raise IncompatibleError(
+                f"method {cut.method.name!r} reads the projector's weights, which are offloaded; keep the "
+                "projector on a device (device_map), or choose a method without the signal projector"
+            )
 
     def check_together(self, cuts: Sequence[Cut]) -> None:
         """At most one cut at each stage, the earlier stage first."""

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A function of ours in front of a method of one object."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from tokenprune import UnsupportedCallError
+
+
+class Interposed:
+    """Stands for a method of one object, and calls `function`.
+
+    A copy of that object would share it with the original; making one is refused.
+    """
+
+    def __init__(self, original: Callable[..., Any], function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self._function(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Neither copied nor pickled."""
+        raise UnsupportedCallError(
+            "a pruned model cannot be copied or pickled; call remove() on its handle first, and prune the "
+            "copy by a call of its own (save_pretrained works on a pruned model)"
+        )
+
+
+def interpose(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
+    """Put `function` in front of a method of `owner`; return a function that takes it away again.
+
+    It is an attribute of this one object, through which its class's method shows again once it is deleted.
+    """
+    object.__setattr__(owner, name, Interposed(getattr(owner, name), function))
+    return lambda: object.__delattr__(owner, name)
