@@ -30,7 +30,7 @@ from .errors import (
     UnsupportedCallError,
     UnsupportedModelError,
 )
-from .handle import PruningHandle, is_pruned
+from .handle import PruningHandle, active_handle, is_pruned
 from .hookspecs import hookimpl
 from .methods import Method
 from .projector import LinearForm, Projector
@@ -84,6 +84,7 @@ __all__ = [
     "UnsupportedCallError",
     "UnsupportedModelError",
     "VisualTokens",
+    "active_handle",
     "apply",
     "default_registry",
     "hookimpl",

@@ -75,11 +75,16 @@ def apply(
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"apply() takes a torch model, got {type(model).__name__}")
     if is_pruned(model):
-        raise AlreadyPrunedError("this model is already pruned; call remove() on its handle first")
+        raise AlreadyPrunedError(
+            "this model is already pruned; call remove() on its handle first, "
+            "which is tokenprune.active_handle(model)"
+        )
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
         raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise OptionError(f"seed must be a whole number, got {seed!r}")
+    if not 0 <= seed < 2**63:
+        raise OptionError(f"seed must lie between 0 and 2**63 - 1, got {seed}")
     methods = combine(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, len(methods))
     adapter = registry.adapter_for(model)(model)

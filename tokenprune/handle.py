@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+import torch
 from torch import nn
 
 from .adapter import Cut
+from .errors import UnsupportedCallError
 from .report import PruningReport
 
 # which models are pruned now; kept here so that a pruned model carries no attribute of ours
@@ -31,6 +34,7 @@ class PruningHandle:
     def install(self, install: Callable[[Callable[[PruningReport], None]], Callable[[], None]]) -> None:
         """Run an adapter's installation and remember how to undo it."""
         self._undo = install(self._record)
+        forget_compiled()
         model = self._model()
         if model is not None:
             _ACTIVE[model] = weakref.ref(self)
@@ -53,8 +57,18 @@ class PruningHandle:
             _ACTIVE.pop(model, None)
         if undo is not None:
             undo()
+            forget_compiled()
 
     def __enter__(self) -> PruningHandle:
+        """Prune up to the end of the block.
+
+        Raises
+        ------
+        UnsupportedCallError
+            When the pruning has been removed already.
+        """
+        if not self.is_active:
+            raise UnsupportedCallError("this pruning has been removed; call tokenprune.apply() again")
         return self
 
     def __exit__(
@@ -68,6 +82,18 @@ class PruningHandle:
     def __repr__(self) -> str:
         cuts = ", ".join(f"{cut.method.name} {cut.budget}" for cut in self.cuts)
         return f"<PruningHandle {cuts}, {'active' if self.is_active else 'removed'}>"
+
+
+def forget_compiled() -> None:
+    """Drop what torch.compile made: its code is not checked for hooks that came or went, and is made anew."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def active_handle(model: nn.Module) -> PruningHandle | None:
+    """Return the handle of a pruned model; None where nothing is pruned."""
+    found = _ACTIVE.get(model)
+    return None if found is None else found()
 
 
 def is_pruned(model: nn.Module) -> bool:

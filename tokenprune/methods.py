@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .budget import Budget
 from .errors import IncompatibleError, PluginError
+from .precision import as_written
 from .registry import default_registry
 from .schedule import BUDGETS, Schedule
 from .scope import cover_slices, join, kept_newlines, share_out
@@ -132,8 +133,13 @@ class Method:
         PluginError
             When a strategy returns scores or a selection of the wrong size.
         """
-        method = self.resolved()
         tokens = tokens if layer is None else tokens.before_layer(layer)
+        with as_written(tokens.features.device):
+            return self.resolved()._select(tokens, keep)
+
+    def _select(self, tokens: VisualTokens, keep: int | Budget) -> Selection:
+        """Select, with parts resolved."""
+        method = self
         alone = [part for part in method.parts if tokens.is_batch and not part.batched]
         if alone:
             raise IncompatibleError(

@@ -102,10 +102,27 @@ class Projector:
         return cls(given)
 
 
-def weights_mark(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return what is another value once a weight of `module` was changed in place or exchanged."""
-    weights = (weight for weight in module.parameters() if not weight.is_inference())
-    return tuple((weight.data_ptr(), weight._version) for weight in weights)
+def weights_mark(module: nn.Module) -> tuple[object, ...]:
+    """Return what is another value once a weight of `module`, or how its parts are set, has changed.
+
+    Weights are told apart by where they lie, by how often torch saw them changed, and by a sum over them for
+    what it did not see; parts by their plain attributes, such as those that switch adapters on and off.
+    """
+    weights = [weight.detach() for weight in (*module.parameters(), *module.buffers())]
+    sums = [w.sum(dtype=torch.float32) for w in weights if _can_sum(w)]
+    settings = [
+        (name, repr(value))
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if isinstance(value, (bool, int, float, str, list))
+    ]
+    contents = torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []
+    changed = [(w.data_ptr(), None if w.is_inference() else w._version) for w in weights]
+    return tuple(changed), tuple(contents), tuple(settings)
+
+
+def _can_sum(weight: Tensor) -> bool:
+    return type(weight) is Tensor and weight.is_floating_point() and not weight.is_meta
 
 
 def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
 from tokenprune import Cut
+from tokenprune.precision import as_written
 from tokenprune.stack import select_all
 
 from .cache import PrunedLayer
@@ -108,7 +109,7 @@ class DecoderCuts:
         view = DecoderView(self.adapter, call, i, hidden, rotated)
         images = [image for image in call.images if i in image.schedule]
         keeps = [min(image.schedule[i], len(image.slots)) for image in images]
-        with torch.no_grad():
+        with torch.no_grad(), as_written(hidden.device):
             tokens = [view.tokens(image) for image in images]
             selections = select_all(self.cut.method, tokens, keeps, layer=i)
         for image, selection in zip(images, selections, strict=True):

@@ -21,6 +21,7 @@ from .capture import Encoded, FeatureCapture
 from .decoder import DecoderCuts
 from .front_signals import projector_tokens
 from .images import ImageSpan, locate
+from .interposed import NotCopied
 from .plan import take
 from .refusals import refuse_chunked_prefill, refuse_planned_masks
 from .rows import HIDDEN, Image, RowChoice
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 READS_TEXT = frozenset({"text_embeds", "text_ids"})  # what of it comes later changes the choice
 
 
-class Engine:
+class Engine(NotCopied):
     """Hooks on the inner model, its language model and rotary embedding; `remove` takes them away.
 
     Parameters

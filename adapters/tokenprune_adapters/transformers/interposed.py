@@ -10,11 +10,19 @@ from typing import Any, NoReturn
 from tokenprune import UnsupportedCallError
 
 
-class Interposed:
-    """Stands for a method of one object, and calls `function`.
+class NotCopied:
+    """Belongs to one model: a copy of that would share it, so making one is refused."""
 
-    A copy of that object would share it with the original; making one is refused.
-    """
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Neither copied nor pickled."""
+        raise UnsupportedCallError(
+            "a pruned model cannot be copied or pickled; call remove() on its handle first, and prune the "
+            "copy by a call of its own (save_pretrained works on a pruned model)"
+        )
+
+
+class Interposed(NotCopied):
+    """Stands for a method of one object, and calls `function`."""
 
     def __init__(self, original: Callable[..., Any], function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, original)
@@ -23,13 +31,6 @@ class Interposed:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
         return self._function(*args, **kwargs)
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Neither copied nor pickled."""
-        raise UnsupportedCallError(
-            "a pruned model cannot be copied or pickled; call remove() on its handle first, and prune the "
-            "copy by a call of its own (save_pretrained works on a pruned model)"
-        )
 
 
 def interpose(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
