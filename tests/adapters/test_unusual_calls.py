@@ -3,6 +3,7 @@
 
 import copy
 import gc
+import inspect
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,6 +61,7 @@ def test_models_with_accelerates_hooks(model):
         assert handle.last.n_after == 4
 
 
+@pytest.mark.filterwarnings("ignore:You are calling .generate")  # of an older transformers
 def test_an_offloaded_projector_is_refused_where_it_is_read(model):
     inputs = llava_inputs(ONE)
     with tokenprune.apply(model, method="divprune", keep=4):
@@ -72,6 +74,8 @@ def test_an_offloaded_projector_is_refused_where_it_is_read(model):
 
 
 def test_images_encoded_beforehand(model):
+    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        pytest.skip("this transformers takes no encoded images")
     first, second = llava_inputs(ONE, seed=1), llava_inputs(ONE, seed=2)
     with tokenprune.apply(model, method="zoo-exact", keep=4):
         want = logits(model, first)
