@@ -13,6 +13,30 @@ LAZY_FROM = 1024  # tokens from which a CPU makes only those similarities that p
 FLAT = 1e-4  # relative spread below which scores count as one value
 
 
+MAP_BYTES = 2**28  # of an attention map held at once, in float32
+
+
+def mean_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Attention that each key receives, mean over heads and queries, in float32.
+
+    Parameters
+    ----------
+    query, key
+        (H, M, d) and (H, S, d); every query sees every key.
+
+    Returns
+    -------
+    Tensor
+        (S,), which sums to 1. No more than a part of the map is ever made.
+    """
+    heads, n, _ = query.shape
+    received = torch.zeros(key.shape[1], device=query.device)
+    many = max(1, MAP_BYTES // (4 * heads * key.shape[1]))
+    for some in torch.split(query.float(), many, dim=1):
+        received += (some @ key.float().mT * scaling).softmax(-1).sum((0, 1))
+    return received / (heads * n)
+
+
 def unit_rows(features: Tensor) -> Tensor:
     """Scale rows (..., N, D) to unit length, in float32; a zero row stays zero."""
     rows: Tensor = torch.nn.functional.normalize(features.float(), dim=-1)

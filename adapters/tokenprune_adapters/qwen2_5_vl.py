@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import Cut, IncompatibleError, Layout, LinearForm, Projector
+from tokenprune.functional import mean_attention
 from tokenprune.projector import in_float32, two_layer_form
 
 from .transformers.capture import Encoded
-from .transformers.tap import attention_probabilities
 from .transformers.vlm import ImageSignal, TransformersAdapter
 
 
@@ -128,8 +128,7 @@ class Qwen25VLAdapter(TransformersAdapter):
         frames = [h * w for t, h, w in self._grids(encoded).tolist() for _ in range(t)]
         received = []
         for q, k in zip(torch.split(query, frames, 1), torch.split(key, frames, 1), strict=True):
-            allowed = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
-            received.append(attention_probabilities(q, k, allowed, scaling).mean((0, 1)))
+            received.append(mean_attention(q, k, scaling or q.shape[-1] ** -0.5))
         return self._in_token_order(encoded, number, torch.cat(received)).mean(1)
 
     def _key_metric(self, encoded: Encoded, number: int) -> Tensor:

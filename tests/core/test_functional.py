@@ -208,3 +208,11 @@ def test_a_duplicate_is_chosen_only_when_all_distinct_tokens_are(seed, copies):
     picks = max_min_diversity(features, 6 * copies)
     assert picks.unique().numel() == 6 * copies
     assert (picks[:6] % 6).unique().numel() == 6
+
+
+def test_mean_attention_is_the_mean_of_the_whole_map(monkeypatch):
+    query, key = torch.randn(3, 11, 4), torch.randn(3, 7, 4)
+    whole = (query.double() @ key.double().mT * 0.5).softmax(-1).mean((0, 1))
+    torch.testing.assert_close(functional.mean_attention(query, key, 0.5), whole.float())
+    monkeypatch.setattr(functional, "MAP_BYTES", 4 * 3 * 7 * 2)  # two queries at a time
+    torch.testing.assert_close(functional.mean_attention(query, key, 0.5), whole.float())
