@@ -18,6 +18,17 @@ from .errors import EngineRefusedError
 from .settings import KEY
 from .versions import check_version
 
+# vLLM's lists of models among which some take pictures
+WITH_PICTURES = (
+    "_MULTIMODAL_MODELS",
+    "_TRANSFORMERS_BACKEND_MODELS",
+    "_TRANSFORMERS_SUPPORTED_MODELS",
+    "_EMBEDDING_MODELS",
+    "_LATE_INTERACTION_MODELS",
+    "_SEQUENCE_CLASSIFICATION_MODELS",
+    "_TOKEN_CLASSIFICATION_MODELS",
+    "_REWARD_MODELS",
+)
 _ORIGINALS: dict[str, Any] = {}
 
 
@@ -25,7 +36,8 @@ def register(registry: Any, version: str, skip: set[str]) -> None:
     """Put a guard before every model with pictures but those of `skip`."""
     from vllm.model_executor.models import registry as known
 
-    for architecture in set(getattr(known, "_MULTIMODAL_MODELS", ())) - skip:
+    architectures = set().union(*(getattr(known, name, ()) for name in WITH_PICTURES))
+    for architecture in architectures - skip:
         name = f"{architecture} of vLLM {version}"
         if name not in _ORIGINALS and architecture in registry.models:
             _ORIGINALS[name] = registry.models[architecture]

@@ -78,9 +78,9 @@ class PruningInfo:
         return super().get_hf_processor(**without_ours(kwargs))  # type: ignore[misc]
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> dict[str, int]:
-        """Rows of the largest picture at the highest budget a request may ask for; of vLLM elsewhere."""
+        """Tokens of the largest picture without pruning: what the tower has to bear.
+
+        It sizes the memory profile and the encoder cache, where some pictures are whole all the same.
+        """
         most = super().get_mm_max_tokens_per_item(seq_len, mm_counts) or {}  # type: ignore[misc]
-        rows = {"image": self.pruning.rows(self.most_tokens, self.pruning.most)}
-        if "video" in self.modalities:
-            rows["video"] = self.pruning.rows(Layout((1, 1, most["video"])), self.pruning.most)
-        return {**most, **rows}
+        return {**most, "image": len(self.most_tokens)}

@@ -84,12 +84,29 @@ class LlavaPruning(PruningModel):
         raise NotImplementedError
 
     def _process_image_input(self, image_input: Any) -> Any:
-        pictures = super()._process_image_input(image_input)  # type: ignore[misc]
         if self.pruning is None or image_input["type"] == "image_embeds":
-            return pictures
-        layouts = self.layouts(image_input, pictures)
-        chosen = self.select("image", pictures, layouts, self.tower_signals)
-        return [kept_rows(rows, one) for rows, one in zip(pictures, chosen, strict=True)]
+            return super()._process_image_input(image_input)  # type: ignore[misc]
+        tokens = [self.tower_images(pixels) * self._patches for pixels in image_input["pixel_values"]]
+        kept: list[Tensor] = []
+        for part in self.parts(tokens):
+            given = {"type": image_input["type"], "pixel_values": image_input["pixel_values"][part]}
+            if image_input.get("image_sizes") is not None:
+                given["image_sizes"] = image_input["image_sizes"][part]
+            pictures = super()._process_image_input(given)  # type: ignore[misc]
+            layouts = self.layouts(given, pictures)
+            chosen = self.select("image", pictures, layouts, self.tower_signals, part.start)
+            kept += [kept_rows(rows, one) for rows, one in zip(pictures, chosen, strict=True)]
+        return kept
+
+    @property
+    def _patches(self) -> int:
+        """Patches of a tower image."""
+        vision = self.config.vision_config  # type: ignore[attr-defined]
+        return int(vision.image_size // vision.patch_size) ** 2
+
+    def tower_images(self, pixels: Tensor) -> int:
+        """How many images the tower gets of one picture."""
+        return 1
 
     def layouts(self, image_input: Any, pictures: Sequence[Tensor]) -> list[Layout]:
         """Layout of each picture."""

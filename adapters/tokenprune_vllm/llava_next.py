@@ -83,14 +83,14 @@ class PrunedLlavaNextProcessor(  # type: ignore[misc]
 class PrunedLlavaNext(LlavaPruning, llava_next.LlavaNextForConditionalGeneration):  # type: ignore[misc]
     """vLLM's LLaVA-NeXT; its pictures are pruned where that is configured."""
 
-    def _process_image_input(self, image_input: Any) -> Any:
-        if image_input["type"] != "image_embeds":
-            self._sizes = image_input["image_sizes"].tolist()
-            self._padded = [len(tiles) for tiles in image_input["pixel_values"]]  # tiles, padding among them
-        return super()._process_image_input(image_input)
+    def tower_images(self, pixels: Tensor) -> int:
+        """Its base view and tiles, padding among them."""
+        return len(pixels)
 
     def layouts(self, image_input: Any, pictures: Sequence[Tensor]) -> list[Layout]:
         """Layout of each picture, from its size."""
+        self._sizes = image_input["image_sizes"].tolist()
+        self._padded = [self.tower_images(tiles) for tiles in image_input["pixel_values"]]
         return [layout_of(self.config, size) for size in self._sizes]
 
     def signal(self, name: str, number: int) -> Tensor:

@@ -6,7 +6,7 @@ Mixed in before a model's own class, of which everything is kept. Without a conf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class PruningModel:
         self._budgets: dict[str, Tensor | None] = {}
         self._seen: dict[str, Any] = {}
         self.pruning = settings
+        self._most_at_once: int = vllm_config.scheduler_config.max_num_batched_tokens
         if settings is not None:
             self.watch(settings.method.needs)
             _announce(settings)
@@ -74,6 +75,20 @@ class PruningModel:
         finally:
             self._budgets, self._seen = {}, {}
 
+    def parts(self, tokens: Sequence[int]) -> Iterator[slice]:
+        """Divide the pictures of a step, of so many tokens each without pruning, among runs of the tower.
+
+        The scheduler counts rows that stay, and may put many more pictures into a step than without pruning.
+        """
+        begin = total = 0
+        for end, n in enumerate(tokens):
+            if end > begin and total + n > self._most_at_once:
+                yield slice(begin, end)
+                self._seen = {}  # of the pictures before
+                begin, total = end, 0
+            total += n
+        yield slice(begin, len(tokens))
+
     @torch.no_grad()
     def select(
         self,
@@ -81,6 +96,7 @@ class PruningModel:
         pictures: Sequence[Tensor],
         layouts: Sequence[Layout],
         signals_of: Callable[[int], Mapping[str, Any]],
+        first: int = 0,
     ) -> list[Selection | None]:
         """Choose the rows of each picture that go on; None: all of them.
 
@@ -90,12 +106,15 @@ class PruningModel:
             Rows (N, D) of each.
         signals_of
             Names and values (or functions) of the signals of a picture, by its number.
+        first
+            Number of the first of them among the pictures of the step.
         """
         settings, budgets = self.pruning, self._budgets.get(modality)
         if settings is None or budgets is None:
             return [None] * len(pictures)
+        budgets = budgets.reshape(-1, 2)[first : first + len(pictures)]
         chosen: list[Selection | None] = []
-        asked = [tuple(entry) for entry in budgets.reshape(-1, 2).tolist()]
+        asked = [tuple(entry) for entry in budgets.tolist()]
         for number, (rows, layout, (keep, ratio)) in enumerate(zip(pictures, layouts, asked, strict=True)):
             budget = Budget(int(keep)) if keep else Budget(None, ratio)
             if settings.rows(layout, budget) >= len(rows):

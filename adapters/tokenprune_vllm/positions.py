@@ -43,7 +43,7 @@ def grid_offsets(grid: tuple[int, int, int], per_frame: float = 1.0) -> Tensor:
     """
     axes = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
     offsets = torch.stack([axis.flatten() for axis in axes], dim=1)
-    offsets[:, 0] = (offsets[:, 0] * per_frame).long()
+    offsets[:, 0] = (offsets[:, 0].double() * per_frame).long()  # as vLLM counts
     return offsets
 
 

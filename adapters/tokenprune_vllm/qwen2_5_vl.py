@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 from vllm.model_executor.models import qwen2_5_vl
 
 from tokenprune import Layout, Projector, Selection
+from tokenprune.functional import mean_attention
 from tokenprune.selection import fill_new_rows
 
 from .errors import EngineRefusedError
@@ -62,7 +63,8 @@ class PrunedQwen25VL(  # type: ignore[misc]
         for wrong, why in (
             (parallel.pipeline_parallel_size > 1, "--pipeline-parallel-size above 1"),
             (vllm_config.speculative_config is not None, "speculative decoding"),
-            (parallel.enable_dbo, "--enable-dbo"),
+            (parallel.use_ubatching, "--enable-dbo or --ubatch-size"),
+            (vllm_config.model_config.enable_prompt_embeds, "--enable-prompt-embeds"),
             (graphs is not None and graphs.mixed_mode().name == "FULL", "cudagraph_mode FULL"),
         ):
             if wrong:
@@ -70,6 +72,9 @@ class PrunedQwen25VL(  # type: ignore[misc]
                     f"tokenprune: {why} does not go together with pruning of this model, whose kept rows "
                     "keep their positions; leave it out"
                 )
+        if graphs is not None and graphs.separate_routine():
+            # a last row of a picture alone in its step would run as decoding, in a graph without our mending
+            vllm_config.compilation_config.cudagraph_mode = graphs.mixed_mode()
 
     def watch(self, needs: frozenset[str]) -> None:
         """Put hooks on the merger's norm and on the last block that sees the whole picture."""
@@ -91,19 +96,39 @@ class PrunedQwen25VL(  # type: ignore[misc]
         return two_layer_projector(merger.mlp[0], merger.mlp[1], merger.mlp[2], merger.ln_q)
 
     def _process_image_input(self, image_input: Any) -> Any:
-        return self._process("image", image_input, super()._process_image_input(image_input))
+        return self._process("image", image_input, super()._process_image_input)
 
     def _process_video_input(self, video_input: Any) -> Any:
-        return self._process("video", video_input, super()._process_video_input(video_input))
+        return self._process("video", video_input, super()._process_video_input)
 
-    def _process(self, modality: str, given: Any, pictures: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Prune, and give every row its distance from the picture's first."""
+    def _process(self, modality: str, given: Any, encode: Callable[[Any], Any]) -> Sequence[Tensor]:
+        """Encode, as many at once as the tower bears; prune."""
         if self.pruning is None:
-            return pictures
+            return cast("Sequence[Tensor]", encode(given))
+        grids = given[f"{modality}_grid_thw"]
+        patches = grids.prod(-1).tolist()
+        kept: list[Tensor] = []
+        for part in self.parts([n // self.visual.spatial_merge_size**2 for n in patches]):
+            some = {"type": given["type"], f"{modality}_grid_thw": grids[part]}
+            rows = slice(sum(patches[: part.start]), sum(patches[: part.stop]))
+            for name in ("pixel_values", "pixel_values_videos"):
+                if given.get(name) is not None:
+                    some[name] = given[name][rows]
+            for name in ("image_embeds", "video_embeds"):
+                if given.get(name) is not None:
+                    merged = self.visual.spatial_merge_size**2
+                    some[name] = given[name][rows.start // merged : rows.stop // merged]
+            if given.get("second_per_grid_ts") is not None:
+                some["second_per_grid_ts"] = given["second_per_grid_ts"].flatten()[part]
+            kept += self._prune(modality, some, encode(some), part.start)
+        return kept
+
+    def _prune(self, modality: str, given: Any, pictures: Sequence[Tensor], first: int) -> Sequence[Tensor]:
+        """Prune, and give every row its distance from the picture's first."""
         merge = self.visual.spatial_merge_size
         self._patches = given[f"{modality}_grid_thw"].tolist()
         grids = [(t, h // merge, w // merge) for t, h, w in self._patches]
-        chosen = self.select(modality, pictures, [Layout(grid) for grid in grids], self._signals)
+        chosen = self.select(modality, pictures, [Layout(grid) for grid in grids], self._signals, first)
         seconds = given.get("second_per_grid_ts") if modality == "video" else None
         per_frame = [self._per_frame(seconds, i, modality) for i in range(len(grids))]
         return [
@@ -170,8 +195,7 @@ class PrunedQwen25VL(  # type: ignore[misc]
         start = sum(a * b * c for a, b, c in self._patches[:number])
         for frame in range(t):
             now = slice(start + frame * h * w, start + (frame + 1) * h * w)
-            rows = query[:, now] @ key[:, now].mT * query.shape[-1] ** -0.5
-            received[now] = rows.softmax(-1).mean((0, 1))
+            received[now] = mean_attention(query[:, now], key[:, now], query.shape[-1] ** -0.5)
         return self._in_token_order(received, number).mean(1)
 
 

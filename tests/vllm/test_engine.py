@@ -113,3 +113,33 @@ def test_without_a_configuration_processing_is_vllms_own(checkpoint):
     assert type(processor.info) is llava.LlavaProcessingInfo
     hooked = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert hooked == [] and model.pruning is None
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen"])
+def test_the_tower_gets_no_more_at_once_than_without_pruning(name, checkpoint):
+    """Many pictures come in one step; the tower takes them in parts, and the answers are the same."""
+    shapes = [(96, 96)] * 4 if name == "llava" else [(96, 96), (160, 64), (64, 176), (120, 88)]
+    asked = prompt(
+        name, "w5 IMAGE w3 IMAGE w15 IMAGE w2 IMAGE", *(picture(i, *s) for i, s in enumerate(shapes))
+    )
+    pruning = {"method": "zoo-exact", "keep": 20}
+    with engine(checkpoint(name), pruning, max_num_batched_tokens=2048) as llm:
+        (together,) = ask(llm, [asked])
+    with engine(checkpoint(name), pruning, max_num_batched_tokens=400) as llm:
+        model = llm.llm_engine.model_executor.driver_worker.worker.get_model()
+        sizes = []
+        model.multi_modal_projector.register_forward_hook(
+            lambda module, args, out: sizes.append(out.shape[:-1].numel())
+        ) if name != "qwen" else model.visual.merger.ln_q.register_forward_pre_hook(
+            lambda module, args: sizes.append(args[0].shape[:-1].numel() // 4)
+        )
+        (divided,) = ask(llm, [asked])
+    assert len(sizes) > 1
+    assert_same(divided, together)
+
+
+def test_pictures_that_stay_whole_have_room(checkpoint):
+    pruning = {"method": "stride", "keep": 9, "min_tokens": 1000}
+    with engine(checkpoint("qwen"), pruning, max_num_batched_tokens=64) as llm:
+        (found,) = ask(llm, [prompt("qwen", "w5 IMAGE w3", picture(1, 192, 192))])
+    assert found.n_prompt > 140

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot work is refused when the engine starts, with one sentence."""
 
+from types import SimpleNamespace
+
 import pytest
 from engines import engine
 from tokenprune_vllm.errors import EngineRefusedError
@@ -38,6 +40,15 @@ def test_a_model_that_cannot_be_pruned(checkpoint):
         pass
 
 
+def test_a_model_run_by_transformers_cannot_be_pruned(checkpoint):
+    words = "TransformersMultiModalForCausalLM cannot be pruned inside vLLM"
+    with (
+        pytest.raises(EngineRefusedError, match=words),
+        engine(checkpoint("llava"), {"method": "stride", "keep": 9}, model_impl="transformers"),
+    ):
+        pass
+
+
 def test_a_tower_that_cannot_be_pruned(checkpoint):
     from tokenprune_vllm.llava import PrunedLlavaInfo
     from transformers import LlavaConfig, PixtralVisionConfig
@@ -53,9 +64,59 @@ def test_a_tower_that_cannot_be_pruned(checkpoint):
         ({"mm_encoder_tp_mode": "data"}, "looks into the vision tower"),
         ({"video_pruning_rate": 0.5}, "leave one of the two out"),
         ({"compilation_config": {"compile_mm_encoder": True}}, "compile_mm_encoder is not supported"),
+        ({"enable_prompt_embeds": True}, "--enable-prompt-embeds does not go together"),
     ],
 )
 def test_engine_options_that_go_against_pruning(options, words, checkpoint):
     pruning = {"method": "zoo-exact", "keep": 9}
     with pytest.raises(EngineRefusedError, match=words), engine(checkpoint("qwen"), pruning, **options):
         pass
+
+
+def configuration(**changed):
+    """What of an engine's configuration Qwen2.5-VL's check looks at."""
+    from vllm.config import CUDAGraphMode
+
+    plain = {"speculative_config": None, "lora_config": None, "cudagraph_mode": CUDAGraphMode.PIECEWISE}
+    plain |= {"pipeline_parallel_size": 1, "use_ubatching": False, "video_pruning_rate": None}
+    given = SimpleNamespace(
+        **{**plain, **changed, "enable_prompt_embeds": False, "compile_mm_encoder": False}
+    )
+    given.model_config, given.parallel_config, given.compilation_config = given, given, given
+    given.multimodal_config = given
+    return given
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"pipeline_parallel_size": 2}, "--pipeline-parallel-size above 1"),
+        ({"speculative_config": object()}, "speculative decoding"),
+        ({"use_ubatching": True}, "--enable-dbo or --ubatch-size"),
+        ({"lora_config": SimpleNamespace(enable_tower_connector_lora=True)}, "--enable-tower-connector-lora"),
+    ],
+)
+def test_what_would_go_past_the_mending_of_positions(changed, words):
+    from tokenprune_vllm.qwen2_5_vl import PrunedQwen25VL
+
+    with pytest.raises(EngineRefusedError, match=words):
+        PrunedQwen25VL.check_engine(object.__new__(PrunedQwen25VL), configuration(**changed))
+
+
+def test_graphs_that_would_go_past_the_mending_of_positions():
+    from tokenprune_vllm.qwen2_5_vl import PrunedQwen25VL
+    from vllm.config import CUDAGraphMode
+
+    def checked(mode):
+        given = configuration(cudagraph_mode=mode)
+        PrunedQwen25VL.check_engine(object.__new__(PrunedQwen25VL), given)
+        return given.cudagraph_mode
+
+    assert (
+        checked(CUDAGraphMode.FULL_AND_PIECEWISE)
+        == checked(CUDAGraphMode.PIECEWISE)
+        == CUDAGraphMode.PIECEWISE
+    )
+    assert checked(CUDAGraphMode.FULL_DECODE_ONLY) == CUDAGraphMode.NONE
+    with pytest.raises(EngineRefusedError, match="cudagraph_mode FULL"):
+        checked(CUDAGraphMode.FULL)

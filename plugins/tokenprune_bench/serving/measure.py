@@ -37,7 +37,7 @@ def check_vllm() -> None:
     found = importlib.util.find_spec("vllm")
     if found is None or found.origin is None:  # without origin: just some folder of that name
         raise BadInputError(
-            "--engine vllm: vLLM is not installed here; pip install 'tokenprune-vlm[vllm]', on a machine "
+            "--engine vllm: vLLM is not installed here; pip install -e '.[vllm]' in a clone, on a machine "
             "without GPU see docs/serving.md"
         )
 
