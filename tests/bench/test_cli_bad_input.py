@@ -135,9 +135,11 @@ def test_a_model_no_adapter_knows(files, untrained, monkeypatch):
 
 
 def test_a_method_the_model_cannot_use(files, untrained):
-    assert "clip_text_embeds" in run(files, "--keep", 9, "--method", "cdpruner", "--model", untrained)
-    message = refused("demo", "--method", "cdpruner", "--model", untrained, "--output", files / "demo")
+    message = run(files, "--keep", 9, "--method", "cdpruner", "--model", untrained)
     assert "clip_text_embeds" in message
+    assert "clip=" in message and "tokenprune_adapters.clip_space.ClipSpace" in message
+    message = refused("demo", "--method", "cdpruner", "--model", untrained, "--output", files / "demo")
+    assert "clip_text_embeds" in message and "ClipSpace" in message
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,39 @@ def test_a_method_the_model_cannot_use(files, untrained):
 )
 def test_pictures_that_cannot_be_saved(files, untrained, name, said):
     assert said in run(files, "--keep", 9, "--model", untrained, "--save", files / name)
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_an_empty_prompt(files, untrained, prompt):
+    options = ["--keep", 9, "--model", untrained]
+    assert refused("run", "--image", files / "good.png", "--prompt", prompt, *options).startswith(
+        "--prompt is empty"
+    )
+
+
+def test_a_prompt_that_holds_the_sign_of_a_picture(files, untrained):
+    options = ["--keep", 9, "--model", untrained]
+    said = refused("run", "--image", files / "good.png", "--prompt", "a <image> of what ?", *options)
+    assert said.startswith("--prompt holds '<image>', which stands for a picture; leave it out")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize("command", ["run", "demo", "compare"])
+def test_seeds_outside_their_range_are_refused_before_anything_is_loaded(files, monkeypatch, command, seed):
+    monkeypatch.setattr("tokenprune_bench.cli.models.load_model", lambda *_: pytest.fail("loaded"))
+    more = ["--image", files / "good.png", "--prompt", "q", "--keep", "9"] if command == "run" else []
+    result = CliRunner().invoke(app, [command, *map(str, more), "--seed", str(seed)])
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "'--seed'" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_message_that_goes_on_after_a_colon_is_not_cut_there():
+    from tokenprune_bench.cli.failures import first_line
+
+    assert first_line(ValueError("\nno such thing:\n  - a.json\nmore")) == "no such thing: - a.json"
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError("only this:")) == "only this:"
+    assert first_line(ValueError()) == "ValueError"
 
 
 def test_no_gpu(files, untrained, monkeypatch):

@@ -68,6 +68,12 @@ def test_a_metric_for_lines_that_name_none(written):
         read_questions(path, "bleu")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(written):
+    path = written(GOOD, "", GOOD)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [(q.text, q.line) for q in read_questions(path)] == [("what ?", 1), ("what ?", 3)]
+
+
 def test_files_without_questions_are_refused(written, tmp_path):
     with pytest.raises(QuestionFileError, match="holds no question"):
         read_questions(written("", " "))

@@ -250,6 +250,13 @@ def test_bad_input_is_one_sentence(options, said):
     assert said in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_directory_without_a_model_is_named_as_run_names_it(tmp_path):
+    result = CliRunner().invoke(app, ["bench", "--model", str(tmp_path)])
+    assert result.exit_code == 2
+    said = f"the model '{tmp_path}' does not load: the directory holds no config.json"
+    assert said in result.stderr
+
+
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = CliRunner().invoke(app, ["bench", "--preset", "micro", "--device", "cuda"])
@@ -277,7 +284,7 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(monkey
     )
     result = CliRunner().invoke(app, ["bench", "--preset", "micro", "--plot", "speed.png"])
     assert result.exit_code == 2
-    assert "--plot needs matplotlib: pip install 'tokenprune-vlm[bench]'" in result.stderr
+    assert "--plot needs matplotlib; in a clone: pip install -e '.[bench]'" in result.stderr
 
 
 def test_the_plot_draws_a_bar_for_each_contender(found, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from tokenprune_bench.bench.fit import check_fit
 from tokenprune_bench.bench.presets import Preset
 from tokenprune_bench.cli.failures import BadInputError, first_line
-from tokenprune_bench.cli.models import Device, Precision
+from tokenprune_bench.cli.models import Device, Precision, check_directory
 
 
 def configuration(preset: Preset, model: str | None) -> Any:
@@ -26,6 +26,7 @@ def configuration(preset: Preset, model: str | None) -> Any:
 
     if model is None:
         return preset.config()
+    check_directory(model, f"the model '{model}'")
     try:
         config = AutoConfig.from_pretrained(model)
     except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load

@@ -7,21 +7,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprune_bench.bench.table import label
 from tokenprune_bench.cli.failures import BadInputError, first_line
+from tokenprune_bench.cli.files import check_folder
 
 
-def check_plot() -> None:
+def check_plot(path: Path) -> None:
     """Refuse before anything is measured.
 
     Raises
     ------
     BadInputError
-        When matplotlib is missing.
+        When matplotlib is missing or knows no such format, or the file could not be written.
     """
+    import importlib
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
-        raise BadInputError("--plot needs matplotlib: pip install 'tokenprune-vlm[bench]'")
+        raise BadInputError("--plot needs matplotlib; in a clone: pip install -e '.[bench]'")
+    backends: Any = importlib.import_module("matplotlib.backend_bases")
+    if path.suffix.lower().removeprefix(".") not in backends.FigureCanvasBase.get_supported_filetypes():
+        raise BadInputError(f"'{path}' has no ending of a picture format; use for example .png")
+    check_folder(path)
 
 
 def save_plot(record: Mapping[str, Any], path: Path) -> None:
@@ -42,7 +49,7 @@ def save_plot(record: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots(len(batches), 1, squeeze=False)[:, 0]
     for batch, axis in zip(batches, axes, strict=True):
         group = [run for run in shown if run["batch"] == batch]
-        names = [f"{run['name']}, {run['keep']}" for run in group]
+        names = [label(run) for run in group]
         places = range(len(group))
         axis.barh(places, [1 / run["ratios"]["unpruned"]["prefill"] for run in group])
         axis.set_yticks(places, names)

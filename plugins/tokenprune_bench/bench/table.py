@@ -24,7 +24,8 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
     return [_row(run, record["amount"]["new_tokens"]) for run in record["runs"]]
 
 
-def _label(run: Mapping[str, Any]) -> str:
+def label(run: Mapping[str, Any]) -> str:
+    """Name, budget, and where inside the language model it cuts."""
     if run["keep"] is None:
         return str(run["name"])
     inside = [layer for layer, _ in run["visual_rows"] if layer]
@@ -46,7 +47,7 @@ def _row(run: Mapping[str, Any], lengths: Sequence[int]) -> list[str]:
     peak = run["peak_memory_bytes"]
     return [
         str(run["batch"]),
-        _label(run),
+        label(run),
         f"{1e3 * seconds['tower']['median']:.1f}",
         f"{1e3 * seconds['choosing']['median']:.1f}",
         f"{1e3 * prefill['median']:.1f} ± {100 * spread:.0f} %",
@@ -97,7 +98,7 @@ EXPLANATION = (
     "prefill: from pixels to the first token's logits, median ± half the spread. vs unpruned, vs downsample: "
     "times faster than the model as it is, and than smaller pictures at the same budget. vs oracle: prefill "
     "time by that of the same model fed only what is kept (1 is the best there can be), and the same without "
-    "the tower. @2: cut before decoder layer 2, not before the language model. choosing lies within "
+    "the tower. @N: cut before decoder layer N, not before the language model. choosing lies within "
     "the prefill. KV, peak, GFLOP: of the whole batch."
 )
 

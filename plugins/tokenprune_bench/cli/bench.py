@@ -97,20 +97,20 @@ def bench(
         }
         chosen = dataclasses.replace(chosen, **{k: v for k, v in changed.items() if v is not None})
         if plot is not None:
-            check_plot()
+            check_plot(plot)
         if clients:
             raise BadInputError("--clients goes with --engine vllm")
         check_folder(output)
         record = _measured(chosen, model, random_weights, device, dtype)
         text = json.dumps(record, indent=1)
-        if output is not None:
+        if as_json:
+            typer.echo(text)
+        else:
+            _show(record)
+        if output is not None:  # last: what cannot be written has been shown
             write_text(output, text)
         if plot is not None:
             save_plot(record, plot)
-    if as_json:
-        typer.echo(text)
-    else:
-        _show(record)
 
 
 def _preset(preset: str | None, model: str | None) -> Preset:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
+from tokenprune_bench.cli.files import check_folder, make_directory
 from tokenprune_bench.cli.models import Device, Precision
 from tokenprune_bench.cli.options import (
     Batch,
@@ -82,7 +83,7 @@ def compare(
         from tokenprune_bench.compare.comparison import Asked
         from tokenprune_bench.compare.comparison import compare as compare_model
         from tokenprune_bench.compare.conversation import conversations
-        from tokenprune_bench.compare.output import write_all
+        from tokenprune_bench.compare.output import FILES, write_all
         from tokenprune_bench.compare.protocols import PROTOCOLS
         from tokenprune_bench.compare.workers import Source
         from tokenprune_bench.evaluation import known_method
@@ -101,8 +102,11 @@ def compare(
         if conversation and not conversations(drawn, seed):
             raise BadInputError("--conversation needs a picture with two questions or more; there is none")
         work = Work(batch, max_new_tokens, seed, output)
+        folders = _folders(models, output)
+        for name in FILES:
+            check_folder(output / name)
         compared = []
-        for source, folder in zip(sources, _folders(models, output), strict=True):
+        for source, folder in zip(sources, folders, strict=True):
             with ProgressBar() as progress:
                 compared.append(compare_model(source, drawn, work, asked, folder, progress))
         record, files = write_all(output, _command(), drawn, compared)
@@ -134,10 +138,7 @@ def _different(models: Sequence[str | None]) -> list[str | None]:
 def _folders(models: Sequence[str | None], output: Path) -> list[Path]:
     folders = [output / ("embedded" if one is None else Path(one).name) for one in models]
     for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInputError(f"the directory '{folder}' cannot be made: {error.strerror}") from None
+        make_directory(folder)
     return folders
 
 

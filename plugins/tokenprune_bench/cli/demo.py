@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenprune_bench.cli.failures import BadInputError, first_line, plain_errors, quietly
+from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
+from tokenprune_bench.cli.files import check_folder, make_directory, write_text
 from tokenprune_bench.cli.options import Keeps, MethodNames, OnlyJson, Seed
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from tokenprune_bench.demo.outcomes import Outcome
     from tokenprune_bench.demo.plan import Plan
 
@@ -38,7 +41,10 @@ def demo(
 ) -> None:
     """Answer questions about pictures with and without pruning, and show what was kept."""
     with plain_errors(), quietly():
+        from rich.console import Console
+
         from tokenprune_bench.cli.budgets import budget
+        from tokenprune_bench.cli.images import check_writable, save_image
         from tokenprune_bench.cli.models import Device, load_model
         from tokenprune_bench.demo.plan import make_plan
         from tokenprune_bench.demo.record import record
@@ -47,14 +53,16 @@ def demo(
 
         methods = [known_method(name) for name in method or ()]
         budgets = [budget(text, None).keep or 0 for text in keep or ()]
-        _make_directory(output)
+        make_directory(output)
+        check_folder(output / RESULTS)
         network, processor = load_model(model, Device.cpu)
         plan = make_plan(network, full=full, methods=methods, budgets=budgets, scenes=scenes)
         if not plan.methods:
             raise BadInputError("; ".join(plan.skipped.values()))
+        for name in _pictures(plan):
+            check_writable(output / name)
         drawn = list(held_out_scenes(plan.scenes))
         outcomes = _measure(network, processor, plan, drawn, seed)
-        pictures = _draw(drawn, outcomes, plan, output)
         results = record(
             plan,
             outcomes,
@@ -62,12 +70,17 @@ def demo(
             model="embedded" if model is None else Path(model).name,
             seed=seed,
         )
-        text = json.dumps({**results, "pictures": pictures}, indent=2)
-        (output / RESULTS).write_text(text + "\n", encoding="utf-8")
-    if as_json:
-        typer.echo(text)
-    else:
-        _show(results, [str(output / name) for name in [*pictures, RESULTS]], by_layer=full)
+        text = json.dumps({**results, "pictures": _pictures(plan)}, indent=2)
+        if as_json:
+            typer.echo(text)
+        else:
+            _show(results, by_layer=full)
+        write_text(output / RESULTS, text)  # last: what cannot be written has been shown
+        for name, picture in _drawn(drawn, outcomes, plan).items():
+            save_image(picture, output / name)
+        if not as_json:
+            files = ", ".join(str(output / name) for name in [*_pictures(plan), RESULTS])
+            Console(highlight=False).print(f"saved: {files}", markup=False)
 
 
 def _measure(network: Any, processor: Any, plan: Plan, drawn: Any, seed: int) -> list[Outcome]:
@@ -96,20 +109,22 @@ def _measure(network: Any, processor: Any, plan: Plan, drawn: Any, seed: int) ->
     return outcomes
 
 
-def _draw(drawn: Any, outcomes: list[Outcome], plan: Plan, output: Path) -> list[str]:
-    """Save one picture for each method and one for each budget; returns the files' names."""
-    from tokenprune_bench.cli.images import save_image
+def _pictures(plan: Plan) -> list[str]:
+    """Names of the pictures: one for each method and one for each budget."""
+    budgets = [f"all-methods-{keep}-tokens.png" for keep in plan.budgets]
+    return [*(f"{method}.png" for method in plan.methods), *budgets]
+
+
+def _drawn(drawn: Any, outcomes: list[Outcome], plan: Plan) -> dict[str, Image]:
+    """The pictures by name."""
     from tokenprune_bench.demo.illustrations import budget_sheet, method_sheet
 
-    pictures = {f"{method}.png": method_sheet(drawn, outcomes, method) for method in plan.methods}
-    for keep in plan.budgets:
-        pictures[f"all-methods-{keep}-tokens.png"] = budget_sheet(drawn, outcomes, keep)
-    for name, picture in pictures.items():
-        save_image(picture, output / name)
-    return list(pictures)
+    sheets = [method_sheet(drawn, outcomes, method) for method in plan.methods]
+    sheets += [budget_sheet(drawn, outcomes, keep) for keep in plan.budgets]
+    return dict(zip(_pictures(plan), sheets, strict=True))
 
 
-def _show(results: dict[str, Any], files: list[str], by_layer: bool) -> None:
+def _show(results: dict[str, Any], by_layer: bool) -> None:
     from rich.console import Console
 
     from tokenprune_bench.demo.table import headline, terminal_table
@@ -129,14 +144,6 @@ def _show(results: dict[str, Any], files: list[str], by_layer: bool) -> None:
         console.print(results["closing_line"])
     for method, reason in results["skipped"].items():
         console.print(f"left out: {method}: {reason}", markup=False)
-    console.print(f"saved: {', '.join(files)}", markup=False)
-
-
-def _make_directory(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"the directory '{output}' cannot be made: {first_line(error)}") from None
 
 
 def _command(full: bool, methods: list[str], budgets: list[int], scenes: int | None, seed: int) -> str:

@@ -11,6 +11,11 @@ from contextlib import contextmanager
 import typer
 
 BAD_INPUT = 2
+CLIP_SIGNAL = "clip_text_embeds"
+BRING_CLIP = (
+    "; this method needs a CLIP that you bring from Python: tokenprune.method('cdpruner', clip=...) with "
+    "tokenprune_adapters.clip_space.ClipSpace, see docs/methods/cdpruner.md"
+)
 
 
 class BadInputError(Exception):
@@ -25,8 +30,13 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (TokenPruneError, BadInputError) as error:
-        typer.echo(f"tokenprune: {error}", err=True)
+        typer.echo(f"tokenprune: {_with_advice(str(error))}", err=True)
         raise typer.Exit(BAD_INPUT) from None
+
+
+def _with_advice(message: str) -> str:
+    """Add what the command line alone cannot do about it."""
+    return message.rstrip(".") + BRING_CLIP if CLIP_SIGNAL in message else message
 
 
 @contextmanager
@@ -52,6 +62,13 @@ def quietly() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message that says something, or the name of its class."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    """First line of an error's message that says something, or the name of its class.
+
+    A line that ends in a colon goes on in the next one.
+    """
+    said = ""
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        said = f"{said} {line}".strip()
+        if not said.endswith(":"):
+            break
+    return said or type(error).__name__

@@ -1,22 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that commands write."""
+"""Files and directories that commands write."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tokenprune_bench.cli.failures import BadInputError, first_line
 
 
 def check_folder(output: Path | None) -> None:
-    """Refuse a file whose directory does not exist, before any work."""
-    if output is not None and not output.parent.is_dir():
-        raise BadInputError(f"the directory '{output.parent}' does not exist")
+    """Refuse a file that could not be written, before any work.
+
+    Raises
+    ------
+    BadInputError
+        When its directory does not exist, it is a directory itself, or it may not be written.
+    """
+    if output is None:
+        return
+    if not os.path.isdir(output.parent):
+        raise BadInputError(
+            f"the directory '{output.parent}' does not exist, so '{output.name}' cannot be written there"
+        )
+    if os.path.isdir(output):
+        raise BadInputError(f"'{output}' is a directory; a file is to be written there")
+    if not os.access(output if os.path.exists(output) else output.parent, os.W_OK):
+        raise BadInputError(f"'{output}' may not be written: permission denied")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text and a newline."""
+def make_directory(folder: Path) -> None:
+    """Make a directory that is to be written to; it may be there already.
+
+    Raises
+    ------
+    BadInputError
+        When it cannot be made, or may not be written to.
+    """
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInputError(f"'{path}' cannot be written: {first_line(error)}") from None
+        reason = error.strerror or first_line(error)
+        raise BadInputError(f"the directory '{folder}' cannot be made: {reason}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInputError(f"the directory '{folder}' may not be written to: permission denied")
+
+
+def write_text(path: Path, text: str, end: str = "\n") -> None:
+    """Write a text and an end of line.
+
+    Raises
+    ------
+    BadInputError
+        When the file cannot be written.
+    """
+    try:
+        path.write_text(text + end, encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> BadInputError:
+    """What to say when writing a file failed."""
+    return BadInputError(f"'{path}' cannot be written: {error.strerror or first_line(error)}")

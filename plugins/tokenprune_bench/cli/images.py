@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenprune_bench.cli.failures import BadInputError, first_line
+from tokenprune_bench.cli.files import check_folder
 
 
 def open_image(path: Path) -> Image.Image:
@@ -37,15 +38,12 @@ def check_writable(path: Path) -> None:
     Raises
     ------
     BadInputError
-        Unknown ending, or no such directory.
+        Unknown ending, no such directory, or a file that may not be written.
     """
     Image.init()
     if path.suffix.lower() not in Image.registered_extensions():
         raise BadInputError(f"'{path}' has no ending of a picture format; use for example .png")
-    if not path.parent.is_dir():
-        raise BadInputError(
-            f"the directory '{path.parent}' does not exist, so '{path.name}' cannot be saved there"
-        )
+    check_folder(path)
 
 
 def save_image(picture: Image.Image, path: Path) -> None:

@@ -54,7 +54,7 @@ def load_model(
     dtype = "float32" if precision is Precision.auto and not on_gpu else precision.value
     source: str | Path = embedded_model_path() if name is None else name
     what = "the embedded model" if name is None else f"the model '{name}'"
-    _check_directory(source, what)
+    check_directory(source, what)
     try:
         model, processor, missing = _load(source, what, dtype, trust_remote_code, local=name is None)
     except BadInputError:
@@ -92,7 +92,7 @@ def _load(
     return model, processor, sorted(info["missing_keys"])
 
 
-def _check_directory(source: str | Path, what: str) -> None:
+def check_directory(source: str | Path, what: str) -> None:
     """Refuse what is plainly meant as a local directory and is none, without asking the hub."""
     path = Path(source)
     if path.is_dir():

@@ -19,7 +19,9 @@ TrustRemoteCode = Annotated[
 
 MethodNames = Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")]
 Keeps = Annotated[list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")]
-Seed = Annotated[int, typer.Option(help="For methods that draw random numbers.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="For methods that draw random numbers.", metavar="N")
+]
 
 QuestionFile = Annotated[
     Path | None, typer.Option(help="JSON lines of image, question, answer(s).", metavar="FILE")

@@ -48,6 +48,8 @@ def run(
         from tokenprune_bench.cli.budgets import budget
         from tokenprune_bench.cli.images import check_writable, open_image, save_image
 
+        if not prompt.strip():
+            raise BadInputError("--prompt is empty; ask something about the picture")
         kept = budget(keep, keep_ratio)
         strategy = _strategy(method, scorer, selector)
         picture = open_image(image)
@@ -55,6 +57,7 @@ def run(
             check_writable(save)
         with quietly():
             network, processor = load_model(model, device, dtype, trust_remote_code)
+            _check_prompt(processor, prompt)
             budgets: dict[str, Any] = {"keep": kept.keep, "keep_ratio": kept.keep_ratio}
             with tokenprune.apply(network, **strategy, **budgets, seed=seed) as handle:
                 inputs, answer = _answer(network, processor, picture, prompt, max_new_tokens)
@@ -86,6 +89,17 @@ def _strategy(method: str | None, scorer: str | None, selector: str | None) -> d
         "scorer": None if scorer is None else tokenprune.scorer(scorer),
         "selector": None if selector is None else tokenprune.selector(selector),
     }
+
+
+def _check_prompt(processor: Any, prompt: str) -> None:
+    from tokenprune_bench.evaluation import picture_token
+
+    token = picture_token(processor, prompt)
+    if token is not None:
+        raise BadInputError(
+            f"--prompt holds {token!r}, which stands for a picture; leave it out, the picture is put before "
+            "the question"
+        )
 
 
 def _answer(

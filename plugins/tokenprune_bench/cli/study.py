@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
+from tokenprune_bench.cli.failures import plain_errors, quietly
+from tokenprune_bench.cli.files import check_folder, write_text
 from tokenprune_bench.cli.models import Device, Precision
 from tokenprune_bench.cli.options import (
     Batch,
@@ -60,17 +61,16 @@ def study(
     with plain_errors(), quietly():
         from tokenprune_bench.cli.progress import ProgressBar
         from tokenprune_bench.cli.questions import loaded_questions, what_to_ask
+        from tokenprune_bench.compare.question_set import check_questions
         from tokenprune_bench.compare.workers import Source
         from tokenprune_bench.studies import STUDIES, run_study
 
         asked_of = what_to_ask(questions, metric, scenes)
-        if output is not None and not output.parent.is_dir():
-            raise BadInputError(
-                f"the directory '{output.parent}' does not exist, so '{output.name}' cannot be written"
-            )
+        check_folder(output)
         source = Source(model, device, dtype, trust_remote_code, *asked_of)
         asked = loaded_questions(source)
         network, processor = source.load_model()
+        check_questions(processor, asked)
         with ProgressBar() as progress:
             found = run_study(
                 STUDIES[name.value],
@@ -86,12 +86,13 @@ def study(
             "model": "embedded" if model is None else Path(model).name,
             **found,
         }
-        if output is not None:
-            output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if as_json:
-        typer.echo(json.dumps(record, indent=1))
-    else:
-        _show(record)
+        text = json.dumps(record, indent=1)
+        if as_json:
+            typer.echo(text)
+        else:
+            _show(record)
+        if output is not None:  # last: what cannot be written has been shown
+            write_text(output, text)
 
 
 def _show(record: Mapping[str, Any]) -> None:

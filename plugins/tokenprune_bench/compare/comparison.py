@@ -17,7 +17,7 @@ from tokenprune_bench.compare.conversation import TRACK
 from tokenprune_bench.compare.conversation_record import add_conversations
 from tokenprune_bench.compare.journal import Journal
 from tokenprune_bench.compare.plan import Plan, default_keeps, key, make_plan
-from tokenprune_bench.compare.question_set import QuestionSet
+from tokenprune_bench.compare.question_set import QuestionSet, check_questions
 from tokenprune_bench.compare.record import model_record
 from tokenprune_bench.compare.workers import Source, answer_in_processes, answer_pending
 from tokenprune_bench.evaluation import Setting, tokenized
@@ -65,6 +65,7 @@ def compare(
     """
     work = replace(work, pictures=folder / PICTURES)
     model, processor = source.load_model()
+    check_questions(processor, questions)
     keeps = asked.keeps or tuple(default_keeps(_mean_tokens(model, processor, questions, work)))
     plan = make_plan(model, asked.methods, keeps, asked.protocols)
     for method in asked.methods:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_bench.cli.files import cannot_write, check_folder, make_directory, write_text
 
 
 class Journal:
@@ -26,17 +27,21 @@ class Journal:
     Raises
     ------
     BadInputError
-        When the file was made under another configuration, or is none of ours.
+        When the file was made under another configuration, is none of ours, or cannot be read or written.
     """
 
     def __init__(self, path: Path, configuration: Mapping[str, Any], restart: bool = False) -> None:
         self.path = path
         self.lines: list[dict[str, Any]] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
+        check_folder(path)
         if restart or not path.exists() or not path.stat().st_size:
-            path.write_text(json.dumps({"configuration": configuration}) + "\n", encoding="utf-8")
+            write_text(path, json.dumps({"configuration": configuration}))
             return
-        whole = path.read_bytes()
+        try:
+            whole = path.read_bytes()
+        except OSError as error:
+            raise BadInputError(f"'{path}' cannot be read: {error.strerror}") from None
         complete = whole[: whole.rfind(b"\n") + 1]  # a kill may have cut the last line short
         try:
             head, *self.lines = [json.loads(line) for line in complete.splitlines()]
@@ -61,9 +66,18 @@ class Journal:
                 file.truncate(len(complete))
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one line at once."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Write one line at once.
+
+        Raises
+        ------
+        BadInputError
+            When it cannot be written.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
         self.lines.append(line)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tokenprune_bench.bench.record import machine
+from tokenprune_bench.cli.files import write_text
 from tokenprune_bench.compare.comparison import Compared
 from tokenprune_bench.compare.curves import plots
 from tokenprune_bench.compare.plot import standalone
@@ -18,13 +19,19 @@ from tokenprune_bench.compare.question_set import QuestionSet
 from tokenprune_bench.compare.report import report
 from tokenprune_bench.compare.spreadsheet import csv_text
 
-RECORD, TABLE, REPORT = "compare.json", "compare.csv", "report.html"
+RECORD, TABLE, REPORT = FILES = "compare.json", "compare.csv", "report.html"
 
 
 def write_all(
     output: Path, command: str, questions: QuestionSet, compared: Sequence[Compared]
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Write everything; returns the record and the files."""
+    """Write everything; returns the record and the files.
+
+    Raises
+    ------
+    BadInputError
+        When a file cannot be written.
+    """
     record = {
         "command": command,
         **machine(torch.device(compared[0].record["configuration"]["device"])),
@@ -40,5 +47,5 @@ def write_all(
     files = []
     for name, text in texts.items():
         files.append(output / name)
-        files[-1].write_text(text, encoding="utf-8")
+        write_text(files[-1], text, end="")
     return record, files

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from tokenprune import ImageReport, IncompatibleError, visualize
+from tokenprune_bench.cli.files import cannot_write, make_directory
 
 SIDE = 132  # pixels of the longer side, about
 COLORS = 64
@@ -48,5 +49,8 @@ def _cell(report: ImageReport) -> int:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+    make_directory(path.parent)
+    try:
+        picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None

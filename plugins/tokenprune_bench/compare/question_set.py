@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from tokenprune_bench.cli.failures import BadInputError, first_line
-from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC, read_questions
+from tokenprune_bench.evaluation.prompts import picture_token
+from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
 from tokenprune_bench.scenes import Question, held_out_scenes
 
 OPEN = 256  # pictures of a file that are held in memory
@@ -22,12 +24,16 @@ N_EXAMPLES = 6  # questions that the report shows pictures of
 
 @dataclass(frozen=True)
 class Item:
-    """One question about picture number `image`; all `answers` count as right, judged by `metric`."""
+    """One question about picture number `image`; all `answers` count as right, judged by `metric`.
+
+    `where` it stands: a file and a line.
+    """
 
     image: int
     question: Question
     answers: tuple[str, ...]
     metric: str
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -91,18 +97,48 @@ def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet
     asked = read_questions(path, metric)
     images = list(dict.fromkeys(question.image for question in asked))
     number = {image: i for i, image in enumerate(images)}
-    items = [Item(number[q.image], Question("", q.text, q.answers[0]), q.answers, q.metric) for q in asked]
+    items = [
+        Item(number[q.image], Question("", q.text, q.answers[0]), q.answers, q.metric, where)
+        for q, where in ((q, f"{path}, line {q.line}") for q in asked)
+    ]
+    first = {item.image: item.where for item in reversed(items)}  # where a picture is named first
+
+    def unreadable(i: int, error: Exception) -> str:
+        return f"{first[i]}: the image '{images[i]}' cannot be read: {first_line(error)}"
 
     @lru_cache(OPEN)
     def open_image(i: int) -> Image.Image:
         try:
             with Image.open(images[i]) as image:
                 return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadInputError(f"the image '{images[i]}' cannot be read: {first_line(error)}") from None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BadInputError(unreadable(i, error)) from None
 
-    digest = _digest(items, [image.read_bytes() for image in images])
+    def content(i: int) -> bytes:
+        try:
+            return images[i].read_bytes()
+        except OSError as error:
+            raise QuestionFileError(unreadable(i, error)) from None
+
+    digest = _digest(items, [content(i) for i in range(len(images))])
     return QuestionSet(path.name, tuple(items), open_image, digest)
+
+
+def check_questions(processor: Any, questions: QuestionSet) -> None:
+    """Refuse questions that a processor would look for a picture in.
+
+    Raises
+    ------
+    BadInputError
+        Names the file and the line.
+    """
+    for item in questions.items:
+        token = picture_token(processor, item.question.text)
+        if token is not None:
+            raise BadInputError(
+                f"{item.where}: the question holds {token!r}, which stands for a picture; leave it out, the "
+                "picture is put before the question"
+            )
 
 
 def _digest(items: Sequence[Item], pictures: Sequence[bytes]) -> str:

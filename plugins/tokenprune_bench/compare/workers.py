@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +97,9 @@ def answer_in_processes(
         for share in shares
         if share
     ]
-    for process in processes:
-        process.start()
+    with _without_interrupts():
+        for process in processes:
+            process.start()
     left = len(processes)
     try:
         while left:
@@ -118,8 +122,22 @@ def answer_in_processes(
             process.join()
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let processes that are started here ignore Ctrl-C from their first moment: this one ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _answer_share(source: Source, work: Work, share: Pending, lines: Any) -> None:
     """What a process does; None says that it is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
     torch.set_num_threads(1)

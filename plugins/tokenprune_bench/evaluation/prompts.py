@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+PICTURE_TOKENS = ("image_token", "boi_token", "video_token")  # attributes of processors
+
 
 def question_prompt(processor: Any, question: str) -> str:
     """Put a question about one picture into the model's own chat template."""
@@ -15,6 +17,12 @@ def question_prompt(processor: Any, question: str) -> str:
     conversation = [{"role": "user", "content": content}]
     prompt: str = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
     return prompt
+
+
+def picture_token(processor: Any, text: str) -> str | None:
+    """Find in a question what stands for a picture in the processor's prompts; no picture belongs to it."""
+    tokens = (getattr(processor, name, None) for name in PICTURE_TOKENS)
+    return next((token for token in tokens if isinstance(token, str) and token and token in text), None)
 
 
 def tokenized(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Any]:

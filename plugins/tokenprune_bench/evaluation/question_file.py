@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ class QuestionFileError(ValueError):
 
 @dataclass(frozen=True)
 class FileQuestion:
-    """A question about a picture: every answer counts as right (VQA: one a person), judged by `metric`."""
+    """A question about a picture: every answer counts as right (VQA: one a person), judged by `metric`.
+
+    It stands in this line of its file, counted from 1.
+    """
 
     image: Path
     text: str
     answers: tuple[str, ...]
     metric: str = DEFAULT_METRIC
+    line: int = field(default=0, compare=False)
 
 
 def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestion]:
@@ -50,7 +54,7 @@ def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestio
     """
     _known_metric(metric)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # as Windows writes it, too
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionFileError(f"the question file '{path}' cannot be read: {error}") from None
     questions = list(_questions(path, text.splitlines(), metric))
@@ -64,7 +68,7 @@ def _questions(path: Path, lines: list[str], metric: str) -> Iterator[FileQuesti
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield _question(line, path.parent, metric, seen)
+                yield replace(_question(line, path.parent, metric, seen), line=number)
             except QuestionFileError as error:
                 raise QuestionFileError(f"{path}, line {number}: {error}") from None
 

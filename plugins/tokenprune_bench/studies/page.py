@@ -7,6 +7,7 @@ The records are those of `tokenprune study NAME --output docs/benchmarks/studies
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,8 @@ def _plain(text: str) -> str:
 
 def main() -> None:
     """Write the page."""
+    if not PAGE.parent.is_dir():
+        sys.exit(f"run this in the checkout: there is no {PAGE.parent} here")
     PAGE.write_text(page(load()), encoding="utf-8")
 
 

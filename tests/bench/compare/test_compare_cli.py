@@ -6,6 +6,8 @@ import json
 import pytest
 from PIL import Image
 from tokenprune_bench.cli.app import app
+from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_bench.compare.question_set import questions_from_file
 from typer.testing import CliRunner
 
 GOOD = {"image": "a.png", "question": "what color is the star ?", "answer": "red"}
@@ -89,6 +91,7 @@ def test_a_bad_line_is_named_before_any_work(written, tmp_path, line, said):
         (["--questions", "none.jsonl", "--scenes", "4"], "give either --questions or --scenes, not both"),
         (["--questions", "none.jsonl"], "the question file 'none.jsonl' cannot be read"),
         (["--method", "cdpruner"], "needs the signal clip_patch_embeds, clip_text_embeds"),
+        (["--method", "cdpruner"], "tokenprune_adapters.clip_space.ClipSpace"),
         (["--min-pixels", "100"], "--min-pixels and --max-pixels are for models that take pictures of any"),
         (["--model", "a/x", "--model", "b/x"], "two models are called 'x'; rename one directory"),
     ],
@@ -103,7 +106,25 @@ def test_a_damaged_picture_is_named(written, untrained, tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     path = written(GOOD, {**GOOD, "image": "cut.png"})
     options = ["--questions", path, "--model", untrained, "--output", tmp_path / "out", "--keep", 9]
-    assert f"the image '{tmp_path / 'cut.png'}' cannot be read" in refused(*options)
+    said = refused(*options)
+    assert said.startswith(f"{path}, line 2: the image '{tmp_path / 'cut.png'}' cannot be read: ")
+
+
+def test_a_picture_that_is_too_large_is_named(written, untrained, tmp_path, monkeypatch):
+    path = written({**GOOD, "image": "b.png"}, GOOD, GOOD)
+    opened = questions_from_file(path).open_image
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BadInputError, match=r"mine\.jsonl, line 2: the image '.*a\.png' cannot be read: "):
+        opened(1)
+
+
+def test_a_question_that_holds_the_sign_of_a_picture_is_named(written, untrained, tmp_path):
+    path = written(GOOD, {**GOOD, "question": "what is on <image> ?"})
+    for command in (["compare", "--output", tmp_path / "out"], ["study", "positions"]):
+        result = CliRunner().invoke(app, [*map(str, [*command, "--model", untrained, "--questions", path])])
+        assert result.exit_code == 2 and result.stdout == ""
+        (line,) = result.stderr.strip().splitlines()
+        assert line.startswith(f"tokenprune: {path}, line 2: the question holds '<image>', which stands for")
 
 
 def test_an_unknown_metric_is_named_even_when_no_line_needs_it(written, tmp_path):
