@@ -76,7 +76,7 @@ class ZooScorer(tokenprune.Scorer):
                 )
             bank = self.directions.to(device, torch.float32)
         else:
-            generator = torch.Generator("cpu").manual_seed(self.seed)  # on the CPU: the same bank on any device
+            generator = torch.Generator("cpu").manual_seed(self.seed)  # the same on any device
             bank = torch.randn(self.n_directions, width, generator=generator, device="cpu").to(device)
         return nn.functional.normalize(bank, dim=-1) if self.unit else bank
 
