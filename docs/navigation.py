@@ -12,6 +12,8 @@ ORDER = (
     "methods",
     "models",
     "cli",
+    "speed",
+    "compare",
     "visualize",
     "lmms-eval",
     "evaluation",
