@@ -4,6 +4,7 @@
 import copy
 import gc
 import inspect
+import io
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -162,6 +163,8 @@ def test_a_copied_cache_ends_with_the_pruning(model):
         torch.testing.assert_close(
             model(**more, past_key_values=cache).logits, model(**more, past_key_values=twin).logits
         )
+        with pytest.raises(tokenprune.UnsupportedCallError, match="cannot be pickled or saved"):
+            torch.save(cache, io.BytesIO())
     with pytest.raises(tokenprune.StaleCacheError):
         model(**more, past_key_values=twin)
 

@@ -8,30 +8,21 @@ stored. The mixin gives the same to any layer class; everything a later call nee
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from tokenprune import StaleCacheError, UnsupportedCallError
 
+from .lease import Lease
+
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
-
-
-@dataclass
-class Lease:
-    """Whether the pruning that filled a cache is still in force."""
-
-    active: bool = True
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Lease:
-        """A copied cache ends with the same pruning."""
-        return self
 
 
 class PrunedLayer:
@@ -42,6 +33,20 @@ class PrunedLayer:
     floor = 0  # stored slots up to the end of the last pruned prefill; cropping below it cannot be undone
     shift: Tensor | None = None  # (B, 1) how far positions were closed up; None: tokens kept their positions
     valid: Tensor | None = None  # (B, n) which of the first n stored slots are no padding; None: all
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PrunedLayer:
+        """A copy of a conversation so far."""
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Not pickled: what reads it again might be a model that knows nothing of what was left out."""
+        raise UnsupportedCallError(
+            "a cache filled by a pruned model cannot be pickled or saved; it belongs to this model, for as "
+            "long as it is pruned"
+        )
 
     def get_seq_length(self, *args: Any) -> Any:
         """Tokens seen."""

@@ -15,13 +15,14 @@ from tokenprune import Cut, PruningReport, UnsupportedCallError, VisualTokens
 from tokenprune.stack import select_all
 
 from .blocks import own_masks
-from .cache import Lease, PrunedLayer, as_pruned, bytes_held
+from .cache import PrunedLayer, as_pruned, bytes_held
 from .call import Call, Stage, untraced
 from .capture import Encoded, FeatureCapture
 from .decoder import DecoderCuts
 from .front_signals import projector_tokens
 from .images import ImageSpan, locate
 from .interposed import NotCopied
+from .lease import Lease
 from .plan import take
 from .refusals import refuse_chunked_prefill, refuse_planned_masks
 from .rows import HIDDEN, Image, RowChoice
