@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 from tokenprune_bench.cli.failures import BadInputError
+from transformers.image_utils import load_image
 
 Conversation = list[dict[str, Any]]
 
@@ -89,9 +90,8 @@ class Prompts:
     def _squared(self, part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] != "image":
             return part
-        picture = part["image"] if isinstance(part["image"], Image.Image) else Image.open(part["image"])
         mean = self.processor.image_processor.image_mean
-        return {**part, "image": squared(picture.convert("RGB"), [int(255 * value) for value in mean])}
+        return {**part, "image": squared(load_image(part["image"]), [int(255 * value) for value in mean])}
 
 
 def squared(picture: Image.Image, colour: Sequence[int]) -> Image.Image:
