@@ -108,6 +108,12 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
                 f"{name!r} cannot give at the stage {method.stage!r} for this model. It gives: "
                 f"{', '.join(sorted(given))}. Choose a {part.kind} that needs only these"
             )
+    n_cuts = 1 if method.schedule is None else len(method.schedule.layers)
+    if n_cuts > 1 and (method.scope == "tile" or method.newlines == "keep"):
+        raise IncompatibleError(
+            f"scope='tile' and newlines='keep' hold for one cut, and method {method.name!r} makes {n_cuts}; "
+            "use scope='image' and newlines='compete', or a single layer="
+        )
     if method.positions is not None and method.positions not in positions:
         raise IncompatibleError(
             f"positions={method.positions!r} is not possible on this model; it allows: {', '.join(positions)}"

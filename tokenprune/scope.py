@@ -78,9 +78,9 @@ def _equal_shares(rows: int, sizes: list[int]) -> list[int]:
 def join(shares: list[Share], selections: list[Selection], newlines: Tensor, features: Tensor) -> Selection:
     """Make one selection of the parts'.
 
-    The first part's rows stand as they are. Behind them the other parts' kept rows by slot, with the newline
-    tokens that stay among them; then new rows that stood in front of their part's kept rows, part by part;
-    then the other new rows. For pure selections that is simply ascending.
+    Where the first part has new rows, its rows stand as they are. Behind them the other parts' kept rows by
+    slot, with the newline tokens that stay among them; then new rows that stood in front of their part's kept
+    rows, part by part; then the other new rows. For pure selections that is simply ascending.
 
     Parameters
     ----------
@@ -100,8 +100,8 @@ def join(shares: list[Share], selections: list[Selection], newlines: Tensor, fea
         place = torch.arange(len(slot), device=device)
         in_front = is_new & ((~is_new).cumsum(0) == 0)
         block = torch.where(is_new, torch.where(in_front, 2, 3), 1)
-        key = block * size * size + torch.where(is_new, number * len(slot) + place, slot)
-        keys.append(place if number == 0 else key)
+        key = block * size * size + torch.where(is_new, number * size + place, slot)
+        keys.append(key if number else torch.where(is_new.any(), place, key))
         slots.append(slot)
         rows.append(features[slot.clamp(min=0)] if selection.features is None else selection.features)
         order.append(None if selection.order is None else own[selection.order])

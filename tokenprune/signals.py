@@ -20,7 +20,8 @@ class Signal:
 
     `token_axis` is the axis that counts the image's tokens, `None` where none does.
     `of_tiles`: the first axis counts tiles. A `function` is handed over as it is; any other callable is
-    called once, when first asked for. `of_the_model`: the same for all images.
+    called once, when first asked for; `result_axis` is the axis of its result that counts the tokens.
+    `of_the_model`: the same for all images.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Signal:
     meaning: str
     token_axis: int | None = None
     function: bool = False
+    result_axis: int | None = None
     of_tiles: bool = False
     of_the_model: bool = False
 
@@ -63,12 +65,25 @@ _KNOWN = (
         "(layer, rows) -> (H, R, N)",
         "attention probabilities of that layer, from the text rows numbered `rows` (R,) to the image",
         function=True,
+        result_axis=2,
     ),
-    Signal("keys", "(layer) -> (H_kv, N, d_head)", "keys of the image's tokens, after rotary", function=True),
+    Signal(
+        "keys",
+        "(layer) -> (H_kv, N, d_head)",
+        "keys of the image's tokens, after rotary",
+        function=True,
+        result_axis=1,
+    ),
     Signal(
         "text_keys", "(layer) -> (H_kv, T, d_head)", "the same of the text after the image", function=True
     ),
-    Signal("hidden", "(layer) -> (N, D)", "hidden rows of the image entering a decoder layer", function=True),
+    Signal(
+        "hidden",
+        "(layer) -> (N, D)",
+        "hidden rows of the image entering a decoder layer",
+        function=True,
+        result_axis=0,
+    ),
     Signal("text_hidden", "(layer) -> (T, D)", "the same of the text after the image", function=True),
     Signal(
         "final_norm",

@@ -130,11 +130,18 @@ class VisualTokens:
                 return value
             return value.index_select(known.token_axis % value.ndim, slots.to(value.device))
 
+        def cut_result(name: str, axis: int, *args: Any) -> Any:
+            return self.signal(name)(*args).index_select(axis, slots)
+
         signals: dict[str, Any] = {}
         for name, value in self._given.items():
             known = SIGNALS.get(name)
-            is_function = known is not None and known.function
-            signals[name] = value if is_function else functools.partial(cut, name)
+            if known is None or not known.function:
+                signals[name] = functools.partial(cut, name)
+            elif known.result_axis is None:
+                signals[name] = value
+            else:
+                signals[name] = functools.partial(cut_result, name, known.result_axis)
         layout = self.layout.of_tile(tile, len(slots))
         return VisualTokens(self.features[slots], signals, layout, self.layer)
 

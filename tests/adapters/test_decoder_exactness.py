@@ -2,6 +2,7 @@
 """Promise 2 at the decoder stage: layers called by hand on each group's rows, and masked full-length runs."""
 
 import pytest
+import tiny_models
 import torch
 from model_cases import Case
 from reference import decoder_by_hand
@@ -242,3 +243,43 @@ def test_a_pair_with_a_layer_cuts_in_the_decoder(llava_sdpa):
     with tokenprune.apply(llava_sdpa, selector="diverse", schedule={1: 9, 3: 2}) as handle:
         llava_sdpa(**inputs)
         assert handle.last.images[0].rows_entering(4) == [16, 9, 9, 2]
+
+
+def fastv_on_tiles(**options):
+    """What FastV keeps of a picture of five tiles, 20 rows before layer 2."""
+    model = tiny_models.llava_next()
+    inputs = tiny_models.llava_next_inputs(model, [(3, "I", 5)], [(64, 64)])
+    with tokenprune.apply(model, method="fastv", layer=2, keep=20, **options) as handle:
+        model(**inputs)
+    (image,) = handle.last.images
+    return image
+
+
+def test_tiles_inside_the_decoder_share_the_budget():
+    whole, found = fastv_on_tiles(), fastv_on_tiles(scope="tile", newlines="drop")
+    tiles = whole.layout.tiles.masked_fill(whole.layout.newlines, -1)
+    best = [whole.scores.masked_fill(tiles != tile, -1).topk(4).indices for tile in range(5)]
+    assert found.kept.tolist() == torch.cat(best).sort().values.tolist()
+
+
+@pytest.mark.parametrize("newlines", ["drop", "keep"])
+def test_newlines_inside_the_decoder_are_dropped_or_kept_on_top(newlines):
+    whole, found = fastv_on_tiles(), fastv_on_tiles(newlines=newlines)
+    best = whole.scores.masked_fill(whole.layout.newlines, -1).topk(20).indices
+    extra = whole.layout.newlines.nonzero()[:, 0] if newlines == "keep" else best[:0]
+    assert found.kept.tolist() == torch.cat([best, extra]).sort().values.tolist()
+
+
+@pytest.mark.parametrize("options", [{"scope": "tile"}, {"newlines": "keep"}])
+def test_tiles_inside_the_decoder_are_of_one_cut(options):
+    model = tiny_models.llava_next()
+    with pytest.raises(tokenprune.IncompatibleError, match="hold for one cut, and method 'pyramiddrop'"):
+        tokenprune.apply(model, method="pyramiddrop", keep=8, layer=[1, 2, 3], **options)
+
+
+def test_the_order_of_a_set_is_refused_where_a_position_is_three_numbers():
+    method = tokenprune.method("dart", visit="set")
+    with pytest.raises(tokenprune.IncompatibleError, match="use visit='listed'"):
+        tokenprune.apply(tiny_models.qwen(), method=method, layer=2, keep=8)
+    with tokenprune.apply(tiny_models.llava(), method=method, layer=2, keep=8):
+        pass

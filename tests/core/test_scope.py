@@ -115,6 +115,24 @@ def test_rows_of_tiles_are_joined_in_the_packed_order():
     assert joined.features.flatten().tolist() == [0, 1, 2, 21, 11, 107, 10, 20, 12, 22]
 
 
+def test_new_rows_of_tiles_of_different_budgets_stay_tile_by_tile():
+    shares = [Share(torch.arange(4) + 4 * i, n, i) for i, n in enumerate((4, 4, 2))]
+    parts = [
+        Selection(torch.tensor([0, *[-1] * (share.rows - 1)]), features=torch.full((share.rows, 1), i))
+        for i, share in enumerate(shares)
+    ]
+    joined = join(shares, parts, torch.tensor([], dtype=torch.long), torch.zeros(12, 1))
+    assert joined.features.flatten().tolist() == [0, 0, 0, 0, 1, 2, 1, 1, 1, 2]
+
+
+def test_newlines_that_stay_stand_among_the_rows_of_the_image():
+    layout = Layout((1, 1, 6), torch.zeros(6), torch.tensor([0, 0, 1, 0, 0, 1], dtype=torch.bool))
+    tokens = tokenprune.VisualTokens(torch.eye(6), layout=layout)
+    for scope in ("image", "tile"):
+        method = tokenprune.Method("m", scorer="uniform", newlines="keep", scope=scope)
+        assert method.select(tokens, 2).indices.tolist() == [1, 2, 4, 5]
+
+
 def test_every_slice_of_a_video_keeps_a_row_where_the_budget_allows():
     """Three slices of two tokens; by score alone the last slice would get nothing."""
     layout = Layout((3, 1, 2))

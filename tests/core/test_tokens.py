@@ -110,6 +110,16 @@ def test_a_tile_keeps_its_own_grid_where_it_is_whole():
     assert unknown.part(slots[2], 2).layout.grid == (1, 1, 6)
 
 
+def test_functions_of_a_part_answer_about_its_tokens():
+    tokens, slots = example_tokens(12), torch.tensor([7, 2, 3])
+    part = tokens.part(slots)
+    rows = tokens.signal("attention_rows")(3, [0, 4])
+    assert torch.equal(part.signal("attention_rows")(3, [0, 4]), rows[:, :, slots])
+    assert torch.equal(part.signal("keys")(3), tokens.signal("keys")(3)[:, slots])
+    assert torch.equal(part.signal("hidden")(3), tokens.signal("hidden")(3)[slots])
+    assert torch.equal(part.signal("text_keys")(3), tokens.signal("text_keys")(3))
+
+
 def test_a_layout_of_another_number_of_tokens_is_refused():
     with pytest.raises(IncompatibleError, match="the layout is of 6 tokens, the features of 7"):
         VisualTokens(torch.zeros(7, 4), layout=Layout((1, 2, 3)))
