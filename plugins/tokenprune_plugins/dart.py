@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import tokenprune
 from tokenprune.functional import even_slots, top_slots, unit_rows
@@ -43,6 +43,16 @@ class DartSelector(tokenprune.Selector):
             )
         if self.visit not in ("listed", "set"):
             raise tokenprune.OptionError(f"visit must be 'listed' or 'set', got {self.visit!r}")
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse the order of a set where a token's position is not one number."""
+        config: Any = getattr(model, "config", None)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else None
+        if self.visit == "set" and "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
+            raise tokenprune.IncompatibleError(
+                f"visit='set' orders pivots by their position, and on {type(model).__name__} a position is "
+                "three numbers; use visit='listed'"
+            )
 
     @property
     def needs(self) -> frozenset[str]:

@@ -18,8 +18,6 @@ from tokenprune.functional import top_slots
 
 from .attention import attention_layer
 
-SMALLEST_ENVELOPE = 0.1  # heads of 16 and wider stay far above; narrower ones can reach 0
-
 
 @dataclass(frozen=True)
 class RaterScorer(tokenprune.Scorer):
@@ -72,10 +70,13 @@ def rater_rows(text: Tensor, image: Tensor) -> Tensor:
 
 
 def rotary_envelope(queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor]) -> Tensor:
-    """w(q, k) = (R_q 1) . (R_k 1) / sqrt(d_head), (R, N), of cosines and sines (R, d_head), (N, d_head)."""
+    """w(q, k) = (R_q 1) . (R_k 1) / sqrt(d_head), (R, N), of cosines and sines (R, d_head), (N, d_head).
+
+    Far apart (with heads of 128, from about 1300 tokens on) it can be negative, and so can then be a score.
+    """
     turned_queries, turned_keys = (_turned_ones(cos.float(), sin.float()) for cos, sin in (queries, keys))
     envelope: Tensor = turned_queries @ turned_keys.mT / turned_keys.shape[-1] ** 0.5
-    return envelope.clamp(min=SMALLEST_ENVELOPE)
+    return torch.where(envelope == 0, torch.finfo(envelope.dtype).tiny, envelope)
 
 
 def _turned_ones(cos: Tensor, sin: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def density_peak_means(rows: Tensor, n_clusters: int) -> Tensor:
     density = (-distance.sort(-1).values[:, :n_clusters].square().mean(-1)).exp()
     is_denser = density.unsqueeze(0) > density.unsqueeze(1)
     separation = distance.where(is_denser, distance.max()).amin(-1)
-    centres = top_slots(density * separation, n_clusters)
+    centres = (density * separation).topk(n_clusters).indices  # of two equal ones too, as the official code
     cluster = distance[:, centres].argmin(-1)
     cluster[centres] = torch.arange(n_clusters, device=rows.device)
     members = torch.nn.functional.one_hot(cluster, n_clusters).to(rows.dtype)  # (M, C)

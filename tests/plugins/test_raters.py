@@ -45,6 +45,15 @@ def test_where_no_text_row_stands_out_all_rate_and_without_text_the_prompts_last
     assert rater_rows(torch.ones(0, 3), torch.ones(4, 3)).tolist() == [-1]
 
 
+@pytest.mark.parametrize(("head_dim", "n"), [(16, 576), (128, 3000)])
+def test_far_apart_the_envelope_is_negative_as_in_the_equation(head_dim, n):
+    rotary = rotary_of(head_dim)
+    (row,) = rotary_envelope(rotary(torch.tensor([n])), rotary(torch.arange(n)))
+    wanted = torch.tensor([slow.envelope(n, j, head_dim, 10000.0) for j in range(n)])
+    torch.testing.assert_close(row, wanted, rtol=1e-4, atol=2e-3)  # angles of thousands, in float32
+    assert row.min() < -0.5
+
+
 def plus_tokens(seed=0, heads=16, n=40, t=9, width=12):
     generator = torch.Generator().manual_seed(seed)
     attention = torch.rand(heads, t, n, generator=generator)

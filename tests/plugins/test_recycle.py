@@ -30,6 +30,21 @@ def test_cluster_means_by_hand():
     assert density_peak_means(rows, 3).flatten().tolist() == pytest.approx([0.4 / 3, 9.2, 29.95])
 
 
+def test_two_centres_of_one_density_come_as_topk_gives_them():
+    # two clusters made of the two closest rows, which are equally dense and equally far from denser ones
+    for seed in range(20):
+        rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(seed))
+        distance = torch.cdist(rows.double(), rows.double()) / 8**0.5
+        density = (-distance.sort(-1).values[:, :2].square().mean(-1)).exp()
+        far = distance.where(density > density[:, None], distance.max()).amin(-1)
+        centres = (density * far).float().topk(2).indices
+        assert (density[centres[0]] - density[centres[1]]).abs() < 1e-12
+        cluster = distance[:, centres].argmin(-1)
+        cluster[centres] = torch.arange(2)
+        wanted = torch.stack([rows[cluster == 0].mean(0), rows[cluster == 1].mean(0)])
+        torch.testing.assert_close(density_peak_means(rows, 2), wanted)
+
+
 def test_how_many_are_recycled_by_hand():
     # 24 of 64 dropped: int(7.2) + 1 = 8 recycled into one row; 510 of 576: int(153.0) + 1 = 154 into 16
     assert (n_recycled(24), n_recycled_rows(24)) == (8, 1)
