@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from .adapter import Cut
-from .arguments import combine, place, read_budgets, seeded
-from .errors import AlreadyPrunedError, BudgetError, OptionError, UnsupportedModelError
+from .arguments import check_seed, combine, place, read_budgets, seeded
+from .errors import AlreadyPrunedError, BudgetError, UnsupportedModelError
 from .handle import PruningHandle, is_pruned
 from .methods import Method
+from .option_types import check_parts
 from .registry import default_registry
 from .schedule import Schedule
 from .strategy import Reducer, Scorer, Selector
@@ -81,10 +82,7 @@ def apply(
         )
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
         raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise OptionError(f"seed must be a whole number, got {seed!r}")
-    if not 0 <= seed < 2**63:
-        raise OptionError(f"seed must lie between 0 and 2**63 - 1, got {seed}")
+    check_seed(seed)
     methods = combine(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, len(methods))
     adapter = registry.adapter_for(model)(model)
@@ -98,6 +96,7 @@ def apply(
         cuts.append(Cut(seeded(one, seed), rows, min_tokens))
         adapter.check(cuts[-1])
         for part in one.parts:
+            check_parts(f"{part.kind} {part.name!r}", part)
             part.check(model)
     adapter.check_together(cuts)
     handle = PruningHandle(model, cuts)

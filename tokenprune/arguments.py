@@ -95,10 +95,28 @@ def place(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter
 
 
 def seeded(method: Method, seed: int) -> Method:
-    """Give the seed to every part that takes one and still has its default."""
+    """Give the seed to every part that takes one and still has its default.
+
+    Raises
+    ------
+    OptionError
+        When it, or a part's own, is no number a generator takes.
+    """
+    check_seed(seed)
     changed = {}
     for role in ("scorer", "selector", "reducer"):
         part = getattr(method, role)
-        if part is not None and "seed" in part.options() and part.seed == 0:
-            changed[role] = part.with_options(seed=seed)
+        if part is not None and "seed" in part.options():
+            if part.seed == 0:
+                changed[role] = part.with_options(seed=seed)
+            elif part.seed is not None:
+                check_seed(part.seed)
     return dataclasses.replace(method, **changed)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what torch's generators do not take."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise OptionError(f"seed must be a whole number, got {seed!r}")
+    if not 0 <= seed < 2**63:
+        raise OptionError(f"seed must lie between 0 and 2**63 - 1, got {seed}")

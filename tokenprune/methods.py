@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .budget import Budget
 from .errors import IncompatibleError, PluginError
+from .option_types import check_types
 from .precision import as_written
 from .registry import default_registry
 from .schedule import BUDGETS, Schedule
@@ -83,18 +84,17 @@ class Method:
         Raises
         ------
         OptionError
-            When neither it nor a part has such an option.
+            When neither it nor a part has such an option, or the value is of another type.
         """
         method = self.resolved()
         own = {f.name for f in dataclasses.fields(self)} - {"name", "scorer", "selector", "reducer"}
         known = sorted(own.union(*(part.options() for part in method.parts)))
         check_options(f"method {self.name!r}", options, tuple(known))
         changed: dict[str, Any] = {k: v for k, v in options.items() if k in own}
+        check_types(f"method {self.name!r}", Method, changed)
         for role in ("scorer", "selector", "reducer"):
-            part = getattr(method, role)
-            if part is not None:
-                mine = {k: v for k, v in options.items() if k in part.options()}
-                changed[role] = part.with_options(**mine)
+            if (part := getattr(method, role)) is not None:
+                changed[role] = part.with_options(**{k: v for k, v in options.items() if k in part.options()})
         return dataclasses.replace(self, **changed)
 
     def n_keep(self, layout: Layout, keep: int | Budget) -> int:

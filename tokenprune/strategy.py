@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from .errors import OptionError
+from .option_types import check_types
 from .selection import Selection
 from .tokens import VisualTokens
 
@@ -53,9 +54,10 @@ class Strategy(ABC):
         Raises
         ------
         OptionError
-            When it has no such option.
+            When it has no such option, or the value is of another type.
         """
         check_options(f"{self.kind} {self.name!r}", options, self.options())
+        check_types(f"{self.kind} {self.name!r}", type(self), options)
         if not options:
             return self
         return dataclasses.replace(self, **options)  # type: ignore[type-var]

@@ -13,15 +13,26 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from tokenprune import Budget, BudgetError, IncompatibleError, Layout, Method, OptionError, Reducer
+from tokenprune import (
+    Budget,
+    BudgetError,
+    IncompatibleError,
+    Layout,
+    Method,
+    OptionError,
+    Reducer,
+    TokenPruneError,
+)
 from tokenprune.arguments import combine, seeded
 from tokenprune.scope import share_out
+from tokenprune.specimen import example_tokens
 
 KEY = "tokenprune"
 STRATEGY = ("method", "scorer", "selector", "reducer")
 CHOICES = ("scope", "newlines", "positions")
 KNOWN = (*STRATEGY, "options", *CHOICES, "seed", "keep", "keep_ratio", "max_keep", "min_tokens")
 PER_REQUEST = ("keep", "keep_ratio")
+N_REHEARSED = 8  # of the imagined tokens
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Settings:
         _refuse_unknown(given, KNOWN, f'"{KEY}"')
         method = _method(given)
         budget = Budget(given.get("keep"), given.get("keep_ratio"))
-        most = budget if given.get("max_keep") is None else Budget(given["max_keep"])
+        most = budget if given.get("max_keep") is None else _max_keep(given["max_keep"])
         if budget.keep is not None and most.keep is not None and budget.keep > most.keep:
             raise BudgetError(f"keep={budget.keep} is above this engine's max_keep={most.keep}; lower keep")
         min_tokens = given.get("min_tokens", 0)
@@ -133,11 +144,29 @@ def _method(given: Mapping[str, Any]) -> Method:
     options = given.get("options", {})
     if not isinstance(options, Mapping):
         raise OptionError(f'"options" takes an object of the method\'s options, got {options!r}')
-    seed = given.get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise OptionError(f"seed must be a whole number, got {seed!r}")
     chosen = {name: given[name] for name in CHOICES if name in given}
-    return seeded(method.with_options(**options, **chosen).resolved(), seed)
+    method = seeded(method.with_options(**options, **chosen).resolved(), given.get("seed", 0))
+    _rehearse(method)
+    return method
+
+
+def _rehearse(method: Method) -> None:
+    """Let a method choose among imagined tokens: what it cannot run with shall not wait for a picture."""
+    try:
+        method.select(example_tokens(), N_REHEARSED)
+    except TokenPruneError:
+        pass  # about these tokens or this number; a model's own are judged where they are known
+    except Exception as error:  # of any kind: a plugin's code
+        raise OptionError(
+            f"method {method.name!r} does not run with these options: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _max_keep(given: Any) -> Budget:
+    try:
+        return Budget(given)
+    except BudgetError:
+        raise BudgetError(f"max_keep must be a whole number of at least 1, got {given!r}") from None
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:

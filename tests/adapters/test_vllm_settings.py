@@ -8,6 +8,7 @@ from tokenprune_vllm.errors import EngineRefusedError, refusing
 from tokenprune_vllm.settings import Settings, without_ours
 from tokenprune_vllm.versions import check_version, is_supported
 
+import tokenprune
 from tokenprune import Budget, BudgetError, IncompatibleError, Layout, OptionError, UnknownNameError
 
 SQUARE = Layout((1, 24, 24))
@@ -66,12 +67,47 @@ def test_other_configurations_have_other_names_in_caches():
         ({"keep": 64, "options": {"colour": 1}}, OptionError, "has no option 'colour'"),
         ({"keep": 64, "scope": "row"}, IncompatibleError, "scope must be one of"),
         ({"keep": 64, "seed": "x"}, OptionError, "seed must be a whole number"),
+        ({"keep": 64, "seed": 2**64}, OptionError, "seed must lie between 0 and 2**63 - 1"),
+        (
+            {"keep": 64, "max_keep": "x"},
+            BudgetError,
+            "max_keep must be a whole number of at least 1",
+        ),
+        (
+            {"method": "visionzip", "keep": 9, "options": {"dominant": 8.5}},
+            OptionError,
+            "dominant must be a whole number or nothing, got 8.5",
+        ),
+        (
+            {"method": "zoo-prune", "keep": 9, "options": {"n_directions": 64.0}},
+            OptionError,
+            "n_directions must be a whole number, got 64.0",
+        ),
+        (
+            {"method": "random", "keep": 9, "options": {"seed": -1}},
+            OptionError,
+            "seed must lie between 0 and 2**63 - 1, got -1",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_a_sentence(given, error, words):
     with pytest.raises(error) as caught:
         Settings.of(given)
     assert words in str(caught.value)
+
+
+class Fragile(tokenprune.Scorer):
+    """A stranger's scorer that does not look at its options."""
+
+    name = "fragile"
+
+    def score(self, tokens):
+        raise TypeError("unsupported operand")
+
+
+def test_what_fails_in_a_rehearsal_is_refused():
+    with pytest.raises(OptionError, match=r"'fragile\+topk' does not run .*: TypeError: unsupported operand"):
+        Settings.of({"scorer": Fragile(), "keep": 64})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of another type than they are declared to have are refused where they are given."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+import tokenprune
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options", "said"),
+    [
+        ("scorer", "zoo", {"n_directions": 64.0}, "n_directions must be a whole number, got 64.0"),
+        ("scorer", "zoo", {"n_directions": True}, "n_directions must be a whole number, got True"),
+        ("scorer", "zoo", {"step_size": "x"}, "step_size must be a number, got 'x'"),
+        ("scorer", "zoo", {"rank": 2.5}, "rank must be a whole number or nothing, got 2.5"),
+        ("scorer", "zoo", {"directions": "x"}, "directions must be a Tensor or nothing, got 'x'"),
+        ("scorer", "zoo-exact", {"low_memory": "x"}, "low_memory must be true or false, got 'x'"),
+        ("selector", "vispruner", {"important_ratio": None}, "important_ratio must be a number, got None"),
+        ("reducer", "visionzip", {"dominant": 8.5}, "dominant must be a whole number or nothing, got 8.5"),
+        ("method", "visionzip", {"dominant": "x"}, "dominant must be a whole number or nothing, got 'x'"),
+        ("method", "fastv", {"schedule": [1]}, "schedule must be a Schedule or nothing, got [1]"),
+        ("method", "fastv", {"deviations": "x"}, "deviations must be a tuple, got 'x'"),
+        ("method", "random", {"seed": 1.5}, "seed must be a whole number, got 1.5"),
+    ],
+)
+def test_wrong_types_are_refused_by_name(kind, name, options, said):
+    with pytest.raises(tokenprune.OptionError) as caught:
+        getattr(tokenprune, kind)(name, **options)
+    assert str(caught.value).endswith(said)
+
+
+def test_numbers_of_other_libraries_and_whole_numbers_for_numbers_are_taken():
+    scorer = tokenprune.scorer(
+        "zoo", n_directions=np.int64(4), step_size=1, rank=None, directions=torch.eye(2)
+    )
+    assert scorer.n_directions == 4 and scorer.step_size == 1
+
+
+@dataclass(frozen=True)
+class Loud(tokenprune.Scorer):
+    name = "loud"
+    power: float = 1.0
+    like: "Unknown | None" = None  # noqa: F821 (as of a type imported for type checkers only)
+
+    def score(self, tokens):
+        return tokens.features.norm(dim=-1) ** self.power
+
+
+@dataclass(frozen=True)
+class Quiet(tokenprune.Scorer):
+    name = "quiet"
+    times: int = 1
+    notes: Any = None
+
+    def score(self, tokens):
+        return -tokens.features.norm(dim=-1) * self.times
+
+
+def test_types_that_cannot_be_told_are_left_to_the_strategy():
+    assert Loud().with_options(like="anything").like == "anything"
+
+
+def test_what_may_be_anything_may_be_anything():
+    assert Quiet().with_options(notes=object()).times == 1
+
+
+def test_strategies_made_directly_are_looked_at_by_apply():
+    with pytest.raises(tokenprune.OptionError, match="scorer 'quiet': times must be a whole number, got 'x'"):
+        tokenprune.apply(tiny_models.llava(), scorer=Quiet("x"), keep=4)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_of_parts_are_held_to_what_generators_take(seed):
+    method = tokenprune.method("random", seed=seed)
+    with pytest.raises(tokenprune.OptionError, match=f"seed must lie between 0 and .*, got {seed}"):
+        tokenprune.apply(tiny_models.llava(), method=method, keep=4)
