@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
-from tokenprune import Budget, Cut, Layout
+from tokenprune import Budget, BudgetError, Cut, Layout
 from tokenprune.adapter import check_cut
 
 from .errors import EngineRefusedError, refusing
@@ -24,6 +24,7 @@ class PruningInfo:
     def __init__(self, context: Any) -> None:
         super().__init__(context)  # type: ignore[call-arg]
         self.ctx = context
+        self._largest: dict[str, int] = {}
         with refusing():
             settings = Settings.read(context.model_config.hf_config)
             assert settings is not None
@@ -64,6 +65,24 @@ class PruningInfo:
     def most_tokens(self) -> Layout:
         """The same, found out once."""
         return self.largest()
+
+    def check_size(self, modality: str, n: int) -> None:
+        """Refuse a picture of more tokens than vLLM would ever send through the tower without pruning.
+
+        Raises
+        ------
+        BudgetError
+            A ValueError, as vLLM's own about prompts that are too long.
+        """
+        if modality not in self._largest:
+            longest = self.ctx.model_config.max_model_len
+            most = self.get_mm_max_tokens_per_item(longest, {modality: 1})
+            self._largest[modality] = max(longest, most[modality])
+        if n > self._largest[modality]:
+            raise BudgetError(
+                f"{modality} of {n} tokens before pruning; this engine takes {self._largest[modality]}, as "
+                "without pruning (--max-model-len, or the largest it was profiled with); send a smaller one"
+            )
 
     def n_whole(self, modality: str, item: Any) -> int:
         """Tokens of a picture without pruning, from what was made of it for the worker."""

@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 from vllm.model_executor.models import llava
 
-from tokenprune import Layout, Projector
+from tokenprune import Layout
 
 from .clip_tower import WITH_CLASS_TOKEN, ClipTower
 from .errors import EngineRefusedError
 from .info import PruningInfo
 from .model import PruningModel, kept_rows
 from .processing import PruningProcessor, prunable
-from .projector import two_layer_projector
+from .projector import ReadProjector
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 
@@ -69,14 +69,14 @@ class LlavaPruning(PruningModel):
         self._tower = ClipTower(self, needs, lambda: self._seen)
 
     @cached_property
-    def _projector(self) -> Projector:
+    def _projector(self) -> ReadProjector:
         module = self.multi_modal_projector  # type: ignore[attr-defined]
         act = ACT2FN[self.config.projector_hidden_act]  # type: ignore[attr-defined]
-        return two_layer_projector(module.linear_1, act, module.linear_2)
+        return ReadProjector(module.linear_1, act, module.linear_2)
 
     def tower_signals(self, number: int) -> dict[str, Any]:
         """Signals of one picture, computed when asked for."""
-        given: dict[str, Any] = {"projector": self._projector} if "projector" in self._needs else {}
+        given = {"projector": self.projector_now()} if "projector" in self._needs else {}
         return given | {name: partial(self.signal, name, number) for name in self._needs - {"projector"}}
 
     def signal(self, name: str, number: int) -> Tensor:

@@ -18,6 +18,7 @@ from tokenprune import Budget, Layout, Selection, VisualTokens
 
 from .errors import EngineRefusedError, refusing
 from .processing import budget_field
+from .projector import ReadProjector
 from .ranks import agreed
 from .settings import Settings
 
@@ -30,6 +31,7 @@ class PruningModel:
     """Mixed in before a vLLM model class. `pruning` is None where nothing was asked for."""
 
     pruning: Settings | None = None
+    _projector: ReadProjector
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         with refusing():
@@ -64,6 +66,12 @@ class PruningModel:
     def watch(self, needs: frozenset[str]) -> None:
         """Put hooks where the signals `needs` pass; what they catch goes to `self._seen`."""
         raise NotImplementedError
+
+    def projector_now(self) -> Any:
+        """The projector with the weights of this moment; looked at once a run of the tower."""
+        if "projector" not in self._seen:
+            self._seen["projector"] = self._projector.now()
+        return self._seen["projector"]
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Rows of the pictures of a step, fewer of them where that was asked for."""

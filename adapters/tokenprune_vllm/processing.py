@@ -90,6 +90,7 @@ class PruningProcessor:
     def _shortened(self, update: Any, mm_items: Any, budget: Budget) -> Callable[[int], list[int]]:
         def replacement(number: int) -> list[int]:
             full: list[int] = update.replacement(number)
+            self.info.check_size(update.modality, len(full))
             layout = self.info.layout(update.modality, mm_items, number, len(full))
             return full[: self.info.pruning.rows_allowed(layout, budget)]
 

@@ -19,40 +19,72 @@ from tokenprune import LinearForm, Projector
 from .ranks import whole
 
 
-def two_layer_projector(
-    column: Any, act: Callable[[Tensor], Tensor], row: Any, norm: Any | None = None
-) -> Projector:
+class ReadProjector:
     """Projector of a column-parallel layer, an activation, a row-parallel layer; `norm`: an RMS norm before.
 
-    Read when first asked for, and kept: 4 D_h (D_v P + D) bytes on every rank.
+    Read when first asked for, and kept, 4 D_h (D_v P + D) bytes on every rank, until the layers answer a row
+    otherwise than before: vLLM can load other weights into a running engine.
     """
 
-    def form() -> LinearForm:
-        ranks = int(getattr(column, "tp_size", 1))
+    def __init__(
+        self, column: Any, act: Callable[[Tensor], Tensor], row: Any, norm: Any | None = None
+    ) -> None:
+        self._column, self._act, self._row, self._norm = column, act, row, norm
+        self._ranks = int(getattr(column, "tp_size", 1))
+        self._made: tuple[Tensor, Projector] | None = None
+
+    @torch.no_grad()
+    def now(self) -> Projector:
+        """The projector as it is now; all ranks must ask."""
+        answer = whole(self._answer(), 0, self._ranks)  # of all ranks: they read together or not at all
+        if self._made is None or not torch.equal(self._made[0], answer):
+            self._made = answer, self._projector()
+        return self._made[1]
+
+    def _answer(self) -> Tensor:
+        """What the layers say to a row of no meaning, (any,)."""
+        said = [
+            _apply(layer, torch.linspace(-1, 1, width).unsqueeze(0)).flatten()
+            for layer, width in ((self._column, self._column.input_size), (self._row, self._row_width))
+        ]
+        biases = [layer.bias for layer in (self._column, self._row) if layer.bias is not None]
+        norm = [] if self._norm is None else [self._norm.weight]
+        return torch.cat([one.detach().float() for one in (*said, *biases, *norm)])
+
+    @property
+    def _row_width(self) -> int:
+        """Columns of the second layer on this rank."""
+        return int(self._row.input_size) // self._ranks
+
+    def _form(self) -> LinearForm:
+        column, row, norm = self._column, self._row, self._norm
         return LinearForm(
-            W1=whole(_weight(column, column.input_size), 0, ranks),
-            b1=None if column.bias is None else whole(column.bias.float(), 0, ranks),
-            act=act,
-            W2=whole(_weight(row, row.input_size // ranks), 1, ranks),
+            W1=whole(_weight(column, column.input_size), 0, self._ranks),
+            b1=None if column.bias is None else whole(column.bias.float(), 0, self._ranks),
+            act=self._act,
+            W2=whole(_weight(row, self._row_width), 1, self._ranks),
             b2=None if row.bias is None else row.bias.float(),
             norm_weight=None if norm is None else norm.weight.float(),
             norm_eps=1e-6 if norm is None else float(norm.variance_epsilon),
         )
 
-    projector = Projector(lambda rows: projector_form()(rows), form)
+    def _projector(self) -> Projector:
+        def run(rows: Tensor) -> Tensor:
+            read = projector.linear_form()
+            assert read is not None
+            return read(rows)
 
-    def projector_form() -> LinearForm:
-        read = projector.linear_form()
-        assert read is not None
-        return read
-
-    return projector
+        projector = Projector(run, self._form)
+        return projector
 
 
-@torch.no_grad()
 def _weight(layer: Any, width: int) -> Tensor:
     """A rank's share of the weights, (out, in), float32."""
+    return _apply(layer, torch.eye(width)).mT.float().contiguous()
+
+
+def _apply(layer: Any, rows: Tensor) -> Tensor:
+    """What a layer makes of rows (N, in) without its bias, (N, out)."""
     device = next(layer.parameters()).device
-    eye = torch.eye(width, dtype=layer.params_dtype, device=device)
-    weight: Tensor = layer.quant_method.apply(layer, eye, None)
-    return weight.mT.float().contiguous()
+    made: Tensor = layer.quant_method.apply(layer, rows.to(device, layer.params_dtype), None)
+    return made

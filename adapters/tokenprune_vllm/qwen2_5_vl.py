@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from vllm.model_executor.models import qwen2_5_vl
 
-from tokenprune import Layout, Projector, Selection
+from tokenprune import Layout, Selection
 from tokenprune.functional import mean_attention
 from tokenprune.selection import fill_new_rows
 
@@ -20,7 +20,7 @@ from .info import PruningInfo
 from .model import PruningModel, kept_rows
 from .positions import OwnPositions, grid_offsets, prompt_positions, with_offsets
 from .processing import PruningProcessor, prunable
-from .projector import two_layer_projector
+from .projector import ReadProjector
 from .ranks import whole
 
 SIGNALS = frozenset({"pre_features", "projector", "received_attention", "key_metric"})
@@ -91,9 +91,9 @@ class PrunedQwen25VL(  # type: ignore[misc]
             )
 
     @cached_property
-    def _projector(self) -> Projector:
+    def _projector(self) -> ReadProjector:
         merger = self.visual.merger
-        return two_layer_projector(merger.mlp[0], merger.mlp[1], merger.mlp[2], merger.ln_q)
+        return ReadProjector(merger.mlp[0], merger.mlp[1], merger.mlp[2], merger.ln_q)
 
     def _process_image_input(self, image_input: Any) -> Any:
         return self._process("image", image_input, super()._process_image_input)
@@ -163,7 +163,7 @@ class PrunedQwen25VL(  # type: ignore[misc]
 
     def _signals(self, number: int) -> Mapping[str, Any]:
         """Signals of one picture, computed when asked for."""
-        given: dict[str, Any] = {"projector": self._projector} if "projector" in self._needs else {}
+        given = {"projector": self.projector_now()} if "projector" in self._needs else {}
         names = self._needs - {"projector"}
         return given | {name: partial(getattr(self, f"_{name}"), number) for name in names}
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What vLLM does besides answering one by one: caches, prefills in pieces, several answers, own budgets."""
 
+import shutil
+
 import pytest
 from checkpoints import picture
 from engines import Reference, ask, assert_same, engine, prompt
+from safetensors.torch import load_file, save_file
 
 TALL = (64, 176)  # 8 x 22 tokens in Qwen2.5-VL
 METHOD = {"llava": "divprune", "llava_next": "visionzip", "qwen": "zoo-exact"}
@@ -143,3 +146,38 @@ def test_pictures_that_stay_whole_have_room(checkpoint):
     with engine(checkpoint("qwen"), pruning, max_num_batched_tokens=64) as llm:
         (found,) = ask(llm, [prompt("qwen", "w5 IMAGE w3", picture(1, 192, 192))])
     assert found.n_prompt > 140
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen"])
+def test_weights_loaded_into_a_running_engine_are_read(name, checkpoint, tmp_path):
+    """Another projector in a running engine: answers are those of an engine started with it."""
+    asked = [prompt(name, "w5 IMAGE w3 w14 w15", picture(1, 96, 96))]
+    pruning, options = {"method": "zoo-exact", "keep": 20}, {"enable_prefix_caching": False}
+    options["mm_processor_cache_gb"] = 0
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint(name), other)
+    weights = load_file(other / "model.safetensors")
+    for key, value in weights.items():
+        if any(word in key for word in ("multi_modal_projector", "merger")):
+            weights[key] = value.roll(1, 0) * 1.5
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with engine(other, pruning, **options) as llm:
+        (wanted,) = ask(llm, asked)
+    with engine(checkpoint(name), pruning, **options) as llm:
+        (before,) = ask(llm, asked)
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": str(other)})
+        llm.llm_engine.reset_encoder_cache()
+        (found,) = ask(llm, asked)
+    assert before.logprobs != found.logprobs
+    assert_same(found, wanted)
+
+
+def test_pictures_no_unpruned_engine_would_take_are_refused(checkpoint):
+    pruning = {"method": "divprune", "keep": 9}
+    asked = prompt("qwen", "w5 IMAGE w3", picture(1, 800, 800))
+    asked["mm_processor_kwargs"] = {"max_pixels": 10**7}
+    with engine(checkpoint("qwen"), pruning, max_model_len=512) as llm:
+        with pytest.raises(ValueError, match=r"image of \d+ tokens before pruning; this engine takes \d+"):
+            ask(llm, [asked])
+        (found,) = ask(llm, [prompt("qwen", "w5 IMAGE w3", picture(1, 96, 96))])
+    assert found.n_prompt < 20
