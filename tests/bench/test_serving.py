@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from tokenprune_bench.cli.app import app
 from tokenprune_bench.serving import checkpoint, child
-from tokenprune_bench.serving.measure import percentile, with_ratios
+from tokenprune_bench.serving.measure import last_words, percentile, with_ratios
 from tokenprune_bench.serving.table import markdown_table, rows, terminal_table
 from typer.testing import CliRunner
 
@@ -88,6 +88,8 @@ def test_the_table_fits_a_terminal():
         (["--batch", "4"], "--batch cannot be given with --engine vllm"),
         (["--preset", "micro", "--plot", "x.png"], "--preset, --plot cannot be given"),
         (["--method", "zoo-exakt"], "Did you mean 'zoo-exact'"),
+        (["--method", "fastv"], "inside vLLM only methods that cut before the language model can be used"),
+        (["--keep", "576"], "--keep 576 prunes nothing: the pictures have 576 visual tokens"),
         (["--new-tokens", "1", "--new-tokens", "2"], "vLLM is not installed here"),
         ([], "vLLM is not installed here"),
     ],
@@ -95,6 +97,14 @@ def test_the_table_fits_a_terminal():
 def test_what_cannot_be_measured_is_refused(options, words):
     done = CliRunner().invoke(app, ["bench", "--engine", "vllm", *options])
     assert done.exit_code == 2 and words in done.output
+
+
+def test_of_an_engines_last_words_ours_count():
+    assert (
+        last_words("a\ntokenprune: keep is too large\nTypeError: None\n") == "tokenprune: keep is too large"
+    )
+    assert last_words("a\nTypeError: None\n") == "TypeError: None"
+    assert last_words("") == "no message"
 
 
 def test_clients_are_vllms():

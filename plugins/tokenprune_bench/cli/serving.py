@@ -28,28 +28,26 @@ def bench_vllm(
 ) -> None:
     """Measure what pruning is worth to a server; `given` are options that mean nothing there."""
     with plain_errors(), quietly():
-        import tokenprune
+        from rich.console import Console
+
         from tokenprune_bench.cli.budgets import budget
+        from tokenprune_bench.serving.measure import Load, check_contenders
+        from tokenprune_bench.serving.table import terminal_table
 
         wrong = [name for name, value in given.items() if value is not None]
         if wrong:
             raise BadInputError(f"{', '.join(wrong)} cannot be given with --engine vllm")
-        for name in method or ():
-            tokenprune.method(name)
         check_folder(output)
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
+        check_contenders(method or Load().methods, keeps or Load().keeps)
         record = serving_record(tuple(method or ()), keeps, tuple(clients or ()), tuple(new_tokens or ()))
         text = json.dumps(record, indent=1)
-        if output is not None:
+        if as_json:
+            typer.echo(text)
+        else:
+            Console(highlight=False).print(terminal_table(record))
+        if output is not None:  # last: what cannot be written has been shown
             write_text(output, text)
-    if as_json:
-        typer.echo(text)
-        return
-    from rich.console import Console
-
-    from tokenprune_bench.serving.table import terminal_table
-
-    Console(highlight=False).print(terminal_table(record))
 
 
 def serving_record(

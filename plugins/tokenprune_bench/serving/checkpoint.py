@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-PATCHES = 24  # along a side of the picture: 576 visual tokens
+PATCHES = 24  # along a side of the picture
+N_TOKENS = PATCHES**2
 IMAGE, WORDS = 3, 4096
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 

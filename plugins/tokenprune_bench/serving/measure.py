@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import subprocess
@@ -85,9 +86,32 @@ def _run(folder: str, pruning: Mapping[str, Any] | None, load: Load, plugin: boo
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise BadInputError(f"vLLM did not run: {last}")
+        raise BadInputError(f"vLLM did not run: {last_words(done.stderr)}")
     return json.loads(lines[-1].removeprefix("RESULT "))
+
+
+def last_words(errors: str) -> str:
+    """The last line that names us, else the last line: engines end with traces of their own."""
+    lines = errors.strip().splitlines() or ["no message"]
+    return next((line for line in reversed(lines) if "tokenprune:" in line), lines[-1]).strip()
+
+
+def check_contenders(methods: Sequence[str], keeps: Sequence[int]) -> None:
+    """Refuse what no engine would start with, before any is started.
+
+    Raises
+    ------
+    TokenPruneError, BadInputError
+        An unknown method, one that cannot cut inside vLLM, or a budget that leaves nothing to prune.
+    """
+    from tokenprune_vllm.settings import Settings
+
+    from tokenprune_bench.serving.checkpoint import N_TOKENS
+
+    for method, keep in itertools.product(methods, keeps):
+        Settings.of({"method": method, "keep": keep})
+        if keep >= N_TOKENS:
+            raise BadInputError(f"--keep {keep} prunes nothing: the pictures have {N_TOKENS} visual tokens")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
