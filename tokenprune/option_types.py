@@ -7,12 +7,13 @@ import dataclasses
 import numbers
 import typing
 from collections.abc import Mapping
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any
 
 from .errors import OptionError
 
 NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}  # numpy's too
+UNIONS = (typing.Union, UnionType)
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "nothing"}
 
 
@@ -35,12 +36,12 @@ def check_types(what: str, owner: type, given: Mapping[str, Any]) -> None:
     """
     try:
         hints = typing.get_type_hints(owner)
-    except NameError:  # of types that are imported for type checkers only
+    except Exception:  # a stranger's annotations, perhaps of types that only type checkers import
         return
     for name, value in given.items():
-        allowed = typing.get_args(hints.get(name)) or (hints.get(name),)
-        if typing.get_origin(hints.get(name)) in (tuple, list, dict):
-            allowed = (typing.get_origin(hints[name]),)
+        hint = hints.get(name, Any)
+        members = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+        allowed = [typing.get_origin(one) or one for one in members]  # of tuple[int, ...] the tuple
         if Any in allowed or not all(isinstance(one, type) for one in allowed):
             continue
         if not any(_fits(value, one) for one in allowed):
@@ -58,4 +59,7 @@ def check_parts(what: str, owner: Any) -> None:
 def _fits(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind in (bool, object)
-    return isinstance(value, NUMBERS.get(kind, kind))
+    try:
+        return isinstance(value, NUMBERS.get(kind, kind))
+    except TypeError:  # a protocol, of which instances cannot be told
+        return True

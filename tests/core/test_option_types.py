@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of another type than they are declared to have are refused where they are given."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytest
@@ -52,11 +53,19 @@ class Loud(tokenprune.Scorer):
         return tokens.features.norm(dim=-1) ** self.power
 
 
+class Way(Protocol):
+    def go(self):
+        """Go."""
+
+
 @dataclass(frozen=True)
 class Quiet(tokenprune.Scorer):
     name = "quiet"
     times: int = 1
     notes: Any = None
+    weights: Mapping[str, int] | None = None
+    mode: Literal["a", "b"] = "a"
+    way: Way | None = None
 
     def score(self, tokens):
         return -tokens.features.norm(dim=-1) * self.times
@@ -67,7 +76,9 @@ def test_types_that_cannot_be_told_are_left_to_the_strategy():
 
 
 def test_what_may_be_anything_may_be_anything():
-    assert Quiet().with_options(notes=object()).times == 1
+    assert Quiet().with_options(notes=object(), weights={"a": 1}, mode="c", way=3).times == 1
+    with pytest.raises(tokenprune.OptionError, match="weights must be a Mapping or nothing, got 3"):
+        Quiet().with_options(weights=3)
 
 
 def test_strategies_made_directly_are_looked_at_by_apply():
