@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
-from tokenprune_bench.cli.files import check_folder, write_text
+from tokenprune_bench.cli.files import check_folder, deliver
 from tokenprune_bench.cli.models import Device, Precision, load_model
 from tokenprune_bench.cli.options import InPrecision, Keeps, MethodNames, OnDevice, OnlyJson
 
@@ -102,13 +102,7 @@ def bench(
             raise BadInputError("--clients goes with --engine vllm")
         check_folder(output)
         record = _measured(chosen, model, random_weights, device, dtype)
-        text = json.dumps(record, indent=1)
-        if as_json:
-            typer.echo(text)
-        else:
-            _show(record)
-        if output is not None:  # last: what cannot be written has been shown
-            write_text(output, text)
+        deliver(record, _show, as_json, output)
         if plot is not None:
             save_plot(record, plot)
 
@@ -186,7 +180,7 @@ def _official(device: Any) -> list[dict[str, Any]]:
     return [compare_picks(device), compare_scores(device)]
 
 
-def _show(record: dict[str, Any]) -> None:
+def _show(record: Mapping[str, Any]) -> None:
     from rich.console import Console
 
     from tokenprune_bench.bench.table import EXPLANATION, official_lines, terminal_tables

@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from tokenprune_bench.cli.failures import BadInputError, first_line
 
@@ -58,6 +63,28 @@ def write_text(path: Path, text: str, end: str = "\n") -> None:
         path.write_text(text + end, encoding="utf-8")
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def deliver(
+    record: Mapping[str, Any],
+    show: Callable[[Mapping[str, Any]], None],
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    """Print what was measured, as JSON or by `show`, and then write it: what cannot be written has been seen.
+
+    Raises
+    ------
+    BadInputError
+        When the file cannot be written.
+    """
+    text = json.dumps(record, indent=1)
+    if as_json:
+        typer.echo(text)
+    else:
+        show(record)
+    if output is not None:
+        write_text(output, text)
 
 
 def cannot_write(path: Path, error: OSError) -> BadInputError:

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
-from tokenprune_bench.cli.files import check_folder, write_text
+from tokenprune_bench.cli.files import check_folder, deliver
 
 
 def bench_vllm(
@@ -28,11 +26,8 @@ def bench_vllm(
 ) -> None:
     """Measure what pruning is worth to a server; `given` are options that mean nothing there."""
     with plain_errors(), quietly():
-        from rich.console import Console
-
         from tokenprune_bench.cli.budgets import budget
         from tokenprune_bench.serving.measure import Load, check_contenders
-        from tokenprune_bench.serving.table import terminal_table
 
         wrong = [name for name, value in given.items() if value is not None]
         if wrong:
@@ -41,13 +36,15 @@ def bench_vllm(
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
         check_contenders(method or Load().methods, keeps or Load().keeps)
         record = serving_record(tuple(method or ()), keeps, tuple(clients or ()), tuple(new_tokens or ()))
-        text = json.dumps(record, indent=1)
-        if as_json:
-            typer.echo(text)
-        else:
-            Console(highlight=False).print(terminal_table(record))
-        if output is not None:  # last: what cannot be written has been shown
-            write_text(output, text)
+        deliver(record, _show, as_json, output)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    from tokenprune_bench.serving.table import terminal_table
+
+    Console(highlight=False).print(terminal_table(record))
 
 
 def serving_record(

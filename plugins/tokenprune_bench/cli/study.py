@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tokenprune_bench.cli.failures import plain_errors, quietly
-from tokenprune_bench.cli.files import check_folder, write_text
+from tokenprune_bench.cli.files import check_folder, deliver
 from tokenprune_bench.cli.models import Device, Precision
 from tokenprune_bench.cli.options import (
     Batch,
@@ -86,13 +85,7 @@ def study(
             "model": "embedded" if model is None else Path(model).name,
             **found,
         }
-        text = json.dumps(record, indent=1)
-        if as_json:
-            typer.echo(text)
-        else:
-            _show(record)
-        if output is not None:  # last: what cannot be written has been shown
-            write_text(output, text)
+        deliver(record, _show, as_json, output)
 
 
 def _show(record: Mapping[str, Any]) -> None:
