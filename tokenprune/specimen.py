@@ -23,10 +23,10 @@ def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
     draw, weights = (torch.Generator().manual_seed(s) for s in (seed, 2**31))
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=draw)
+        return torch.randn(shape, generator=draw, device="cpu", dtype=torch.float32)
 
     def weight(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=weights) / math.sqrt(shape[-1])
+        return torch.randn(shape, generator=weights, device="cpu", dtype=torch.float32) / math.sqrt(shape[-1])
 
     form = LinearForm(weight(32, 12), weight(32), nn.functional.gelu, weight(16, 32), weight(16))
     pre_features, query, key = normal(n, 12), normal(2, 5, 8), normal(2, n, 8)

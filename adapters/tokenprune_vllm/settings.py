@@ -13,26 +13,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from tokenprune import (
-    Budget,
-    BudgetError,
-    IncompatibleError,
-    Layout,
-    Method,
-    OptionError,
-    Reducer,
-    TokenPruneError,
-)
+from tokenprune import Budget, BudgetError, IncompatibleError, Layout, Method, OptionError, Reducer
 from tokenprune.arguments import combine, seeded
 from tokenprune.scope import share_out
-from tokenprune.specimen import example_tokens
 
 KEY = "tokenprune"
 STRATEGY = ("method", "scorer", "selector", "reducer")
 CHOICES = ("scope", "newlines", "positions")
 KNOWN = (*STRATEGY, "options", *CHOICES, "seed", "keep", "keep_ratio", "max_keep", "min_tokens")
 PER_REQUEST = ("keep", "keep_ratio")
-N_REHEARSED = 8  # of the imagined tokens
 
 
 @dataclass(frozen=True)
@@ -145,21 +134,7 @@ def _method(given: Mapping[str, Any]) -> Method:
     if not isinstance(options, Mapping):
         raise OptionError(f'"options" takes an object of the method\'s options, got {options!r}')
     chosen = {name: given[name] for name in CHOICES if name in given}
-    method = seeded(method.with_options(**options, **chosen).resolved(), given.get("seed", 0))
-    _rehearse(method)
-    return method
-
-
-def _rehearse(method: Method) -> None:
-    """Let a method choose among imagined tokens: what it cannot run with shall not wait for a picture."""
-    try:
-        method.select(example_tokens(), N_REHEARSED)
-    except TokenPruneError:
-        pass  # about these tokens or this number; a model's own are judged where they are known
-    except Exception as error:  # of any kind: a plugin's code
-        raise OptionError(
-            f"method {method.name!r} does not run with these options: {type(error).__name__}: {error}"
-        ) from error
+    return seeded(method.with_options(**options, **chosen).resolved(), given.get("seed", 0))
 
 
 def _max_keep(given: Any) -> Budget:

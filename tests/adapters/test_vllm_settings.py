@@ -8,7 +8,6 @@ from tokenprune_vllm.errors import EngineRefusedError, refusing
 from tokenprune_vllm.settings import Settings, without_ours
 from tokenprune_vllm.versions import check_version, is_supported
 
-import tokenprune
 from tokenprune import Budget, BudgetError, IncompatibleError, Layout, OptionError, UnknownNameError
 
 SQUARE = Layout((1, 24, 24))
@@ -94,20 +93,6 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(given, error, words):
     with pytest.raises(error) as caught:
         Settings.of(given)
     assert words in str(caught.value)
-
-
-class Fragile(tokenprune.Scorer):
-    """A stranger's scorer that does not look at its options."""
-
-    name = "fragile"
-
-    def score(self, tokens):
-        raise TypeError("unsupported operand")
-
-
-def test_what_fails_in_a_rehearsal_is_refused():
-    with pytest.raises(OptionError, match=r"'fragile\+topk' does not run .*: TypeError: unsupported operand"):
-        Settings.of({"scorer": Fragile(), "keep": 64})
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_the_tower_gets_no_more_at_once_than_without_pruning(name, checkpoint):
             lambda module, args: sizes.append(args[0].shape[:-1].numel() // 4)
         )
         (divided,) = ask(llm, [asked])
-    assert len(sizes) > 1
+    assert len(sizes) > 1 and max(sizes) <= 400
     assert_same(divided, together)
 
 
@@ -181,3 +181,10 @@ def test_pictures_no_unpruned_engine_would_take_are_refused(checkpoint):
             ask(llm, [asked])
         (found,) = ask(llm, [prompt("qwen", "w5 IMAGE w3", picture(1, 96, 96))])
     assert found.n_prompt < 20
+
+
+@pytest.mark.parametrize("method", ["zoo-exact", "visionzip"])
+def test_models_in_half_precision_answer(method, checkpoint):
+    with engine(checkpoint("llava"), {"method": method, "keep": 9}, dtype="bfloat16") as llm:
+        (found,) = ask(llm, [prompt("llava", "w5 IMAGE w3", picture(1, 96, 96))])
+    assert found.n_prompt == 1 + 1 + 9 + 1
