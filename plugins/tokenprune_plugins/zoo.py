@@ -59,6 +59,8 @@ class ZooScorer(tokenprune.Scorer):
             raise tokenprune.OptionError(f"n_directions must be at least 1, got {self.n_directions}")
         if not self.step_size > 0:
             raise tokenprune.OptionError(f"step_size must be positive, got {self.step_size}")
+        if self.directions is not None and not isinstance(self.directions, Tensor):
+            raise tokenprune.OptionError(f"directions must be a tensor (m, D_v), got {self.directions!r}")
         if self.rank is not None and self.rank < 1:
             raise tokenprune.OptionError(f"rank must be at least 1, got {self.rank}")
 

@@ -161,6 +161,25 @@ def test_what_was_measured_is_shown_before_writing_fails(tmp_path, untrained, fu
     assert "paired bootstrap over pictures" in shown_though(["study", "positions", *options], said)
 
 
+def test_what_was_measured_is_written_when_nobody_reads_it(tmp_path, untrained):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = process("demo", "--model", str(untrained), "--output", str(tmp_path), *DEMO, stdout=writing)
+    os.close(writing)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "demo.json").read_text())["questions"] > 0
+    assert (tmp_path / "random.png").exists()
+
+
+def test_a_record_is_written_when_it_cannot_be_shown(tmp_path):
+    def show(record):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        files.deliver({"a": 1}, show, False, tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+
+
 def process(*arguments, **options):
     command = [sys.executable, "-m", "tokenprune_bench", *arguments]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **options)

@@ -82,6 +82,10 @@ def test_the_closing_line_is_honest(ours, others, said):
     assert closing_line(found, "ours") == f"On these scenes ours, which tokenprune uses by default, {said}"
 
 
+def test_a_method_alone_is_not_the_best_of_anything():
+    assert closing_line(verdicts([outcome("ours", 9, 40)]), "ours") == ""
+
+
 def test_the_closing_line_joins_budgets():
     runs = [outcome("ours", 18, 45), outcome("b", 18, 20), outcome("ours", 9, 20), outcome("b", 9, 45)]
     said = closing_line(verdicts(runs), "ours")

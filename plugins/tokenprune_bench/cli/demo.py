@@ -71,13 +71,15 @@ def demo(
             seed=seed,
         )
         text = json.dumps({**results, "pictures": _pictures(plan)}, indent=2)
-        if as_json:
-            typer.echo(text)
-        else:
-            _show(results, by_layer=full)
-        write_text(output / RESULTS, text)  # last: what cannot be written has been shown
-        for name, picture in _drawn(drawn, outcomes, plan).items():
-            save_image(picture, output / name)
+        try:
+            if as_json:
+                typer.echo(text)
+            else:
+                _show(results, by_layer=full)
+        finally:  # when printing or writing fails the other is done
+            write_text(output / RESULTS, text)
+            for name, picture in _drawn(drawn, outcomes, plan).items():
+                save_image(picture, output / name)
         if not as_json:
             files = ", ".join(str(output / name) for name in [*_pictures(plan), RESULTS])
             Console(highlight=False).print(f"saved: {files}", markup=False)

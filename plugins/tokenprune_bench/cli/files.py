@@ -71,7 +71,7 @@ def deliver(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    """Print what was measured, as JSON or by `show`, and then write it: what cannot be written has been seen.
+    """Print what was measured, as JSON or by `show`, and write it; when one fails the other is done.
 
     Raises
     ------
@@ -79,12 +79,14 @@ def deliver(
         When the file cannot be written.
     """
     text = json.dumps(record, indent=1)
-    if as_json:
-        typer.echo(text)
-    else:
-        show(record)
-    if output is not None:
-        write_text(output, text)
+    try:
+        if as_json:
+            typer.echo(text)
+        else:
+            show(record)
+    finally:
+        if output is not None:
+            write_text(output, text)
 
 
 def cannot_write(path: Path, error: OSError) -> BadInputError:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from tokenprune_bench.cli.failures import BadInputError, first_line
 from tokenprune_bench.cli.files import check_folder
+from tokenprune_bench.rgb import as_rgb
 
 
 def open_image(path: Path) -> Image.Image:
@@ -25,7 +26,7 @@ def open_image(path: Path) -> Image.Image:
         raise BadInputError(f"'{path}' is a directory; --image takes an image file")
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return as_rgb(image)
     except UnidentifiedImageError:
         raise BadInputError(f"'{path}' is not an image that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # damaged, or too large

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tokenprune_bench.cli.failures import BadInputError, first_line
 from tokenprune_bench.evaluation.prompts import picture_token
 from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
+from tokenprune_bench.rgb import as_rgb
 from tokenprune_bench.scenes import Question, held_out_scenes
 
 OPEN = 256  # pictures of a file that are held in memory
@@ -110,7 +111,7 @@ def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet
     def open_image(i: int) -> Image.Image:
         try:
             with Image.open(images[i]) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
+                return as_rgb(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadInputError(unreadable(i, error)) from None
 

@@ -87,7 +87,7 @@ def answer_in_processes(
     Raises
     ------
     BadInputError
-        When a process ends before its work is done.
+        What a process met; also when one ends before its work is done.
     """
     context = multiprocessing.get_context("spawn")
     lines: Any = context.Queue()
@@ -112,6 +112,8 @@ def answer_in_processes(
                         "the same command goes on from there (with --workers 1 it says why)"
                     ) from None
                 continue
+            if isinstance(line, BadInputError):
+                raise line
             if line is None:
                 left -= 1
             else:
@@ -140,10 +142,16 @@ def _answer_share(source: Source, work: Work, share: Pending, lines: Any) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
+    from tokenprune import TokenPruneError
+
     torch.set_num_threads(1)
-    with quietly():
-        model, processor = source.load_model()
-        questions = source.load_questions()
-        for line in answer_pending(model, processor, questions, work, share):
-            lines.put(line)
+    try:
+        with quietly():
+            model, processor = source.load_model()
+            questions = source.load_questions()
+            for line in answer_pending(model, processor, questions, work, share):
+                lines.put(line)
+    except (BadInputError, TokenPruneError) as error:
+        lines.put(BadInputError(str(error)))  # to be said once, by the first process
+        return
     lines.put(None)

@@ -90,6 +90,8 @@ def closing_line(found: Sequence[Verdict], recommended: str) -> str:
     """Say plainly how one method did: clearly the best, not told apart from the best, or behind."""
     places: dict[str, list[str]] = {}
     for verdict in found:
+        if len(verdict.best) + len(verdict.behind) < 2:
+            continue  # nothing to be better than
         if verdict.best == (recommended,) and not verdict.within_noise:
             place = "clearly the best"
         elif recommended in (*verdict.best, *verdict.within_noise):

@@ -2,6 +2,8 @@
 """`tokenprune compare` as it is typed: JSON alone on stdout, questions from a file, bad input named first."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -106,8 +108,14 @@ def test_a_damaged_picture_is_named(written, untrained, tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     path = written(GOOD, {**GOOD, "image": "cut.png"})
     options = ["--questions", path, "--model", untrained, "--output", tmp_path / "out", "--keep", 9]
-    said = refused(*options)
-    assert said.startswith(f"{path}, line 2: the image '{tmp_path / 'cut.png'}' cannot be read: ")
+    wanted = f"{path}, line 2: the image '{tmp_path / 'cut.png'}' cannot be read: "
+    assert refused(*options).startswith(wanted)
+    command = ["compare", *map(str, options), "--workers", "2", "--batch", "1", "--restart"]
+    done = subprocess.run(  # what other processes write to stderr is no Python stream's
+        [sys.executable, "-m", "tokenprune_bench", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "tokenprune: " + wanted in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("cut.png") == 1
 
 
 def test_a_picture_that_is_too_large_is_named(written, untrained, tmp_path, monkeypatch):
