@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from .budget import Budget
-from .errors import IncompatibleError
+from .errors import IncompatibleError, PluginError
 from .report import PruningReport
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
         )
     given = provides[method.stage]
     for part in method.parts:
+        if not isinstance(part.needs, (frozenset, set)):
+            raise PluginError(f"{part.kind} {part.name!r}: needs is a frozenset of names, got {part.needs!r}")
         missing = sorted(part.needs - given)
         if missing:
             raise IncompatibleError(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ def combine(given: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method
 
 def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, n: int) -> list[Budget]:
     """Make one budget for each method."""
+    if schedule is not None and not isinstance(schedule, (Mapping, Schedule)):
+        raise OptionError(f"schedule is {{layer: rows}} or a tokenprune.Schedule, got {schedule!r}")
     if isinstance(schedule, Mapping):
         if keep is not None or keep_ratio is not None:
             raise BudgetError(
@@ -55,7 +58,10 @@ def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, n: int) -> list[Budg
     many = keep if keep is not None else keep_ratio
     if len(many) != n:
         raise BudgetError(f"{n} method(s) but {len(many)} budgets; give one budget for each method")
-    return [Budget(one, None) if keep is not None else Budget(None, one) for one in many]
+    budgets = [Budget(one, None) if keep is not None else Budget(None, one) for one in many]
+    if keep is not None and any(b > a for a, b in zip(many, many[1:], strict=False)):
+        raise BudgetError(f"the budgets of several cuts must fall, got keep={list(many)}")
+    return budgets
 
 
 def place(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter: ModelAdapter) -> Method:
@@ -109,14 +115,14 @@ def seeded(method: Method, seed: int) -> Method:
         if part is not None and "seed" in part.options():
             if part.seed == 0:
                 changed[role] = part.with_options(seed=seed)
-            elif part.seed is not None:
+            elif isinstance(part.seed, numbers.Integral):
                 check_seed(part.seed)
     return dataclasses.replace(method, **changed)
 
 
 def check_seed(seed: Any) -> None:
     """Refuse what torch's generators do not take."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
         raise OptionError(f"seed must be a whole number, got {seed!r}")
-    if not 0 <= seed < 2**63:
+    if not 0 <= int(seed) < 2**63:
         raise OptionError(f"seed must lie between 0 and 2**63 - 1, got {seed}")

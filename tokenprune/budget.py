@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -25,6 +26,7 @@ class Budget:
             )
         if self.keep is not None:
             _check_keep(self.keep)
+            object.__setattr__(self, "keep", int(self.keep))  # of numpy's too
         else:
             _check_ratio(self.keep_ratio)
 
@@ -44,14 +46,14 @@ class Budget:
 
 
 def _check_keep(keep: Any) -> None:
-    if isinstance(keep, bool) or not isinstance(keep, int):
+    if isinstance(keep, bool) or not isinstance(keep, numbers.Integral):
         raise BudgetError(f"keep must be a whole number of visual tokens per image, got {keep!r}")
     if keep < 1:
         raise BudgetError(f"keep must be at least 1 (every image keeps a token), got {keep}")
 
 
 def _check_ratio(ratio: Any) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
+    if isinstance(ratio, bool) or not isinstance(ratio, numbers.Real):
         raise BudgetError(f"keep_ratio must be a number in (0, 1], got {ratio!r}")
-    if not 0 < ratio <= 1:
+    if not 0 < float(ratio) <= 1:
         raise BudgetError(f"keep_ratio must lie in (0, 1], got {ratio}")

@@ -22,7 +22,7 @@ def mean_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     Parameters
     ----------
     query, key
-        (H, M, d) and (H, S, d); every query sees every key.
+        (H, M, d) and (H, S, d), not empty; every query sees every key.
 
     Returns
     -------

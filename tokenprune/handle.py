@@ -30,6 +30,7 @@ class PruningHandle:
         self._last: PruningReport | None = None
         self._undo: Callable[[], None] | None = None
         self._model = weakref.ref(model)
+        self._entered = False
 
     def install(self, install: Callable[[Callable[[PruningReport], None]], Callable[[], None]]) -> None:
         """Run an adapter's installation and remember how to undo it."""
@@ -65,10 +66,13 @@ class PruningHandle:
         Raises
         ------
         UnsupportedCallError
-            When the pruning has been removed already.
+            When the pruning has been removed already, or the block is inside another of the same handle.
         """
         if not self.is_active:
             raise UnsupportedCallError("this pruning has been removed; call tokenprune.apply() again")
+        if self._entered:
+            raise UnsupportedCallError("this handle's block has begun already; its end removes the pruning")
+        self._entered = True
         return self
 
     def __exit__(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .errors import IncompatibleError, PluginError
+from .checks import blamed, check_scores, check_selection
+from .errors import IncompatibleError
 from .option_types import check_types
 from .precision import as_written
 from .registry import default_registry
@@ -171,12 +172,9 @@ class Method:
         """Score tokens, with parts resolved."""
         scorer = self.scorer
         assert isinstance(scorer, Scorer)
-        scores = scorer.score(tokens)
-        if scores is not None and scores.shape != tokens.features.shape[:-1]:
-            raise PluginError(
-                f"scorer {scorer.name!r} ({type(scorer).__module__}) returned scores of shape "
-                f"{tuple(scores.shape)} for {tuple(tokens.features.shape[:-1])} tokens"
-            )
+        with blamed(scorer):
+            scores = scorer.score(tokens)
+        check_scores(scorer, scores, tokens)
         return scores
 
     def _choose(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
@@ -186,12 +184,14 @@ class Method:
         if keep == len(tokens):  # everything stays: nothing to reduce
             reducer = None
         n_selected = reducer.n_selected(keep, len(tokens)) if isinstance(reducer, Reducer) else keep
-        selection = dataclasses.replace(selector.select(tokens, scores, n_selected), scores=scores)
+        with blamed(selector):
+            selection = selector.select(tokens, scores, n_selected)
+        check_selection(selector, selection, n_selected, len(tokens))
+        selection = dataclasses.replace(selection, scores=scores)
         if isinstance(reducer, Reducer):
-            selection = reducer.reduce(tokens, selection, keep)
-        if len(selection) != keep:
-            who = reducer if isinstance(reducer, Reducer) else selector
-            raise PluginError(f"{who.kind} {who.name!r} returned {len(selection)} rows instead of {keep}")
+            with blamed(reducer):
+                selection = reducer.reduce(tokens, selection, keep)
+            check_selection(reducer, selection, keep, len(tokens))
         return selection
 
 

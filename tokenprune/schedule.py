@@ -155,8 +155,11 @@ class ExplicitSchedule(Schedule):
         Raises
         ------
         BudgetError
-            When there is no cut, or one leaves no row or more than the cut before it.
+            When there is no cut, or one leaves no row or more than the cut before it, or those are no whole
+            numbers.
         """
+        if not all(isinstance(number, int) for one in cuts.items() for number in one):
+            raise BudgetError(f"a schedule is {{layer: rows}}, all whole numbers, got {dict(cuts)}")
         layers = tuple(sorted(cuts))
         rows = tuple(cuts[layer] for layer in layers)
         if not rows or min(rows) < 1 or any(b > a for a, b in zip(rows, rows[1:], strict=False)):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import ModelAdapter
-from .errors import IncompatibleError
+from .errors import IncompatibleError, PluginError
 from .functional import top_slots
 from .methods import STAGES, Method
 from .selection import Selection
@@ -123,7 +123,7 @@ def check_method(method: Method, tokens: VisualTokens | None = None) -> None:
         _require(len(first) == expected, f"{who} kept {len(first)} rows, but n_keep says {expected}")
         _require(torch.equal(first.indices, again.indices), f"{who} chose otherwise the second time")
     for keep in (n, n + 5):
-        everything = method.select(tokens, keep)
+        everything, _ = _twice(who, tokens, partial(method.select, tokens, keep))
         same = everything.indices.tolist() == list(range(n)) and everything.features is None
         _require(same, f"{who} must keep all {n} tokens as they are when keep={keep}")
 
@@ -180,6 +180,8 @@ def _twice(who: str, tokens: VisualTokens, call: Callable[[], R]) -> tuple[R, R]
         results = call(), call()
     except IncompatibleError as error:
         raise AssertionError(f"{who} asks for a signal it does not declare in `needs`: {error}") from error
+    except PluginError as error:
+        raise AssertionError(str(error)) from error
     _require(_random_states() == states, f"{who} uses a global random state; make a generator from a seed")
     for name, value in _tensors(tokens).items():
         _require(torch.equal(value, before[name]), f"{who} changed the input {name!r} in place")

@@ -130,8 +130,9 @@ class VisualTokens:
                 return value
             return value.index_select(known.token_axis % value.ndim, slots.to(value.device))
 
-        def cut_result(name: str, axis: int, *args: Any) -> Any:
-            return self.signal(name)(*args).index_select(axis, slots)
+        def cut_result(name: str, axis: int, *args: Any, **kwargs: Any) -> Any:
+            found = self.signal(name)(*args, **kwargs)
+            return found.index_select(axis, slots.to(found.device))
 
         signals: dict[str, Any] = {}
         for name, value in self._given.items():

@@ -90,6 +90,8 @@ class GenericAdapter(TransformersAdapter):
         """Wrappers, and models of transformers that take text only."""
         if hasattr(model, "get_base_model"):
             return "PEFT wraps the model; apply to model.get_base_model(), adapters stay in force"
+        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            return "torch.compile wraps the model; apply to the model itself, which model.compile() compiles"
         if isinstance(getattr(model, "module", None), nn.Module):
             return f"{type(model).__name__} wraps a model; apply to model.module"
         if "image" in getattr(model, "input_modalities", "image"):

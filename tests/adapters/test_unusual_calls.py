@@ -308,3 +308,37 @@ def test_a_seed_torch_cannot_take_is_refused(model):
     for seed in (-1, 2**63):
         with pytest.raises(tokenprune.OptionError, match="seed must lie"):
             tokenprune.apply(model, method="random", keep=4, seed=seed)
+
+
+def test_a_block_inside_its_own_block_is_refused(model):
+    with tokenprune.apply(model, keep=4) as handle:
+        with pytest.raises(tokenprune.UnsupportedCallError, match="block has begun already"):
+            handle.__enter__()
+        assert tokenprune.is_pruned(model)
+
+
+@pytest.mark.parametrize("given", ["geometric", 3, [3, 4]])
+def test_what_is_no_schedule_is_refused(model, given):
+    with pytest.raises(tokenprune.OptionError, match=r"schedule is \{layer: rows\} or a tokenprune.Schedule"):
+        tokenprune.apply(model, method="pyramiddrop", schedule=given, keep=4)
+
+
+def test_budgets_of_several_cuts_that_rise_are_refused(model):
+    with pytest.raises(tokenprune.BudgetError, match=r"must fall, got keep=\[4, 8\]"):
+        tokenprune.apply(model, method=["zoo-exact", "fastv"], keep=[4, 8])
+
+
+def test_needs_that_are_no_set_are_refused(model):
+    class Careless(tokenprune.Scorer):
+        name, needs = "careless", "pre_features"
+
+        def score(self, tokens):
+            return tokens.signal("pre_features").norm(dim=-1)
+
+    with pytest.raises(tokenprune.PluginError, match="needs is a frozenset of names, got 'pre_features'"):
+        tokenprune.apply(model, scorer=Careless(), keep=4)
+
+
+def test_a_compiled_wrapper_is_told_by_name(model):
+    with pytest.raises(tokenprune.UnsupportedModelError, match="torch.compile wraps the model"):
+        tokenprune.apply(torch.compile(model), keep=4)

@@ -45,7 +45,8 @@ class Careless(tokenprune.Selector):
 
     def select(self, tokens, scores, keep):
         slots = torch.arange(len(tokens) - keep, len(tokens))
-        return tokenprune.Selection(slots.flip(0) if keep == len(tokens) else slots)
+        rows = tokens.features * 2 if keep == len(tokens) else None
+        return tokenprune.Selection(slots, features=rows)
 
 
 def test_a_method_that_changes_the_image_when_everything_stays_is_named():

@@ -20,13 +20,12 @@ import tokenprune
         ("scorer", "zoo", {"n_directions": True}, "n_directions must be a whole number, got True"),
         ("scorer", "zoo", {"step_size": "x"}, "step_size must be a number, got 'x'"),
         ("scorer", "zoo", {"rank": 2.5}, "rank must be a whole number or nothing, got 2.5"),
-        ("scorer", "zoo", {"directions": "x"}, "directions must be a Tensor or nothing, got 'x'"),
+        ("scorer", "zoo", {"directions": "x"}, "directions must be a tensor (m, D_v), got 'x'"),
         ("scorer", "zoo-exact", {"low_memory": "x"}, "low_memory must be true or false, got 'x'"),
         ("selector", "vispruner", {"important_ratio": None}, "important_ratio must be a number, got None"),
         ("reducer", "visionzip", {"dominant": 8.5}, "dominant must be a whole number or nothing, got 8.5"),
         ("method", "visionzip", {"dominant": "x"}, "dominant must be a whole number or nothing, got 'x'"),
-        ("method", "fastv", {"schedule": [1]}, "schedule must be a Schedule or nothing, got [1]"),
-        ("method", "fastv", {"deviations": "x"}, "deviations must be a tuple, got 'x'"),
+        ("method", "fastv", {"budget": 3}, "budget must be a text, got 3"),
         ("method", "random", {"seed": 1.5}, "seed must be a whole number, got 1.5"),
     ],
 )
@@ -41,6 +40,10 @@ def test_numbers_of_other_libraries_and_whole_numbers_for_numbers_are_taken():
         "zoo", n_directions=np.int64(4), step_size=1, rank=None, directions=torch.eye(2)
     )
     assert scorer.n_directions == 4 and scorer.step_size == 1
+    assert tokenprune.scorer("zoo", step_size=torch.tensor(0.5), unit=np.bool_(True)).step_size == 0.5
+    method = tokenprune.method("random", seed=np.int64(3))
+    with tokenprune.apply(tiny_models.llava(), method=method, keep=np.int64(4), seed=np.int64(1)) as handle:
+        assert handle.cuts[0].budget.keep == 4
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,28 @@ def test_types_that_cannot_be_told_are_left_to_the_strategy():
 
 def test_what_may_be_anything_may_be_anything():
     assert Quiet().with_options(notes=object(), weights={"a": 1}, mode="c", way=3).times == 1
-    with pytest.raises(tokenprune.OptionError, match="weights must be a Mapping or nothing, got 3"):
-        Quiet().with_options(weights=3)
+
+
+@dataclass(frozen=True)
+class Converting(tokenprune.Scorer):
+    name = "converting"
+    words: str = "a b"
+    most: int = None
+
+    def __post_init__(self):
+        if isinstance(self.words, str):
+            object.__setattr__(self, "words", tuple(self.words.split()))
+
+    def score(self, tokens):
+        return tokens.features.norm(dim=-1)
+
+
+def test_defaults_and_what_a_strategy_makes_of_its_options_are_its_own():
+    with tokenprune.apply(tiny_models.llava(), scorer=Converting("c d"), keep=4):
+        pass
+    assert Converting().with_options(most=None).words == ("a", "b")
+    with pytest.raises(tokenprune.OptionError, match="most must be a whole number, got 'x'"):
+        Converting().with_options(most="x")
 
 
 def test_strategies_made_directly_are_looked_at_by_apply():

@@ -114,6 +114,12 @@ def test_an_explicit_schedule_is_taken_as_it_is():
     assert schedule.cuts(1, 50, 32) == {3: 50, 7: 32, 16: 18}
 
 
+@pytest.mark.parametrize("cuts", [{"2": 50}, {2: 0.5}, {2: "x"}])
+def test_an_explicit_schedule_is_of_whole_numbers(cuts):
+    with pytest.raises(BudgetError, match=r"a schedule is \{layer: rows\}, all whole numbers, got"):
+        ExplicitSchedule.from_mapping(cuts)
+
+
 @pytest.mark.parametrize("cuts", [{}, {2: 0}, {2: 10, 5: 11}])
 def test_an_explicit_schedule_that_grows_or_empties_is_refused(cuts):
     with pytest.raises(BudgetError, match="must fall and stay at least 1"):

@@ -116,7 +116,7 @@ def test_functions_of_a_part_answer_about_its_tokens():
     rows = tokens.signal("attention_rows")(3, [0, 4])
     assert torch.equal(part.signal("attention_rows")(3, [0, 4]), rows[:, :, slots])
     assert torch.equal(part.signal("keys")(3), tokens.signal("keys")(3)[:, slots])
-    assert torch.equal(part.signal("hidden")(3), tokens.signal("hidden")(3)[slots])
+    assert torch.equal(part.signal("hidden")(layer=3), tokens.signal("hidden")(3)[slots])
     assert torch.equal(part.signal("text_keys")(3), tokens.signal("text_keys")(3))
 
 

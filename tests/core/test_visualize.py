@@ -68,6 +68,24 @@ def test_rows_that_were_made_are_not_drawn():
     assert [is_clear(drawn, image, i // 2, i % 2) for i in range(4)] == [0, 0, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        ("a.png", {}, "a picture is a PIL image or a numpy array, got str; open a file first"),
+        (torch.zeros(3, 9, 9), {}, "a picture is a PIL image or a numpy array, got Tensor"),
+        (coloured(2, 2), {"image": "a"}, "image= is the number of an image of the report, got 'a'"),
+    ],
+)
+def test_what_is_no_picture_is_refused(given, options, said):
+    with pytest.raises(IncompatibleError, match=said):
+        tokenprune.visualize.kept(report(Layout((1, 2, 2)), [0]), given, **options)
+
+
+def test_a_model_is_no_report():
+    with pytest.raises(IncompatibleError, match=r"got Linear; of a pruned model that is tokenprune"):
+        tokenprune.visualize.kept(torch.nn.Linear(1, 1), coloured(2, 2))
+
+
 def test_a_video_is_one_picture_a_slice():
     first, second = coloured(2, 2), coloured(2, 2)[::-1, ::-1]
     drawn = tokenprune.visualize.kept(report(Layout((2, 2, 2)), [0, 6]), [first, second], cell=CELL)

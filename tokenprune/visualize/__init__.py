@@ -18,11 +18,11 @@ from PIL import Image
 
 from tokenprune.errors import IncompatibleError
 from tokenprune.functional import min_max
-from tokenprune.handle import PruningHandle
-from tokenprune.report import ImageReport, PruningReport
+from tokenprune.report import ImageReport
 
 from .drawing import Picture, cell_side, kept_picture, score_picture, with_bar
 from .panels import Panel, panels
+from .reported import Reported, pictures_of, reported_image
 from .seen import seen_image, seen_pictures
 from .sheets import captioned, in_rows, sheet
 
@@ -39,8 +39,6 @@ __all__ = [
     "seen_pictures",
     "sheet",
 ]
-
-Reported = PruningHandle | PruningReport | ImageReport
 
 
 def kept(
@@ -85,7 +83,7 @@ def kept(
     IncompatibleError
         When nothing was reported yet, the layout does not say where tokens lie, or the pictures do not fit.
     """
-    one = _one(reported, image)
+    one = reported_image(reported, image)
     held = None if one.kept is None else set(one.kept.tolist())
 
     def draw(panel: Panel, picture: Picture, cell: int) -> Image.Image:
@@ -94,7 +92,7 @@ def kept(
         )
         return kept_picture(picture, _grid(panel), cells, cell)
 
-    return _shown(_drawn(one, _pictures(one, picture, inputs, processor), cell, draw), axes)
+    return _shown(_drawn(one, pictures_of(one, picture, inputs, processor), cell, draw), axes)
 
 
 def scores(
@@ -117,7 +115,7 @@ def scores(
     IncompatibleError
         As for `kept`; also when the image was left alone or the method chose without scores.
     """
-    one = _one(reported, image)
+    one = reported_image(reported, image)
     values = one.scores
     if values is None or not values.isfinite().any():
         why = f"it was left alone ({one.note})" if one.kept is None else "its method has no opinion on tokens"
@@ -135,40 +133,8 @@ def scores(
     def draw(panel: Panel, picture: Picture, cell: int) -> Image.Image:
         return score_picture(picture, weights[panel.slots], cell)
 
-    drawn = _drawn(one, _pictures(one, picture, inputs, processor), cell, draw)
+    drawn = _drawn(one, pictures_of(one, picture, inputs, processor), cell, draw)
     return _shown(with_bar(drawn, every[scored]), axes)
-
-
-def _one(reported: Reported, number: int) -> ImageReport:
-    """The image that is to be drawn."""
-    report = reported.last if isinstance(reported, PruningHandle) else reported
-    if report is None:
-        raise IncompatibleError("this handle has no report yet; run the pruned model with an image first")
-    if isinstance(report, ImageReport):
-        return report
-    if not 0 <= number < len(report.images):
-        raise IncompatibleError(f"image={number}, and the report is of {len(report.images)} image(s)")
-    return report.images[number]
-
-
-def _pictures(
-    one: ImageReport,
-    picture: Picture | Sequence[Picture] | None,
-    inputs: Mapping[str, Any] | None,
-    processor: Any,
-) -> list[Picture]:
-    """One picture for each panel."""
-    if (picture is None) == (inputs is None) or (inputs is None) != (processor is None):
-        raise IncompatibleError("give either picture=, or inputs= together with processor=")
-    if inputs is not None:
-        return list(seen_pictures(one, inputs, processor))
-    n = len(panels(one.layout))
-    if isinstance(picture, (Image.Image, np.ndarray)):
-        return [picture] * n
-    several = list(picture or ())
-    if len(several) != n:
-        raise IncompatibleError(f"{len(several)} pictures were given, and this image is drawn as {n}")
-    return several
 
 
 def _drawn(
