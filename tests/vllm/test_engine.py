@@ -137,7 +137,8 @@ def test_the_tower_gets_no_more_at_once_than_without_pruning(name, checkpoint):
             lambda module, args: sizes.append(args[0].shape[:-1].numel() // 4)
         )
         (divided,) = ask(llm, [asked])
-    assert len(sizes) > 1 and max(sizes) <= 400
+    assert len(sizes) > 1
+    assert max(sizes) <= (432 if name == "llava_next" else 400)  # or one picture: three tower images of 144
     assert_same(divided, together)
 
 
