@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .adapter import Cut
-from .arguments import check_seed, combine, place, read_budgets, seeded
+from .arguments import combine, place, read_budgets, seeded
 from .errors import AlreadyPrunedError, BudgetError, UnsupportedModelError
 from .handle import PruningHandle, is_pruned
 from .methods import Method
@@ -82,7 +82,6 @@ def apply(
         )
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
         raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
-    check_seed(seed)
     methods = combine(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, len(methods))
     adapter = registry.adapter_for(model)(model)

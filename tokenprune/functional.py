@@ -11,8 +11,6 @@ from .greedy import can_fuse, greedy, inside
 GRAM_LIMIT = 8192  # tokens up to which all pairwise similarities are held at once (N^2 floats)
 LAZY_FROM = 1024  # tokens from which a CPU makes only those similarities that picking asks for
 FLAT = 1e-4  # relative spread below which scores count as one value
-
-
 MAP_BYTES = 2**28  # of an attention map held at once, in float32
 
 

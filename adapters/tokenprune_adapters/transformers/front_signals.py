@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tokenprune import UnsupportedCallError, VisualTokens
+from tokenprune import Projector, UnsupportedCallError, VisualTokens
 
 from .call import Call
 from .rows import Image
@@ -37,9 +38,10 @@ def projector_tokens(
             )
         return ids[row, text_after(call, image, embeds.shape[1])]
 
+    current = functools.cache(adapter.current_projector)  # reads all its weights: only for who asks
     features = embeds[row, image.slots]
     signals: dict[str, Any] = {
-        "projector": adapter.current_projector(),
+        "projector": Projector(lambda rows: current()(rows), lambda: current().linear_form()),
         "input_features": features,
         "text_embeds": lambda: embeds[row, text_after(call, image, embeds.shape[1])],
         "text_ids": text_ids,
