@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from tokenprune_bench.bench.clock import Clock, PeakMemory
 from tokenprune_bench.bench.contenders import Contender
 from tokenprune_bench.bench.oracle import Profile, profile_of
+from tokenprune_bench.cache_name import cache_name
 
 
 @dataclass
@@ -44,7 +45,7 @@ def time_prefill(
         is called + `language`, which begins with `choosing`; `decode_token`) and what else was seen.
     """
     language = model.model.language_model
-    memory = PeakMemory(model.device)
+    name, memory = cache_name(model), PeakMemory(model.device)
     entering = language.register_forward_pre_hook(lambda *_: clock.mark("entered"))
     try:
         with contender.ready() as handle:  # a pruned model's own hook runs between these two
@@ -57,11 +58,11 @@ def time_prefill(
                 with counter or nullcontext():
                     out = model(**contender.arguments(), use_cache=True, logits_to_keep=1)
                 clock.mark("prefilled")
-                cache, report = out.past_key_values, getattr(handle, "last", None)
+                cache, report = getattr(out, name), getattr(handle, "last", None)
                 kv_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
                 token = out.logits[:, -1:].argmax(-1)
                 for _ in range(decode_steps):
-                    model(input_ids=token, past_key_values=cache, use_cache=True)
+                    model(input_ids=token, **{name: cache}, use_cache=True)
                 clock.mark("decoded")
                 peak = memory.bytes()
             finally:

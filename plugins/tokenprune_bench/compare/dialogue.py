@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from tokenprune_bench.cache_name import cache_name
 from tokenprune_bench.cli.failures import BadInputError
 from tokenprune_bench.evaluation import Setting, placed, tokenized
 
@@ -28,12 +29,13 @@ def talk(
     chat template writes it, then the next question follows. The model is already under the setting.
     """
     inputs = placed(model, setting.prepared(model, tokenized(processor, [image], [questions[0]])))
+    name = cache_name(model)
     ids, turns, said = inputs["input_ids"], [(questions[0], "")], list[str]()
     for next_question in [*questions[1:], None]:
         out = model.generate(
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
         )
-        cache, length = out.past_key_values, ids.shape[1]
+        cache, length = getattr(out, name), ids.shape[1]
         said.append(processor.batch_decode(out.sequences[:, length:], skip_special_tokens=True)[0].strip())
         if next_question is None:
             break
@@ -45,7 +47,7 @@ def talk(
         text = continuation(before, rendered(processor, turns))
         more = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         ids = torch.cat([ids, more.to(ids.device)], 1)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), name: cache}
     return said
 
 

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model calls its key-value cache: transformers renamed `past_key_values` to `cache` in 5.24."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+NAMES = ("cache", "past_key_values")
+
+
+def cache_name(model: Any) -> str:
+    """Name of the argument that takes a cache, and of the output's field that holds it.
+
+    Raises
+    ------
+    TypeError
+        When the model's `forward` takes neither.
+    """
+    arguments = inspect.signature(type(model).forward).parameters
+    for name in NAMES:
+        if name in arguments:
+            return name
+    raise TypeError(
+        f"{type(model).__name__}.forward takes no cache: it has none of the arguments {', '.join(NAMES)}; "
+        "a model that generates from a key-value cache is needed"
+    )
