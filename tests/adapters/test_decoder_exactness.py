@@ -4,6 +4,7 @@
 import pytest
 import tiny_models
 import torch
+from cache_names import CACHE, cache_of
 from model_cases import Case
 from reference import decoder_by_hand
 from tiny_models import EOS, IMAGE, cut_row, llava_inputs
@@ -57,7 +58,7 @@ def equals_by_hand(model, inputs, method, positions):
     width = inputs["input_ids"].shape[1]
     assert out.sequences[0, width : width + len(tokens)].tolist() == tokens
     torch.testing.assert_close(logits[0, : len(tokens)], want, **TOLERANCE)
-    stored = [layer.keys.shape[2] for layer in out.past_key_values.layers]
+    stored = [layer.keys.shape[2] for layer in cache_of(out).layers]
     n_new = out.sequences.shape[1] - width
     text = width - image.n_before
     assert stored == [text + rows + n_new - 1 for rows in image.rows_entering(4)]
@@ -106,7 +107,7 @@ def test_a_second_turn_on_a_padded_batch_equals_each_row_alone(llava, method, se
         mask = torch.cat([one["attention_mask"], ones], 1)
         images = {k: v for k, v in two.items() if k == "pixel_values"}
         out, logits = generated(
-            llava, {"input_ids": ids, "attention_mask": mask, **images}, past_key_values=out.past_key_values
+            llava, {"input_ids": ids, "attention_mask": mask, **images}, **{CACHE: cache_of(out)}
         )
         return logits
 
@@ -207,7 +208,7 @@ def test_a_projector_cut_and_a_decoder_cut_together(llava, inputs):
             alone, want = generated(llava, one)
             n = want.shape[1]
             torch.testing.assert_close(logits[row, :n], want[0], **TOLERANCE)
-    stored = [layer.keys.shape[2] for layer in together.past_key_values.layers]
+    stored = [layer.keys.shape[2] for layer in cache_of(together).layers]
     n_new = together.sequences.shape[1] - inputs["input_ids"].shape[1]
     assert stored == [10 + rows + n_new - 1 for rows in (16, 8, 8, 8)]
 

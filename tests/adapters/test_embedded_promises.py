@@ -5,6 +5,7 @@ import functools
 
 import pytest
 import torch
+from cache_names import cache_of
 from PIL import Image
 from reference import decoder_by_hand, llava_by_hand
 from tokenprune_bench.embedded_model import load_embedded_model
@@ -151,7 +152,7 @@ def test_generate_in_its_other_modes(method):
 def test_the_saving_is_real(model):
     inputs = prompts((0, 0))
     with tokenprune.apply(model, keep=18) as handle:
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         report = handle.last
     length = inputs["input_ids"].shape[1]
     assert {layer.keys.shape[2] for layer in cache.layers} == {length - 126}

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from cache_names import CACHE, cache_of
 from reference import llava_by_hand
 from tiny_models import EOS, llava_inputs
 
@@ -76,7 +77,7 @@ def test_second_turn_on_the_same_cache(llava, positions, second):
         out = llava.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=out.past_key_values,
+            **{CACHE: cache_of(out)},
             **images,
             max_new_tokens=5,
             do_sample=False,
@@ -95,14 +96,14 @@ def test_second_turn_on_the_same_cache(llava, positions, second):
         tokens, want = llava_by_hand.generate(llava, embeds, places, after, 5)
         assert out.sequences[i, ids.shape[1] : ids.shape[1] + len(tokens)].tolist() == tokens
         torch.testing.assert_close(logits[i, : len(tokens)], want, **TOLERANCE)
-    seen = out.past_key_values.get_seq_length()
+    seen = cache_of(out).get_seq_length()
     assert seen == out.sequences.shape[1] - 1
-    assert out.past_key_values.layers[0].keys.shape[2] == seen - 11 * (1 + len(images))
+    assert cache_of(out).layers[0].keys.shape[2] == seen - 11 * (1 + len(images))
 
 
 @pytest.mark.parametrize("positions", ["contiguous", "original"])
 def test_decoding_by_hand_goes_on_at_the_right_position(llava, positions):
-    """model(token, past_key_values=cache) without position_ids."""
+    """A model called with a token and a cache alone, without position_ids."""
     inputs = llava_inputs((3, "I", 5))
     method = tokenprune.method("stride")
     ((embeds, places, after),) = llava_by_hand.rows_of(llava, inputs, method, 5, positions)
@@ -112,7 +113,7 @@ def test_decoding_by_hand_goes_on_at_the_right_position(llava, positions):
         for step, token in enumerate(tokens[:-1]):
             if token == EOS:
                 break
-            out = llava(input_ids=torch.tensor([[token]]), past_key_values=out.past_key_values)
+            out = llava(input_ids=torch.tensor([[token]]), **{CACHE: cache_of(out)})
             torch.testing.assert_close(out.logits[0, -1], want[step + 1], **TOLERANCE)
 
 

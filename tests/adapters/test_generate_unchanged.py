@@ -4,6 +4,7 @@
 import pytest
 import tiny_models
 import torch
+from cache_names import CACHE, cache_of
 from packaging.version import Version
 from tiny_models import IMAGE, cut_row, llava_inputs
 from transformers import DynamicCache, StaticCache
@@ -79,7 +80,7 @@ def test_a_users_own_static_cache(llava_sdpa):
     inputs = llava_inputs((3, "I", 5))
     with tokenprune.apply(llava_sdpa, keep=5):
         cache = StaticCache(config=llava_sdpa.config.get_text_config(), max_cache_len=64)
-        own = llava_sdpa.generate(**inputs, past_key_values=cache, max_new_tokens=6, do_sample=False)
+        own = llava_sdpa.generate(**inputs, **{CACHE: cache}, max_new_tokens=6, do_sample=False)
         assert torch.equal(own, llava_sdpa.generate(**inputs, max_new_tokens=6, do_sample=False))
         assert int(cache.get_seq_length()) == own.shape[1] - 1
         assert int(cache.layers[0].cumulative_length) == own.shape[1] - 1 - 11
@@ -88,8 +89,8 @@ def test_a_users_own_static_cache(llava_sdpa):
 def test_a_users_own_dynamic_cache_and_its_methods(llava_sdpa, inputs):
     with tokenprune.apply(llava_sdpa, method="stride", keep=6):
         cache = DynamicCache(config=llava_sdpa.config.get_text_config())
-        out = llava_sdpa(**inputs, past_key_values=cache, use_cache=True)
-        assert out.past_key_values is cache
+        out = llava_sdpa(**inputs, **{CACHE: cache}, use_cache=True)
+        assert cache_of(out) is cache
         n = inputs["input_ids"].shape[1]
         stored = cache.layers[0].keys.shape[2]
         assert cache.get_seq_length() == n and stored == 22  # row 1: 10 of text, twice 6 of an image
@@ -104,18 +105,18 @@ def test_a_users_own_dynamic_cache_and_its_methods(llava_sdpa, inputs):
 def test_a_cache_cannot_be_cropped_into_the_pruned_prompt(llava_sdpa):
     inputs = llava_inputs((3, "I", 5))
     with tokenprune.apply(llava_sdpa, keep=6):
-        cache = llava_sdpa(**inputs, use_cache=True).past_key_values
+        cache = cache_of(llava_sdpa(**inputs, use_cache=True))
         more = {"input_ids": torch.tensor([[7, 8, 9]])}
-        want = llava_sdpa(**more, past_key_values=cache).logits
+        want = llava_sdpa(**more, **{CACHE: cache}).logits
         cache.crop(-3)
         assert cache.get_seq_length() == inputs["input_ids"].shape[1]
-        torch.testing.assert_close(llava_sdpa(**more, past_key_values=cache).logits, want)
+        torch.testing.assert_close(llava_sdpa(**more, **{CACHE: cache}).logits, want)
         after = int(
             (inputs["input_ids"][0] != IMAGE).flip(0).long().cumprod(0).sum()
         )  # text behind the image
         cache.crop(-3 - after)
         last = {"input_ids": torch.cat([inputs["input_ids"][:, -after:], more["input_ids"]], 1)}
-        torch.testing.assert_close(llava_sdpa(**last, past_key_values=cache).logits[:, after:], want)
+        torch.testing.assert_close(llava_sdpa(**last, **{CACHE: cache}).logits[:, after:], want)
         with pytest.raises(tokenprune.UnsupportedCallError, match="crop"):
             cache.crop(-after - 6)  # all that is left of the image
 
@@ -165,9 +166,7 @@ def test_text_turn_then_image_turn(llava):
             "max_new_tokens": 5,
             "do_sample": False,
         }
-        assert torch.equal(
-            llava.generate(**call, past_key_values=out.past_key_values), llava.generate(**call)
-        )
+        assert torch.equal(llava.generate(**call, **{CACHE: cache_of(out)}), llava.generate(**call))
 
 
 def test_inputs_embeds_with_pixels(llava_sdpa):

@@ -4,6 +4,7 @@
 import pytest
 import tiny_families as families
 import torch
+from cache_names import CACHE, cache_of
 from family_cases import KEEP, OPTIONS, REPEATS_WRONGLY, TOLERANCE, WHOLE, generated
 from tiny_families import CLASSES, IMAGE, cut_row
 
@@ -96,7 +97,7 @@ def test_a_second_turn_with_a_new_image_on_the_same_cache(name):
         later["attention_mask"] = torch.nn.functional.pad(one["attention_mask"], (0, added), value=1)
         if name == "gemma3":
             later["token_type_ids"] = (ids == IMAGE).long()
-        return generated(model, {"input_ids": ids, **later}, past_key_values=out.past_key_values)[1]
+        return generated(model, {"input_ids": ids, **later}, **{CACHE: cache_of(out)})[1]
 
     with tokenprune.apply(model, method="divprune", keep=KEEP):
         together = two_turns(first, more)

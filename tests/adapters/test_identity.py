@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from cache_names import CACHE, cache_of
 from tiny_models import IMAGE, llava_inputs
 from transformers import DynamicCache
 
@@ -88,22 +89,22 @@ def test_a_second_apply_is_refused_and_the_first_stays(llava_sdpa, inputs):
 def test_a_pruned_cache_raises_once_its_handle_is_gone(llava_sdpa):
     inputs = llava_inputs((3, "I", 5))
     with tokenprune.apply(llava_sdpa, keep=5):
-        cache = llava_sdpa(**inputs, use_cache=True).past_key_values
+        cache = cache_of(llava_sdpa(**inputs, use_cache=True))
     token = torch.tensor([[7]])
     with pytest.raises(tokenprune.StaleCacheError, match="new cache"):
-        llava_sdpa(input_ids=token, past_key_values=cache)
+        llava_sdpa(input_ids=token, **{CACHE: cache})
     with tokenprune.apply(llava_sdpa, keep=5), pytest.raises(tokenprune.StaleCacheError):
-        llava_sdpa(input_ids=token, past_key_values=cache)
+        llava_sdpa(input_ids=token, **{CACHE: cache})
 
 
 def test_an_unpruned_cache_goes_on_under_a_handle(llava_sdpa):
     inputs = llava_inputs((3, "I", 5))
-    cache = llava_sdpa(**inputs, use_cache=True).past_key_values
+    cache = cache_of(llava_sdpa(**inputs, use_cache=True))
     token = torch.tensor([[7]])
-    want = llava_sdpa(input_ids=token, past_key_values=cache).logits
-    again = llava_sdpa(**inputs, use_cache=True, past_key_values=DynamicCache()).past_key_values
+    want = llava_sdpa(input_ids=token, **{CACHE: cache}).logits
+    again = cache_of(llava_sdpa(**inputs, use_cache=True, **{CACHE: DynamicCache()}))
     with tokenprune.apply(llava_sdpa, keep=5):
-        assert torch.equal(llava_sdpa(input_ids=token, past_key_values=again).logits, want)
+        assert torch.equal(llava_sdpa(input_ids=token, **{CACHE: again}).logits, want)
 
 
 def test_images_below_min_tokens_are_left_alone(llava_sdpa, inputs):

@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 import tiny_models
 import torch
+from cache_names import cache_of
 from model_cases import Case
 from reference.kept_rows import kept_slots, stock_logits
 from torch import nn
@@ -184,7 +185,7 @@ def test_decoder_cuts(model, method):
     inputs = tiny_models.llava_inputs((3, "I", 5))
     before = model(**inputs).logits
     with tokenprune.apply(model, method=method, keep=KEEP) as handle:
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         image = handle.last.images[0]
     assert [layer.keys.shape[2] for layer in cache.layers] == [9 + n for n in image.rows_entering(4)]
     assert image.n_after == KEEP

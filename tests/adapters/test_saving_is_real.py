@@ -4,6 +4,7 @@
 import pytest
 import tiny_families
 import torch
+from cache_names import cache_of
 from tiny_models import llava_inputs
 
 import tokenprune
@@ -12,7 +13,7 @@ import tokenprune
 def test_slots_fall_by_exactly_the_dropped_tokens(llava):
     inputs = llava_inputs((3, "I", 5, "I", 2))
     with tokenprune.apply(llava, keep=5) as handle:
-        cache = llava(**inputs, use_cache=True).past_key_values
+        cache = cache_of(llava(**inputs, use_cache=True))
         report = handle.last
     n = inputs["input_ids"].shape[1]
     assert {layer.keys.shape[2] for layer in cache.layers} == {n - 2 * 11}
@@ -32,7 +33,7 @@ def test_a_static_cache_uses_fewer_slots(llava_sdpa):
             return_dict_in_generate=True,
         )
         assert handle.last.kv_bytes_unpruned - handle.last.kv_bytes == 11 * 4 * 2 * 2 * 16 * 4
-    layer = out.past_key_values.layers[0]
+    layer = cache_of(out).layers[0]
     assert int(layer.cumulative_length) == inputs["input_ids"].shape[1] - 11 + 1
 
 
@@ -42,10 +43,10 @@ def test_layers_that_slide_hold_their_window_at_most(row, stored):
     model, inputs = tiny_families.model("gemma3"), tiny_families.inputs("gemma3", row)
     n, slot = inputs["input_ids"].shape[1], 2 * 2 * 16 * 4  # keys and values, heads, width, bytes
     assert n == stored + 13
-    unpruned = model(**inputs, use_cache=True).past_key_values
+    unpruned = cache_of(model(**inputs, use_cache=True))
     static = {"max_new_tokens": 1, "do_sample": False, "cache_implementation": "static"}
     with tokenprune.apply(model, method="stride", keep=3) as handle:
-        pruned = model(**inputs, use_cache=True).past_key_values
+        pruned = cache_of(model(**inputs, use_cache=True))
         report = handle.last
         model.generate(**inputs, **static)
         in_static = handle.last

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from cache_names import cache_of
 from reference import llava_by_hand
 from tiny_models import llava_inputs
 
@@ -13,7 +14,7 @@ import tokenprune
 def test_every_image_keeps_a_token_and_all_text_stays(llava, budget):
     inputs = llava_inputs((3, "I", "I", 5), (1, "I", 7))
     with tokenprune.apply(llava, method="divprune", **budget) as handle:
-        cache = llava(**inputs, use_cache=True).past_key_values
+        cache = cache_of(llava(**inputs, use_cache=True))
         assert [(i.row, i.n_before, i.n_after) for i in handle.last.images] == [
             (0, 16, 1),
             (0, 16, 1),

@@ -6,6 +6,7 @@ import copy
 import pytest
 import tiny_models
 import torch
+from cache_names import CACHE, cache_of
 from model_cases import MODELS, ROWS, SECOND, Case
 from packaging.version import Version
 from reference.kept_rows import entered
@@ -129,14 +130,14 @@ def test_a_second_turn_on_the_same_cache(name, method, second):
         ones = torch.ones(len(ids), ids.shape[1] - one[0]["input_ids"].shape[1], dtype=torch.long)
         inputs = {k: v for k, v in two[0].items() if k in ("pixel_values", "image_sizes")}
         inputs |= {"input_ids": ids, "attention_mask": torch.cat([one[0]["attention_mask"], ones], 1)}
-        return generated(case.model, (inputs, None), past_key_values=out.past_key_values)
+        return generated(case.model, (inputs, None), **{CACHE: cache_of(out)})
 
     with tokenprune.apply(case.model, method=method, keep=KEEP):
         out, together = two_turns(first, more)
         for row in range(2):
             _, alone = two_turns(case.alone(first, row), case.alone(more, row))
             torch.testing.assert_close(together[row, :1], alone[0, :1], **TOLERANCE)
-    assert out.past_key_values.get_seq_length() == out.sequences.shape[1] - 1
+    assert cache_of(out).get_seq_length() == out.sequences.shape[1] - 1
 
 
 def test_stock_qwen_takes_no_new_image_on_a_cache():
@@ -160,7 +161,7 @@ def test_stock_qwen_takes_no_new_image_on_a_cache():
     want = case.model.generate(**call, **both)
     for images in (both, new, {**new, "image_grid_thw": both["image_grid_thw"]}):
         try:
-            got = case.model.generate(**call, past_key_values=copy.deepcopy(out.past_key_values), **images)
+            got = case.model.generate(**call, **{CACHE: copy.deepcopy(cache_of(out))}, **images)
         except (ValueError, RuntimeError, IndexError, StopIteration):
             continue
         assert REPEATS_WRONGLY and not torch.equal(got, want)
@@ -183,10 +184,10 @@ def test_qwen_takes_a_new_image_on_a_cache_by_plain_calls(method):
                 attention_mask=torch.ones_like(ids[:, : tokens.stop]),
                 pixel_values=whole["pixel_values"][rows],
                 image_grid_thw=whole["image_grid_thw"][number : number + 1],
-                past_key_values=cache,
+                **{CACHE: cache},
                 use_cache=True,
             )
-            cache = out.past_key_values
+            cache = cache_of(out)
             assert [i.kept.tolist() for i in handle.last.images] == kept[number : number + 1]
     torch.testing.assert_close(out.logits, want, **TOLERANCE)
     assert cache.get_seq_length() == ids.shape[1]
@@ -246,7 +247,7 @@ def test_slots_fall_by_exactly_the_dropped_tokens(name):
     case = Case(name)
     inputs = case.single()[0]
     with tokenprune.apply(case.model, keep=KEEP) as handle:
-        cache = case.model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(case.model(**inputs, use_cache=True))
         report = handle.last
     stored = inputs["input_ids"].shape[1] - report.n_before + report.n_after
     assert {layer.keys.shape[2] for layer in cache.layers} == {stored}

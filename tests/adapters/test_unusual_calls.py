@@ -12,6 +12,7 @@ import accelerate
 import pytest
 import tiny_models
 import torch
+from cache_names import CACHE, cache_of
 from tiny_models import IMAGE, llava_inputs
 from transformers import (
     LlavaConfig,
@@ -157,16 +158,16 @@ def test_a_qwen_that_slides_is_refused():
 
 def test_a_copied_cache_ends_with_the_pruning(model):
     with tokenprune.apply(model, keep=4):
-        cache = model(**llava_inputs(ONE), use_cache=True).past_key_values
+        cache = cache_of(model(**llava_inputs(ONE), use_cache=True))
         twin = copy.deepcopy(cache)
         more = {"input_ids": torch.tensor([[5]])}
         torch.testing.assert_close(
-            model(**more, past_key_values=cache).logits, model(**more, past_key_values=twin).logits
+            model(**more, **{CACHE: cache}).logits, model(**more, **{CACHE: twin}).logits
         )
         with pytest.raises(tokenprune.UnsupportedCallError, match="cannot be pickled or saved"):
             torch.save(cache, io.BytesIO())
     with pytest.raises(tokenprune.StaleCacheError):
-        model(**more, past_key_values=twin)
+        model(**more, **{CACHE: twin})
 
 
 def test_an_emptied_static_cache_is_as_good_as_new(model):
@@ -174,25 +175,25 @@ def test_an_emptied_static_cache_is_as_good_as_new(model):
     cache = StaticCache(config=model.config.text_config, max_cache_len=64)
     unpruned = model.generate(**inputs, **GREEDY)
     with tokenprune.apply(model, keep=4):
-        model.generate(**inputs, **GREEDY, past_key_values=cache)
+        model.generate(**inputs, **GREEDY, **{CACHE: cache})
     cache.reset()
-    assert torch.equal(model.generate(**inputs, **GREEDY, past_key_values=cache), unpruned)
+    assert torch.equal(model.generate(**inputs, **GREEDY, **{CACHE: cache}), unpruned)
     cache.reset()
     with tokenprune.apply(model, keep=4):
         want = model.generate(**inputs, **GREEDY)
-        assert torch.equal(model.generate(**inputs, **GREEDY, past_key_values=cache), want)
+        assert torch.equal(model.generate(**inputs, **GREEDY, **{CACHE: cache}), want)
     with pytest.raises(tokenprune.StaleCacheError):
-        model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+        model(input_ids=torch.tensor([[5]]), **{CACHE: cache})
 
 
 def test_a_mask_planned_for_the_unpruned_sequence_is_refused(model):
     inputs = llava_inputs(ONE)
     length = inputs["input_ids"].shape[1]
     with tokenprune.apply(model, keep=4):
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         tree = torch.ones(1, 1, 3, length + 3, dtype=torch.bool).tril(length)
         with pytest.raises(tokenprune.UnsupportedCallError, match="two-dimensional"):
-            model(input_ids=torch.tensor([[5, 6, 7]]), attention_mask=tree, past_key_values=cache)
+            model(input_ids=torch.tensor([[5, 6, 7]]), attention_mask=tree, **{CACHE: cache})
 
 
 def test_weights_changed_behind_torchs_back_are_read_again(model):

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from cache_names import CACHE
 from tokenprune_bench.evaluation import Answered, kv_cache_bytes, mean_costs, prefill_flops
 from tokenprune_bench.evaluation.kv_cache import rows_held
 from tokenprune_bench.scenes import Question
@@ -64,7 +65,7 @@ def test_cache_bytes_are_those_of_a_real_cache(kv_heads, head_dim):
     c = config(kv_heads, **({} if head_dim is None else {"head_dim": head_dim}))
     model, cache = LlamaForCausalLM(c).eval(), DynamicCache(config=c)
     with torch.no_grad():
-        model(torch.arange(ROWS)[None], past_key_values=cache)
+        model(torch.arange(ROWS)[None], **{CACHE: cache})
     real = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     assert kv_cache_bytes(c, ROWS, 4) == real
 
@@ -82,7 +83,7 @@ def test_a_layer_that_slides_holds_its_window_at_most(kind, more, rows):
     c = config(2, kind, sliding_window=9, **more)
     model, cache = AutoModelForCausalLM.from_config(c).eval(), DynamicCache(config=c)
     with torch.no_grad():
-        model(torch.arange(rows)[None], past_key_values=cache)
+        model(torch.arange(rows)[None], **{CACHE: cache})
     held = [layer.keys.shape[2] for layer in cache.layers]
     few = min(rows, 8)
     assert rows_held(c, rows) == held == ([rows, few, rows] if more else [few] * 3)

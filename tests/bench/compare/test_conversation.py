@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from cache_names import CACHE, cache_of
 from tokenprune_bench.cli.failures import BadInputError
 from tokenprune_bench.compare.conversation import TURNS, _applied, _ask_anew, conversations, converse, later
 from tokenprune_bench.compare.dialogue import continuation, rendered, talk
@@ -27,7 +28,7 @@ def on_the_cache(embedded, questions, setting, numbers, max_new_tokens):
     said = []
     with setting.applied(model):
         inputs = tokenized(processor, [image], [items[0].question.text])
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         ids = inputs["input_ids"]
         length = ids.shape[1]
         after = int((ids[0] == model.config.image_token_id).nonzero().max()) + 1
@@ -43,7 +44,7 @@ def on_the_cache(embedded, questions, setting, numbers, max_new_tokens):
             mask = torch.ones_like(whole)
             mask[:, after:length] = 0
             out = model.generate(
-                input_ids=whole, attention_mask=mask, past_key_values=cache, do_sample=False,
+                input_ids=whole, attention_mask=mask, **{CACHE: cache}, do_sample=False,
                 max_new_tokens=max_new_tokens,
             )  # fmt: skip
             said.append(processor.batch_decode(out[:, whole.shape[1] :], skip_special_tokens=True)[0].strip())
