@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads for tiny tensors, and installing plugins for the length of one test."""
 
+import logging
 import sys
 import textwrap
 
 import hypothesis
 import pytest
 import torch
+from deprecations import RaiseDeprecations, forget_what_was_said
 
 import tokenprune
 
@@ -17,6 +19,20 @@ collect_ignore = ["lmms_eval", "vllm"]
 hypothesis.settings.register_profile("tokenprune", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tokenprune")
 torch.set_num_threads(1)  # tensors are tiny here: threads would only wait for each other
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _deprecations_are_errors():
+    """Python's warnings are errors by pyproject.toml; transformers logs some of its deprecations instead."""
+    handler, logger = RaiseDeprecations(), logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _deprecations_are_said_again():
+    forget_what_was_said()
 
 
 @pytest.fixture
