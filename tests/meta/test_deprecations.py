@@ -19,7 +19,6 @@ def library(source, name="transformers.models.llava"):
 
 warn = library(f"def call(message={MESSAGE!r}): logging.getLogger('transformers.models').warning(message)")
 through = library("def call(function): return functools.partial(function)()", "torch.nn.modules.module")
-stranger = library("def call(function): return function()", "accelerate.hooks")
 
 
 @pytest.mark.parametrize("call", [warn, lambda: through(warn)], ids=["directly", "through torch"])
@@ -28,8 +27,9 @@ def test_what_a_test_calls_for_is_an_error(call):
         call()
 
 
-def test_what_somebody_else_calls_for_is_none_of_ours():
-    stranger(warn)
+@pytest.mark.parametrize("name", ["accelerate.hooks", "transformers.generation.candidate_generator"])
+def test_what_somebody_else_calls_for_is_none_of_ours(name):
+    library("def call(function): return function()", name)(warn)
 
 
 def test_other_messages_pass():
