@@ -24,11 +24,13 @@ from .errors import (
     OptionError,
     PluginConflictError,
     PluginError,
+    ReceiptError,
     StaleCacheError,
     TokenPruneError,
     UnknownNameError,
     UnsupportedCallError,
     UnsupportedModelError,
+    UntestedVersionWarning,
 )
 from .handle import PruningHandle, active_handle, is_pruned
 from .hookspecs import hookimpl
@@ -73,6 +75,7 @@ __all__ = [
     "Projector",
     "PruningHandle",
     "PruningReport",
+    "ReceiptError",
     "Reducer",
     "Schedule",
     "Scorer",
@@ -83,6 +86,7 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedCallError",
     "UnsupportedModelError",
+    "UntestedVersionWarning",
     "VisualTokens",
     "active_handle",
     "apply",

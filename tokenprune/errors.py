@@ -47,3 +47,14 @@ class UnsupportedCallError(TokenPruneError, RuntimeError):
 
 class StaleCacheError(TokenPruneError, RuntimeError):
     """A key-value cache filled by a pruned model is used after the pruning was removed."""
+
+
+class ReceiptError(TokenPruneError, RuntimeError):
+    """A pruned call did not do what was planned: what was stored or returned has another length.
+
+    The installed model library works differently from those that were tested. The answer is not to be used.
+    """
+
+
+class UntestedVersionWarning(UserWarning):
+    """A model library is installed in a version outside of the tested range."""

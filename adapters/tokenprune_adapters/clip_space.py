@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from tokenprune import IncompatibleError
 
+from .transformers import stock
+
 # what chat templates and benchmarks put behind a question; CLIP is to read the question alone
 ENDS = ("ASSISTANT:", "[/INST]", "<|im_end|>", "<|im_start|>", "\nAnswer the question using", "\nAnswer with")
 
@@ -80,10 +82,10 @@ class ClipSpace:
         longest: int = self.clip.config.text_config.max_position_embeddings
         tokens = self.clip_tokenizer(text, return_tensors="pt")
         segments = {
-            name: nn.functional.pad(tokens[name][0], (0, -tokens[name].shape[1] % longest)).view(-1, longest)
-            for name in ("input_ids", "attention_mask")
+            name: nn.functional.pad(rows[0], (0, -rows.shape[1] % longest)).view(-1, longest)
+            for name, rows in tokens.items()
         }
         device = self.clip.text_projection.weight.device
         given = {name: rows.to(device) for name, rows in segments.items()}
-        embeds: Tensor = self.clip.get_text_features(**given).pooler_output
+        embeds: Tensor = stock.output_field(self.clip.get_text_features(**given), "features")
         return embeds.to(ids.device)

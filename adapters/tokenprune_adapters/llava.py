@@ -16,7 +16,7 @@ import tokenprune
 from tokenprune import Layout, Projector, UnsupportedCallError
 from tokenprune.projector import in_float32, two_layer_form
 
-from .transformers import clip_signals
+from .transformers import clip_signals, stock
 from .transformers.capture import Encoded
 from .transformers.vlm import ImageSignal, TransformersAdapter
 
@@ -33,15 +33,21 @@ class LlavaAdapter(TransformersAdapter):
 
     def vision_attention(self) -> nn.Module | None:
         """Attention of the layer whose output is projected; None without a class token to look from."""
-        layer = self.model.config.vision_feature_layer
+        layer = stock.config_value(self.model.config, "feature_layer")
         tower = getattr(self.vision_tower, "vision_model", self.vision_tower)
         embeddings = getattr(tower, "embeddings", None)
-        with_class_row = self.model.config.vision_feature_select_strategy == "full"  # a token without a place
+        with_class_row = (
+            stock.config_value(self.model.config, "feature_rule") == "full"
+        )  # a token without a place
         if not isinstance(layer, int) or not hasattr(embeddings, "class_embedding") or with_class_row:
             return None
         # hidden state i > 0 is the output of layer i - 1; counted from the end both agree
         attention: nn.Module = tower.encoder.layers[layer if layer < 0 else layer - 1].self_attn
         return attention
+
+    def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Which tower layer is projected; Pixtral's sizes, which transformers 5.17 does not name."""
+        return ("feature_layer", "feature_rule"), ("sizes",)
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
         """What goes into the projector; with a class token also its attention, keys and row."""
@@ -65,7 +71,7 @@ class LlavaAdapter(TransformersAdapter):
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """Pixtral's grid; a square where N is a square, as with every CLIP and SigLIP tower; else one row."""
         n = encoded.lengths[number]
-        sizes = encoded.arguments.get("image_sizes")
+        sizes = encoded.arguments["sizes"]
         if sizes is not None:
             h, w = (int(side) // self.model.config.vision_config.patch_size for side in sizes[number])
             if h * w == n:
@@ -75,11 +81,12 @@ class LlavaAdapter(TransformersAdapter):
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Refuse a call that projects another layer than the configuration, where signals come from."""
-        for name in ("vision_feature_layer", "vision_feature_select_strategy"):
-            given, wanted = arguments.get(name), getattr(self.model.config, name)
-            if given is not None and given != wanted:
+        for word in ("feature_layer", "feature_rule"):
+            passed, wanted = arguments[word], stock.config_value(self.model.config, word)
+            if passed is not None and passed != wanted:
+                name = stock.ARGUMENTS[word][0]
                 raise UnsupportedCallError(
-                    f"this call asks for {name}={given!r}, the model was pruned with {wanted!r}; set it in "
+                    f"this call asks for {name}={passed!r}, the model was pruned with {wanted!r}; set it in "
                     "model.config before apply()"
                 )
 
@@ -118,8 +125,10 @@ class LlavaAdapter(TransformersAdapter):
     def _cls_hidden(self, encoded: Encoded, number: int) -> Tensor:
         """The class token's row of the layer that is projected, (tiles, D_v)."""
         tiles = self.tiles(encoded, number)
-        states = encoded.seen.tower_outputs[0].hidden_states
-        rows: Tensor = states[self.model.config.vision_feature_layer][tiles.start : tiles.stop, 0]
+        states = stock.output_field(encoded.seen.tower_outputs[0], "states")
+        rows: Tensor = states[stock.config_value(self.model.config, "feature_layer")][
+            tiles.start : tiles.stop, 0
+        ]
         return rows
 
 

@@ -31,6 +31,10 @@ class LlavaNextAdapter(LlavaAdapter):
         """Whether this is transformers' LlavaNextForConditionalGeneration (subclasses too)."""
         return any(base.__name__ == "LlavaNextForConditionalGeneration" for base in type(model).__mro__)
 
+    def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Which tower layer is projected, and the sizes of pictures."""
+        return ("feature_layer", "feature_rule", "sizes"), ()
+
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """Tile of each token (newlines belong to the one before them), grids, the full tile count."""
         side = self.model.config.vision_config.image_size
@@ -71,7 +75,7 @@ class LlavaNextAdapter(LlavaAdapter):
                 grid_pinpoints=config.image_grid_pinpoints,
                 patch_size=config.vision_config.image_size,
             )
-            for size in encoded.arguments["image_sizes"]
+            for size in encoded.arguments["sizes"]
         ]
 
     def _row_numbers(self, encoded: Encoded, number: int) -> Tensor:
@@ -81,7 +85,7 @@ class LlavaNextAdapter(LlavaAdapter):
         """
         n_tiles = len(self.tiles(encoded, number))
         numbers = torch.arange(1, n_tiles * self._patches + 1, dtype=torch.float64).view(n_tiles, -1, 1)
-        sizes = encoded.arguments["image_sizes"][number : number + 1]
+        sizes = encoded.arguments["sizes"][number : number + 1]
         packed, _ = self.inner.pack_image_features([numbers], sizes, "default", numbers.new_zeros(1))
         rows: Tensor = packed[0].squeeze(-1).long()
         return rows

@@ -29,6 +29,7 @@ class Qwen25VLAdapter(TransformersAdapter):
 
     name: ClassVar[str] = "qwen2.5-vl"
     modalities: tuple[str, ...] = ("image", "video")
+    position_axes = 3
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
@@ -66,6 +67,10 @@ class Qwen25VLAdapter(TransformersAdapter):
         attention: nn.Module = tower.blocks[max(tower.fullatt_block_indexes)].attn
         return attention
 
+    def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The grids of patches."""
+        return (f"{modality}_grids",), ()
+
     def image_signals(self) -> Mapping[str, ImageSignal]:
         """Merger inputs; attention and keys averaged over each token's patches. There is no class token."""
         return {
@@ -96,9 +101,9 @@ class Qwen25VLAdapter(TransformersAdapter):
 
     def _grids(self, encoded: Encoded) -> Tensor:
         """Frames, rows and columns of patches of each image or video, (images, 3)."""
-        names = ("image_grid_thw", "video_grid_thw")
-        grids: Tensor = next(g for g in map(encoded.arguments.get, names) if g is not None)
-        return grids
+        (grids,) = encoded.arguments.values()
+        assert grids is not None  # the encoder has no default for them
+        return grids  # type: ignore[no-any-return]
 
     def _in_token_order(self, encoded: Encoded, number: int, patches: Tensor) -> Tensor:
         """Rows of all patches in window order (M, ...) -> one image's tokens' patches (N, P, ...)."""

@@ -16,6 +16,7 @@ from tokenprune import Cut, IncompatibleError, Projector
 from tokenprune.projector import in_float32
 
 from .qwen2_5_vl import Qwen25VLAdapter
+from .transformers import stock
 from .transformers.capture import Encoded
 from .transformers.forms import centred, layer_norm_form
 from .transformers.plan import RowPlan, take
@@ -96,18 +97,20 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
                     f"schedule= from {self.first_layer} on"
                 )
 
-    def prune_arguments(self, kwargs: dict[str, Any], plan: RowPlan) -> None:
+    def language_words(self) -> tuple[str, ...]:
+        """The mask of visual tokens, and the rows that are added."""
+        return "visual", "added"
+
+    def prune_arguments(self, language: stock.LanguageCall, plan: RowPlan) -> None:
         """Cut the mask of visual tokens, and the rows that are added."""
-        mask: Tensor | None = kwargs.get("visual_pos_masks")
+        mask = language.visual
         if mask is None:
             return
         number = (mask.flatten().cumsum(0) - 1).view_as(mask)  # of each visual token among all of the batch
         kept = take(mask, plan.index) if plan.valid is None else take(mask, plan.index) & plan.valid
         rows = take(number, plan.index)[kept]
-        kwargs["visual_pos_masks"] = kept
-        kwargs["deepstack_visual_embeds"] = [
-            each[rows.to(each.device)] for each in kwargs["deepstack_visual_embeds"]
-        ]
+        language.visual = kept
+        language.added = [each[rows.to(each.device)] for each in language.added]
 
 
 @tokenprune.hookimpl

@@ -11,14 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from tokenprune import UnsupportedCallError
 
+from . import stock
 from .call import Call
 from .plan import RowPlan, take
-
-MAKERS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 
 
 def block_numbers(mask: Any, stored: int, n_new: int) -> Tensor | None:
@@ -26,8 +24,7 @@ def block_numbers(mask: Any, stored: int, n_new: int) -> Tensor | None:
 
     `mask` is whatever the language model was handed; only masks of four dimensions can have blocks.
     """
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention")
+    mask = stock.one_mask(mask)
     if not isinstance(mask, Tensor) or mask.ndim != 4 or n_new == 1:
         return None
     square = mask[:, 0, :, stored : stored + n_new]  # (B, L, L)
@@ -39,19 +36,23 @@ def block_numbers(mask: Any, stored: int, n_new: int) -> Tensor | None:
     return torch.where(alone, -1, together.int().argmax(-1))
 
 
-def own_masks(language: Any, call: Call, given: Any, flat: Tensor | None, plan: RowPlan | None) -> Any:
-    """What the language model is to be handed: `flat`, the padding, or masks with the blocks of `given`.
+def own_masks(
+    makers: stock.MaskMakers, config: Any, call: Call, made: Any, flat: Tensor | None, plan: RowPlan | None
+) -> Any:
+    """What the language model is to be passed: `flat`, the padding, or masks with the blocks of `made`.
 
     Parameters
     ----------
-    given
+    config
+        The language model's.
+    made
         The mask the model made for all L tokens.
     flat
         The two-dimensional mask over what the cache stores and the rows that stay; None: all visible.
     plan
         Which rows stay; None: all.
     """
-    blocks = block_numbers(given, call.stored_at(0), call.n_new)
+    blocks = block_numbers(made, call.stored_at(0), call.n_new)
     if blocks is None:
         return flat
     embeds = call.entered
@@ -61,21 +62,11 @@ def own_masks(language: Any, call: Call, given: Any, flat: Tensor | None, plan: 
         blocks = take(blocks, plan.index)
         blocks = blocks if plan.valid is None else blocks.masked_fill(~plan.valid, -1)
     blocks = torch.nn.functional.pad(blocks, (call.seen, 0), value=-1)
-    kinds = list(given) if isinstance(given, dict) else ["full_attention"]
-    unknown = sorted(set(kinds) - set(MAKERS))
+    kinds = list(made) if isinstance(made, dict) else [stock.FULL]
+    unknown = sorted(set(kinds) - set(stock.MASKS))
     if unknown:
         raise UnsupportedCallError(
             f"image tokens that see each other under masks of the kind {', '.join(unknown)} are not supported"
         )
-    masks = {
-        kind: MAKERS[kind](
-            config=language.config,
-            inputs_embeds=embeds,
-            attention_mask=flat,
-            past_key_values=call.cache,
-            position_ids=None,
-            block_sequence_ids=blocks,
-        )
-        for kind in kinds
-    }
-    return masks if isinstance(given, dict) else masks["full_attention"]
+    masks = {kind: makers.make(kind, config, embeds, flat, call.kv, blocks) for kind in kinds}
+    return masks if isinstance(made, dict) else masks[stock.FULL]

@@ -10,8 +10,9 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .cache import PrunedLayer, stored_length
+from . import stock
 from .plan import RowPlan, take
+from .pruned_layer import PrunedLayer, stored_length
 from .rows import Image, RowChoice
 
 P = ParamSpec("P")
@@ -51,14 +52,17 @@ class Stage:
 class Call:
     """One forward of the language model: B rows, L new tokens.
 
-    `real` (B, L) marks new tokens that are no padding, `past` (B, S) the same for what an unpruned cache
-    already stores; None: all. `stored` counts each cache layer's slots before the call. `front` is the cut
-    before the language model, `stages` those before decoder layers, over the rows that entered it;
-    `positions` are what its rotary embedding is to see or has seen.
+    `kv` is its key-value cache, `caching` whether one was asked for (None: not said). `real` (B, L) marks new
+    tokens that are no padding, `past` (B, S) the same for what an unpruned cache already stores; None: all.
+    `stored` counts each cache layer's slots before the call. `front` is the cut before the language model,
+    `stages` those before decoder layers, over the rows that entered it, `due` the layers before which rows
+    are to be dropped. `positions` are what its rotary embedding is to see or has seen, `rotates` says that it
+    was called.
     """
 
     n_new: int
-    cache: Any = None
+    kv: Any = None
+    caching: bool | None = None
     real: Tensor | None = None
     past: Tensor | None = None
     stored: list[int] = field(default_factory=list)
@@ -68,6 +72,8 @@ class Call:
     entered_real: Tensor | None = None
     positions: Tensor | None = None
     choice: RowChoice | None = None
+    due: frozenset[int] = frozenset()
+    rotates: bool = False
     stages: dict[int, Stage] = field(default_factory=dict)
     taps: dict[int, tuple[Tensor, Tensor, float | None]] = field(default_factory=dict)
     masks: dict[Any, Any] = field(default_factory=dict)
@@ -75,18 +81,17 @@ class Call:
     seconds: float = 0.0
 
     @classmethod
-    def read(cls, embeds: Tensor, kwargs: dict[str, Any]) -> Call:
+    def read(cls, language: stock.LanguageCall) -> Call:
         """Read a call off the language model's arguments."""
-        call = cls(embeds.shape[1], kwargs.get("past_key_values"))
-        mask = kwargs.get("attention_mask")
+        assert language.embeds is not None
+        call = cls(language.embeds.shape[1], language.kv, language.caching)
         if call.n_new > 1:  # a decoding step needs none of this, and must not wait for a device
-            if call.cache is not None:
-                call.stored = [stored_length(layer) for layer in call.cache.layers]
+            call.stored = [stored_length(layer) for layer in stock.layers_of(call.kv)]
             stored = call.stored_at(0)
-            call.real = _tokens(mask, slice(stored, stored + call.n_new), slice(-call.n_new, None))
-            if call.stored_at(0) and not isinstance(call.layer(0), PrunedLayer):
-                call.past = _tokens(mask, slice(call.stored_at(0)))
-        call.entered, call.entered_real = embeds, call.real
+            call.real = _tokens(language.mask, slice(stored, stored + call.n_new), slice(-call.n_new, None))
+            if stored and not isinstance(call.layer(0), PrunedLayer):
+                call.past = _tokens(language.mask, slice(stored))
+        call.entered, call.entered_real = language.embeds, call.real
         return call
 
     def hides(self, image: Image) -> bool:
@@ -95,7 +100,8 @@ class Call:
 
     def layer(self, index: int) -> Any:
         """One layer of the cache, None without it."""
-        return self.cache.layers[index] if self.cache is not None and index < len(self.cache.layers) else None
+        layers = stock.layers_of(self.kv)
+        return layers[index] if index < len(layers) else None
 
     def stored_at(self, index: int) -> int:
         """Slots a cache layer had in use before the call."""
@@ -108,8 +114,8 @@ class Call:
 
     def dropped(self, layer: int) -> int:
         """Tokens of this call a layer does not get."""
-        stage = self.stage(layer)
-        return sum(one.plan.dropped for one in (self.front, stage) if one is not None)
+        stages = (self.front, self.stage(layer))
+        return sum(stage.plan.dropped for stage in stages if stage is not None)
 
     def valid(self, layer: int) -> Tensor | None:
         """Which rows a layer gets are no padding; None: all."""
@@ -118,20 +124,22 @@ class Call:
 
     def shift(self, layer: int) -> Tensor | None:
         """By how much a layer's later positions are closed up, (B, 1)."""
-        shifts = [one.shift for one in (self.front, self.stage(layer)) if one is not None]
+        shifts = [stage.shift for stage in (self.front, self.stage(layer)) if stage is not None]
         there = [shift for shift in shifts if shift is not None]
         return torch.stack(there).sum(0) if there else None
 
     @property
     def seen(self) -> int:
         """Tokens the cache has seen before this call."""
-        return 0 if self.cache is None else int(self.cache.get_seq_length())
+        return 0 if self.kv is None else int(stock.seen(self.kv))
 
-    def position_ids(self, embeds: Tensor, given: Tensor | None) -> Tensor:
+    def positions_of(self, embeds: Tensor, passed: Tensor | None) -> Tensor:
         """Positions of the new tokens, (1 or B, L) or (3, B, L): the caller's, or those that follow."""
-        if given is None:
+        if passed is None:
             return (torch.arange(self.n_new, device=embeds.device) + self.seen)[None]
-        return given[1:] if given.ndim == 3 and given.shape[0] == 4 else given  # a text row before M-RoPE's
+        return (
+            passed[1:] if passed.ndim == 3 and passed.shape[0] == 4 else passed
+        )  # a text row before M-RoPE's
 
     def mask_over_past(self, layer: int, n_new: int, new: Tensor | None) -> Tensor | None:
         """Two-dimensional mask over an unpruned past and `n_new` rows, `new` (B, n_new) marking padding."""
@@ -156,8 +164,7 @@ def _tokens(mask: Any, columns: slice, flat_columns: slice | None = None) -> Ten
 
     `columns` of a four-dimensional mask, `flat_columns` of a two-dimensional one where it differs.
     """
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention")
+    mask = stock.one_mask(mask)
     if not isinstance(mask, Tensor):
         return None
     if mask.ndim == 4:  # prepared by the model, or by generate for a static cache: what the last token sees

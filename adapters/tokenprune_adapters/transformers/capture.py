@@ -7,7 +7,6 @@ does it inside; both go through `get_image_features` of the inner model, which i
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from . import stock
 from .interposed import interpose
 from .tap import AttentionTap
 from .turn import Turn
@@ -41,7 +41,8 @@ class Seen:
 class Encoded:
     """The images of one encoding call: length of each, what passed, the arguments, rows and output.
 
-    `newlines` marks separator tokens of each image (N,), where the adapter tells them by their rows.
+    `arguments` are those the adapter reads (`encoder_words`), None where one was not passed. `newlines` marks
+    separator tokens of each image (N,), where the adapter tells them by their rows.
     """
 
     lengths: list[int]
@@ -60,7 +61,15 @@ class FeatureCapture:
         self._encoded: dict[str, list[Encoded]] = {}  # what somebody still has the output of
         self._own: dict[str, Encoded] = {}  # what the current call encoded
         self._seen, self._encoding = Seen(), False
+        self._waiting: set[str] = set()  # modalities encoded since a call brought images
         self._undo: list[Callable[[], None]] = []
+        try:
+            self._install(adapter, needs)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _install(self, adapter: TransformersAdapter, needs: frozenset[str]) -> None:
         for modality in adapter.modalities:
             self._watch(adapter.inner, modality)
         if needs & FROM_PROJECTOR:
@@ -72,17 +81,27 @@ class FeatureCapture:
         if attention is not None:
             self._undo.append(AttentionTap(attention, self._on_attention).remove)
 
-    def encoded(self, modality: str, given: Any = None) -> Encoded | None:
-        """Return what the current call encoded, or what `given` (an output) was made by; None: nothing."""
-        if given is None:
+    def encoded(self, modality: str, output: Any = None) -> Encoded | None:
+        """Return what the current call encoded, or the encoding that made `output`; None: neither."""
+        self._waiting.discard(modality)
+        if output is None:
             return self._own.get(modality)
-        found = self._encoded.get(modality, [])
-        same = [one for one in found if one.output() is given]
-        # hooks that move a model's inputs between devices rebuild the output, with the same rows
-        return next(iter(same or [one for one in found if _equal(one.rows, given.pooler_output)]), None)
+        encodings = self._encoded.get(modality, [])
+        same = [encoded for encoded in encodings if encoded.output() is output]
+        if (
+            not same
+        ):  # hooks that move a model's inputs between devices rebuild the output, with the same rows
+            rows = stock.output_field(output, "features")
+            same = [encoded for encoded in encodings if _equal(encoded.rows, rows)]
+        return next(iter(same), None)
+
+    def waiting(self) -> frozenset[str]:
+        """Modalities that were encoded and not brought by a call since."""
+        return frozenset(self._waiting)
 
     def forget(self) -> None:
         """A call begins that will encode its own images."""
+        self._waiting.clear()
         self._own, self._seen = {}, Seen()
         self._encoded = {name: _alive(made) for name, made in self._encoded.items()}
 
@@ -102,15 +121,14 @@ class FeatureCapture:
         self._seen.tower_outputs.append(output)
 
     def _watch(self, inner: nn.Module, modality: str) -> None:
-        name = f"get_{modality}_features"
-        original = getattr(inner, name, None)
-        if original is None:
-            return
-        signature = inspect.signature(original)
+        name = stock.encoder_name(modality)
+        words, optional = self._adapter.encoder_words(modality)
+        signature = stock.encoder_signature(inner, modality, words, optional)
+        original = getattr(inner, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind_partial(*args, **kwargs).arguments
-            arguments = {**bound, **bound.pop("kwargs", {})}
+            bound = signature.bind(args, kwargs)
+            arguments = {word: bound.get(own) for word, own in signature.names.items()}
             self._adapter.check_arguments(arguments)
             if self._encoding:  # videos that are encoded by way of the function for images
                 return original(*args, **kwargs)
@@ -119,12 +137,13 @@ class FeatureCapture:
                 output = original(*args, **kwargs)
             finally:
                 self._encoding = False
-            rows = getattr(output, "pooler_output", None)
-            if rows is not None:
+            if not isinstance(output, tuple):  # a caller of his own may ask for one; no model call takes it
+                rows = stock.output_field(output, "features")
                 lengths, newlines = self._adapter.lengths(rows), self._adapter.newlines(rows)
                 made = Encoded(lengths, self._seen, arguments, rows, weakref.ref(output), newlines)
                 self._encoded[modality] = [*_alive(self._encoded.get(modality, [])), made]
                 self._own[modality] = made
+                self._waiting.add(modality)
             self._seen = Seen()
             return output
 
@@ -139,8 +158,8 @@ class FeatureCapture:
         self._undo.append(interpose(inner, name, in_turn))
 
 
-def _alive(encoded: list[Encoded]) -> list[Encoded]:
-    return [one for one in encoded if one.output() is not None]
+def _alive(encodings: list[Encoded]) -> list[Encoded]:
+    return [encoded for encoded in encodings if encoded.output() is not None]
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tokenprune import IncompatibleError, Layout, VisualTokens
 
-from .cache import PrunedLayer
+from . import stock
 from .call import Call
+from .pruned_layer import PrunedLayer
 from .rows import Image
 from .tap import AttentionTap, attention_probabilities
 
@@ -40,8 +41,8 @@ class DecoderView:
         entered = call.entered
         assert entered is not None
         began, text = image.began, image.text
-        assert began is not None and text is not None
-        at, text_at = self._here(row, image.slots), self._here(row, text)
+        assert began is not None and text is not None and image.entered is not None
+        at, text_at = self._here(row, image.entered), self._here(row, text)
 
         def own(layer: int, what: str) -> None:
             if layer != self.layer:
@@ -119,20 +120,21 @@ class DecoderView:
     def _dry_attention(self) -> tuple[Tensor, Tensor, float | None]:
         """Let the layer that is about to run compute queries and keys, without attending or storing."""
         seen: list[tuple[Tensor, Tensor, float | None]] = []
-        layer = self.adapter.layers[self.layer]
-        tap = AttentionTap(layer.self_attn, lambda q, k, scale: seen.append((q, k, scale)), dry=True)
+        attention = self.adapter.attention(self.layer)
+        normed = self.adapter.norm_before_attention(self.layer, self.hidden)
+        signature = self.adapter.attention_signature(self.layer)
+        args, kwargs = signature.write(stock.LayerCall({}, normed, None, None, self.rotated))
+        tap = AttentionTap(attention, lambda q, k, scale: seen.append((q, k, scale)), dry=True)
         try:
-            layer.self_attn(
-                hidden_states=layer.input_layernorm(self.hidden),
-                position_embeddings=self.rotated,
-                attention_mask=None,
-            )
+            attention(*args, **kwargs)
         finally:
             tap.remove()
         query, key, scaling = seen[0]
         stored = self._past(self.layer)
         if stored:
-            key = torch.cat([self.call.layer(self.layer).keys[:, :, :stored], key], 2)
+            before = stock.keys_of(self.call.layer(self.layer))
+            assert before is not None
+            key = torch.cat([before[:, :, :stored], key], 2)
         return query, key, scaling
 
     def _probabilities(self, layer: int, row: int, queries: Tensor, image: Tensor) -> Tensor:

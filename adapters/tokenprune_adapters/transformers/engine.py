@@ -1,31 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pruned model: finds the images of a call, cuts before the language model, tells the cache."""
+"""One pruned model: hooks that cut before the language model, widen its output and tell the cache."""
 
 from __future__ import annotations
 
-import inspect
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from tokenprune import Cut, PruningReport, UnsupportedCallError, VisualTokens
-from tokenprune.stack import select_all
+from tokenprune import Cut, PruningReport, UnsupportedCallError
 
+from . import receipts, stock
 from .blocks import own_masks
-from .cache import PrunedLayer, as_pruned, bytes_held
 from .call import Call, Stage, untraced
-from .capture import Encoded, FeatureCapture
+from .capture import FeatureCapture
+from .choosing import Chooser, MethodChooser
 from .decoder import DecoderCuts
-from .front_signals import projector_tokens
-from .images import ImageSpan, locate
 from .interposed import NotCopied
 from .lease import Lease
 from .plan import take
+from .pruned_layer import PrunedLayer, as_pruned
 from .refusals import refuse_chunked_prefill, refuse_planned_masks
-from .rows import HIDDEN, Image, RowChoice
+from .tap import ATTENTION_SIGNALS
 from .turn import Turn
 
 if TYPE_CHECKING:
@@ -46,40 +42,63 @@ class Engine(NotCopied):
         At most one at the projector stage and one at the decoder stage.
     record
         Gets a report for each prefill with visual tokens.
+    chooser
+        Decides which rows stay; by default the cuts' methods do.
     """
 
     def __init__(
-        self, adapter: TransformersAdapter, cuts: Sequence[Cut], record: Callable[[PruningReport], None]
+        self,
+        adapter: TransformersAdapter,
+        cuts: Sequence[Cut],
+        record: Callable[[PruningReport], None],
+        chooser: Chooser | None = None,
     ) -> None:
         self.adapter, self.record = adapter, record
-        self.front = next((cut for cut in cuts if cut.method.stage == "projector"), None)
+        front = next((cut for cut in cuts if cut.method.stage == "projector"), None)
         decoder = next((cut for cut in cuts if cut.method.stage == "decoder"), None)
         self.lease = Lease()
+        self.brought: stock.ModelCall | None = None  # a call that brings images
         self._turn = Turn()
-        self._given: dict[str, Any] | None = None  # arguments of a call that brings images
         self._call: Call | None = None
-        inner, language = adapter.inner, adapter.language_model
-        self._inner_arguments = list(inspect.signature(type(inner).forward).parameters)[1:]
-        needs = frozenset() if self.front is None else self.front.method.needs
+        self._signatures = adapter.signatures(decoder is not None)
+        self._masks, self._kv_class = stock.MaskMakers.resolve(), stock.kv_class()
+        needs = frozenset() if front is None else front.method.needs
         self._reads_text = bool(needs & READS_TEXT)
-        hooks = [
-            inner.register_forward_pre_hook(self._enter_model, with_kwargs=True),
-            inner.register_forward_hook(self._leave_model, with_kwargs=True, always_call=True),
-            language.register_forward_pre_hook(self._enter_language, with_kwargs=True),
-            language.register_forward_hook(self._leave_language, with_kwargs=True),
-            adapter.rotary.register_forward_pre_hook(self._rotate, with_kwargs=True),
-        ]
-        self._undo = [hook.remove for hook in hooks]
+        self._undo: list[Callable[[], None]] = []
+        inner, language = adapter.inner, adapter.language_model
         try:
+            self._hook(inner.register_forward_pre_hook, self._enter_model)
+            self._hook(inner.register_forward_hook, self._leave_model, always_call=True)
+            self._hook(language.register_forward_pre_hook, self._enter_language)
+            self._hook(language.register_forward_hook, self._leave_language)
+            self._hook(adapter.rotary.register_forward_pre_hook, self._rotate)
             self._capture = FeatureCapture(adapter, needs, self._turn)
             self._undo.append(self._capture.remove)
-            self._undo.append(refuse_chunked_prefill(adapter.model, adapter.pixel_arguments))
-            self.decoder = None if decoder is None else DecoderCuts(adapter, decoder, lambda: self._call)
+            self._undo.append(refuse_chunked_prefill(adapter.model))
+            self._chooser = chooser or MethodChooser(adapter, self._capture, front, decoder)
+            self.decoder = None if decoder is None else self._decoder_cuts(decoder)
             if self.decoder is not None:
                 self._undo.append(self.decoder.remove)
         except BaseException:  # an installation that fails half way must leave no hook behind
             self.remove()
             raise
+
+    def _hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
+        self._undo.append(register(hook, with_kwargs=True, **options).remove)
+
+    def _decoder_cuts(self, cut: Cut) -> DecoderCuts:
+        schedule, signature = cut.method.schedule, self._signatures.layer
+        assert schedule is not None and signature is not None  # refused by the adapter's check
+        return DecoderCuts(
+            self.adapter,
+            signature,
+            self._masks,
+            self._chooser,
+            schedule.boundaries(len(self.adapter.layers)),
+            self.adapter.closes_up(cut),
+            bool(cut.method.needs & ATTENTION_SIGNALS),
+            lambda: self._call,
+        )
 
     def remove(self) -> None:
         """Take every hook away; caches filled while pruned refuse to be used from now on."""
@@ -87,188 +106,134 @@ class Engine(NotCopied):
         while self._undo:
             self._undo.pop()()
 
-    # -- the inner model: which tokens are visual
+    # -- the inner model: whether a call brings images
 
     def _enter_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.compiler.is_compiling():
             self._turn.take()
         self._call = None
-        given = {**dict(zip(self._inner_arguments, args, strict=False)), **kwargs}
-        self._given = given if any(_has(given.get(name)) for name in self.adapter.pixel_arguments) else None
-        refuse_planned_masks(given, self._given is not None)
-        if self._given is None:
-            return
-        if not given.get("mm_encoder_outputs"):
+        call = self._signatures.inner.read(stock.ModelCall, args, kwargs)
+        self.brought = call if call.brings_images else None
+        refuse_planned_masks(call)
+        if self.brought is None:
+            untraced(self._refuse_lost_images)(call)
+        elif not call.encoded:
             self._capture.forget()  # what comes will be this call's own
 
+    def _refuse_lost_images(self, call: stock.ModelCall) -> None:
+        """A call without images whose prompt has places for those that were just encoded."""
+        if call.ids is None or call.ids.shape[1] == 1:
+            return
+        for modality in self._capture.waiting():
+            if bool((call.ids == self.adapter.token_id(modality)).any()):
+                raise UnsupportedCallError(
+                    f"{modality} features were encoded, but the call whose prompt has places for them does "
+                    "not bring them, so that nothing could be pruned; pass pixel values with the prompt"
+                )
+
     def _leave_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        self._given, self._call = None, None
+        self.brought, self._call = None, None
         if not torch.compiler.is_compiling():
             self._turn.give()
-
-    def _find_images(self, given: dict[str, Any]) -> list[Image]:
-        """All images of the call."""
-        spans: list[ImageSpan] = []
-        for modality in self.adapter.modalities:
-            mask = self._visual_mask(given, modality)
-            if bool(mask.any()):
-                spans += locate(mask, self._encoded(given, modality).lengths, modality)
-        return [
-            Image(
-                span,
-                self.adapter.layout(self._encoded(given, span.modality), span.number),
-                span.slots,
-                torch.arange(len(span.slots), device=span.slots.device),
-            )
-            for span in spans
-        ]
-
-    def _encoded(self, given: dict[str, Any], modality: str) -> Encoded:
-        encoded = self._capture.encoded(modality, (given.get("mm_encoder_outputs") or {}).get(modality))
-        if encoded is None:
-            raise UnsupportedCallError(
-                f"this call brings {modality} features that were not encoded by this model while it was "
-                "pruned; pass pixel_values instead"
-            )
-        return encoded
-
-    def _visual_mask(self, given: dict[str, Any], modality: str) -> Tensor:
-        """(B, L) where placeholders of a modality stand."""
-        token = self.adapter.token_id(modality)
-        ids = given.get("input_ids")
-        if ids is not None:
-            mask: Tensor = ids == token
-            return mask
-        embeds: Tensor = given["inputs_embeds"]
-        table = self.adapter.model.get_input_embeddings()
-        placeholder: Tensor = table(torch.tensor(token, device=embeds.device))
-        return (embeds == placeholder).all(-1)
 
     # -- the language model: choose and gather, afterwards widen and commit
 
     def _enter_language(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        embeds: Tensor | None = kwargs.get("inputs_embeds")
-        if embeds is None:  # the language model alone, called by somebody else than the model around it
+        signature = self._signatures.language
+        language = signature.read(stock.LanguageCall, args, kwargs)
+        if (
+            language.embeds is None
+        ):  # the language model alone, called by somebody else than the model around it
             self._call = None
             return args, kwargs
-        call = self._call = Call.read(embeds, kwargs)
+        receipts.check_passed(language, self._kv_class)
+        call = self._call = Call.read(language)
         first = call.layer(0)
-        shift = getattr(first, "shift", None)
+        shift = first.shift if isinstance(first, PrunedLayer) else None
         if shift is not None:  # go on where the closed-up positions ended
-            positions = call.position_ids(embeds, kwargs.get("position_ids"))
-            kwargs["position_ids"] = positions - shift.to(positions.device)
-        if self._given is not None:
-            untraced(self._look_and_choose)(call, embeds, self._given)
+            positions = call.positions_of(language.embeds, language.positions)
+            language.positions = positions - shift.to(positions.device)
+        if self.brought is not None:
+            untraced(self._chooser.before_language)(call, self.brought)
         if call.front is not None:
-            self._cut(call, call.front, kwargs)
+            self._cut(call, call.front, language)
         elif isinstance(first, PrunedLayer):
             flat = first.mask(call.n_new, call.real)
-            kwargs["attention_mask"] = own_masks(module, call, kwargs.get("attention_mask"), flat, None)
-        if self.decoder is not None and call.images:
-            self.decoder.prepare(call)
-        return args, kwargs
+            language.mask = own_masks(self._masks, module.config, call, language.mask, flat, None)
+        if self.decoder is not None and self.brought is not None:
+            untraced(self._chooser.before_layers)(call)
+        return signature.write(language)
 
-    def _look_and_choose(self, call: Call, embeds: Tensor, given: dict[str, Any]) -> None:
-        call.images = self._find_images(given)
-        if self.front is not None:
-            self._choose(call, embeds, given, self.front)
-
-    def _choose(self, call: Call, embeds: Tensor, given: dict[str, Any], cut: Cut) -> None:
-        """Let the method choose for each image; sets the call's front cut."""
-        start = time.perf_counter()
-        choice = RowChoice(embeds.shape[:2], call.real, embeds.device)
-        asked: dict[tuple[str, int], VisualTokens] = {}  # rows repeated for beams share their images' choice
-        for image in call.images:
-            n, key = len(image.slots), (image.span.modality, image.span.number)
-            if n < cut.min_tokens:
-                image.note = f"fewer than {cut.min_tokens} tokens"
-            elif call.hides(image):
-                image.note = HIDDEN
-            elif cut.budget.rows(n) >= n:
-                image.note = "budget not below N"
-            elif key not in asked:
-                encoded, ids = self._encoded(given, image.span.modality), given.get("input_ids")
-                asked[key] = projector_tokens(self.adapter, call, image, encoded, embeds, ids)
-        with torch.no_grad():
-            selections = select_all(cut.method, list(asked.values()), [cut.budget] * len(asked))
-        chosen = dict(zip(asked, selections, strict=True))
-        for image in call.images:
-            key = image.span.modality, image.span.number
-            if key in chosen and image.note != HIDDEN:
-                choice.cut(image, chosen[key], 0)
-        if choice.has_cut:
-            call.entered = choice.write_new_rows(embeds)
-            contiguous = (cut.method.positions or self.adapter.positions[0]) == "contiguous"
-            call.front = Stage(choice.plan(), choice.gone() if contiguous else None)
-        call.seconds = time.perf_counter() - start
-
-    def _cut(self, call: Call, front: Stage, kwargs: dict[str, Any]) -> None:
+    def _cut(self, call: Call, front: Stage, language: stock.LanguageCall) -> None:
         """Rewrite the language model's arguments for the rows that stay."""
         embeds, plan, first = call.entered, front.plan, call.layer(0)
         assert embeds is not None
-        call.positions = front.positions(call.position_ids(embeds, kwargs.get("position_ids")))
+        call.positions = front.positions(call.positions_of(embeds, language.positions))
         n_new = plan.index.shape[1]
         # the language model counts on from what was seen (gaps would look like packed sequences to it);
         # its rotary embedding gets the real positions
-        kwargs["position_ids"] = (torch.arange(n_new, device=embeds.device) + call.seen)[None]
+        language.positions = (torch.arange(n_new, device=embeds.device) + call.seen)[None]
         call.entered, call.entered_real = take(embeds, plan.index), plan.valid
-        kwargs["inputs_embeds"] = call.entered
+        language.embeds = call.entered
         pruned = isinstance(first, PrunedLayer)
         flat = first.mask(n_new, plan.valid) if pruned else call.mask_over_past(0, n_new, plan.valid)
-        language = self.adapter.language_model
-        kwargs["attention_mask"] = own_masks(language, call, kwargs.get("attention_mask"), flat, plan)
-        self.adapter.prune_arguments(kwargs, plan)
+        config = self.adapter.language_model.config
+        language.mask = own_masks(self._masks, config, call, language.mask, flat, plan)
+        self.adapter.prune_arguments(language, plan)
+        receipts.check_rest(language, len(embeds), call.n_new)
 
     def _rotate(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         call = self._call
         if call is None:
             return None
+        signature = self._signatures.rotary
+        rotary = signature.read(stock.RotaryCall, args, kwargs)
+        receipts.check_positions(call, rotary.positions)
+        call.rotates = True
         if call.positions is None:
-            call.positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+            call.positions = rotary.positions
             return None
-        if "position_ids" in kwargs:
-            return args, {**kwargs, "position_ids": call.positions}
-        return (args[0], call.positions, *args[2:]), kwargs
+        rotary.positions = call.positions
+        return signature.write(rotary)
 
     def _leave_language(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         call, self._call = self._call, None
         if call is None:
             return
+        kv = stock.output_field(output, "kv")
+        receipts.check_returned(call, module, kv)
         n_layers = len(self.adapter.layers)
         if call.front is not None or call.stages:
-            output.last_hidden_state = call.widen(output.last_hidden_state, n_layers)
-            if getattr(output, "hidden_states", None) is not None:  # entry i: what layer i - 1 gave
-                output.hidden_states = tuple(
-                    h if h is None else call.widen(h, max(0, i - 1))
-                    for i, h in enumerate(output.hidden_states)
-                )
+            rows = stock.output_field(output, "rows")
+            receipts.check_rows("the language model's output", rows, call.n_new - call.dropped(n_layers))
+            stock.set_output_field(output, "rows", call.widen(rows, n_layers))
+            states = stock.output_field(output, "states")
+            if states is not None:  # entry i: what layer i - 1 gave
+                widened = (h if h is None else call.widen(h, max(0, i - 1)) for i, h in enumerate(states))
+                stock.set_output_field(output, "states", tuple(widened))
         commit = untraced(self._commit) if call.images else self._commit
-        commit(call, getattr(output, "past_key_values", None))
+        commit(call, kv)
 
-    def _commit(self, call: Call, cache: Any) -> None:
+    def _commit(self, call: Call, kv: Any) -> None:
         """Tell the cache what was left out of each layer, and report."""
         kept = unpruned = 0
         tail = 0 if call.front is None or call.stages or self._reads_text else call.front.plan.tail
-        for i, layer in enumerate([] if cache is None else cache.layers):
+        is_cut = call.front is not None or bool(call.stages)
+        for i, layer in enumerate(stock.layers_of(kv)):
+            if is_cut:
+                receipts.check_stored(call, i, layer)
             if call.front is not None or call.stage(i) is not None:
                 before = call.stored_at(i)
                 if not isinstance(layer, PrunedLayer):
-                    layer = as_pruned(cache, i, self.lease)
+                    layer = as_pruned(kv, i, self.lease)
                     layer.valid = call.past if before else None
                 layer.lease = self.lease
                 layer.commit(call.dropped(i), before, call.valid(i), call.shift(i), tail)
             elif isinstance(layer, PrunedLayer) and call.real is not None:
                 layer.commit(0, call.stored_at(i), call.real, None)  # an unpruned chunk with padding
             if call.images:
-                kept += bytes_held(layer, call.n_new - call.dropped(i))
-                unpruned += bytes_held(layer, call.n_new)
+                kept += stock.bytes_held(layer, call.n_new - call.dropped(i))
+                unpruned += stock.bytes_held(layer, call.n_new)
         if call.images:
             images = tuple(image.report() for image in call.images)
             self.record(PruningReport(images, kept, unpruned, call.seconds))
-
-
-def _has(value: Any) -> bool:
-    """Whether an argument brings pixels: a tensor, or a dictionary that is not empty."""
-    return value is not None and not (
-        isinstance(value, dict) and not any(v is not None for v in value.values())
-    )

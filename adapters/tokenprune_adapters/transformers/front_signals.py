@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,19 +31,22 @@ def projector_tokens(
     """One image's tokens between tower and language model; `ids` (B, L) is None where embeddings came."""
     row, number = image.span.row, image.span.number
 
+    def text() -> Tensor:
+        return text_after(call.images, image, lambda other: other.slots, embeds.shape[1], call.real)
+
     def text_ids() -> Tensor:
         if ids is None:
             raise UnsupportedCallError(
                 "this method reads the question's token ids, but the call has only embeddings; pass input_ids"
             )
-        return ids[row, text_after(call, image, embeds.shape[1])]
+        return ids[row, text()]
 
     current = functools.cache(adapter.current_projector)  # reads all its weights: only for who asks
     features = embeds[row, image.slots]
     signals: dict[str, Any] = {
         "projector": Projector(lambda rows: current()(rows), lambda: current().linear_form()),
         "input_features": features,
-        "text_embeds": lambda: embeds[row, text_after(call, image, embeds.shape[1])],
+        "text_embeds": lambda: embeds[row, text()],
         "text_ids": text_ids,
         **{name: _later(supply, encoded, number) for name, supply in adapter.image_signals().items()},
     }
@@ -54,19 +57,28 @@ def _later(supply: Callable[[Encoded, int], Any], encoded: Encoded, number: int)
     return lambda: supply(encoded, number)
 
 
-def text_after(call: Call, image: Image, length: int) -> Tensor:
-    """Tokens of the row's text after an image, (T,); the row's last token where there is no text.
+def text_after(
+    images: Sequence[Image], image: Image, places: Callable[[Image], Tensor], length: int, real: Tensor | None
+) -> Tensor:
+    """Where the row's text after an image stands, (T,); the row's last token where there is no text.
 
-    Counted among the tokens the current stage began with, `length` of them.
+    Parameters
+    ----------
+    images
+        All images of the call.
+    places
+        Where an image's rows stand in a row of `length` tokens.
+    real
+        (B, L) which tokens are no padding; None: all.
     """
-    device = image.slots.device
+    device = places(image).device
     is_text = torch.ones(length, dtype=torch.bool, device=device)
-    for other in call.images:
+    for other in images:
         if other.span.row == image.span.row:
-            is_text[other.slots] = False
-            if other.slots.numel() and other is image:
-                is_text[: int(other.slots.max()) + 1] = False
-    real = call.real if call.front is None else call.entered_real
+            slots = places(other)
+            is_text[slots] = False
+            if slots.numel() and other is image:
+                is_text[: int(slots.max()) + 1] = False
     if real is not None:
         is_text &= real[image.span.row].to(device)
     after = is_text.nonzero().squeeze(1)

@@ -3,45 +3,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from tokenprune import UnsupportedCallError
 
-from .cache import PrunedLayer
+from . import stock
 from .interposed import interpose
+from .pruned_layer import PrunedLayer
 
 
-def refuse_chunked_prefill(model: Any, pixel_arguments: Sequence[str]) -> Callable[[], None]:
+def refuse_chunked_prefill(model: Any) -> Callable[[], None]:
     """Look at the settings of each `generate` with images; return a function that stops looking.
 
     `generate(prefill_chunk_size=...)` hands the language model pieces of the prompt, and a budget per image
     cannot be kept on pieces of an image. The size is known once `generate` has merged its settings.
     """
-    original = model._prepare_generation_config
+    name = stock.settings_method(model)
+    original = getattr(model, name)
 
-    def looked_at(*args: Any, **kwargs: Any) -> Any:
+    def checked(*args: Any, **kwargs: Any) -> Any:
         merged = original(*args, **kwargs)
-        size = getattr(merged[0], "prefill_chunk_size", None)
-        if size is not None and any(kwargs.get(name) is not None for name in pixel_arguments):
+        size = stock.chunk_size(merged)
+        if size is not None and stock.brings_pixels(kwargs):
             raise UnsupportedCallError(
                 f"prefill_chunk_size={size} would divide an image among chunks, where no budget of it can "
                 "be kept on pieces; call generate with prefill_chunk_size=None"
             )
         return merged
 
-    return interpose(model, "_prepare_generation_config", looked_at)
+    return interpose(model, name, checked)
 
 
-def refuse_planned_masks(given: Mapping[str, Any], brings_images: bool) -> None:
+def refuse_planned_masks(call: stock.ModelCall) -> None:
     """A four-dimensional mask is of the unpruned sequence; only generate's, for static caches, is known."""
-    mask, cache = given.get("attention_mask"), given.get("past_key_values")
-    if not isinstance(mask, Tensor) or mask.ndim != 4 or getattr(cache, "is_compileable", False):
+    if not isinstance(call.mask, Tensor) or call.mask.ndim != 4 or stock.is_preallocated(call.kv):
         return
-    if brings_images or any(isinstance(layer, PrunedLayer) for layer in getattr(cache, "layers", ())):
+    if call.brings_images or any(isinstance(layer, PrunedLayer) for layer in stock.layers_of(call.kv)):
         raise UnsupportedCallError(
-            "a pruned model takes a two-dimensional attention_mask (padding); a four-dimensional one "
+            "a pruned model takes a two-dimensional attention mask (padding); a four-dimensional one "
             "says nothing about the rows that stay"
         )

@@ -21,11 +21,11 @@ HIDDEN = "hidden by the attention mask"
 class Image:
     """One image on its way through the cuts of a call.
 
-    `slots` (n,): where its rows stand among the tokens the current stage began with, in row order.
-    `origin` (n,): the image's own token each row comes from, -1 for rows that were made; `found`: the same
-    before the last cut. `began` and `text`:
-    where its rows and the text after it stood when they entered the decoder. `schedule`: rows it is cut to
-    before decoder layers.
+    `slots` (n,): which of the prompt's tokens its rows stand for, in row order. `entered` (n,): where these
+    rows stood among those that entered the decoder, once they did. `origin` (n,): the image's own token each
+    row comes from, -1 for rows that were made; `found`: the same before the last cut. `began` and `text`:
+    where all its rows and the text after it stood when they entered the decoder. `schedule`: rows it is cut
+    to before decoder layers.
     """
 
     span: ImageSpan
@@ -36,6 +36,7 @@ class Image:
     found: Tensor | None = None
     cuts: dict[int, int] = field(default_factory=dict)
     note: str = ""
+    entered: Tensor | None = None
     began: Tensor | None = None
     text: Tensor | None = None
     schedule: dict[int, int] = field(default_factory=dict)
@@ -77,24 +78,31 @@ class RowChoice:
         self.has_cut = False
         self._new: list[tuple[int, Tensor, Tensor]] = []
 
-    def cut(self, image: Image, selection: Selection, layer: int) -> None:
-        """Drop what an image's selection leaves out; `layer` is the boundary, for the report."""
+    def cut(self, image: Image, places: Tensor, selection: Selection, layer: int) -> Tensor:
+        """Drop what an image's selection leaves out; return where the rows that stay stand, (K,).
+
+        Parameters
+        ----------
+        places
+            (n,) where the image's rows stand among the L tokens of this batch.
+        layer
+            The boundary, for the report.
+        """
         chosen = selection.indices
         if selection.features is not None:  # else no row is new, and the device need not be asked
-            chosen = fill_new_rows(chosen, len(image.slots))
-        slots = image.slots[chosen]
-        row = image.span.row
-        self.keep[row, image.slots] = False
-        self.keep[row, slots] = True
-        self._place[row, slots] = slots.sort().values
+            chosen = fill_new_rows(chosen, len(places))
+        stay, row = places[chosen], image.span.row
+        self.keep[row, places] = False
+        self.keep[row, stay] = True
+        self._place[row, stay] = stay.sort().values
         if selection.features is not None:
-            self._new.append((row, slots, selection.features))
-        is_new = selection.indices < 0
+            self._new.append((row, stay, selection.features))
         image.found = image.origin
-        image.origin = torch.where(is_new, -1, image.origin[chosen])
-        image.slots, image.selection = slots, selection
-        image.cuts[layer] = len(slots)
+        image.origin = torch.where(selection.indices < 0, -1, image.origin[chosen])
+        image.slots, image.selection = image.slots[chosen], selection
+        image.cuts[layer] = len(stay)
         self.has_cut = True
+        return stay
 
     def write_new_rows(self, rows: Tensor, slot: Tensor | None = None) -> Tensor:
         """Put new rows' contents into `rows` (B, P, D); `slot` (B, L) says where each token stands there."""

@@ -9,7 +9,6 @@ map is ever made: rows are computed from the queries asked for.
 from __future__ import annotations
 
 import copy
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,15 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune import UnsupportedModelError
+
+from . import stock
+
 ATTENTION_SIGNALS = frozenset({"attention_rows", "keys", "text_keys"})  # of a decoder layer
 See = Callable[[Tensor, Tensor, "float | None"], None]
-
-
-def _functions() -> Any:
-    """The attention functions of transformers, by name; imported only once a model is pruned."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    return ALL_ATTENTION_FUNCTIONS
 
 
 class AttentionTap:
@@ -37,9 +33,10 @@ class AttentionTap:
 
     def __init__(self, attention: Any, see: See, dry: bool = False) -> None:
         self._attention, self._see, self._dry = attention, see, dry
+        self._functions = functions = stock.AttentionFunctions()
         self._config = attention.config
         # some modules branch on "flash" in the name of the implementation
-        self.__name__ = f"tap_{self._config._attn_implementation}_{id(self):x}"
+        self.__name__ = f"tap_{functions.name_of(attention)}_{id(self):x}"
         # the registry is global: it must not keep a model alive that is dropped while pruned
         alive = weakref.ref(self)
 
@@ -48,27 +45,41 @@ class AttentionTap:
             assert tap is not None  # only this tap's module names it
             return tap(*args, **options)
 
-        _functions().register(self.__name__, attend)
-        weakref.finalize(self, _functions()._global_mapping.pop, self.__name__, None)
+        functions.add(self.__name__, attend)
+        weakref.finalize(self, functions.remove, self.__name__)
         config = copy.copy(self._config)
-        config._attn_implementation_internal = self.__name__
+        functions.use(config, self.__name__)
         attention.config = config
 
     def __call__(  # noqa: D102  (the class says it)
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
     ) -> Any:
-        self._see(query, key, options.get("scaling"))
+        self._see(query, key, stock.scaling_of(options))
         if self._dry:
             return query.transpose(1, 2).contiguous(), None
-        name = self._config._attn_implementation
-        eager = sys.modules[type(module).__module__].eager_attention_forward
-        attend = eager if name == "eager" else _functions()[name]
-        return attend(module, query, key, value, attention_mask, **options)
+        attend = self._functions.function(self._functions.implementation(self._config), module)
+        return attend(module, query, key, value, mask, **options)
 
     def remove(self) -> None:
         """Give the module its configuration back and forget the function's name."""
         self._attention.config = self._config
-        _functions()._global_mapping.pop(self.__name__, None)
+        self._functions.remove(self.__name__)
+
+
+def check_attention(attention: Any, where: str) -> None:
+    """Refuse a module whose attention cannot be tapped.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When there is no such module, or its attention functions are not known.
+    """
+    if attention is None or getattr(attention, "config", None) is None:
+        raise UnsupportedModelError(
+            f"no attention module was found at {where}; methods that look at attention there cannot run on "
+            "this model. Choose a method that needs none of: " + ", ".join(sorted(ATTENTION_SIGNALS))
+        )
+    stock.AttentionFunctions().check(attention)
 
 
 def attention_probabilities(query: Tensor, key: Tensor, allowed: Tensor, scaling: float | None) -> Tensor:

@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """A key-value cache layer that stores fewer tokens than it has seen.
 
-Sliding-window layers of transformers already work that way: `get_seq_length` is what was seen, so that
-positions and the slicing in `generate` go on from the unpruned sequence, and `get_mask_sizes` tells what is
-stored. The mixin gives the same to any layer class; everything a later call needs lives here.
+Sliding-window layers of transformers already work that way: their length is what was seen, so that positions
+and the slicing in `generate` go on from the unpruned sequence, and the sizes of a mask tell what is stored.
+The mixin gives the same to any layer class; everything a later call needs lives here. Its methods stand in
+front of the layer's own (`stock.LAYER_METHODS`) and get the original as their first argument.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from tokenprune import StaleCacheError, UnsupportedCallError
 
+from . import stock
 from .lease import Lease
-
-if TYPE_CHECKING:
-    from transformers.cache_utils import Cache
 
 
 class PrunedLayer:
@@ -48,25 +46,27 @@ class PrunedLayer:
             "long as it is pruned"
         )
 
-    def get_seq_length(self, *args: Any) -> Any:
+    def seen(self, original: Callable[[], Any]) -> Any:
         """Tokens seen."""
-        return super().get_seq_length(*args) + self.dropped  # type: ignore[misc]
+        return original() + self.dropped
 
-    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+    def mask_sizes(
+        self, original: Callable[..., tuple[int, int]], *args: Any, **kwargs: Any
+    ) -> tuple[int, int]:
         """Stored plus new tokens, and the offset of the first stored one."""
         self._check_lease()
         with self._as_stored():
-            length, offset = super().get_mask_sizes(*args, **kwargs)  # type: ignore[misc]
+            length, offset = original(*args, **kwargs)
         return length, offset + self.dropped
 
-    def update(self, *args: Any, **kwargs: Any) -> Any:
+    def store(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Store new keys and values."""
         self._check_lease()
-        return super().update(*args, **kwargs)  # type: ignore[misc]
+        return original(*args, **kwargs)
 
-    def crop(self, n: int) -> None:
+    def forget(self, original: Callable[[int], None], n: int) -> None:
         """Forget the last ``-n`` tokens (or, in old transformers, all but the first n)."""
-        remove = int(self.get_seq_length()) - n if n > 0 else -n
+        remove = int(stock.seen(self)) - n if n > 0 else -n
         if remove <= 0:
             return
         if stored_length(self) - remove < self.floor:
@@ -76,29 +76,29 @@ class PrunedLayer:
                 "chooses without looking at the text)"
             )
         with self._as_stored():
-            super().crop(-remove)  # type: ignore[misc]
+            original(-remove)
         if self.valid is not None:
             self.valid = self.valid[:, : stored_length(self)]
 
-    def reset(self) -> None:
+    def clear(self, original: Callable[[], None]) -> None:
         """Forget everything."""
-        super().reset()  # type: ignore[misc]
+        original()
         self.dropped, self.floor, self.valid, self.shift = 0, 0, None, None
         self.lease = Lease()  # as good as new
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder(self, original: Callable[[Tensor], None], beams: Tensor) -> None:
         """Reorder rows for beam search."""
-        super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._each_row(lambda t: t.index_select(0, beam_idx.to(t.device)))
+        original(beams)
+        self._each_row(lambda t: t.index_select(0, beams.to(t.device)))
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
+    def repeat(self, original: Callable[[int], None], repeats: int) -> None:
         """Repeat rows."""
-        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        original(repeats)
         self._each_row(lambda t: t.repeat_interleave(repeats, 0))
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def pick(self, original: Callable[[Tensor], None], indices: Tensor) -> None:
         """Keep some rows."""
-        super().batch_select_indices(indices)  # type: ignore[misc]
+        original(indices)
         self._each_row(lambda t: t[indices.to(t.device)])
 
     def commit(
@@ -126,13 +126,13 @@ class PrunedLayer:
     def mask(self, n_new: int, new: Tensor | None) -> Tensor | None:
         """Return the two-dimensional mask for `n_new` tokens more; None: all visible.
 
-        As `create_causal_mask` indexes it: the dropped tokens stand in front (never visible, the layer's
-        offset skips them), then what is stored, then what comes; `new` (B, n_new) marks padding among the
-        latter.
+        As transformers' mask functions index it: the dropped tokens stand in front (never visible, the
+        layer's offset skips them), then what is stored, then what comes; `new` (B, n_new) marks padding among
+        the latter.
         """
         if self.valid is None and new is None:
             return None
-        length, offset = self.get_mask_sizes(n_new)
+        length, offset = stock.mask_sizes(self, n_new)
         like = new if new is not None else self.valid
         assert like is not None
         body = self.validity(len(like), offset - self.dropped + length, like.device)
@@ -162,35 +162,20 @@ class PrunedLayer:
         self.shift = None if self.shift is None else change(self.shift)
 
 
-@functools.cache
-def _pruned_class(layer_class: type) -> type:
-    return type("Pruned" + layer_class.__name__, (PrunedLayer, layer_class), {})
-
-
-def as_pruned(cache: Cache, index: int, lease: Lease) -> PrunedLayer:
+def as_pruned(kv: Any, index: int, lease: Lease) -> PrunedLayer:
     """Return layer `index` of a live cache as a PrunedLayer, swapping it in place; no tensor is copied."""
-    layer = cache.layers[index]
+    layers = stock.layers_of(kv)
+    layer = layers[index]
     if isinstance(layer, PrunedLayer):
         return layer
-    pruned: PrunedLayer = object.__new__(_pruned_class(type(layer)))  # type: ignore[arg-type]
+    pruned: PrunedLayer = object.__new__(stock.pruned_class(PrunedLayer, type(layer)))  # type: ignore[arg-type]
     pruned.__dict__ = layer.__dict__  # the same state: other references to the old layer stay right
     pruned.lease = lease
-    cache.layers[index] = pruned
+    layers[index] = pruned
     return pruned
 
 
 def stored_length(layer: Any) -> int:
     """Slots in use of any cache layer."""
-    return int(layer.get_seq_length()) - int(getattr(layer, "dropped", 0))
-
-
-def bytes_held(layer: Any, n: int) -> int:
-    """Bytes a cache layer holds of `n` tokens a row that came last; 0 while it is empty.
-
-    A layer that slides holds its window at most.
-    """
-    tensors = [t for t in (layer.keys, layer.values) if t is not None and t.numel()]
-    if getattr(layer, "is_sliding", False) and not getattr(layer, "record_past", False):
-        # preallocated: the window itself; growing: the window without the token that is to look through it
-        n = min(n, layer.max_cache_len if hasattr(layer, "max_cache_len") else layer.sliding_window - 1)
-    return sum(n * (t.numel() // t.shape[-2]) * t.element_size() for t in tensors)
+    dropped = layer.dropped if isinstance(layer, PrunedLayer) else 0
+    return int(stock.seen(layer)) - dropped

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows of a call stay: finds its images and lets the methods choose."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tokenprune import Cut, UnsupportedCallError, VisualTokens
+from tokenprune.precision import as_written
+from tokenprune.stack import select_all
+
+from . import stock
+from .call import Call, Stage
+from .capture import Encoded, FeatureCapture
+from .decoder_signals import DecoderView
+from .front_signals import projector_tokens, text_after
+from .images import ImageSpan, locate
+from .rows import HIDDEN, Image, RowChoice
+
+if TYPE_CHECKING:
+    from .vlm import TransformersAdapter
+
+
+class Chooser(Protocol):
+    """Decides which rows stay; the engine asks in this order for each call that brings images."""
+
+    def before_language(self, call: Call, brought: stock.ModelCall) -> None:
+        """Set `call.images`, and `call.front` where rows are dropped before the language model."""
+
+    def before_layers(self, call: Call) -> None:
+        """Set `call.choice` and `call.due`, the decoder layers before which rows are dropped."""
+
+    def before_layer(self, i: int, call: Call, hidden: Tensor, rotated: Any) -> None:
+        """Drop rows from `call.choice` before decoder layer `i`, whose rows are `hidden` (B, P, D)."""
+
+
+class MethodChooser:
+    """Lets methods choose.
+
+    Parameters
+    ----------
+    front, decoder
+        The cuts before and inside the language model; None: no cut there.
+    """
+
+    def __init__(
+        self, adapter: TransformersAdapter, capture: FeatureCapture, front: Cut | None, decoder: Cut | None
+    ) -> None:
+        self.adapter, self._capture, self._front, self._decoder = adapter, capture, front, decoder
+
+    # -- before the language model
+
+    def before_language(self, call: Call, brought: stock.ModelCall) -> None:
+        """Find the images, and choose where a cut is made here."""
+        call.images = self._find_images(brought)
+        if self._front is not None:
+            self._choose(call, brought, self._front)
+
+    def _find_images(self, brought: stock.ModelCall) -> list[Image]:
+        """All images of the call."""
+        spans: list[ImageSpan] = []
+        for modality in self.adapter.modalities:
+            mask = self._visual_mask(brought, modality)
+            if bool(mask.any()):
+                spans += locate(mask, self._encoded(brought, modality).lengths, modality)
+        return [
+            Image(
+                span,
+                self.adapter.layout(self._encoded(brought, span.modality), span.number),
+                span.slots,
+                torch.arange(len(span.slots), device=span.slots.device),
+            )
+            for span in spans
+        ]
+
+    def _encoded(self, brought: stock.ModelCall, modality: str) -> Encoded:
+        output = (brought.encoded or {}).get(modality)
+        encoded = self._capture.encoded(modality, output)
+        if encoded is None:
+            raise UnsupportedCallError(
+                f"this call brings {modality} features that were not encoded by this model while it was "
+                "pruned; pass pixel values instead"
+            )
+        return encoded
+
+    def _visual_mask(self, brought: stock.ModelCall, modality: str) -> Tensor:
+        """(B, L) where placeholders of a modality stand."""
+        token = self.adapter.token_id(modality)
+        if brought.ids is not None:
+            mask: Tensor = brought.ids == token
+            return mask
+        assert brought.embeds is not None
+        placeholder = stock.embedding_of(self.adapter.model, token, brought.embeds.device)
+        return (brought.embeds == placeholder).all(-1)
+
+    def _choose(self, call: Call, brought: stock.ModelCall, cut: Cut) -> None:
+        """Let the method choose for each image; sets the call's front cut."""
+        start = time.perf_counter()
+        embeds = call.entered
+        assert embeds is not None
+        choice = RowChoice(embeds.shape[:2], call.real, embeds.device)
+        asked: dict[tuple[str, int], VisualTokens] = {}  # rows repeated for beams share their images' choice
+        for image in call.images:
+            n, key = len(image.slots), (image.span.modality, image.span.number)
+            if n < cut.min_tokens:
+                image.note = f"fewer than {cut.min_tokens} tokens"
+            elif call.hides(image):
+                image.note = HIDDEN
+            elif cut.budget.rows(n) >= n:
+                image.note = "budget not below N"
+            elif key not in asked:
+                encoded = self._encoded(brought, image.span.modality)
+                asked[key] = projector_tokens(self.adapter, call, image, encoded, embeds, brought.ids)
+        with torch.no_grad():
+            selections = select_all(cut.method, list(asked.values()), [cut.budget] * len(asked))
+        chosen = dict(zip(asked, selections, strict=True))
+        for image in call.images:
+            key = image.span.modality, image.span.number
+            if key in chosen and image.note != HIDDEN:
+                choice.cut(image, image.slots, chosen[key], 0)
+        if choice.has_cut:
+            call.entered = choice.write_new_rows(embeds)
+            call.front = Stage(choice.plan(), choice.gone() if self.adapter.closes_up(cut) else None)
+        call.seconds = time.perf_counter() - start
+
+    # -- inside the decoder
+
+    def before_layers(self, call: Call) -> None:
+        """Plan how many rows of each image stay before which layer."""
+        cut, entered = self._decoder, call.entered
+        assert cut is not None and cut.method.schedule is not None and entered is not None
+        for image in call.images:
+            if call.front is None:
+                image.entered = image.slots
+            else:
+                image.entered = call.front.plan.slot[image.span.row, image.slots]
+        for image in call.images:
+            image.began = image.entered
+            image.text = text_after(call.images, image, _entered, entered.shape[1], call.entered_real)
+            n = len(image.slots)
+            if n < cut.min_tokens:
+                image.note = f"fewer than {cut.min_tokens} tokens"
+                continue
+            if image.note == HIDDEN or (call.front is None and call.hides(image)):
+                image.note = HIDDEN
+                continue
+            image.schedule = cut.method.schedule.cuts(
+                cut.budget.rows(n), n, len(self.adapter.layers), cut.method.budget
+            )
+            if not image.schedule:
+                image.note = "budget not below N"
+        call.choice = RowChoice(entered.shape[:2], call.entered_real, entered.device)
+        call.due = frozenset(layer for image in call.images for layer in image.schedule)
+
+    def before_layer(self, i: int, call: Call, hidden: Tensor, rotated: Any) -> None:
+        """Let the method choose for each image that is cut before this layer."""
+        start = time.perf_counter()
+        assert call.choice is not None and self._decoder is not None
+        view = DecoderView(self.adapter, call, i, hidden, rotated)
+        images = [image for image in call.images if i in image.schedule]
+        keeps = [min(image.schedule[i], len(image.slots)) for image in images]
+        with torch.no_grad(), as_written(hidden.device):
+            tokens = [view.tokens(image) for image in images]
+            selections = select_all(self._decoder.method, tokens, keeps, layer=i)
+        for image, selection in zip(images, selections, strict=True):
+            image.entered = call.choice.cut(image, _entered(image), selection, i)
+        call.seconds += time.perf_counter() - start
+
+
+def _entered(image: Image) -> Tensor:
+    assert image.entered is not None
+    return image.entered

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks that each pruned call did what was planned; lengths only, nothing is read off the device.
+
+A model library that renames, moves or stores something otherwise than the tested versions would give wrong
+answers without an error. What a call was passed, stored and returned is therefore compared with its plan.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tokenprune import ReceiptError
+
+from . import stock
+from .call import Call
+from .pruned_layer import PrunedLayer, stored_length
+
+
+def _broken(what: str) -> ReceiptError:
+    return ReceiptError(
+        f"a pruned call did not go as planned: {what}. Do not use its answer. transformers "
+        f"{stock.installed_version()} is installed, {stock.tested_range()} was tested: remove the pruning, "
+        "install a tested version, and report this with the model's class"
+    )
+
+
+def check_rows(where: str, rows: Tensor, planned: int) -> None:
+    """Refuse rows (B, P, D) of another number than planned."""
+    if rows.shape[1] != planned:
+        raise _broken(f"{where} has {rows.shape[1]} rows of each sequence, {planned} were planned")
+
+
+def check_passed(language: stock.LanguageCall, kv_class: type) -> None:
+    """Refuse a call of the language model with a cache that was not read as its cache."""
+    for name, value in language.rest.items():
+        if isinstance(value, kv_class):
+            raise _broken(f"the language model was passed a cache as the unknown argument {name}")
+
+
+def check_rest(language: stock.LanguageCall, rows: int, n_new: int) -> None:
+    """Refuse an unknown argument with a row for each of `n_new` tokens, which nobody has cut."""
+    for name, value in language.rest.items():
+        if (
+            isinstance(value, Tensor)
+            and value.ndim > 1
+            and value.shape[0] in (1, rows)
+            and value.shape[1] == n_new
+        ):
+            raise _broken(
+                f"the language model was passed the unknown argument {name}, a row for each of {n_new} tokens"
+            )
+
+
+def check_positions(call: Call, positions: Tensor) -> None:
+    """Refuse positions of another length than the rows that entered the language model."""
+    assert call.entered is not None
+    if positions.shape[-1] != call.entered.shape[1]:
+        raise _broken(
+            f"the rotary embedding got {positions.shape[-1]} positions for {call.entered.shape[1]} rows"
+        )
+
+
+def check_returned(call: Call, language: Any, kv: Any) -> None:
+    """Refuse a call that lost its cache, or one that met a pruned cache without knowing it."""
+    asked = call.caching or (call.kv is not None and call.caching is None)
+    if kv is None and asked and not language.training:
+        raise _broken("a call with a cache returned none")
+    layers = stock.layers_of(kv)
+    if call.kv is None and any(isinstance(layer, PrunedLayer) for layer in layers):
+        raise _broken("a pruned cache was used by a call that was read as one without a cache")
+    if call.front is not None and not call.rotates:
+        raise _broken("the rotary embedding was not called")
+
+
+def check_stored(call: Call, index: int, layer: Any) -> None:
+    """Refuse a cache layer that stored another number of tokens than its plan says."""
+    planned = call.stored_at(index) + call.n_new - call.dropped(index)
+    stored = stored_length(layer)
+    if stored != planned:
+        raise _broken(f"cache layer {index} stores {stored} tokens of each sequence, {planned} were planned")

@@ -1,0 +1,734 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine knows of transformers: the one file that names its arguments, outputs, masks and caches.
+
+Everything is looked up when a model is pruned, from the signatures and classes that are installed. A spelling
+that a version of the tested range had is accepted; what is not there raises `UnsupportedModelError` from
+`apply`, so that a renamed argument is never read as one that was not passed. The rest of the package uses the
+words on the left of the tables below.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune import UnsupportedCallError, UnsupportedModelError, UntestedVersionWarning
+
+TESTED = ((5, 17), (5, 24))  # first and last minor version of transformers that all tests pass on
+
+# Arguments: our word and its spellings in the tested range, newest first.
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "ids": ("input_ids",),
+    "embeds": ("inputs_embeds",),
+    "mask": ("attention_mask",),
+    "positions": ("position_ids",),
+    "kv": ("cache", "past_key_values"),
+    "caching": ("use_cache",),
+    "images": ("pixel_values",),
+    "videos": ("pixel_values_videos",),
+    "encoded": ("mm_encoder_outputs",),
+    "hidden": ("hidden_states",),
+    "rotated": ("position_embeddings",),
+    "like": ("x",),
+    "settings": ("config",),
+    "blocks": ("block_sequence_ids",),
+    "visual": ("visual_pos_masks",),
+    "added": ("deepstack_visual_embeds",),
+    "sizes": ("image_sizes",),
+    "image_grids": ("image_grid_thw",),
+    "video_grids": ("video_grid_thw",),
+    "feature_layer": ("vision_feature_layer",),
+    "feature_rule": ("vision_feature_select_strategy",),
+    "module": ("module",),
+    "query": ("query",),
+    "key": ("key",),
+    "value": ("value",),
+    "scaling": ("scaling",),
+}
+
+# Fields of outputs.
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "rows": ("last_hidden_state",),
+    "states": ("hidden_states",),
+    "kv": ("cache", "past_key_values"),
+    "features": ("pooler_output",),
+}
+
+# Methods of a cache layer that a pruned one stands in front of (`pruned_layer`).
+LAYER_METHODS: Mapping[str, str] = {
+    "seen": "get_seq_length",
+    "mask_sizes": "get_mask_sizes",
+    "store": "update",
+    "forget": "crop",
+    "clear": "reset",
+    "reorder": "reorder_cache",
+    "repeat": "batch_repeat_interleave",
+    "pick": "batch_select_indices",
+}
+
+# Functions that make a mask, by the kind of layer it is for.
+MASKS: Mapping[str, str] = {
+    "full_attention": "create_causal_mask",
+    "sliding_attention": "create_sliding_window_causal_mask",
+}
+FULL, SLIDING = MASKS
+
+# Attributes that are read or set, by what they are for.
+ATTRIBUTES: Mapping[str, str] = {
+    "layers of a cache": "layers",
+    "keys of a cache layer": "keys",
+    "values of a cache layer": "values",
+    "whether a cache is preallocated": "is_compileable",
+    "whether a cache layer slides": "is_sliding",
+    "whether a sliding layer keeps its past": "record_past",
+    "slots of a preallocated layer": "max_cache_len",
+    "window of a layer": "sliding_window",
+    "kinds of a language model's layers": "layer_types",
+    "name of an attention implementation": "_attn_implementation",
+    "where that name is stored": "_attn_implementation_internal",
+    "attention function of a modeling file": "eager_attention_forward",
+    "table of attention functions": "_global_mapping",
+    "merged settings of generate": "_prepare_generation_config",
+    "whether generate encodes images itself": "_supports_mm_encoder_outputs",
+    "chunks of a prefill": "prefill_chunk_size",
+    "table of embeddings": "get_input_embeddings",
+}
+
+
+def _attribute(what: str) -> str:
+    return ATTRIBUTES[what]
+
+
+def _missing(piece: str, where: str) -> UnsupportedModelError:
+    """The refusal for a name that is not where it was in every tested version."""
+    return UnsupportedModelError(
+        f"{where} has no {piece}; tokenprune reads it, and was tested with transformers {tested_range()} "
+        f"({installed_version()} is installed). Install a tested version, or a newer tokenprune"
+    )
+
+
+# -- versions
+
+
+def tested_range() -> str:
+    """The tested versions, as text."""
+    return " to ".join(".".join(map(str, version)) for version in TESTED)
+
+
+def installed_version() -> str:
+    """Version of the transformers that is installed."""
+    import transformers
+
+    version: str = transformers.__version__
+    return version
+
+
+@functools.cache
+def warn_if_untested(version: str) -> None:
+    """Warn, once a process, about a transformers outside of the tested range."""
+    minor = tuple(int(number) for number in version.split(".")[:2])
+    if not TESTED[0] <= minor <= TESTED[1]:
+        warnings.warn(
+            f"tokenprune was tested with transformers {tested_range()}, and {version} is installed. What it "
+            "reads of it was found, and every model is rehearsed before it is pruned; to be sure, install a "
+            "tested version or a newer tokenprune",
+            UntestedVersionWarning,
+            stacklevel=2,
+        )
+
+
+# -- arguments
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments of one function: parameters in order, its names for our words, words by position."""
+
+    where: str
+    order: tuple[str, ...]
+    names: Mapping[str, str]
+    first: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[..., Any],
+        where: str,
+        words: Sequence[str],
+        optional: Sequence[str] = (),
+        first: Sequence[str] = (),
+    ) -> Signature:
+        """Read a function's signature.
+
+        Parameters
+        ----------
+        where
+            What to call the function in messages.
+        words
+            Arguments it must take, by name.
+        optional
+            Arguments that it may lack.
+        first
+            Words of the leading parameters, which are passed by position.
+
+        Raises
+        ------
+        UnsupportedModelError
+            When an argument is missing, or the leading ones are not where they should be.
+        """
+        parameters = inspect.signature(function).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        order = tuple(name for name in parameters if name != "self")
+        names = {}
+        for word in (*words, *optional):
+            spelled = [name for name in ARGUMENTS[word] if name in order]
+            if spelled:
+                names[word] = spelled[0]
+            elif word in words:
+                raise _missing(f"argument {' or '.join(ARGUMENTS[word])}", where)
+            elif takes_any:
+                names[word] = ARGUMENTS[word][0]
+        for place, word in enumerate(first):
+            if order[place] != names[word]:
+                raise _missing(f"argument {names[word]} at place {place} (it is {order[place]})", where)
+        return cls(where, order, names, tuple(first))
+
+    @classmethod
+    def of_forward(
+        cls, module: nn.Module, words: Sequence[str], optional: Sequence[str] = (), first: Sequence[str] = ()
+    ) -> Signature:
+        """The signature of a module's forward, whatever was put in front of the instance's."""
+        forward = type(module).forward
+        return cls.of(forward, f"{type(module).__name__}.forward", words, optional, first)
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of a call by the function's own names; older spellings are renamed.
+
+        Raises
+        ------
+        UnsupportedCallError
+            When one argument is passed by two of its spellings.
+        """
+        bound = {**dict(zip(self.order, args, strict=False)), **kwargs}
+        for word, name in self.names.items():
+            for spelling in ARGUMENTS[word]:
+                if spelling != name and spelling in bound:
+                    if bound.get(name) is not None:
+                        raise UnsupportedCallError(f"{self.where} got both {name} and {spelling}; pass one")
+                    bound[name] = bound.pop(spelling)
+        return bound
+
+    def read(self, view: type[V], args: Sequence[Any], kwargs: Mapping[str, Any]) -> V:
+        """A call's arguments as a view; what was not passed is None, the default of each."""
+        bound = self.bind(args, kwargs)
+        words = {word: bound.pop(name, None) for word, name in self.names.items() if word in view.words}
+        return view(rest=bound, **words)
+
+    def write(self, view: View) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of a call from a view, by position and by name."""
+        args = tuple(getattr(view, word) for word in self.first)
+        words = [word for word in view.words if word in self.names and word not in self.first]
+        return args, {**view.rest, **{self.names[word]: getattr(view, word) for word in words}}
+
+
+@dataclass
+class View:
+    """Arguments of one call by our words; `rest` has those the engine has no word for, under their names."""
+
+    rest: dict[str, Any]
+    words: ClassVar[tuple[str, ...]] = ()
+
+
+V = TypeVar("V", bound=View)
+
+
+@dataclass
+class ModelCall(View):
+    """A call of the inner model: token ids or embeddings, and what it brings of pictures."""
+
+    ids: Tensor | None = None
+    embeds: Tensor | None = None
+    mask: Any = None
+    kv: Any = None
+    images: Tensor | None = None
+    videos: Tensor | None = None
+    encoded: Any = None
+    words: ClassVar[tuple[str, ...]] = ("ids", "embeds", "mask", "kv", "images", "videos", "encoded")
+
+    @property
+    def brings_images(self) -> bool:
+        """Whether there are pixels, or what a tower made of them."""
+        outputs = self.encoded.values() if isinstance(self.encoded, dict) else (self.encoded,)
+        return any(passed is not None for passed in (self.images, self.videos, *outputs))
+
+
+@dataclass
+class LanguageCall(View):
+    """A call of the language model: embeddings (B, L, D), mask, positions, cache."""
+
+    embeds: Tensor | None = None
+    mask: Any = None
+    positions: Tensor | None = None
+    kv: Any = None
+    caching: bool | None = None
+    visual: Tensor | None = None
+    added: Any = None
+    words: ClassVar[tuple[str, ...]] = ("embeds", "mask", "positions", "kv", "caching", "visual", "added")
+
+
+@dataclass
+class LayerCall(View):
+    """A call of a decoder layer: hidden rows (B, P, D), mask, positions, rotary cosines and sines."""
+
+    hidden: Tensor
+    mask: Any = None
+    positions: Tensor | None = None
+    rotated: Any = None
+    words: ClassVar[tuple[str, ...]] = ("hidden", "mask", "positions", "rotated")
+
+
+@dataclass
+class RotaryCall(View):
+    """A call of the rotary embedding: a tensor for its dtype and device, and positions."""
+
+    like: Tensor
+    positions: Tensor
+    words: ClassVar[tuple[str, ...]] = ("like", "positions")
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """The signatures of one model, resolved when it is pruned."""
+
+    inner: Signature
+    language: Signature
+    rotary: Signature
+    layer: Signature | None
+
+    @classmethod
+    def resolve(
+        cls,
+        model: nn.Module,
+        inner: nn.Module,
+        language: nn.Module,
+        rotary: nn.Module,
+        layer: nn.Module | None,
+        modalities: Sequence[str],
+        language_words: Sequence[str] = (),
+    ) -> Signatures:
+        """Look everything up.
+
+        Parameters
+        ----------
+        layer
+            A decoder layer, where layers are to be cut; else None.
+        language_words
+            Arguments of the language model beside the usual ones that the adapter cuts.
+
+        Raises
+        ------
+        UnsupportedModelError
+            Naming what is missing.
+        """
+        pixels = ["videos" if modality == "video" else "images" for modality in modalities]
+        encodes_first = getattr(model, _attribute("whether generate encodes images itself"), lambda: False)()
+        words = ["ids", "embeds", "mask", "kv", *pixels, *(["encoded"] if encodes_first else [])]
+        usual = ("embeds", "mask", "positions", "kv", "caching")
+        of_layer = ("hidden", "mask", "positions", "rotated")
+        return cls(
+            Signature.of_forward(inner, words, optional=("images", "videos", "encoded")),
+            Signature.of_forward(language, (*usual, *language_words)),
+            Signature.of_forward(rotary, ("like", "positions"), first=("like", "positions")),
+            None if layer is None else Signature.of_forward(layer, of_layer, first=("hidden",)),
+        )
+
+
+def encoder_signature(inner: Any, modality: str, words: Sequence[str], optional: Sequence[str]) -> Signature:
+    """The signature of the inner model's method that encodes images or videos."""
+    name, where = encoder_name(modality), type(inner).__name__
+    if not hasattr(inner, name):
+        raise _missing(f"method {name}", where)
+    return Signature.of(getattr(inner, name), f"{where}.{name}", words, optional)
+
+
+def encoder_name(modality: str) -> str:
+    """The inner model's method that encodes images or videos."""
+    return f"get_{modality}_features"
+
+
+# -- outputs
+
+
+def output_field(output: Any, word: str) -> Any:
+    """A field of an output.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When the output has no such field, under any spelling.
+    """
+    return getattr(output, _output_name(type(output), word))
+
+
+def set_output_field(output: Any, word: str, value: Any) -> None:
+    """Replace a field of an output."""
+    setattr(output, _output_name(type(output), word), value)
+
+
+def _output_name(kind: type, word: str) -> str:
+    declared = {field.name for field in fields(kind)} if hasattr(kind, "__dataclass_fields__") else set()
+    for name in OUTPUTS[word]:
+        if name in declared:
+            return name
+    raise _missing(f"field {' or '.join(OUTPUTS[word])}", kind.__name__)
+
+
+def check_outputs() -> None:
+    """Refuse a transformers whose plain outputs lack a field the engine reads."""
+    from transformers import modeling_outputs as outputs
+
+    for kind, words in (
+        (outputs.BaseModelOutputWithPast, ("rows", "states", "kv")),
+        (outputs.BaseModelOutputWithPooling, ("states", "features")),
+    ):
+        for word in words:
+            _output_name(kind, word)
+
+
+# -- configuration, embeddings
+
+
+def config_value(config: Any, word: str) -> Any:
+    """A setting of the configuration that an argument of that word overrides."""
+    for name in ARGUMENTS[word]:
+        if hasattr(config, name):
+            return getattr(config, name)
+    raise _missing(" or ".join(ARGUMENTS[word]), type(config).__name__)
+
+
+def token_id(config: Any, modality: str) -> int:
+    """The placeholder token of a modality."""
+    name = f"{modality}_token_id"
+    token = getattr(config, name, None)
+    if not isinstance(token, int):
+        raise _missing(name, type(config).__name__)
+    return token
+
+
+def layer_kinds(config: Any) -> tuple[str, ...]:
+    """The kinds of attention of a language model's layers, each once; full attention where it names none."""
+    kinds = getattr(config, _attribute("kinds of a language model's layers"), None)
+    if kinds is None:
+        return (FULL,) if window_of(config) is None else (SLIDING,)
+    return tuple(dict.fromkeys(kinds))
+
+
+def window_of(holder: Any) -> int | None:
+    """The window of a configuration or cache layer; None: all that came before is seen."""
+    size: int | None = getattr(holder, _attribute("window of a layer"), None)
+    return size
+
+
+def embedding_of(model: Any, token: int, device: torch.device) -> Tensor:
+    """The embedding of a token, (D,)."""
+    row: Tensor = embedding_table(model)(torch.tensor(token, device=device))
+    return row
+
+
+def embedding_table(model: Any) -> Any:
+    """The module that maps token ids to embeddings."""
+    name = _attribute("table of embeddings")
+    if not hasattr(model, name):
+        raise _missing(f"method {name}", type(model).__name__)
+    return getattr(model, name)()
+
+
+# -- masks
+
+
+@dataclass(frozen=True)
+class MaskMakers:
+    """Transformers' functions that make masks, by kind, with their signatures."""
+
+    makers: Mapping[str, tuple[Callable[..., Any], Signature]]
+
+    @classmethod
+    def resolve(cls) -> MaskMakers:
+        """Find the functions; a missing one, or one without an argument we pass, is refused."""
+        from transformers import masking_utils
+
+        makers = {}
+        for kind, name in MASKS.items():
+            make = getattr(masking_utils, name, None)
+            if make is None:
+                raise _missing(f"function {name}", masking_utils.__name__)
+            words = ("settings", "embeds", "mask", "kv", "positions", "blocks")
+            makers[kind] = make, Signature.of(make, name, words)
+        return cls(makers)
+
+    def make(
+        self,
+        kind: str,
+        config: Any,
+        embeds: Tensor,
+        flat: Tensor | None,
+        kv: Any,
+        blocks: Tensor | None = None,
+    ) -> Any:
+        """The mask of a kind of layer for rows (B, P, D), from the two-dimensional one; None: not needed.
+
+        Tokens with the same number (not -1) in `blocks` (B, n) see each other both ways.
+        """
+        make, signature = self.makers[kind]
+        names = signature.names
+        arguments = {
+            names["settings"]: config,
+            names["embeds"]: embeds,
+            names["mask"]: flat,
+            names["kv"]: kv,
+            names["positions"]: None,
+        }
+        if blocks is not None:
+            arguments[names["blocks"]] = blocks
+        return make(**arguments)
+
+
+def one_mask(mask: Any) -> Any:
+    """The mask over all tokens, of a call that passes one for each kind of layer."""
+    return mask.get(FULL) if isinstance(mask, dict) else mask
+
+
+# -- caches
+
+
+def new_kv(config: Any) -> Any:
+    """An empty cache, as the language model would make it."""
+    from transformers import DynamicCache
+
+    return DynamicCache(config=config)
+
+
+def kv_of_one(layer: Any) -> Any:
+    """A cache that has only this layer."""
+    return kv_class()(layers=[layer])
+
+
+def kv_class() -> type:
+    """The base class of caches."""
+    from transformers.cache_utils import Cache
+
+    return Cache  # type: ignore[no-any-return]
+
+
+def layers_of(kv: Any) -> list[Any]:
+    """The layers of a cache; none where there is no cache."""
+    return [] if kv is None else getattr(kv, _attribute("layers of a cache"))
+
+
+def seen(kv: Any) -> Any:
+    """Tokens a cache, or a layer of one, has seen."""
+    return getattr(kv, LAYER_METHODS["seen"])()
+
+
+def mask_sizes(layer: Any, n_new: int) -> tuple[int, int]:
+    """Stored plus new tokens of a layer, and the offset of the first stored one."""
+    sizes: tuple[int, int] = getattr(layer, LAYER_METHODS["mask_sizes"])(n_new)
+    return sizes
+
+
+def keys_of(layer: Any) -> Tensor | None:
+    """The keys a cache layer stores, (B, H, S, d)."""
+    stored: Tensor | None = getattr(layer, _attribute("keys of a cache layer"))
+    return stored
+
+
+def is_preallocated(kv: Any) -> bool:
+    """Whether a cache has all its slots from the start; `generate` then makes masks of four dimensions."""
+    return bool(getattr(kv, _attribute("whether a cache is preallocated"), False))
+
+
+def bytes_held(layer: Any, n: int) -> int:
+    """Bytes a cache layer holds of `n` tokens a row that came last; 0 while it is empty.
+
+    A layer that slides holds its window at most.
+    """
+    values: Tensor | None = getattr(layer, _attribute("values of a cache layer"))
+    tensors = [t for t in (keys_of(layer), values) if t is not None and t.numel()]
+    if getattr(layer, _attribute("whether a cache layer slides")):
+        slots = getattr(layer, _attribute("slots of a preallocated layer"), None)
+        if slots is not None:  # all of them from the start
+            n = min(n, slots)
+        elif not getattr(layer, _attribute("whether a sliding layer keeps its past")):
+            # the window without the token that is to look through it
+            n = min(n, getattr(layer, _attribute("window of a layer")) - 1)
+    return sum(n * (t.numel() // t.shape[-2]) * t.element_size() for t in tensors)
+
+
+def check_kv(config: Any) -> None:
+    """Refuse a language model whose cache layers are not known.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For layers that keep a state instead of tokens, and for methods that are not there.
+    """
+    name = type(config).__name__
+    unknown = [kind for kind in layer_kinds(config) if kind not in MASKS]
+    if unknown:
+        raise UnsupportedModelError(
+            f"{name} has layers of the kind {', '.join(unknown)}; only layers whose cache keeps keys of "
+            f"every token can be pruned ({', '.join(MASKS)}). Hybrid caches are not supported yet"
+        )
+    kv = new_kv(config)
+    _need(
+        kv,
+        _attribute("layers of a cache"),
+        _attribute("whether a cache is preallocated"),
+        LAYER_METHODS["seen"],
+    )
+    slides = _attribute("whether a cache layer slides")
+    held = map(_attribute, ("keys of a cache layer", "values of a cache layer"))
+    needed = (*LAYER_METHODS.values(), *held, slides)
+    for layer in layers_of(kv):
+        _need(layer, *needed)
+        if getattr(layer, slides):
+            _need(layer, *map(_attribute, ("window of a layer", "whether a sliding layer keeps its past")))
+    if {kind != FULL for kind in layer_kinds(config)} != {
+        bool(getattr(layer, slides)) for layer in layers_of(kv)
+    }:
+        names = map(_attribute, ("kinds of a language model's layers", "window of a layer"))
+        raise _missing(f"{' or '.join(names)} that agrees with its cache", type(config).__name__)
+
+
+def _need(holder: Any, *names: str) -> None:
+    """Refuse an object that lacks an attribute."""
+    for name in names:
+        if not hasattr(holder, name):
+            raise _missing(f"attribute {name}", type(holder).__name__)
+
+
+@functools.cache
+def pruned_class(mixin: type, layer_class: type) -> type:
+    """A cache layer class whose methods go through the mixin's of our words, which get the original first."""
+
+    def in_front(word: str, name: str) -> Callable[..., Any]:
+        original = getattr(layer_class, name)
+
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return getattr(mixin, word)(self, functools.partial(original, self), *args, **kwargs)
+
+        return method
+
+    methods = {
+        name: in_front(word, name) for word, name in LAYER_METHODS.items() if hasattr(layer_class, name)
+    }
+    return type("Pruned" + layer_class.__name__, (mixin, layer_class), methods)
+
+
+# -- attention functions
+
+
+class AttentionFunctions:
+    """Transformers' table of attention functions, by the name of the implementation."""
+
+    def __init__(self) -> None:
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        self._table: Any = ALL_ATTENTION_FUNCTIONS
+        if not hasattr(self._table, _attribute("table of attention functions")):
+            raise _missing(_attribute("table of attention functions"), type(self._table).__name__)
+
+    def name_of(self, attention: Any) -> str:
+        """The implementation a module uses."""
+        if not hasattr(attention.config, _attribute("where that name is stored")):
+            where = f"the config of {type(attention).__name__}"
+            raise _missing(_attribute("where that name is stored"), where)
+        return self.implementation(attention.config)
+
+    def implementation(self, config: Any) -> str:
+        """The implementation a configuration names."""
+        attribute = _attribute("name of an attention implementation")
+        _need(config, attribute)
+        name: str = getattr(config, attribute)
+        return name
+
+    def use(self, config: Any, name: str) -> None:
+        """Let a configuration name an implementation, without transformers' checks."""
+        setattr(config, _attribute("where that name is stored"), name)
+
+    def function(self, name: str, attention: Any) -> Callable[..., Any]:
+        """The function of an implementation; the eager one is that of the module's own file."""
+        if name != "eager":
+            function: Callable[..., Any] = self._table[name]
+            return function
+        file, eager = (
+            sys.modules[type(attention).__module__],
+            _attribute("attention function of a modeling file"),
+        )
+        if not hasattr(file, eager):
+            raise _missing(f"function {eager}", file.__name__)
+        function = getattr(file, eager)
+        return function
+
+    def check(self, attention: Any) -> None:
+        """Refuse a module whose attention function takes other arguments than those a tap passes on."""
+        name = self.name_of(attention)
+        first = ("module", "query", "key", "value", "mask")
+        Signature.of(
+            self.function(name, attention), f"attention function {name!r}", (*first, "scaling"), first=first
+        )
+
+    def add(self, name: str, function: Callable[..., Any]) -> None:
+        """Register a function of ours."""
+        self._table.register(name, function)
+
+    def remove(self, name: str) -> None:
+        """Forget a function of ours; doing it twice is fine."""
+        getattr(self._table, _attribute("table of attention functions")).pop(name, None)
+
+
+def is_flash(config: Any) -> bool:
+    """Whether a configuration names an implementation of flash attention."""
+    return "flash" in str(getattr(config, _attribute("name of an attention implementation")))
+
+
+def scaling_of(options: Mapping[str, Any]) -> float | None:
+    """The factor an attention function is to multiply logits by; None: the inverse root of the width."""
+    (name,) = ARGUMENTS["scaling"]
+    scaling: float | None = options.get(name)
+    return scaling
+
+
+# -- generate
+
+
+def settings_method(model: Any) -> str:
+    """The method of a model through which `generate` merges its settings."""
+    from transformers import GenerationConfig
+
+    name = _attribute("merged settings of generate")
+    if not hasattr(model, name):
+        raise _missing(f"method {name}", type(model).__name__)
+    if not hasattr(GenerationConfig(), _attribute("chunks of a prefill")):
+        raise _missing(_attribute("chunks of a prefill"), GenerationConfig.__name__)
+    return name
+
+
+def chunk_size(merged: Any) -> int | None:
+    """The size of prefill chunks, from what the method above returned; None: one prefill."""
+    size: int | None = getattr(merged[0], _attribute("chunks of a prefill"))
+    return size
+
+
+def brings_pixels(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of `generate` has pictures among its arguments."""
+    words = ("images", "videos", "encoded")
+    return any(kwargs.get(name) is not None for word in words for name in ARGUMENTS[word])
