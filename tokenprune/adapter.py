@@ -67,6 +67,30 @@ class ModelAdapter(ABC):
         `record` is called once for each prefill that had visual tokens.
         """
 
+    def check_model(self) -> None:  # noqa: B027  (most adapters have nothing to refuse)
+        """Refuse a model that cannot be pruned, whatever the method; called by `apply` first.
+
+        Raises
+        ------
+        UnsupportedModelError
+            When a part of the model, or of the library it comes from, is not where the adapter needs it.
+        """
+
+    def rehearse(self, cuts: Sequence[Cut]) -> str:
+        """Try cuts before they are installed, and leave the model as it was; called by `apply`.
+
+        Returns
+        -------
+        str
+            What was measured, or why nothing was, for `PruningHandle.rehearsal`.
+
+        Raises
+        ------
+        UnsupportedModelError
+            When the pruned model would not answer as it should.
+        """
+        return f"not rehearsed: the adapter {self.name!r} has no rehearsal"
+
     def check_together(self, cuts: Sequence[Cut]) -> None:
         """Refuse cuts that do not go together; by default more than one."""
         if len(cuts) != 1:

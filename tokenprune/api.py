@@ -10,7 +10,7 @@ from torch import nn
 
 from .adapter import Cut
 from .arguments import combine, place, read_budgets, seeded
-from .errors import AlreadyPrunedError, BudgetError, UnsupportedModelError
+from .errors import AlreadyPrunedError, BudgetError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, is_pruned
 from .methods import Method
 from .option_types import check_parts
@@ -37,6 +37,7 @@ def apply(
     positions: str | None = None,
     min_tokens: int = 0,
     seed: int = 0,
+    verify: bool = True,
 ) -> PruningHandle:
     """Make a model drop visual tokens; `generate` goes on working, and the handle undoes it.
 
@@ -66,6 +67,10 @@ def apply(
         Images with fewer visual tokens are left alone.
     seed
         For strategies that draw random numbers.
+    verify
+        Try the cut on a few rows before the model is touched (about five decoding steps), and refuse a model
+        whose cache, masks or positions would be misunderstood. `PruningHandle.rehearsal` says what was
+        measured.
 
     Raises
     ------
@@ -82,9 +87,12 @@ def apply(
         )
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
         raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
+    if not isinstance(verify, bool):
+        raise OptionError(f"verify is True or False, got {verify!r}")
     methods = combine(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, len(methods))
     adapter = registry.adapter_for(model)(model)
+    adapter.check_model()
     overrides = {"scope": scope, "newlines": newlines, "positions": positions, "budget": budget}
     cuts = []
     for one, rows in zip(methods, budgets, strict=True):
@@ -98,7 +106,8 @@ def apply(
             check_parts(f"{part.kind} {part.name!r}", part)
             part.check(model)
     adapter.check_together(cuts)
-    handle = PruningHandle(model, cuts)
+    rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
+    handle = PruningHandle(model, cuts, rehearsal)
     handle.install(lambda record: adapter.install(cuts, record))
     return handle
 

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rehearsal before the first answer: the cut is tried on a few rows, through the real hooks and cache.
+
+Some rows are left out of a short prompt and one more row is decoded from its cache; the same is computed at
+once from the rows that stay, without hooks and without a cache. A cache, mask or position that is understood
+wrongly shows as a difference far above that of the model's own cached decoding. What begins beyond a few rows
+(windows, chunks) cannot be seen here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tokenprune import Cut, TokenPruneError, UnsupportedModelError
+
+from . import stock
+from .call import Call, Stage
+from .engine import Engine
+from .rows import RowChoice
+
+if TYPE_CHECKING:
+    from .vlm import TransformersAdapter
+
+N_ROWS = 9  # of the prompt; one more is decoded
+N_DROPPED = 3
+FIRST_DROPPED = 2
+TIMES_OWN = 10.0  # how far above the model's own difference a pruned one may lie
+# the least difference that is refused, by dtype: what is misunderstood gives 1e-2 and more
+FLOOR = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def rehearse(adapter: TransformersAdapter, cuts: list[Cut]) -> str:
+    """Try each cut, and return what was measured.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When a rehearsed answer differs, or the language model cannot be run in this way.
+    """
+    skipped = _why_not(adapter)
+    if skipped:
+        return f"not rehearsed: {skipped}"
+    try:
+        with _undisturbed(adapter):
+            measured = [_Rehearsal(adapter, cut).measure() for cut in cuts]
+    except torch.OutOfMemoryError:
+        raise
+    except (TokenPruneError, TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"a rehearsal of pruning on {type(adapter.model).__name__} ended in {type(error).__name__}: "
+            f"{error}. {_remedy()}"
+        ) from error
+    if not all(math.isfinite(tolerance) for _, tolerance in measured):
+        return "not rehearsed: the language model's own output is not finite on random tokens"
+    for cut, (difference, tolerance) in zip(cuts, measured, strict=True):
+        if not difference <= tolerance:
+            raise UnsupportedModelError(
+                f"a rehearsal of {cut.method.name!r} on {type(adapter.model).__name__} gave rows that differ "
+                f"by {difference:.1e} of their size from those of the kept rows alone ({tolerance:.1e} is "
+                "allowed): a cache, mask or position works otherwise than in the models that were tested. "
+                f"{_remedy()}"
+            )
+    difference, tolerance = max(measured, key=lambda pair: pair[0] / pair[1])
+    return f"rehearsed: within {difference:.1e} of the kept rows alone ({tolerance:.1e} is allowed)"
+
+
+def _remedy() -> str:
+    return (
+        f"transformers {stock.installed_version()} is installed, {stock.tested_range()} was tested. Install "
+        "a tested version, or report this model; verify=False prunes without a rehearsal"
+    )
+
+
+def _why_not(adapter: TransformersAdapter) -> str:
+    """Why nothing can be rehearsed; empty where it can."""
+    if any(hasattr(module, "unshard") for module in adapter.model.modules()):
+        return "weights are sharded over processes (FSDP)"
+    if any(weight.is_meta for weight in adapter.language_model.parameters()):
+        return "weights of the language model are offloaded"
+    if any(weight.is_meta for weight in stock.embedding_table(adapter.model).parameters()):
+        return "the embeddings are offloaded"
+    return ""
+
+
+@contextmanager
+def _undisturbed(adapter: TransformersAdapter) -> Iterator[None]:
+    """Evaluation mode, no gradients, no compiled code; everything as it was afterwards."""
+    modules = list(adapter.language_model.modules())
+    training = [module.training for module in modules]
+    device = stock.embedding_table(adapter.model).weight.device.type
+    try:
+        for module in modules:
+            module.training = False
+        with torch.no_grad(), torch.autocast(device, enabled=False), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for module, was in zip(modules, training, strict=True):
+            module.training = was
+
+
+@dataclass
+class _Choice:
+    """Drops the same rows of every prompt; see `choosing.Chooser`."""
+
+    dropped: Tensor
+    closes_up: bool
+    boundary: int | None
+
+    def _rows(self, call: Call) -> RowChoice:
+        assert call.entered is not None
+        choice = RowChoice(call.entered.shape[:2], None, call.entered.device)
+        choice.keep[:, self.dropped] = False
+        return choice
+
+    def before_language(self, call: Call, brought: stock.ModelCall) -> None:
+        if self.boundary is None:
+            choice = self._rows(call)
+            call.front = Stage(choice.plan(), choice.gone() if self.closes_up else None)
+
+    def before_layers(self, call: Call) -> None:
+        assert self.boundary is not None
+        call.choice, call.due = self._rows(call), frozenset({self.boundary})
+
+    def before_layer(self, i: int, call: Call, hidden: Tensor, rotated: Any) -> None:
+        """The rows were chosen before."""
+
+
+class _Rehearsal:
+    """One cut, tried on one prompt.
+
+    Rows dropped inside the decoder are hidden by the mask from the start, so that the rows that stay are in
+    both stages those of a prompt without the dropped ones.
+    """
+
+    def __init__(self, adapter: TransformersAdapter, cut: Cut) -> None:
+        self.adapter, self.cut = adapter, cut
+        self.language = adapter.language_model
+        self._signature = adapter.signatures(False).language
+        table = stock.embedding_table(adapter.model)
+        draw = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, len(table.weight), (1, N_ROWS + 1), generator=draw)
+        self.rows: Tensor = table(ids.to(table.weight.device))
+        self.closes_up = adapter.closes_up(cut)
+        schedule = cut.method.schedule if cut.method.stage == "decoder" else None
+        self.boundary = None if schedule is None else schedule.boundaries(len(adapter.layers))[0]
+        # flash attention takes gaps in positions for packed prompts; closed up inside the decoder, the layers
+        # before and after a boundary agree about positions only where nothing stands before the dropped rows
+        leading = stock.is_flash(self.language.config) or (self.boundary is not None and self.closes_up)
+        start = 0 if leading else FIRST_DROPPED
+        keep = torch.ones(N_ROWS + 1, dtype=torch.bool)
+        keep[start : start + N_DROPPED] = False
+        self.keep = keep.to(self.rows.device)
+
+    def measure(self) -> tuple[float, float]:
+        """The largest relative difference and the one that is allowed."""
+        kept, places = self.rows[:, self.keep], torch.arange(N_ROWS + 1, device=self.rows.device)
+        stay = places[: kept.shape[1]] if self.closes_up else places[self.keep]
+        wanted = self._run(kept, stay, None, ones=True)
+        kv = stock.new_kv(self.language.config)
+        own = torch.cat(
+            [self._run(kept[:, :-1], stay[:-1], kv, ones=True), self._run(kept[:, -1:], stay[-1:], kv)], 1
+        )
+        pruned = self._pruned(places)
+        tolerance = TIMES_OWN * _difference(own, wanted)
+        if math.isfinite(tolerance):
+            tolerance = max(FLOOR.get(wanted.dtype, FLOOR[torch.float16]), tolerance)
+        return _difference(pruned, wanted), tolerance
+
+    def _pruned(self, places: Tensor) -> Tensor:
+        """What the engine makes of the prompt and of one more row."""
+        choice = _Choice((~self.keep[:-1]).nonzero().squeeze(1), self.closes_up, self.boundary)
+        engine = Engine(self.adapter, [self.cut], lambda report: None, choice)
+        kv = stock.new_kv(self.language.config)
+        mask = None if self.boundary is None else self.keep.long()[None]
+        try:
+            engine.brought = stock.ModelCall({})
+            prompt = self._run(
+                self.rows[:, :-1], places[:-1], kv, mask=None if mask is None else mask[:, :-1]
+            )
+            engine.brought = None
+            decoded = self._run(self.rows[:, -1:], None, kv, mask=mask)  # the cache knows where it goes on
+        finally:
+            engine.remove()
+        return torch.cat([prompt[:, self.keep[:-1]], decoded], 1)
+
+    def _run(
+        self, rows: Tensor, places: Tensor | None, kv: Any, mask: Tensor | None = None, ones: bool = False
+    ) -> Tensor:
+        """Last hidden rows (1, n, D) of the language model alone."""
+        if ones:  # gaps in positions without a mask would be taken for packed prompts
+            mask = torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device)
+        axes = self.adapter.position_axes
+        positions = (
+            places if places is None else places.expand(1, -1) if axes == 1 else places.expand(axes, 1, -1)
+        )
+        call = stock.LanguageCall({}, rows, mask, positions, kv, kv is not None)
+        args, kwargs = self._signature.write(call)
+        made: Tensor = stock.output_field(self.language(*args, **kwargs), "rows")
+        return made
+
+
+def _difference(rows: Tensor, wanted: Tensor) -> float:
+    """How far rows lie from others, relative to their size."""
+    wanted = wanted.float()
+    return float((rows.float() - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float32).tiny))
