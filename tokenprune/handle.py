@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import TracebackType
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from .adapter import Cut
 from .errors import UnsupportedCallError
 from .report import PruningReport
+from .restore import restored_on_error
 
 # which models are pruned now; kept here so that a pruned model carries no attribute of ours
 _ACTIVE: weakref.WeakKeyDictionary[nn.Module, weakref.ref[PruningHandle]] = weakref.WeakKeyDictionary()
@@ -25,8 +27,9 @@ class PruningHandle:
     ``with tokenprune.apply(model, ...) as handle:`` prunes inside the block; `remove()` does it by hand.
     """
 
-    def __init__(self, model: nn.Module, cuts: Sequence[Cut]) -> None:
+    def __init__(self, model: nn.Module, cuts: Sequence[Cut], rehearsal: str = "") -> None:
         self.cuts = tuple(cuts)
+        self.rehearsal = rehearsal  # what the rehearsal measured, or why there was none
         self._last: PruningReport | None = None
         self._undo: Callable[[], None] | None = None
         self._model = weakref.ref(model)
@@ -34,9 +37,10 @@ class PruningHandle:
 
     def install(self, install: Callable[[Callable[[PruningReport], None]], Callable[[], None]]) -> None:
         """Run an adapter's installation and remember how to undo it."""
-        self._undo = install(self._record)
-        forget_compiled()
         model = self._model()
+        with nullcontext() if model is None else restored_on_error(model):
+            self._undo = install(self._record)
+        forget_compiled()
         if model is not None:
             _ACTIVE[model] = weakref.ref(self)
 
