@@ -148,7 +148,8 @@ def adapters(monkeypatch):
 def test_a_foreign_adapter_on_another_architecture_leaves_the_model_alive(adapters):
     adapters(Foreign)
     vision = {"embed_dim": [16, 16], "depths": [1, 1], "num_heads": [2, 2], "num_groups": [2, 2]}
-    vision |= {"patch_size": [3, 3], "patch_stride": [2, 2], "patch_padding": [1, 1], "patch_prenorm": [False, True]}
+    vision |= {"patch_size": [3, 3], "patch_stride": [2, 2], "patch_padding": [1, 1]}
+    vision |= {"patch_prenorm": [False, True]}
     vision |= {"window_size": 4, "projection_dim": 16}
     text = {"vocab_size": 99, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
     text |= {"decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}

@@ -20,7 +20,7 @@ from .interposed import NotCopied
 from .lease import Lease
 from .plan import take
 from .pruned_layer import PrunedLayer, as_pruned
-from .refusals import refuse_chunked_prefill, refuse_planned_masks
+from .refusals import refuse_chunked_prefill, refuse_planned_masks, refuse_unknown_rows
 from .tap import ATTENTION_SIGNALS
 from .turn import Turn
 
@@ -180,7 +180,7 @@ class Engine(NotCopied):
         config = self.adapter.language_model.config
         language.mask = own_masks(self._masks, config, call, language.mask, flat, plan)
         self.adapter.prune_arguments(language, plan)
-        receipts.check_rest(language, len(embeds), call.n_new)
+        refuse_unknown_rows(language, len(embeds), call.n_new)
 
     def _rotate(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         call = self._call

@@ -39,20 +39,6 @@ def check_passed(language: stock.LanguageCall, kv_class: type) -> None:
             raise _broken(f"the language model was passed a cache as the unknown argument {name}")
 
 
-def check_rest(language: stock.LanguageCall, rows: int, n_new: int) -> None:
-    """Refuse an unknown argument with a row for each of `n_new` tokens, which nobody has cut."""
-    for name, value in language.rest.items():
-        if (
-            isinstance(value, Tensor)
-            and value.ndim > 1
-            and value.shape[0] in (1, rows)
-            and value.shape[1] == n_new
-        ):
-            raise _broken(
-                f"the language model was passed the unknown argument {name}, a row for each of {n_new} tokens"
-            )
-
-
 def check_positions(call: Call, positions: Tensor) -> None:
     """Refuse positions of another length than the rows that entered the language model."""
     assert call.entered is not None

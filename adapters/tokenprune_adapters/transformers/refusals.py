@@ -46,3 +46,13 @@ def refuse_planned_masks(call: stock.ModelCall) -> None:
             "a pruned model takes a two-dimensional attention mask (padding); a four-dimensional one "
             "says nothing about the rows that stay"
         )
+
+
+def refuse_unknown_rows(language: stock.LanguageCall, batch: int, n_new: int) -> None:
+    """An argument with a row for each of `n_new` tokens that nobody has cut would no longer fit the rows."""
+    for name, value in language.rest.items():
+        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[:2] in ((1, n_new), (batch, n_new)):
+            raise UnsupportedCallError(
+                f"the language model was passed {name}, which has a row for each of {n_new} tokens, and "
+                "tokenprune does not know how to cut it; leave it out, or remove the pruning for this call"
+            )
