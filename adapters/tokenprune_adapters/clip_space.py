@@ -2,7 +2,7 @@
 """CLIP's joint space of pictures and words, from a CLIP model of transformers that the user brings.
 
 A LLaVA checkpoint holds CLIP's image tower without its last steps and without the text tower; methods that
-compare patches with the question need both. Checked with transformers 5.17 and 5.23.
+compare patches with the question need both.
 """
 
 from __future__ import annotations

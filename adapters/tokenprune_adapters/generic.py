@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vision-language models of the usual transformers 5 shape: a table of families, and one adapter for them.
 
-Checked with transformers 5.17 and 5.23. The inner model has `get_image_features`, puts its rows where the
-placeholder tokens stand, and calls a language model with `layers` and `rotary_emb`. What a family lacks (the
-tower's attention, rows of the projector's inputs that match tokens, cuts inside the decoder) its adapter does
-not provide, and methods that need it are refused by name.
+The inner model encodes images, puts their rows where the placeholder tokens stand, and calls a language
+model. What a family lacks (the tower's attention, rows of the projector's inputs that match tokens, cuts
+inside the decoder) its adapter does not provide, and methods that need it are refused by name.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-1.5 and models of its class in transformers (`LlavaForConditionalGeneration`).
 
-Checked with transformers 5.17 and 5.23. Every image has the same number of tokens, patch by patch in raster
-order.
+Every image has the same number of tokens, patch by patch in raster order.
 """
 
 from __future__ import annotations

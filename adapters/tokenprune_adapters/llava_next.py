@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT (LLaVA-1.6) in transformers (`LlavaNextForConditionalGeneration`).
 
-Checked with transformers 5.17 and 5.23. An image is a base view and tiles laid out on a canvas; what the
-padding of the picture covered is cut off, and each row of the canvas ends in a newline token.
+An image is a base view and tiles laid out on a canvas; what the padding of the picture covered is cut off,
+and each row of the canvas ends in a newline token.
 """
 
 from __future__ import annotations

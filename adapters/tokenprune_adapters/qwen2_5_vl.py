@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Qwen2.5-VL in transformers (`Qwen2_5_VLForConditionalGeneration`), images and video.
 
-Checked with transformers 5.17 and 5.23. The tower works on patches in window order; four patches are merged
-into each token, and the merger normalises every patch on its own. Positions have three axes and stay as they
-are: kept tokens keep theirs.
+The tower works on patches in window order; four patches are merged into each token, and the merger normalises
+every patch on its own. Positions have three axes and stay as they are: kept tokens keep theirs.
 """
 
 from __future__ import annotations

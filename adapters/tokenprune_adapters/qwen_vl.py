@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Qwen2-VL and Qwen3-VL in transformers, images and video: the relatives of Qwen2.5-VL.
 
-Checked with transformers 5.17 and 5.23. Their towers work on patches in token order, and their mergers begin
-with a layer norm. Qwen3-VL adds features of the tower to the visual rows after its first decoder layers.
+Their towers work on patches in token order, and their mergers begin with a layer norm. Qwen3-VL adds features
+of the tower to the visual rows after its first decoder layers.
 """
 
 from __future__ import annotations
