@@ -7,7 +7,7 @@ from cache_names import CACHE
 from tokenprune_bench.evaluation import Answered, kv_cache_bytes, mean_costs, prefill_flops
 from tokenprune_bench.evaluation.kv_cache import rows_held
 from tokenprune_bench.scenes import Question
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
@@ -18,6 +18,11 @@ from transformers import (
 )
 
 ROWS = 17
+ON_CPU = {  # PyTorch 2.14 has no formula for the attention it runs there
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: (
+        sdpa_flop_count(query, key, value)
+    )
+}
 
 
 def config(kv_heads=4, kind=LlamaConfig, **other):
@@ -36,7 +41,7 @@ def config(kv_heads=4, kind=LlamaConfig, **other):
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_operations_are_what_pytorch_counts(attention, kv_heads):
     model = LlamaForCausalLM._from_config(config(kv_heads), attn_implementation=attention).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter, torch.no_grad():
         model(torch.arange(ROWS)[None], logits_to_keep=1)
     counts = counter.get_flop_counts()
     # transformers 5.17 makes the rotary table by a matrix product, later ones do not; it is no layer's work

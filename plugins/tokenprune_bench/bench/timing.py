@@ -16,6 +16,11 @@ from tokenprune_bench.bench.contenders import Contender
 from tokenprune_bench.bench.oracle import Profile, profile_of
 from tokenprune_bench.cache_name import cache_name
 
+aten = torch.ops.aten
+LIKE = {  # what some versions of PyTorch have no formula for, and whose formula holds
+    aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention
+}
+
 
 @dataclass
 class Found:
@@ -124,7 +129,8 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count it."""
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        operation = func._overloadpacket
+        formula = flop_registry.get(operation) or flop_registry.get(LIKE.get(operation))
         if formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
