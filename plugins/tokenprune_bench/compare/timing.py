@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -73,19 +74,26 @@ def count_flops(model: Any, contender: Contender, clock: Clock) -> dict[str, flo
     The tower's are those before the language model is called. The language model's follow from the rows that
     enter its layers; what is left is what choosing took: scores, distances, attention rows.
     """
-    counter, before = FlopCounter(), []
-    language, rows = model.model.language_model, []
-    hook = language.register_forward_pre_hook(lambda *_: before.append(counter.total))
-    layers = [
-        layer.register_forward_hook(lambda _, args, out: rows.append(args[0].shape[1] if args else 0))
-        for layer in language.layers
-    ]
-    try:
-        with counter:
-            time_prefill(model, contender, clock, 0)
-    finally:
-        for one in (hook, *layers):
-            one.remove()
+    counter, before, rows = FlopCounter(), list[int](), list[int]()
+    language = model.model.language_model
+
+    @contextmanager
+    def watched() -> Iterator[None]:  # the prefill alone: a model that is being pruned runs a few rows too
+        hooks = [
+            layer.register_forward_hook(lambda _, args, out: rows.append(args[0].shape[1] if args else 0))
+            for layer in language.layers
+        ]
+        hooks.append(
+            language.register_forward_pre_hook(lambda *_: before.append(counter.total), prepend=True)
+        )
+        try:
+            with counter:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    time_prefill(model, contender, clock, 0, watched())
     formula = prefill_flops(model.config.text_config, rows)
     parts = {"tower": before[0], "choosing": counter.total - before[0] - formula, "language": formula}
     return {**parts, "total": counter.total}
