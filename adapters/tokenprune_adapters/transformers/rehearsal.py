@@ -159,19 +159,19 @@ class _Rehearsal:
         self.keep = keep.to(self.rows.device)
 
     def measure(self) -> tuple[float, float]:
-        """The largest relative difference and the one that is allowed."""
+        """The relative difference, and the one allowed: infinite where the own rows are not finite."""
         kept, places = self.rows[:, self.keep], torch.arange(N_ROWS + 1, device=self.rows.device)
         stay = places[: kept.shape[1]] if self.closes_up else places[self.keep]
         wanted = self._run(kept, stay, None, ones=True)
+        if not bool(wanted.isfinite().all()):
+            return math.nan, math.inf
+        difference, floor = _difference(self._pruned(places), wanted), FLOOR.get(wanted.dtype, 1e-2)
+        if difference <= floor:
+            return difference, floor
         kv = stock.new_kv(self.language.config)
-        own = torch.cat(
-            [self._run(kept[:, :-1], stay[:-1], kv, ones=True), self._run(kept[:, -1:], stay[-1:], kv)], 1
-        )
-        pruned = self._pruned(places)
-        tolerance = TIMES_OWN * _difference(own, wanted)
-        if math.isfinite(tolerance):
-            tolerance = max(FLOOR.get(wanted.dtype, FLOOR[torch.float16]), tolerance)
-        return _difference(pruned, wanted), tolerance
+        steps = (slice(-1), slice(-1, None))
+        own = torch.cat([self._run(kept[:, step], stay[step], kv, ones=True) for step in steps], 1)
+        return difference, max(floor, TIMES_OWN * _difference(own, wanted))
 
     def _pruned(self, places: Tensor) -> Tensor:
         """What the engine makes of the prompt and of one more row."""

@@ -52,13 +52,13 @@ class AttentionTap:
         attention.config = config
 
     def __call__(  # noqa: D102  (the class says it)
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any
     ) -> Any:
         self._see(query, key, stock.scaling_of(options))
         if self._dry:
             return query.transpose(1, 2).contiguous(), None
         attend = self._functions.function(self._functions.implementation(self._config), module)
-        return attend(module, query, key, value, mask, **options)
+        return attend(module, query, key, value, *mask, **options)
 
     def remove(self) -> None:
         """Give the module its configuration back and forget the function's name."""
