@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cut is tried on a few rows before a model is pruned; what is misunderstood is refused."""
 
+import contextlib
 import copy
 
 import pytest
@@ -179,3 +180,15 @@ def test_verify_is_a_truth_value():
 
 def test_the_floor_is_far_below_what_a_misread_cache_gives():
     assert max(rehearsal.FLOOR.values()) <= 5e-2
+
+
+def test_the_models_own_difference_is_that_of_rounding(monkeypatch):
+    seen = []
+    original = rehearsal._difference
+    monkeypatch.setattr(rehearsal, "FLOOR", dict.fromkeys(rehearsal.FLOOR, 0.0))
+    monkeypatch.setattr(rehearsal, "_difference", lambda *rows: seen.append(original(*rows)) or seen[-1])
+    model = tiny_models.llava()
+    with contextlib.suppress(tokenprune.UnsupportedModelError):  # nothing but equal rows is allowed here
+        tokenprune.apply(model, method="divprune", keep=5).remove()
+    pruned, own = seen
+    assert 0 < pruned < 1e-5 and own < 1e-5

@@ -195,7 +195,8 @@ class _Rehearsal:
     ) -> Tensor:
         """Last hidden rows (1, n, D) of the language model alone."""
         if ones:  # gaps in positions without a mask would be taken for packed prompts
-            mask = torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device)
+            n = rows.shape[1] + (0 if kv is None else stock.seen(kv))
+            mask = torch.ones(1, n, dtype=torch.long, device=rows.device)
         axes = self.adapter.position_axes
         positions = (
             places if places is None else places.expand(1, -1) if axes == 1 else places.expand(axes, 1, -1)
