@@ -16,7 +16,7 @@ from tokenprune import Cut, IncompatibleError, Projector
 from tokenprune.projector import in_float32
 
 from .qwen2_5_vl import Qwen25VLAdapter
-from .transformers import stock
+from .transformers.calls import LanguageCall
 from .transformers.capture import Encoded
 from .transformers.forms import centred, layer_norm_form
 from .transformers.plan import RowPlan, take
@@ -101,7 +101,7 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
         """The mask of visual tokens, and the rows that are added."""
         return "visual", "added"
 
-    def prune_arguments(self, language: stock.LanguageCall, plan: RowPlan) -> None:
+    def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
         """Cut the mask of visual tokens, and the rows that are added."""
         mask = language.visual
         if mask is None:

@@ -79,7 +79,7 @@ STEPS = [
     (decoder.DecoderCuts, "__init__"),
     (tap.AttentionTap, "__init__"),
     (decoder, "AttentionTap"),
-    (engine.stock.MaskMakers, "resolve"),
+    (engine.MaskMakers, "resolve"),
     (engine.Engine, "_decoder_cuts"),
 ]
 

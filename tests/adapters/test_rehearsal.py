@@ -9,8 +9,8 @@ import tiny_families
 import tiny_models
 import torch
 from model_cases import MODELS, Case
+from tokenprune_adapters.transformers import calls, rehearsal, signature
 from tokenprune_adapters.transformers import engine as engine_module
-from tokenprune_adapters.transformers import rehearsal, stock
 from tokenprune_adapters.transformers.pruned_layer import PrunedLayer
 
 import tokenprune
@@ -26,11 +26,11 @@ def build(name, attention="sdpa"):
 
 def misread_cache(monkeypatch):
     """Let the cache that the language model is passed be read as no cache, as 0.1.0 did on 5.24."""
-    original = stock.Signature.read
+    original = signature.Signature.read
 
     def misread(self, view, args, kwargs):
         call = original(self, view, args, kwargs)
-        if view is stock.LanguageCall and call.kv is not None:
+        if view is calls.LanguageCall and call.kv is not None:
             call.rest[self.names["kv"]] = call.kv
             call.kv = None
         return call
@@ -39,9 +39,9 @@ def misread_cache(monkeypatch):
         args, kwargs = original_write(self, view)
         return args, {**kwargs, **view.rest}
 
-    original_write = stock.Signature.write
-    monkeypatch.setattr(stock.Signature, "read", misread)
-    monkeypatch.setattr(stock.Signature, "write", write)
+    original_write = signature.Signature.write
+    monkeypatch.setattr(signature.Signature, "read", misread)
+    monkeypatch.setattr(signature.Signature, "write", write)
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen", "internvl"])

@@ -14,7 +14,7 @@ import tiny_families
 import tiny_models
 import torch
 import transformers
-from tokenprune_adapters.transformers import stock
+from tokenprune_adapters.transformers import calls, signature, stock
 from transformers import cache_utils, masking_utils, modeling_outputs, modeling_utils
 
 import tokenprune
@@ -376,13 +376,13 @@ def test_images_that_generate_encodes_but_brings_by_an_unknown_name_are_refused(
 
 def test_both_spellings_of_an_argument_at_once_are_refused():
     model = llava()
-    signature = stock.Signature.of_forward(model.model.language_model, ("embeds", "kv"))
+    language = signature.Signature.of_forward(model.model.language_model, ("embeds", "kv"))
     rows, kv = torch.zeros(1, 2, 64), stock.new_kv(model.model.language_model.config)
     for name in stock.ARGUMENTS["kv"]:
-        assert signature.read(stock.LanguageCall, (), {"inputs_embeds": rows, name: kv}).kv is kv
+        assert language.read(calls.LanguageCall, (), {"inputs_embeds": rows, name: kv}).kv is kv
     both = dict.fromkeys(stock.ARGUMENTS["kv"], kv)
     with pytest.raises(tokenprune.UnsupportedCallError, match="both"):
-        signature.read(stock.LanguageCall, (), both)
+        language.read(calls.LanguageCall, (), both)
 
 
 @pytest.mark.parametrize("version", ["5.16.1", "5.25.0", "6.0.0.dev0"])
@@ -399,3 +399,16 @@ def test_a_version_outside_of_the_tested_range_warns_once_and_names_what_to_do(v
 def test_a_tested_version_does_not_warn(version):
     stock.warn_if_untested.cache_clear()
     stock.warn_if_untested(version)
+
+
+def test_layers_that_take_different_arguments_are_refused_inside_the_decoder(monkeypatch):
+    model = llava()
+    layer = model.model.language_model.layers[2]
+
+    def forward(
+        self, hidden_states, position_embeddings=None, attention_mask=None, position_ids=None, **more
+    ):
+        raise AssertionError("never called")
+
+    monkeypatch.setattr(layer, "__class__", type("Other", (type(layer),), {"forward": forward}))
+    refused(model, "fastv", "Other.forward take different arguments")

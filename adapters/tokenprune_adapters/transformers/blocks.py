@@ -17,6 +17,7 @@ from tokenprune import UnsupportedCallError
 from . import stock
 from .call import Call
 from .plan import RowPlan, take
+from .resolved import MaskMakers
 
 
 def block_numbers(mask: Any, stored: int, n_new: int) -> Tensor | None:
@@ -37,7 +38,7 @@ def block_numbers(mask: Any, stored: int, n_new: int) -> Tensor | None:
 
 
 def own_masks(
-    makers: stock.MaskMakers, config: Any, call: Call, made: Any, flat: Tensor | None, plan: RowPlan | None
+    makers: MaskMakers, config: Any, call: Call, made: Any, flat: Tensor | None, plan: RowPlan | None
 ) -> Any:
     """What the language model is to be passed: `flat`, the padding, or masks with the blocks of `made`.
 

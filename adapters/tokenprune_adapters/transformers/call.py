@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import stock
+from .calls import LanguageCall
 from .plan import RowPlan, take
 from .pruned_layer import PrunedLayer, stored_length
 from .rows import Image, RowChoice
@@ -81,7 +82,7 @@ class Call:
     seconds: float = 0.0
 
     @classmethod
-    def read(cls, language: stock.LanguageCall) -> Call:
+    def read(cls, language: LanguageCall) -> Call:
         """Read a call off the language model's arguments."""
         assert language.embeds is not None
         call = cls(language.embeds.shape[1], language.kv, language.caching)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from . import stock
 from .interposed import interpose
+from .resolved import encoder_signature
 from .tap import AttentionTap
 from .turn import Turn
 
@@ -123,7 +124,7 @@ class FeatureCapture:
     def _watch(self, inner: nn.Module, modality: str) -> None:
         name = stock.encoder_name(modality)
         words, optional = self._adapter.encoder_words(modality)
-        signature = stock.encoder_signature(inner, modality, words, optional)
+        signature = encoder_signature(inner, modality, words, optional)
         original = getattr(inner, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:

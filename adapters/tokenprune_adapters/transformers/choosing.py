@@ -15,6 +15,7 @@ from tokenprune.stack import select_all
 
 from . import stock
 from .call import Call, Stage
+from .calls import ModelCall
 from .capture import Encoded, FeatureCapture
 from .decoder_signals import DecoderView
 from .front_signals import projector_tokens, text_after
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Chooser(Protocol):
     """Decides which rows stay; the engine asks in this order for each call that brings images."""
 
-    def before_language(self, call: Call, brought: stock.ModelCall) -> None:
+    def before_language(self, call: Call, brought: ModelCall) -> None:
         """Set `call.images`, and `call.front` where rows are dropped before the language model."""
 
     def before_layers(self, call: Call) -> None:
@@ -54,13 +55,13 @@ class MethodChooser:
 
     # -- before the language model
 
-    def before_language(self, call: Call, brought: stock.ModelCall) -> None:
+    def before_language(self, call: Call, brought: ModelCall) -> None:
         """Find the images, and choose where a cut is made here."""
         call.images = self._find_images(brought)
         if self._front is not None:
             self._choose(call, brought, self._front)
 
-    def _find_images(self, brought: stock.ModelCall) -> list[Image]:
+    def _find_images(self, brought: ModelCall) -> list[Image]:
         """All images of the call."""
         spans: list[ImageSpan] = []
         for modality in self.adapter.modalities:
@@ -77,7 +78,7 @@ class MethodChooser:
             for span in spans
         ]
 
-    def _encoded(self, brought: stock.ModelCall, modality: str) -> Encoded:
+    def _encoded(self, brought: ModelCall, modality: str) -> Encoded:
         output = (brought.encoded or {}).get(modality)
         encoded = self._capture.encoded(modality, output)
         if encoded is None:
@@ -87,7 +88,7 @@ class MethodChooser:
             )
         return encoded
 
-    def _visual_mask(self, brought: stock.ModelCall, modality: str) -> Tensor:
+    def _visual_mask(self, brought: ModelCall, modality: str) -> Tensor:
         """(B, L) where placeholders of a modality stand."""
         token = self.adapter.token_id(modality)
         if brought.ids is not None:
@@ -97,7 +98,7 @@ class MethodChooser:
         placeholder = stock.embedding_of(self.adapter.model, token, brought.embeds.device)
         return (brought.embeds == placeholder).all(-1)
 
-    def _choose(self, call: Call, brought: stock.ModelCall, cut: Cut) -> None:
+    def _choose(self, call: Call, brought: ModelCall, cut: Cut) -> None:
         """Let the method choose for each image; sets the call's front cut."""
         start = time.perf_counter()
         embeds = call.entered

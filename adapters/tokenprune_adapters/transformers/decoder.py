@@ -11,9 +11,12 @@ from torch import Tensor
 
 from . import stock
 from .call import Call, Stage, untraced
+from .calls import LayerCall
 from .plan import take
 from .pruned_layer import PrunedLayer
 from .receipts import check_rows
+from .resolved import MaskMakers
+from .signature import Signature
 from .tap import AttentionTap
 
 if TYPE_CHECKING:
@@ -39,8 +42,8 @@ class DecoderCuts:
     def __init__(
         self,
         adapter: TransformersAdapter,
-        signature: stock.Signature,
-        masks: stock.MaskMakers,
+        signature: Signature,
+        masks: MaskMakers,
         chooser: Chooser,
         boundaries: Sequence[int],
         closes_up: bool,
@@ -78,7 +81,7 @@ class DecoderCuts:
         call = self._current()
         if call is None:
             return None
-        layer_call = self._signature.read(stock.LayerCall, args, kwargs)
+        layer_call = self._signature.read(LayerCall, args, kwargs)
         if i in call.due:
             untraced(self._cut_before)(i, call, layer_call)
         stage, layer = call.stage(i), call.layer(i)
@@ -91,7 +94,7 @@ class DecoderCuts:
             self._go_on(i, call, layer, layer_call)
         return self._signature.write(layer_call)
 
-    def _cut_before(self, i: int, call: Call, layer_call: stock.LayerCall) -> None:
+    def _cut_before(self, i: int, call: Call, layer_call: LayerCall) -> None:
         """Choose, and drop rows: hidden (B, P, D) -> (B, P', D)."""
         choice, before, hidden = call.choice, call.stage(i), layer_call.hidden
         assert choice is not None
@@ -104,7 +107,7 @@ class DecoderCuts:
         call.taps.clear()
         layer_call.hidden = take(hidden, index)
 
-    def _rotated(self, call: Call, stage: Stage, layer_call: stock.LayerCall) -> Any:
+    def _rotated(self, call: Call, stage: Stage, layer_call: LayerCall) -> Any:
         """Rotary cosines and sines of the rows a stage leaves."""
         key = id(stage)
         if key not in call.rotated:
@@ -116,7 +119,7 @@ class DecoderCuts:
                 call.rotated[key] = self.adapter.rotate(layer_call.hidden, stage.positions(call.positions))
         return call.rotated[key]
 
-    def _go_on(self, i: int, call: Call, layer: PrunedLayer, layer_call: stock.LayerCall) -> None:
+    def _go_on(self, i: int, call: Call, layer: PrunedLayer, layer_call: LayerCall) -> None:
         """A later call on a pruned layer: its own mask, and positions as this layer closed them up."""
         group = max(b for b in self.boundaries if b <= i)
         hidden = layer_call.hidden

@@ -13,6 +13,7 @@ from tokenprune import IncompatibleError, Layout, VisualTokens
 
 from . import stock
 from .call import Call
+from .calls import LayerCall
 from .pruned_layer import PrunedLayer
 from .rows import Image
 from .tap import AttentionTap, attention_probabilities
@@ -123,7 +124,7 @@ class DecoderView:
         attention = self.adapter.attention(self.layer)
         normed = self.adapter.norm_before_attention(self.layer, self.hidden)
         signature = self.adapter.attention_signature(self.layer)
-        args, kwargs = signature.write(stock.LayerCall({}, normed, None, None, self.rotated))
+        args, kwargs = signature.write(LayerCall({}, normed, None, None, self.rotated))
         tap = AttentionTap(attention, lambda q, k, scale: seen.append((q, k, scale)), dry=True)
         try:
             attention(*args, **kwargs)

@@ -13,6 +13,7 @@ from tokenprune import Cut, PruningReport, UnsupportedCallError
 from . import receipts, stock
 from .blocks import own_masks
 from .call import Call, Stage, untraced
+from .calls import LanguageCall, ModelCall, RotaryCall
 from .capture import FeatureCapture
 from .choosing import Chooser, MethodChooser
 from .decoder import DecoderCuts
@@ -21,6 +22,7 @@ from .lease import Lease
 from .plan import take
 from .pruned_layer import PrunedLayer, as_pruned
 from .refusals import refuse_chunked_prefill, refuse_planned_masks, refuse_unknown_rows
+from .resolved import MaskMakers
 from .tap import ATTENTION_SIGNALS
 from .turn import Turn
 
@@ -57,11 +59,11 @@ class Engine(NotCopied):
         front = next((cut for cut in cuts if cut.method.stage == "projector"), None)
         decoder = next((cut for cut in cuts if cut.method.stage == "decoder"), None)
         self.lease = Lease()
-        self.brought: stock.ModelCall | None = None  # a call that brings images
+        self.brought: ModelCall | None = None  # a call that brings images
         self._turn = Turn()
         self._call: Call | None = None
         self._signatures = adapter.signatures(decoder is not None)
-        self._masks, self._kv_class = stock.MaskMakers.resolve(), stock.kv_class()
+        self._masks, self._kv_class = MaskMakers.resolve(), stock.kv_class()
         needs = frozenset() if front is None else front.method.needs
         self._reads_text = bool(needs & READS_TEXT)
         self._undo: list[Callable[[], None]] = []
@@ -112,7 +114,7 @@ class Engine(NotCopied):
         if not torch.compiler.is_compiling():
             self._turn.take()
         self._call = None
-        call = self._signatures.inner.read(stock.ModelCall, args, kwargs)
+        call = self._signatures.inner.read(ModelCall, args, kwargs)
         self.brought = call if call.brings_images else None
         refuse_planned_masks(call)
         if self.brought is None:
@@ -120,7 +122,7 @@ class Engine(NotCopied):
         elif not call.encoded:
             self._capture.forget()  # what comes will be this call's own
 
-    def _refuse_lost_images(self, call: stock.ModelCall) -> None:
+    def _refuse_lost_images(self, call: ModelCall) -> None:
         """A call without images whose prompt has places for those that were just encoded."""
         if call.ids is None or call.ids.shape[1] == 1:
             return
@@ -140,7 +142,7 @@ class Engine(NotCopied):
 
     def _enter_language(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         signature = self._signatures.language
-        language = signature.read(stock.LanguageCall, args, kwargs)
+        language = signature.read(LanguageCall, args, kwargs)
         if (
             language.embeds is None
         ):  # the language model alone, called by somebody else than the model around it
@@ -164,7 +166,7 @@ class Engine(NotCopied):
             untraced(self._chooser.before_layers)(call)
         return signature.write(language)
 
-    def _cut(self, call: Call, front: Stage, language: stock.LanguageCall) -> None:
+    def _cut(self, call: Call, front: Stage, language: LanguageCall) -> None:
         """Rewrite the language model's arguments for the rows that stay."""
         embeds, plan, first = call.entered, front.plan, call.layer(0)
         assert embeds is not None
@@ -187,7 +189,7 @@ class Engine(NotCopied):
         if call is None:
             return None
         signature = self._signatures.rotary
-        rotary = signature.read(stock.RotaryCall, args, kwargs)
+        rotary = signature.read(RotaryCall, args, kwargs)
         receipts.check_positions(call, rotary.positions)
         call.rotates = True
         if call.positions is None:

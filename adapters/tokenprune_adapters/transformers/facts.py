@@ -12,8 +12,11 @@ from tokenprune import Cut, IncompatibleError, Layout, ModelAdapter, Projector, 
 from tokenprune.projector import in_float32, weights_mark
 
 from . import stock
+from .calls import LanguageCall
 from .capture import Encoded
 from .plan import RowPlan
+from .resolved import Signatures
+from .signature import Signature
 
 ImageSignal = Callable[[Encoded, int], Any]
 
@@ -101,7 +104,7 @@ class VisionLanguageFacts(ModelAdapter):
         """Arguments of the language model, beside the usual ones, that `prune_arguments` cuts."""
         return ()
 
-    def prune_arguments(self, language: stock.LanguageCall, plan: RowPlan) -> None:
+    def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
         """Cut whatever else the language model is passed for each token."""
 
     # -- what strategies may see
@@ -165,22 +168,21 @@ class VisionLanguageFacts(ModelAdapter):
                     f"should be it has {type(part).__name__}"
                 )
 
-    def signatures(self, cuts_layers: bool) -> stock.Signatures:
+    def signatures(self, cuts_layers: bool) -> Signatures:
         """The signatures of the functions the engine stands in front of."""
-        layer = self.layers[0] if cuts_layers else None
-        return stock.Signatures.resolve(
+        return Signatures.resolve(
             self.model,
             self.inner,
             self.language_model,
             self.rotary,
-            layer,
+            list(self.layers) if cuts_layers else [],
             self.modalities,
             self.language_words(),
         )
 
-    def attention_signature(self, layer: int) -> stock.Signature:
+    def attention_signature(self, layer: int) -> Signature:
         """The signature of a decoder layer's attention module."""
-        return stock.Signature.of_forward(self.attention(layer), ("hidden", "rotated", "mask"))
+        return Signature.of_forward(self.attention(layer), ("hidden", "rotated", "mask"))
 
     def norm_before_attention(self, layer: int, hidden: Tensor) -> Tensor:
         """What a decoder layer's attention gets of its rows (B, P, D)."""

@@ -15,6 +15,7 @@ from tokenprune import ReceiptError
 
 from . import stock
 from .call import Call
+from .calls import LanguageCall
 from .pruned_layer import PrunedLayer, stored_length
 
 
@@ -32,7 +33,7 @@ def check_rows(where: str, rows: Tensor, planned: int) -> None:
         raise _broken(f"{where} has {rows.shape[1]} rows of each sequence, {planned} were planned")
 
 
-def check_passed(language: stock.LanguageCall, kv_class: type) -> None:
+def check_passed(language: LanguageCall, kv_class: type) -> None:
     """Refuse a call of the language model with a cache that was not read as its cache."""
     for name, value in language.rest.items():
         if isinstance(value, kv_class):

@@ -11,6 +11,7 @@ from torch import Tensor
 from tokenprune import UnsupportedCallError
 
 from . import stock
+from .calls import LanguageCall, ModelCall
 from .interposed import interpose
 from .pruned_layer import PrunedLayer
 
@@ -37,7 +38,7 @@ def refuse_chunked_prefill(model: Any) -> Callable[[], None]:
     return interpose(model, name, checked)
 
 
-def refuse_planned_masks(call: stock.ModelCall) -> None:
+def refuse_planned_masks(call: ModelCall) -> None:
     """A four-dimensional mask is of the unpruned sequence; only generate's, for static caches, is known."""
     if not isinstance(call.mask, Tensor) or call.mask.ndim != 4 or stock.is_preallocated(call.kv):
         return
@@ -48,7 +49,7 @@ def refuse_planned_masks(call: stock.ModelCall) -> None:
         )
 
 
-def refuse_unknown_rows(language: stock.LanguageCall, batch: int, n_new: int) -> None:
+def refuse_unknown_rows(language: LanguageCall, batch: int, n_new: int) -> None:
     """An argument with a row for each of `n_new` tokens that nobody has cut would no longer fit the rows."""
     for name, value in language.rest.items():
         if isinstance(value, Tensor) and value.ndim > 1 and value.shape[:2] in ((1, n_new), (batch, n_new)):

@@ -22,6 +22,7 @@ from tokenprune import Cut, TokenPruneError, UnsupportedModelError
 
 from . import stock
 from .call import Call, Stage
+from .calls import LanguageCall, ModelCall
 from .engine import Engine
 from .rows import RowChoice
 
@@ -119,7 +120,7 @@ class _Choice:
         choice.keep[:, self.dropped] = False
         return choice
 
-    def before_language(self, call: Call, brought: stock.ModelCall) -> None:
+    def before_language(self, call: Call, brought: ModelCall) -> None:
         if self.boundary is None:
             choice = self._rows(call)
             call.front = Stage(choice.plan(), choice.gone() if self.closes_up else None)
@@ -180,7 +181,7 @@ class _Rehearsal:
         kv = stock.new_kv(self.language.config)
         mask = None if self.boundary is None else self.keep.long()[None]
         try:
-            engine.brought = stock.ModelCall({})
+            engine.brought = ModelCall({})
             prompt = self._run(
                 self.rows[:, :-1], places[:-1], kv, mask=None if mask is None else mask[:, :-1]
             )
@@ -201,7 +202,7 @@ class _Rehearsal:
         positions = (
             places if places is None else places.expand(1, -1) if axes == 1 else places.expand(axes, 1, -1)
         )
-        call = stock.LanguageCall({}, rows, mask, positions, kv, kv is not None)
+        call = LanguageCall({}, rows, mask, positions, kv, kv is not None)
         args, kwargs = self._signature.write(call)
         made: Tensor = stock.output_field(self.language(*args, **kwargs), "rows")
         return made

@@ -10,17 +10,16 @@ words on the left of the tables below.
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tokenprune import UnsupportedCallError, UnsupportedModelError, UntestedVersionWarning
+from tokenprune import UnsupportedModelError, UntestedVersionWarning
 
 TESTED = ((5, 17), (5, 24))  # first and last minor version of transformers that all tests pass on
 
@@ -103,11 +102,12 @@ ATTRIBUTES: Mapping[str, str] = {
 }
 
 
-def _attribute(what: str) -> str:
+def attribute(what: str) -> str:
+    """The name of an attribute, from what it is for."""
     return ATTRIBUTES[what]
 
 
-def _missing(piece: str, where: str) -> UnsupportedModelError:
+def missing(piece: str, where: str) -> UnsupportedModelError:
     """The refusal for a name that is not where it was in every tested version."""
     return UnsupportedModelError(
         f"{where} has no {piece}; tokenprune reads it, and was tested with transformers {tested_range()} "
@@ -145,218 +145,9 @@ def warn_if_untested(version: str) -> None:
         )
 
 
-# -- arguments
-
-
-@dataclass(frozen=True)
-class Signature:
-    """The arguments of one function: parameters in order, its names for our words, words by position."""
-
-    where: str
-    order: tuple[str, ...]
-    names: Mapping[str, str]
-    first: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        function: Callable[..., Any],
-        where: str,
-        words: Sequence[str],
-        optional: Sequence[str] = (),
-        first: Sequence[str] = (),
-    ) -> Signature:
-        """Read a function's signature.
-
-        Parameters
-        ----------
-        where
-            What to call the function in messages.
-        words
-            Arguments it must take, by name.
-        optional
-            Arguments that it may lack.
-        first
-            Words of the leading parameters, which are passed by position.
-
-        Raises
-        ------
-        UnsupportedModelError
-            When an argument is missing, or the leading ones are not where they should be.
-        """
-        parameters = inspect.signature(function).parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        order = tuple(name for name in parameters if name != "self")
-        names = {}
-        for word in (*words, *optional):
-            spelled = [name for name in ARGUMENTS[word] if name in order]
-            if spelled:
-                names[word] = spelled[0]
-            elif word in words:
-                raise _missing(f"argument {' or '.join(ARGUMENTS[word])}", where)
-            elif takes_any:
-                names[word] = ARGUMENTS[word][0]
-        for place, word in enumerate(first):
-            if order[place] != names[word]:
-                raise _missing(f"argument {names[word]} at place {place} (it is {order[place]})", where)
-        return cls(where, order, names, tuple(first))
-
-    @classmethod
-    def of_forward(
-        cls, module: nn.Module, words: Sequence[str], optional: Sequence[str] = (), first: Sequence[str] = ()
-    ) -> Signature:
-        """The signature of a module's forward, whatever was put in front of the instance's."""
-        forward = type(module).forward
-        return cls.of(forward, f"{type(module).__name__}.forward", words, optional, first)
-
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """All arguments of a call by the function's own names; older spellings are renamed.
-
-        Raises
-        ------
-        UnsupportedCallError
-            When one argument is passed by two of its spellings.
-        """
-        bound = {**dict(zip(self.order, args, strict=False)), **kwargs}
-        for word, name in self.names.items():
-            for spelling in ARGUMENTS[word]:
-                if spelling != name and spelling in bound:
-                    if bound.get(name) is not None:
-                        raise UnsupportedCallError(f"{self.where} got both {name} and {spelling}; pass one")
-                    bound[name] = bound.pop(spelling)
-        return bound
-
-    def read(self, view: type[V], args: Sequence[Any], kwargs: Mapping[str, Any]) -> V:
-        """A call's arguments as a view; what was not passed is None, the default of each."""
-        bound = self.bind(args, kwargs)
-        words = {word: bound.pop(name, None) for word, name in self.names.items() if word in view.words}
-        return view(rest=bound, **words)
-
-    def write(self, view: View) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of a call from a view, by position and by name."""
-        args = tuple(getattr(view, word) for word in self.first)
-        words = [word for word in view.words if word in self.names and word not in self.first]
-        return args, {**view.rest, **{self.names[word]: getattr(view, word) for word in words}}
-
-
-@dataclass
-class View:
-    """Arguments of one call by our words; `rest` has those the engine has no word for, under their names."""
-
-    rest: dict[str, Any]
-    words: ClassVar[tuple[str, ...]] = ()
-
-
-V = TypeVar("V", bound=View)
-
-
-@dataclass
-class ModelCall(View):
-    """A call of the inner model: token ids or embeddings, and what it brings of pictures."""
-
-    ids: Tensor | None = None
-    embeds: Tensor | None = None
-    mask: Any = None
-    kv: Any = None
-    images: Tensor | None = None
-    videos: Tensor | None = None
-    encoded: Any = None
-    words: ClassVar[tuple[str, ...]] = ("ids", "embeds", "mask", "kv", "images", "videos", "encoded")
-
-    @property
-    def brings_images(self) -> bool:
-        """Whether there are pixels, or what a tower made of them."""
-        outputs = self.encoded.values() if isinstance(self.encoded, dict) else (self.encoded,)
-        return any(passed is not None for passed in (self.images, self.videos, *outputs))
-
-
-@dataclass
-class LanguageCall(View):
-    """A call of the language model: embeddings (B, L, D), mask, positions, cache."""
-
-    embeds: Tensor | None = None
-    mask: Any = None
-    positions: Tensor | None = None
-    kv: Any = None
-    caching: bool | None = None
-    visual: Tensor | None = None
-    added: Any = None
-    words: ClassVar[tuple[str, ...]] = ("embeds", "mask", "positions", "kv", "caching", "visual", "added")
-
-
-@dataclass
-class LayerCall(View):
-    """A call of a decoder layer: hidden rows (B, P, D), mask, positions, rotary cosines and sines."""
-
-    hidden: Tensor
-    mask: Any = None
-    positions: Tensor | None = None
-    rotated: Any = None
-    words: ClassVar[tuple[str, ...]] = ("hidden", "mask", "positions", "rotated")
-
-
-@dataclass
-class RotaryCall(View):
-    """A call of the rotary embedding: a tensor for its dtype and device, and positions."""
-
-    like: Tensor
-    positions: Tensor
-    words: ClassVar[tuple[str, ...]] = ("like", "positions")
-
-
-@dataclass(frozen=True)
-class Signatures:
-    """The signatures of one model, resolved when it is pruned."""
-
-    inner: Signature
-    language: Signature
-    rotary: Signature
-    layer: Signature | None
-
-    @classmethod
-    def resolve(
-        cls,
-        model: nn.Module,
-        inner: nn.Module,
-        language: nn.Module,
-        rotary: nn.Module,
-        layer: nn.Module | None,
-        modalities: Sequence[str],
-        language_words: Sequence[str] = (),
-    ) -> Signatures:
-        """Look everything up.
-
-        Parameters
-        ----------
-        layer
-            A decoder layer, where layers are to be cut; else None.
-        language_words
-            Arguments of the language model beside the usual ones that the adapter cuts.
-
-        Raises
-        ------
-        UnsupportedModelError
-            Naming what is missing.
-        """
-        pixels = ["videos" if modality == "video" else "images" for modality in modalities]
-        encodes_first = getattr(model, _attribute("whether generate encodes images itself"), lambda: False)()
-        words = ["ids", "embeds", "mask", "kv", *pixels, *(["encoded"] if encodes_first else [])]
-        usual = ("embeds", "mask", "positions", "kv", "caching")
-        of_layer = ("hidden", "mask", "positions", "rotated")
-        return cls(
-            Signature.of_forward(inner, words, optional=("images", "videos", "encoded")),
-            Signature.of_forward(language, (*usual, *language_words)),
-            Signature.of_forward(rotary, ("like", "positions"), first=("like", "positions")),
-            None if layer is None else Signature.of_forward(layer, of_layer, first=("hidden",)),
-        )
-
-
-def encoder_signature(inner: Any, modality: str, words: Sequence[str], optional: Sequence[str]) -> Signature:
-    """The signature of the inner model's method that encodes images or videos."""
-    name, where = encoder_name(modality), type(inner).__name__
-    if not hasattr(inner, name):
-        raise _missing(f"method {name}", where)
-    return Signature.of(getattr(inner, name), f"{where}.{name}", words, optional)
+def encodes_first(model: Any) -> bool:
+    """Whether `generate` encodes images before it calls the model; not before transformers 5.20."""
+    return bool(getattr(model, attribute("whether generate encodes images itself"), lambda: False)())
 
 
 def encoder_name(modality: str) -> str:
@@ -364,7 +155,7 @@ def encoder_name(modality: str) -> str:
     return f"get_{modality}_features"
 
 
-# -- outputs
+# -- the model's methods and outputs
 
 
 def output_field(output: Any, word: str) -> Any:
@@ -388,7 +179,7 @@ def _output_name(kind: type, word: str) -> str:
     for name in OUTPUTS[word]:
         if name in declared:
             return name
-    raise _missing(f"field {' or '.join(OUTPUTS[word])}", kind.__name__)
+    raise missing(f"field {' or '.join(OUTPUTS[word])}", kind.__name__)
 
 
 def check_outputs() -> None:
@@ -411,7 +202,7 @@ def config_value(config: Any, word: str) -> Any:
     for name in ARGUMENTS[word]:
         if hasattr(config, name):
             return getattr(config, name)
-    raise _missing(" or ".join(ARGUMENTS[word]), type(config).__name__)
+    raise missing(" or ".join(ARGUMENTS[word]), type(config).__name__)
 
 
 def token_id(config: Any, modality: str) -> int:
@@ -419,13 +210,13 @@ def token_id(config: Any, modality: str) -> int:
     name = f"{modality}_token_id"
     token = getattr(config, name, None)
     if not isinstance(token, int):
-        raise _missing(name, type(config).__name__)
+        raise missing(name, type(config).__name__)
     return token
 
 
 def layer_kinds(config: Any) -> tuple[str, ...]:
     """The kinds of attention of a language model's layers, each once; full attention where it names none."""
-    kinds = getattr(config, _attribute("kinds of a language model's layers"), None)
+    kinds = getattr(config, attribute("kinds of a language model's layers"), None)
     if kinds is None:
         return (FULL,) if window_of(config) is None else (SLIDING,)
     return tuple(dict.fromkeys(kinds))
@@ -433,7 +224,7 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
 
 def window_of(holder: Any) -> int | None:
     """The window of a configuration or cache layer; None: all that came before is seen."""
-    size: int | None = getattr(holder, _attribute("window of a layer"), None)
+    size: int | None = getattr(holder, attribute("window of a layer"), None)
     return size
 
 
@@ -445,60 +236,23 @@ def embedding_of(model: Any, token: int, device: torch.device) -> Tensor:
 
 def embedding_table(model: Any) -> Any:
     """The module that maps token ids to embeddings."""
-    name = _attribute("table of embeddings")
+    name = attribute("table of embeddings")
     if not hasattr(model, name):
-        raise _missing(f"method {name}", type(model).__name__)
+        raise missing(f"method {name}", type(model).__name__)
     return getattr(model, name)()
 
 
 # -- masks
 
 
-@dataclass(frozen=True)
-class MaskMakers:
-    """Transformers' functions that make masks, by kind, with their signatures."""
+def mask_functions() -> dict[str, Callable[..., Any]]:
+    """Transformers' functions that make masks, by the kind of layer."""
+    from transformers import masking_utils
 
-    makers: Mapping[str, tuple[Callable[..., Any], Signature]]
-
-    @classmethod
-    def resolve(cls) -> MaskMakers:
-        """Find the functions; a missing one, or one without an argument we pass, is refused."""
-        from transformers import masking_utils
-
-        makers = {}
-        for kind, name in MASKS.items():
-            make = getattr(masking_utils, name, None)
-            if make is None:
-                raise _missing(f"function {name}", masking_utils.__name__)
-            words = ("settings", "embeds", "mask", "kv", "positions", "blocks")
-            makers[kind] = make, Signature.of(make, name, words)
-        return cls(makers)
-
-    def make(
-        self,
-        kind: str,
-        config: Any,
-        embeds: Tensor,
-        flat: Tensor | None,
-        kv: Any,
-        blocks: Tensor | None = None,
-    ) -> Any:
-        """The mask of a kind of layer for rows (B, P, D), from the two-dimensional one; None: not needed.
-
-        Tokens with the same number (not -1) in `blocks` (B, n) see each other both ways.
-        """
-        make, signature = self.makers[kind]
-        names = signature.names
-        arguments = {
-            names["settings"]: config,
-            names["embeds"]: embeds,
-            names["mask"]: flat,
-            names["kv"]: kv,
-            names["positions"]: None,
-        }
-        if blocks is not None:
-            arguments[names["blocks"]] = blocks
-        return make(**arguments)
+    for name in MASKS.values():
+        if not hasattr(masking_utils, name):
+            raise missing(f"function {name}", masking_utils.__name__)
+    return {kind: getattr(masking_utils, name) for kind, name in MASKS.items()}
 
 
 def one_mask(mask: Any) -> Any:
@@ -530,7 +284,7 @@ def kv_class() -> type:
 
 def layers_of(kv: Any) -> list[Any]:
     """The layers of a cache; none where there is no cache."""
-    return [] if kv is None else getattr(kv, _attribute("layers of a cache"))
+    return [] if kv is None else getattr(kv, attribute("layers of a cache"))
 
 
 def seen(kv: Any) -> Any:
@@ -546,13 +300,13 @@ def mask_sizes(layer: Any, n_new: int) -> tuple[int, int]:
 
 def keys_of(layer: Any) -> Tensor | None:
     """The keys a cache layer stores, (B, H, S, d)."""
-    stored: Tensor | None = getattr(layer, _attribute("keys of a cache layer"))
+    stored: Tensor | None = getattr(layer, attribute("keys of a cache layer"))
     return stored
 
 
 def is_preallocated(kv: Any) -> bool:
     """Whether a cache has all its slots from the start; `generate` then makes masks of four dimensions."""
-    return bool(getattr(kv, _attribute("whether a cache is preallocated"), False))
+    return bool(getattr(kv, attribute("whether a cache is preallocated"), False))
 
 
 def bytes_held(layer: Any, n: int) -> int:
@@ -560,15 +314,15 @@ def bytes_held(layer: Any, n: int) -> int:
 
     A layer that slides holds its window at most.
     """
-    values: Tensor | None = getattr(layer, _attribute("values of a cache layer"))
+    values: Tensor | None = getattr(layer, attribute("values of a cache layer"))
     tensors = [t for t in (keys_of(layer), values) if t is not None and t.numel()]
-    if getattr(layer, _attribute("whether a cache layer slides")):
-        slots = getattr(layer, _attribute("slots of a preallocated layer"), None)
+    if getattr(layer, attribute("whether a cache layer slides")):
+        slots = getattr(layer, attribute("slots of a preallocated layer"), None)
         if slots is not None:  # all of them from the start
             n = min(n, slots)
-        elif not getattr(layer, _attribute("whether a sliding layer keeps its past")):
+        elif not getattr(layer, attribute("whether a sliding layer keeps its past")):
             # the window without the token that is to look through it
-            n = min(n, getattr(layer, _attribute("window of a layer")) - 1)
+            n = min(n, getattr(layer, attribute("window of a layer")) - 1)
     return sum(n * (t.numel() // t.shape[-2]) * t.element_size() for t in tensors)
 
 
@@ -590,29 +344,29 @@ def check_kv(config: Any) -> None:
     kv = new_kv(config)
     _need(
         kv,
-        _attribute("layers of a cache"),
-        _attribute("whether a cache is preallocated"),
+        attribute("layers of a cache"),
+        attribute("whether a cache is preallocated"),
         LAYER_METHODS["seen"],
     )
-    slides = _attribute("whether a cache layer slides")
-    held = map(_attribute, ("keys of a cache layer", "values of a cache layer"))
+    slides = attribute("whether a cache layer slides")
+    held = map(attribute, ("keys of a cache layer", "values of a cache layer"))
     needed = (*LAYER_METHODS.values(), *held, slides)
     for layer in layers_of(kv):
         _need(layer, *needed)
         if getattr(layer, slides):
-            _need(layer, *map(_attribute, ("window of a layer", "whether a sliding layer keeps its past")))
+            _need(layer, *map(attribute, ("window of a layer", "whether a sliding layer keeps its past")))
     if {kind != FULL for kind in layer_kinds(config)} != {
         bool(getattr(layer, slides)) for layer in layers_of(kv)
     }:
-        names = map(_attribute, ("kinds of a language model's layers", "window of a layer"))
-        raise _missing(f"{' or '.join(names)} that agrees with its cache", type(config).__name__)
+        names = map(attribute, ("kinds of a language model's layers", "window of a layer"))
+        raise missing(f"{' or '.join(names)} that agrees with its cache", type(config).__name__)
 
 
 def _need(holder: Any, *names: str) -> None:
     """Refuse an object that lacks an attribute."""
     for name in names:
         if not hasattr(holder, name):
-            raise _missing(f"attribute {name}", type(holder).__name__)
+            raise missing(f"attribute {name}", type(holder).__name__)
 
 
 @functools.cache
@@ -643,26 +397,26 @@ class AttentionFunctions:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         self._table: Any = ALL_ATTENTION_FUNCTIONS
-        if not hasattr(self._table, _attribute("table of attention functions")):
-            raise _missing(_attribute("table of attention functions"), type(self._table).__name__)
+        if not hasattr(self._table, attribute("table of attention functions")):
+            raise missing(attribute("table of attention functions"), type(self._table).__name__)
 
     def name_of(self, attention: Any) -> str:
         """The implementation a module uses."""
-        if not hasattr(attention.config, _attribute("where that name is stored")):
+        if not hasattr(attention.config, attribute("where that name is stored")):
             where = f"the config of {type(attention).__name__}"
-            raise _missing(_attribute("where that name is stored"), where)
+            raise missing(attribute("where that name is stored"), where)
         return self.implementation(attention.config)
 
     def implementation(self, config: Any) -> str:
         """The implementation a configuration names."""
-        attribute = _attribute("name of an attention implementation")
-        _need(config, attribute)
-        name: str = getattr(config, attribute)
+        attribute_name = attribute("name of an attention implementation")
+        _need(config, attribute_name)
+        name: str = getattr(config, attribute_name)
         return name
 
     def use(self, config: Any, name: str) -> None:
         """Let a configuration name an implementation, without transformers' checks."""
-        setattr(config, _attribute("where that name is stored"), name)
+        setattr(config, attribute("where that name is stored"), name)
 
     def function(self, name: str, attention: Any) -> Callable[..., Any]:
         """The function of an implementation; the eager one is that of the module's own file."""
@@ -671,20 +425,12 @@ class AttentionFunctions:
             return function
         file, eager = (
             sys.modules[type(attention).__module__],
-            _attribute("attention function of a modeling file"),
+            attribute("attention function of a modeling file"),
         )
         if not hasattr(file, eager):
-            raise _missing(f"function {eager}", file.__name__)
+            raise missing(f"function {eager}", file.__name__)
         function = getattr(file, eager)
         return function
-
-    def check(self, attention: Any) -> None:
-        """Refuse a module whose attention function takes other arguments than those a tap passes on."""
-        name = self.name_of(attention)
-        first = ("module", "query", "key", "value", "mask")
-        Signature.of(
-            self.function(name, attention), f"attention function {name!r}", (*first, "scaling"), first=first
-        )
 
     def add(self, name: str, function: Callable[..., Any]) -> None:
         """Register a function of ours."""
@@ -692,12 +438,12 @@ class AttentionFunctions:
 
     def remove(self, name: str) -> None:
         """Forget a function of ours; doing it twice is fine."""
-        getattr(self._table, _attribute("table of attention functions")).pop(name, None)
+        getattr(self._table, attribute("table of attention functions")).pop(name, None)
 
 
 def is_flash(config: Any) -> bool:
     """Whether a configuration names an implementation of flash attention."""
-    return "flash" in str(getattr(config, _attribute("name of an attention implementation")))
+    return "flash" in str(getattr(config, attribute("name of an attention implementation")))
 
 
 def scaling_of(options: Mapping[str, Any]) -> float | None:
@@ -714,17 +460,17 @@ def settings_method(model: Any) -> str:
     """The method of a model through which `generate` merges its settings."""
     from transformers import GenerationConfig
 
-    name = _attribute("merged settings of generate")
+    name = attribute("merged settings of generate")
     if not hasattr(model, name):
-        raise _missing(f"method {name}", type(model).__name__)
-    if not hasattr(GenerationConfig(), _attribute("chunks of a prefill")):
-        raise _missing(_attribute("chunks of a prefill"), GenerationConfig.__name__)
+        raise missing(f"method {name}", type(model).__name__)
+    if not hasattr(GenerationConfig(), attribute("chunks of a prefill")):
+        raise missing(attribute("chunks of a prefill"), GenerationConfig.__name__)
     return name
 
 
 def chunk_size(merged: Any) -> int | None:
     """The size of prefill chunks, from what the method above returned; None: one prefill."""
-    size: int | None = getattr(merged[0], _attribute("chunks of a prefill"))
+    size: int | None = getattr(merged[0], attribute("chunks of a prefill"))
     return size
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from tokenprune import UnsupportedModelError
 
 from . import stock
+from .signature import Signature
 
 ATTENTION_SIGNALS = frozenset({"attention_rows", "keys", "text_keys"})  # of a decoder layer
 See = Callable[[Tensor, Tensor, "float | None"], None]
@@ -79,7 +80,10 @@ def check_attention(attention: Any, where: str) -> None:
             f"no attention module was found at {where}; methods that look at attention there cannot run on "
             "this model. Choose a method that needs none of: " + ", ".join(sorted(ATTENTION_SIGNALS))
         )
-    stock.AttentionFunctions().check(attention)
+    functions = stock.AttentionFunctions()
+    name, first = functions.name_of(attention), ("module", "query", "key", "value", "mask")
+    function = functions.function(name, attention)
+    Signature.of(function, f"the attention function {name!r}", (*first, "scaling"), first=first)
 
 
 def attention_probabilities(query: Tensor, key: Tensor, allowed: Tensor, scaling: float | None) -> Tensor:

@@ -10,6 +10,7 @@ from tokenprune import Cut, IncompatibleError, PruningReport
 from . import stock
 from .facts import ImageSignal as ImageSignal
 from .facts import VisionLanguageFacts
+from .resolved import MaskMakers, encoder_signature
 from .tap import ATTENTION_SIGNALS, check_attention
 
 DECODER_SIGNALS = ATTENTION_SIGNALS | {"hidden", "text_hidden", "final_norm", "rotary"}
@@ -40,13 +41,13 @@ class TransformersAdapter(VisionLanguageFacts):
         self.check_parts()
         stock.check_outputs()
         stock.check_kv(self.language_model.config)
-        stock.MaskMakers.resolve()
+        MaskMakers.resolve()
         stock.settings_method(self.model)
         stock.embedding_table(self.model)
         self.signatures(False)
         for modality in self.modalities:
             self.token_id(modality)
-            stock.encoder_signature(self.inner, modality, *self.encoder_words(modality))
+            encoder_signature(self.inner, modality, *self.encoder_words(modality))
 
     def check(self, cut: Cut) -> None:
         """Refuse what this model cannot do; see `ModelAdapter.check`."""

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of the modules that the engine stands in front of, with their arguments by our words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from .signature import View
+
+
+@dataclass
+class ModelCall(View):
+    """A call of the inner model: token ids or embeddings, and what it brings of pictures."""
+
+    ids: Tensor | None = None
+    embeds: Tensor | None = None
+    mask: Any = None
+    kv: Any = None
+    images: Tensor | None = None
+    videos: Tensor | None = None
+    encoded: Any = None
+    words: ClassVar[tuple[str, ...]] = ("ids", "embeds", "mask", "kv", "images", "videos", "encoded")
+
+    @property
+    def brings_images(self) -> bool:
+        """Whether there are pixels, or what a tower made of them."""
+        outputs = self.encoded.values() if isinstance(self.encoded, dict) else (self.encoded,)
+        return any(passed is not None for passed in (self.images, self.videos, *outputs))
+
+
+@dataclass
+class LanguageCall(View):
+    """A call of the language model: embeddings (B, L, D), mask, positions, cache."""
+
+    embeds: Tensor | None = None
+    mask: Any = None
+    positions: Tensor | None = None
+    kv: Any = None
+    caching: bool | None = None
+    visual: Tensor | None = None
+    added: Any = None
+    words: ClassVar[tuple[str, ...]] = ("embeds", "mask", "positions", "kv", "caching", "visual", "added")
+
+
+@dataclass
+class LayerCall(View):
+    """A call of a decoder layer: hidden rows (B, P, D), mask, positions, rotary cosines and sines."""
+
+    hidden: Tensor
+    mask: Any = None
+    positions: Tensor | None = None
+    rotated: Any = None
+    words: ClassVar[tuple[str, ...]] = ("hidden", "mask", "positions", "rotated")
+
+
+@dataclass
+class RotaryCall(View):
+    """A call of the rotary embedding: a tensor for its dtype and device, and positions."""
+
+    like: Tensor
+    positions: Tensor
+    words: ClassVar[tuple[str, ...]] = ("like", "positions")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is looked up once when a model is pruned: its modules' signatures, the functions that make masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokenprune import UnsupportedModelError
+
+from . import stock
+from .signature import Signature
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """The signatures of one model, resolved when it is pruned."""
+
+    inner: Signature
+    language: Signature
+    rotary: Signature
+    layer: Signature | None
+
+    @classmethod
+    def resolve(
+        cls,
+        model: nn.Module,
+        inner: nn.Module,
+        language: nn.Module,
+        rotary: nn.Module,
+        layers: Sequence[nn.Module],
+        modalities: Sequence[str],
+        language_words: Sequence[str] = (),
+    ) -> Signatures:
+        """Look everything up.
+
+        Parameters
+        ----------
+        layers
+            The decoder layers, where rows are to be dropped before some of them.
+        language_words
+            Arguments of the language model beside the usual ones that the adapter cuts.
+
+        Raises
+        ------
+        UnsupportedModelError
+            Naming what is missing.
+        """
+        pixels = ["videos" if modality == "video" else "images" for modality in modalities]
+        encodes_first = stock.encodes_first(model)
+        words = ["ids", "embeds", "mask", "kv", *pixels, *(["encoded"] if encodes_first else [])]
+        usual = ("embeds", "mask", "positions", "kv", "caching")
+        of_layer = ("hidden", "mask", "positions", "rotated")
+        kinds = {type(layer): layer for layer in layers}.values()
+        of_layers = [Signature.of_forward(layer, of_layer, first=("hidden",)) for layer in kinds]
+        for other in of_layers[1:]:
+            if (other.order, other.names) != (of_layers[0].order, of_layers[0].names):
+                raise UnsupportedModelError(
+                    f"{of_layers[0].where} and {other.where} take different arguments; rows cannot be "
+                    "dropped before layers of both kinds"
+                )
+        return cls(
+            Signature.of_forward(inner, words, optional=("images", "videos", "encoded")),
+            Signature.of_forward(language, (*usual, *language_words)),
+            Signature.of_forward(rotary, ("like", "positions"), first=("like", "positions")),
+            of_layers[0] if of_layers else None,
+        )
+
+
+def encoder_signature(inner: Any, modality: str, words: Sequence[str], optional: Sequence[str]) -> Signature:
+    """The signature of the inner model's method that encodes images or videos."""
+    name, where = stock.encoder_name(modality), type(inner).__name__
+    if not hasattr(inner, name):
+        raise stock.missing(f"method {name}", where)
+    return Signature.of(getattr(inner, name), f"{where}.{name}", words, optional)
+
+
+@dataclass(frozen=True)
+class MaskMakers:
+    """Transformers' functions that make masks, by kind, with their signatures."""
+
+    makers: Mapping[str, tuple[Callable[..., Any], Signature]]
+
+    @classmethod
+    def resolve(cls) -> MaskMakers:
+        """Find the functions; a missing one, or one without an argument we pass, is refused."""
+        words = ("settings", "embeds", "mask", "kv", "positions", "blocks")
+        functions = stock.mask_functions()
+        return cls(
+            {kind: (make, Signature.of(make, make.__name__, words)) for kind, make in functions.items()}
+        )
+
+    def make(
+        self,
+        kind: str,
+        config: Any,
+        embeds: Tensor,
+        flat: Tensor | None,
+        kv: Any,
+        blocks: Tensor | None = None,
+    ) -> Any:
+        """The mask of a kind of layer for rows (B, P, D), from the two-dimensional one; None: not needed.
+
+        Tokens with the same number (not -1) in `blocks` (B, n) see each other both ways.
+        """
+        make, signature = self.makers[kind]
+        names = signature.names
+        arguments = {
+            names["settings"]: config,
+            names["embeds"]: embeds,
+            names["mask"]: flat,
+            names["kv"]: kv,
+            names["positions"]: None,
+        }
+        if blocks is not None:
+            arguments[names["blocks"]] = blocks
+        return make(**arguments)
