@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .ranks import whole
+from .stock import part, watch_attention
 
 ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
 WITH_CLASS_TOKEN = ATTENTION | {"cls_hidden"}
@@ -32,17 +33,16 @@ class ClipTower:
     def __init__(self, model: Any, needs: frozenset[str], seen: Callable[[], dict[str, Any]]) -> None:
         self._seen = seen
         if "pre_features" in needs:
-            model.multi_modal_projector.register_forward_pre_hook(
+            part(model, "projector").thing.register_forward_pre_hook(
                 lambda module, args: self._catch("pre_features", args[0])
             )
-        encoder = model.vision_tower.vision_model.encoder
         if "cls_hidden" in needs:
-            encoder.register_forward_hook(lambda module, args, out: self._catch("cls_hidden", out[:, :1]))
-        if needs & ATTENTION:
-            self._attention = encoder.layers[-1].self_attn
-            self._attention.attn.register_forward_pre_hook(
-                lambda module, args: self._catch("query_key", args[:2])
+            part(model, "tower_layers").thing.register_forward_hook(
+                lambda module, args, out: self._catch("cls_hidden", out[:, :1])
             )
+        if needs & ATTENTION:
+            self._attention = part(model, "attention")
+            watch_attention(self._attention, lambda query, key: self._catch("query_key", (query, key)))
 
     def _catch(self, name: str, what: Any) -> None:
         self._seen()[name] = what
@@ -57,7 +57,7 @@ class ClipTower:
 
     def _heads(self) -> tuple[Tensor, Tensor]:
         """Queries and keys of the watched layer, (B, H, N + 1, d), in float32, of all ranks."""
-        ranks, width = self._attention.tp_size, self._attention.head_dim
+        ranks, width = self._attention.ranks, self._attention.width
         query, key = (
             whole(x.unflatten(-1, (-1, width)).transpose(1, 2), 1, ranks).float()
             for x in self._seen()["query_key"]
@@ -66,7 +66,8 @@ class ClipTower:
 
     def _rows(self, query: Tensor, key: Tensor) -> Tensor:
         """Attention probabilities of some queries (B, H, R, d), (B, H, R, N + 1)."""
-        return (query @ key.mT * self._attention.scale).softmax(-1)
+        scale: float = self._attention.scale
+        return (query @ key.mT * scale).softmax(-1)
 
     def _cls_attention(self, query: Tensor, key: Tensor) -> Tensor:
         """Of the class query to the patches, (B, H, N)."""

@@ -9,59 +9,52 @@ what it learns about a class on disk, under its name).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable
+import logging
 from typing import Any
 
+from . import stock
 from .errors import EngineRefusedError
 from .settings import KEY
 from .versions import check_version
 
-# vLLM's lists of models among which some take pictures
-WITH_PICTURES = (
-    "_MULTIMODAL_MODELS",
-    "_TRANSFORMERS_BACKEND_MODELS",
-    "_TRANSFORMERS_SUPPORTED_MODELS",
-    "_EMBEDDING_MODELS",
-    "_LATE_INTERACTION_MODELS",
-    "_SEQUENCE_CLASSIFICATION_MODELS",
-    "_TOKEN_CLASSIFICATION_MODELS",
-    "_REWARD_MODELS",
-)
+logger = logging.getLogger("vllm.tokenprune")
 _ORIGINALS: dict[str, Any] = {}
 
 
 def register(registry: Any, version: str, skip: set[str]) -> None:
-    """Put a guard before every model with pictures but those of `skip`."""
-    from vllm.model_executor.models import registry as known
+    """Put a guard before every model with pictures but those of `skip`.
 
-    architectures = set().union(*(getattr(known, name, ()) for name in WITH_PICTURES))
-    for architecture in architectures - skip:
+    Where vLLM does not tell its models that is impossible, and said in the log.
+    """
+    for architecture, load in stock.originals(registry).items():
         name = f"{architecture} of vLLM {version}"
-        if name not in _ORIGINALS and architecture in registry.models:
-            _ORIGINALS[name] = registry.models[architecture]
-            registry.register_model(architecture, f"{__name__}:{name}")
+        if name not in _ORIGINALS:
+            _ORIGINALS[name] = load
+            if architecture not in skip:
+                registry.register_model(architecture, f"{__name__}:{name}")
+    if not _ORIGINALS:
+        logger.warning(
+            'tokenprune: vLLM %s does not list its models; "%s" is ignored with models that cannot be pruned',
+            version,
+            KEY,
+        )
+
+
+def original(architecture: str) -> Any:
+    """The class that vLLM itself has for an architecture; None: it has none."""
+    found = [load for name, load in _ORIGINALS.items() if name.partition(" of vLLM ")[0] == architecture]
+    return found[0]() if found else None
 
 
 @functools.cache
 def __getattr__(name: str) -> Any:
     if name not in _ORIGINALS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    model = _ORIGINALS[name].load_model_cls()
-    stock = getattr(model, "_processor_factory", None)
-    if stock is None:
-        return model
     architecture, _, version = name.partition(" of vLLM ")
-    factory = dataclasses.replace(stock, info=_checked(stock.info, architecture, version))
-    return type(model.__name__, (model,), {"_processor_factory": factory, "__module__": model.__module__})
 
-
-def _checked(info: Callable[[Any], Any], architecture: str, version: str) -> Callable[[Any], Any]:
-    """The same, but refusing where pruning is configured."""
-
-    def build(context: Any) -> Any:
-        if getattr(context.model_config.hf_config, KEY, None) is not None:
+    def refuse(engine: Any) -> None:
+        if stock.is_configured(engine):
             from .plugin import FAMILIES
 
             check_version(version)
@@ -69,6 +62,5 @@ def _checked(info: Callable[[Any], Any], architecture: str, version: str) -> Cal
                 f"tokenprune: {architecture} cannot be pruned inside vLLM; these can: {', '.join(FAMILIES)}. "
                 f'Start without "{KEY}" in --hf-overrides'
             )
-        return info(context)
 
-    return build
+    return stock.checked(_ORIGINALS[name](), refuse)

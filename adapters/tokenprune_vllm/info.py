@@ -3,53 +3,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
 from tokenprune import Budget, BudgetError, Cut, Layout
 from tokenprune.adapter import check_cut
 
+from . import stock
 from .errors import EngineRefusedError, refusing
 from .settings import KEY, Settings, without_ours
 
 
 class PruningInfo:
-    """Mixed in before a model's processing info. Made when an engine starts: what is wrong is said here."""
+    """Mixed in before a model's processing info. Made when an engine starts: what is wrong is said here.
 
+    Methods whose first argument is `vllm` run around vLLM's own, which that is (`stock.INFO`).
+    """
+
+    most_image_tokens: Callable[[], int]  # vLLM's (`stock.INFO_USES`)
+    whole_of_each: Callable[[int, Mapping[str, int]], Mapping[str, int] | None]
+
+    pruning: Settings | None = None
     family: ClassVar[str]
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     positions: ClassVar[tuple[str, ...]] = ("contiguous",)
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)  # type: ignore[call-arg]
-        self.ctx = context
+        self.options = stock.model_options(context).check()
+        self.config = self.options.configuration
         self._largest: dict[str, int] = {}
         with refusing():
-            settings = Settings.read(context.model_config.hf_config)
-            assert settings is not None
-            self.pruning: Settings = settings
-            self.check(context.model_config)
+            self.settings = Settings.of(getattr(self.config, KEY))
+            self.check()
+        self.pruning = self.settings
 
-    def check(self, model_config: Any) -> None:
+    def check(self) -> None:
         """Refuse what this model cannot do."""
-        mm_config, method = model_config.multimodal_config, self.pruning.method
-        if KEY in (mm_config.mm_processor_kwargs or {}):
+        method = self.settings.method
+        if KEY in (self.options.processor_arguments or {}):
             raise EngineRefusedError(
                 f'tokenprune: give "{KEY}" to an engine in --hf-overrides; in --mm-processor-kwargs it is '
                 "something that single requests may say"
             )
-        provides = self.signals(model_config.hf_config)
-        cut = Cut(method, self.pruning.budget, self.pruning.min_tokens)
+        provides = self.signals(self.config)
+        cut = Cut(method, self.settings.budget, self.settings.min_tokens)
         check_cut(cut, f"{self.family} inside vLLM", {"projector": provides}, self.positions)
-        if method.needs and mm_config.mm_encoder_tp_mode == "data":
+        if method.needs and self.options.tower_ranks == "data":
             raise EngineRefusedError(
                 f"tokenprune: method {method.name!r} looks into the vision tower, which --mm-encoder-tp-mode "
                 "data spreads over ranks; leave that out, or take a method that needs no signals"
             )
 
     @classmethod
-    def signals(cls, hf_config: Any) -> frozenset[str]:
+    def signals(cls, config: Any) -> frozenset[str]:
         """Signals that the tower of such a model can give."""
         raise NotImplementedError
 
@@ -59,7 +67,7 @@ class PruningInfo:
 
     def largest(self) -> Layout:
         """Layout of the picture with most tokens, for the same end."""
-        return Layout((1, 1, self.get_max_image_tokens()))  # type: ignore[attr-defined]
+        return Layout((1, 1, self.most_image_tokens()))
 
     @cached_property
     def most_tokens(self) -> Layout:
@@ -75,8 +83,8 @@ class PruningInfo:
             A ValueError, as vLLM's own about prompts that are too long.
         """
         if modality not in self._largest:
-            longest = self.ctx.model_config.max_model_len
-            most = self.get_mm_max_tokens_per_item(longest, {modality: 1})
+            longest = self.options.longest_prompt
+            most = self._with_image(self.whole_of_each(longest, {modality: 1}))
             self._largest[modality] = max(longest, most[modality])
         if n > self._largest[modality]:
             raise BudgetError(
@@ -88,18 +96,20 @@ class PruningInfo:
         """Tokens of a picture without pruning, from what was made of it for the worker."""
         return len(self.most_tokens)
 
-    def asked(self, mm_kwargs: Mapping[str, Any]) -> Budget:
+    def asked(self, arguments: Mapping[str, Any]) -> Budget:
         """Budget of a request's pictures; what is wrong with it is a ValueError."""
-        return self.pruning.asked(mm_kwargs)
+        return self.settings.asked(arguments)
 
-    def get_hf_processor(self, **kwargs: Any) -> Any:
+    def transformers_processor(self, vllm: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Of vLLM; without what is ours."""
-        return super().get_hf_processor(**without_ours(kwargs))  # type: ignore[misc]
+        return vllm(without_ours(arguments))
 
-    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> dict[str, int]:
+    def most_of_each(self, vllm: Callable[..., Any], *given: Any) -> dict[str, int]:
         """Tokens of the largest picture without pruning: what the tower has to bear.
 
         It sizes the memory profile and the encoder cache, where some pictures are whole all the same.
         """
-        most = super().get_mm_max_tokens_per_item(seq_len, mm_counts) or {}  # type: ignore[misc]
-        return {**most, "image": len(self.most_tokens)}
+        return self._with_image(vllm(*given))
+
+    def _with_image(self, most: Mapping[str, int] | None) -> dict[str, int]:
+        return {**(most or {}), "image": len(self.most_tokens)}

@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers.activations import ACT2FN
-from vllm.model_executor.models import llava
 
 from tokenprune import Layout
 
+from . import stock
 from .clip_tower import WITH_CLASS_TOKEN, ClipTower
 from .errors import EngineRefusedError
 from .info import PruningInfo
 from .model import PruningModel, kept_rows
-from .processing import PruningProcessor, prunable
+from .processing import prunable
 from .projector import ReadProjector
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
@@ -29,13 +29,13 @@ def square(n: int) -> Layout:
     return Layout((1, side, side) if side * side == n else (1, 1, n))
 
 
-class LlavaSignals(PruningInfo):
-    """What the towers of LLaVA models can give."""
+class LlavaInfo(PruningInfo):
+    """Counts of LLaVA models, and what their towers can give."""
 
     family: ClassVar[str] = "llava"
 
     @classmethod
-    def signals(cls, hf_config: Any) -> frozenset[str]:
+    def signals(cls, config: Any) -> frozenset[str]:
         """CLIP towers with the usual selection of features have a class token.
 
         Raises
@@ -43,21 +43,19 @@ class LlavaSignals(PruningInfo):
         EngineRefusedError
             With a tower whose pictures are not a plain list of patches.
         """
-        kind = hf_config.vision_config.model_type
+        kind = config.vision_config.model_type
         if kind not in TOWERS:
             raise EngineRefusedError(
                 f"tokenprune: a LLaVA with a {kind!r} tower cannot be pruned inside vLLM; towers: "
                 f"{', '.join(TOWERS)}"
             )
         plain = frozenset({"pre_features", "projector"})
-        has_class_token = (
-            kind == "clip_vision_model" and hf_config.vision_feature_select_strategy == "default"
-        )
-        return plain | WITH_CLASS_TOKEN if has_class_token and _one_layer(hf_config) else plain
+        has_class_token = kind == "clip_vision_model" and config.vision_feature_select_strategy == "default"
+        return plain | WITH_CLASS_TOKEN if has_class_token and _one_layer(config) else plain
 
 
-def _one_layer(hf_config: Any) -> bool:
-    return isinstance(hf_config.vision_feature_layer, int)
+def _one_layer(config: Any) -> bool:
+    return isinstance(config.vision_feature_layer, int)
 
 
 class LlavaPruning(PruningModel):
@@ -67,12 +65,10 @@ class LlavaPruning(PruningModel):
         """Put hooks on the tower and before the projector."""
         self._needs = needs
         self._tower = ClipTower(self, needs, lambda: self._seen)
-
-    @cached_property
-    def _projector(self) -> ReadProjector:
-        module = self.multi_modal_projector  # type: ignore[attr-defined]
-        act = ACT2FN[self.config.projector_hidden_act]  # type: ignore[attr-defined]
-        return ReadProjector(module.linear_1, act, module.linear_2)
+        if "projector" in needs:
+            act = ACT2FN[self._hf_config.projector_hidden_act]
+            layers = stock.part(self, "first_layer"), stock.part(self, "second_layer")
+            self._projector = ReadProjector(layers[0], act, layers[1])
 
     def tower_signals(self, number: int) -> dict[str, Any]:
         """Signals of one picture, computed when asked for."""
@@ -83,17 +79,18 @@ class LlavaPruning(PruningModel):
         """One signal of one picture."""
         raise NotImplementedError
 
-    def _process_image_input(self, image_input: Any) -> Any:
-        if self.pruning is None or image_input["type"] == "image_embeds":
-            return super()._process_image_input(image_input)  # type: ignore[misc]
-        tokens = [self.tower_images(pixels) * self._patches for pixels in image_input["pixel_values"]]
+    def images(self, vllm: Callable[..., Any], given: Any) -> Any:
+        """Encode, as many at once as the tower bears; prune."""
+        if stock.is_ready_made(given):
+            return vllm()
+        pixels, sizes = given["pixel_values"], given.get("image_sizes")
         kept: list[Tensor] = []
-        for part in self.parts(tokens):
-            given = {"type": image_input["type"], "pixel_values": image_input["pixel_values"][part]}
-            if image_input.get("image_sizes") is not None:
-                given["image_sizes"] = image_input["image_sizes"][part]
-            pictures = super()._process_image_input(given)  # type: ignore[misc]
-            layouts = self.layouts(given, pictures)
+        for part in self.parts([self.tower_images(picture) * self._patches for picture in pixels]):
+            some = stock.some_of(given, pixel_values=pixels[part])
+            if sizes is not None:
+                some["image_sizes"] = sizes[part]
+            pictures = vllm(some)
+            layouts = self.layouts(some, pictures)
             chosen = self.select("image", pictures, layouts, self.tower_signals, part.start)
             kept += [kept_rows(rows, one) for rows, one in zip(pictures, chosen, strict=True)]
         return kept
@@ -101,30 +98,26 @@ class LlavaPruning(PruningModel):
     @property
     def _patches(self) -> int:
         """Patches of a tower image."""
-        vision = self.config.vision_config  # type: ignore[attr-defined]
+        vision = self._hf_config.vision_config
         return int(vision.image_size // vision.patch_size) ** 2
 
     def tower_images(self, pixels: Tensor) -> int:
         """How many images the tower gets of one picture."""
         return 1
 
-    def layouts(self, image_input: Any, pictures: Sequence[Tensor]) -> list[Layout]:
+    def layouts(self, given: Any, pictures: Sequence[Tensor]) -> list[Layout]:
         """Layout of each picture."""
         return [square(len(rows)) for rows in pictures]
 
 
-class PrunedLlavaInfo(LlavaSignals, llava.LlavaProcessingInfo):  # type: ignore[misc]
-    """Counts of a LLaVA whose pictures are pruned."""
-
-
-class PrunedLlavaProcessor(PruningProcessor, llava.LlavaMultiModalProcessor):  # type: ignore[misc]
-    """Placeholders of a LLaVA whose pictures are pruned."""
-
-
-@prunable(llava.LlavaForConditionalGeneration, PrunedLlavaInfo, PrunedLlavaProcessor)
-class PrunedLlava(LlavaPruning, llava.LlavaForConditionalGeneration):  # type: ignore[misc]
+class LlavaModel(LlavaPruning):
     """vLLM's LLaVA; its pictures are pruned where that is configured."""
+
+    family: ClassVar[str] = "llava"
 
     def signal(self, name: str, number: int) -> Tensor:
         """One signal of one picture: every picture is one tower image."""
         return self._tower(name)[number]
+
+
+PrunedLlava = prunable("PrunedLlava", LlavaModel, LlavaInfo)

@@ -3,27 +3,24 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from vllm.model_executor.models import llava_next
 
 from tokenprune import Layout
 from tokenprune.tiles import tiled_layout
 
-from .llava import LlavaPruning, LlavaSignals
-from .processing import PruningProcessor, prunable
+from . import stock
+from .llava import LlavaInfo, LlavaPruning
+from .processing import prunable
 
 
 def n_tiles(config: Any, size: Sequence[int]) -> int:
     """Tower images of a picture of this (height, width): the base view and the tiles."""
-    shape = llava_next.get_anyres_image_grid_shape(
-        tuple(size), config.image_grid_pinpoints, config.vision_config.image_size
-    )
-    return int(shape[0] * shape[1]) + 1
+    rows, columns = stock.grid_of_tiles(config, size)
+    return rows * columns + 1
 
 
 def row_numbers(config: Any, size: Sequence[int]) -> Tensor:
@@ -33,11 +30,7 @@ def row_numbers(config: Any, size: Sequence[int]) -> Tensor:
     """
     patches, tiles = side_of(config) ** 2, n_tiles(config, size)
     numbers = torch.arange(1, tiles * patches + 1, dtype=torch.float64).view(tiles, patches, 1)
-    packer = types.SimpleNamespace(config=config, image_newline=numbers.new_zeros(1))
-    pack = llava_next.LlavaNextForConditionalGeneration._merge_image_patch_embeddings
-    packed = pack(packer, torch.tensor(list(size)), numbers, strategy="spatial_unpad")
-    rows: Tensor = packed.squeeze(-1).long()
-    return rows
+    return stock.packed(config, size, numbers, newline=numbers.new_zeros(1)).squeeze(-1).long()
 
 
 def side_of(config: Any) -> int:
@@ -53,49 +46,50 @@ def layout_of(config: Any, size: Sequence[int]) -> Layout:
     return tiled_layout(row_numbers(config, size), side_of(config), n_tiles(config, size), full)
 
 
-class PrunedLlavaNextInfo(LlavaSignals, llava_next.LlavaNextProcessingInfo):  # type: ignore[misc]
+class LlavaNextInfo(LlavaInfo):
     """Counts of a LLaVA-NeXT whose pictures are pruned."""
+
+    largest_size: Callable[[], Any]  # vLLM's
 
     family: ClassVar[str] = "llava-next"
 
-    def layout(self, modality: str, items: Any, number: int, n: int) -> Layout:
+    def layout(self, modality: str, pictures: Any, number: int, n: int) -> Layout:
         """Layout of a picture, from its size."""
-        size = items["image"].get_image_size(number)
-        return layout_of(self.get_hf_config(), (size.height, size.width))
+        return layout_of(self.config, stock.size_of(pictures, number))
 
-    def n_whole(self, modality: str, item: Any) -> int:
+    def n_whole(self, modality: str, picture: Any) -> int:
         """Tokens of a picture, from its size."""
-        return len(row_numbers(self.get_hf_config(), item["image_sizes"].data.tolist()))
+        sizes = stock.view("picture_for_the_worker", picture["image_sizes"]).value
+        return len(row_numbers(self.config, sizes.tolist()))
 
     def largest(self) -> Layout:
         """Layout of the picture with most tokens."""
-        size = self.get_image_size_with_most_features()
-        return layout_of(self.get_hf_config(), (size.height, size.width))
+        return layout_of(self.config, stock.height_and_width(self.largest_size()))
 
 
-class PrunedLlavaNextProcessor(  # type: ignore[misc]
-    PruningProcessor, llava_next.LlavaNextMultiModalProcessor
-):
-    """Placeholders of a LLaVA-NeXT whose pictures are pruned."""
-
-
-@prunable(llava_next.LlavaNextForConditionalGeneration, PrunedLlavaNextInfo, PrunedLlavaNextProcessor)
-class PrunedLlavaNext(LlavaPruning, llava_next.LlavaNextForConditionalGeneration):  # type: ignore[misc]
+class LlavaNextModel(LlavaPruning):
     """vLLM's LLaVA-NeXT; its pictures are pruned where that is configured."""
+
+    family: ClassVar[str] = "llava-next"
+
+    def watch(self, needs: frozenset[str]) -> None:
+        """Put hooks on the tower and before the projector; newlines must be there, too."""
+        super().watch(needs)
+        stock.part(self, "newline")
 
     def tower_images(self, pixels: Tensor) -> int:
         """Its base view and tiles, padding among them."""
         return len(pixels)
 
-    def layouts(self, image_input: Any, pictures: Sequence[Tensor]) -> list[Layout]:
+    def layouts(self, given: Any, pictures: Sequence[Tensor]) -> list[Layout]:
         """Layout of each picture, from its size."""
-        self._sizes = image_input["image_sizes"].tolist()
-        self._padded = [self.tower_images(tiles) for tiles in image_input["pixel_values"]]
-        return [layout_of(self.config, size) for size in self._sizes]
+        self._sizes = given["image_sizes"].tolist()
+        self._padded = [self.tower_images(tiles) for tiles in given["pixel_values"]]
+        return [layout_of(self._hf_config, size) for size in self._sizes]
 
     def signal(self, name: str, number: int) -> Tensor:
         """One signal of one picture: rows of its tiles in the order of its tokens; zeros for newlines."""
-        start, tiles = sum(self._padded[:number]), n_tiles(self.config, self._sizes[number])
+        start, tiles = sum(self._padded[:number]), n_tiles(self._hf_config, self._sizes[number])
         rows = self._tower(name)[start : start + tiles]
         if name == "cls_hidden":
             return rows.squeeze(1)  # a row a tile
@@ -107,4 +101,7 @@ class PrunedLlavaNext(LlavaPruning, llava_next.LlavaNextForConditionalGeneration
         """Rows (tiles, P, ...) as a picture's tokens (N, ...)."""
         flat = rows.flatten(0, 1)
         flat = torch.cat([flat.new_zeros(1, *flat.shape[1:]), flat])
-        return flat[row_numbers(self.config, self._sizes[number]).to(flat.device)]
+        return flat[row_numbers(self._hf_config, self._sizes[number]).to(flat.device)]
+
+
+PrunedLlavaNext = prunable("PrunedLlavaNext", LlavaNextModel, LlavaNextInfo)

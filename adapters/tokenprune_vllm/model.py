@@ -6,59 +6,73 @@ Mixed in before a model's own class, of which everything is kept. Without a conf
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from vllm.logger import init_logger
-from vllm.platforms import current_platform
 
 from tokenprune import Budget, Layout, Selection, VisualTokens
 
+from . import stock
 from .errors import EngineRefusedError, refusing
-from .processing import budget_field
 from .projector import ReadProjector
 from .ranks import agreed
 from .settings import Settings
 
-logger = init_logger("vllm.tokenprune")
+logger = logging.getLogger("vllm.tokenprune")
 
 MODALITIES = ("image", "video")
 
 
-class PruningModel:
-    """Mixed in before a vLLM model class. `pruning` is None where nothing was asked for."""
+def budget_field(modality: str) -> str:
+    """Name of what travels to the worker with each picture: (keep, 0) or (0, keep_ratio)."""
+    return f"tokenprune_{modality}"
 
+
+class PruningModel:
+    """Mixed in before a vLLM model class. `pruning` is None where nothing was asked for.
+
+    Methods whose first argument is `vllm` run around vLLM's own, which that is (`stock.MODEL`); only while
+    pruning.
+    """
+
+    family: ClassVar[str]
     pruning: Settings | None = None
     _projector: ReadProjector
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        options = stock.options(vllm_config)
         with refusing():
-            settings = Settings.read(vllm_config.model_config.hf_config)
+            settings = Settings.read(options.configuration)
             if settings is not None:
+                stock.check(self.family)
+                options.check()
                 self.check_engine(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self._budgets: dict[str, Tensor | None] = {}
-        self._seen: dict[str, Any] = {}
         self.pruning = settings
-        self._most_at_once: int = vllm_config.scheduler_config.max_num_batched_tokens
         if settings is not None:
+            self._budgets: dict[str, Tensor | None] = {}
+            self._seen: dict[str, Any] = {}
+            self._hf_config: Any = options.configuration
+            self._most_at_once: int = options.most_at_once
             self.watch(settings.method.needs)
             _announce(settings)
 
     def check_engine(self, vllm_config: Any) -> None:
         """Refuse engine options that go against pruning."""
-        if vllm_config.model_config.multimodal_config.video_pruning_rate:
+        options = stock.options(vllm_config)
+        if options.video_pruning:
             raise EngineRefusedError(
                 "tokenprune: --video-pruning-rate is vLLM's own pruning; leave one of the two out"
             )
-        if getattr(vllm_config.lora_config, "enable_tower_connector_lora", False):
+        if options.tower_lora:
             raise EngineRefusedError(
                 "tokenprune: LoRA in the tower or the projector is not supported; start without "
                 "--enable-tower-connector-lora"
             )
-        if vllm_config.compilation_config.compile_mm_encoder:
+        if options.compiled_tower:
             raise EngineRefusedError(
                 "tokenprune: compile_mm_encoder is not supported; what the tower computes must be seen"
             )
@@ -73,13 +87,12 @@ class PruningModel:
             self._seen["projector"] = self._projector.now()
         return self._seen["projector"]
 
-    def embed_multimodal(self, **kwargs: Any) -> Any:
+    def pictures_of_a_step(self, vllm: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         """Rows of the pictures of a step, fewer of them where that was asked for."""
-        if self.pruning is None:
-            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
-        self._budgets = {modality: kwargs.pop(budget_field(modality), None) for modality in MODALITIES}
+        given = dict(given)
+        self._budgets = {modality: given.pop(budget_field(modality), None) for modality in MODALITIES}
         try:
-            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+            return vllm(given)
         finally:
             self._budgets, self._seen = {}, {}
 
@@ -142,5 +155,5 @@ def kept_rows(rows: Tensor, selection: Selection | None) -> Tensor:
 
 def _announce(settings: Settings) -> None:
     logger.info("tokenprune: %s, %s for each picture", settings.method.name, settings.budget)
-    if not current_platform.is_cpu():
+    if not stock.function("on_cpu")():
         logger.warning("tokenprune on this device is experimental: inside vLLM it has only ever run on a CPU")

@@ -11,7 +11,7 @@ This survives prefix-cache hits that end inside a picture, and prefills in piece
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -73,31 +73,27 @@ def prompt_positions(n_tokens: int, spans: Iterable[tuple[int, int, Tensor]]) ->
 
 
 class OwnPositions:
-    """Mixed in before a model with three position axes, behind `PruningModel`."""
+    """Mixed in before a model with three position axes, behind `PruningModel`; methods as there."""
 
-    pruning: Any
     _moves: tuple[Tensor, Tensor] | None = None
 
-    def embed_input_ids(
-        self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
+    def rows_of_a_step(
+        self, vllm: Callable[..., Tensor], token_ids: Tensor, pictures: Any, is_picture: Tensor | None
     ) -> Tensor:
         """Rows of a step; distances are taken off the pictures' and kept until the decoder runs."""
         self._moves = None
-        if self.pruning is not None and multimodal_embeddings is not None and len(multimodal_embeddings):
-            assert is_multimodal is not None
-            parts = [split_offsets(rows) for rows in multimodal_embeddings]
-            multimodal_embeddings = [rows for rows, _ in parts]
-            where = is_multimodal.nonzero().squeeze(1).to(input_ids.device, non_blocking=True)
+        if pictures is not None and len(pictures):
+            assert is_picture is not None
+            parts = [split_offsets(rows) for rows in pictures]
+            pictures = [rows for rows, _ in parts]
+            where = is_picture.nonzero().squeeze(1).to(token_ids.device, non_blocking=True)
             self._moves = where, torch.cat([offsets for _, offsets in parts])
-        embedded: Tensor = super().embed_input_ids(  # type: ignore[misc]
-            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
-        )
-        return embedded
+        return vllm(token_ids, pictures, is_picture)
 
-    def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def run_decoder(self, vllm: Callable[..., Any], positions: Tensor) -> Any:
         """Run the model, after the pictures' rows of this step were put where they belong."""
         if self._moves is not None:
             where, offsets = self._moves
             positions[:, where] += offsets.mT.to(positions)  # vLLM fills this buffer anew for each step
             self._moves = None
-        return super().forward(input_ids, positions, *args, **kwargs)  # type: ignore[misc]
+        return vllm(positions)

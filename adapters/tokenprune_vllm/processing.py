@@ -6,51 +6,51 @@ Mixed in before a model's own classes. Placeholders are counted before the tower
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from vllm.logger import init_logger
-from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.processing import PromptReplacement
 
 from tokenprune import Budget
 
-from .errors import refusing
+from . import guard, stock
+from .errors import EngineRefusedError, refusing
 from .info import PruningInfo
-from .settings import KEY, without_ours
+from .lookup import joined
+from .model import PruningModel, budget_field
+from .settings import Settings, without_ours
 
-logger = init_logger("vllm.tokenprune")
+logger = logging.getLogger("vllm.tokenprune")
 REMEMBERED = 4096  # pictures whose token counts are remembered, for the log
 
 
-def budget_field(modality: str) -> str:
-    """Name of what travels to the worker with each picture: (keep, 0) or (0, keep_ratio)."""
-    return f"tokenprune_{modality}"
-
-
 class PruningProcessor:
-    """Mixed in before a model's multi-modal processor."""
+    """Mixed in before a model's multi-modal processor.
+
+    Methods whose first argument is `vllm` run around vLLM's own, which that is (`stock.PROCESSOR`).
+    """
 
     info: Any
+    pruning: Settings | None = None
     _reports = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._n_whole: dict[str, int] = {}  # tokens of pictures, by their names in vLLM's caches
+        self.pruning = self.info.pruning
         with refusing():
             self.info.pruning.rows_allowed(self.info.most_tokens, self.info.pruning.budget)
 
-    def _call_hf_processor(self, hf_data: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        return super()._call_hf_processor(hf_data, without_ours(hf_kwargs))  # type: ignore[misc]
+    def call_transformers(self, vllm: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Call the processor of transformers without what is ours."""
+        return vllm(without_ours(arguments))
 
-    def _postprocess_hf_mm_data(self, mm_inputs: Any, hf_processor_mm_kwargs: Any, processed: Any) -> Any:
+    def processed_pictures(self, vllm: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Send the budget along with each picture."""
-        done = super()._postprocess_hf_mm_data(  # type: ignore[misc]
-            mm_inputs, hf_processor_mm_kwargs, processed
-        )
-        budget = self.info.asked(hf_processor_mm_kwargs)
+        done = vllm()
+        budget = self.info.asked(arguments)
         entry = [float(budget.keep or 0), float(budget.keep_ratio or 0)]
         for modality, names in PER_PICTURE.items():
             n = next((len(done[name]) for name in names if name in done), 0)
@@ -58,89 +58,81 @@ class PruningProcessor:
                 done[budget_field(modality)] = torch.tensor([entry] * n, dtype=torch.float64)
         return done
 
-    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Any) -> dict[str, Any]:
-        fields = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)  # type: ignore[misc]
-        return {
-            **fields,
-            **{
-                budget_field(modality): MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
-                for modality in self.info.modalities
-            },
-        }
+    def fields(self, vllm: Callable[..., Any]) -> dict[str, Any]:
+        """What goes to the worker of each picture: the budget, too."""
+        ours = {budget_field(modality): stock.one_of_each(modality) for modality in self.info.modalities}
+        return {**vllm(), **ours}
 
-    def _get_prompt_updates(
-        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    def placeholders(
+        self, vllm: Callable[..., Any], pictures: Any, arguments: Mapping[str, Any]
     ) -> Sequence[Any]:
         """The model's own placeholders, but no more of them than rows stay."""
-        budget = self.info.asked(hf_processor_mm_kwargs)
-        updates = super()._get_prompt_updates(  # type: ignore[misc]
-            mm_items, hf_processor_mm_kwargs, out_mm_kwargs
-        )
+        budget = self.info.asked(arguments)
         return [
-            PromptReplacement(
-                modality=update.modality,
-                target=update.target,
-                replacement=self._shortened(update, mm_items, budget),
-            )
-            if update.modality in self.info.modalities and _has_pixels(mm_items, update.modality)
+            stock.replaced(update, functools.partial(self._shortened, update.modality, pictures, budget))
+            if update.modality in self.info.modalities and stock.brings_pixels(pictures, update.modality)
             else update
-            for update in updates
+            for update in vllm()
         ]
 
-    def _shortened(self, update: Any, mm_items: Any, budget: Budget) -> Callable[[int], list[int]]:
-        def replacement(number: int) -> list[int]:
-            full: list[int] = update.replacement(number)
-            self.info.check_size(update.modality, len(full))
-            layout = self.info.layout(update.modality, mm_items, number, len(full))
+    def _shortened(
+        self, modality: str, pictures: Any, budget: Budget, placeholders: Callable[[int], list[int]]
+    ) -> Callable[[int], list[int]]:
+        def shortened(number: int) -> list[int]:
+            full = placeholders(number)
+            self.info.check_size(modality, len(full))
+            layout = self.info.layout(modality, pictures, number, len(full))
             return full[: self.info.pruning.rows_allowed(layout, budget)]
 
-        return replacement
+        return shortened
 
-    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+    def rehearsal(self, vllm: Callable[..., Any]) -> Any:
         """Inputs vLLM rehearses with when it starts; they are not reported."""
         self._reports = False
         try:
-            return super().get_dummy_mm_inputs(*args, **kwargs)  # type: ignore[misc]
+            return vllm()
         finally:
             self._reports = True
 
-    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+    def processed_request(self, vllm: Callable[..., Any], request: Any) -> Any:
         """Process a request's pictures, and say in the log how many rows they had and have."""
-        made = super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        made = vllm()
         if self._reports:
+            pictures = stock.view("request", request).pictures
             for modality in self.info.modalities:
-                if made["mm_placeholders"].get(modality) and _has_pixels(inputs.mm_data_items, modality):
-                    self._report(made, modality)
+                done = stock.view("processed_request", made)
+                if done.places.get(modality) and stock.brings_pixels(pictures, modality):
+                    self._report(
+                        done.names[modality], done.pictures[modality], done.places[modality], modality
+                    )
         return made
 
-    def _report(self, made: Any, modality: str) -> None:
-        names = made["mm_hashes"][modality]
-        for name, item in zip(names, made["mm_kwargs"][modality], strict=True):
-            if item is not None:  # None: vLLM has it already
-                self._n_whole[name] = self.info.n_whole(modality, item)
+    def _report(self, names: Sequence[str], pictures: Any, places: Sequence[Any], modality: str) -> None:
+        for name, picture in zip(names, pictures, strict=True):
+            if picture is not None:  # None: vLLM has it already
+                self._n_whole[name] = self.info.n_whole(modality, picture)
         while len(self._n_whole) > REMEMBERED:
             self._n_whole.pop(next(iter(self._n_whole)))
         known = [self._n_whole.get(name) for name in names]
         logger.info(
             "tokenprune: %s kept %d of %s rows of %d %s%s",
             self.info.pruning.method.name,
-            sum(place.length for place in made["mm_placeholders"][modality]),
+            sum(stock.view("place", place).rows for place in places),
             "?" if None in known else sum(n or 0 for n in known),
             len(names),
             modality,
             "" if len(names) == 1 else "s",
         )
 
-    def _get_mm_hashes(self, inputs: Any) -> Any:
+    def names_in_caches(self, vllm: Callable[..., Any], request: Any) -> Any:
         """Names under which vLLM caches inputs, tower outputs and keys and values of a picture's rows."""
-        self.info.asked(inputs.hf_processor_mm_kwargs)  # refuses a request before any work
-        hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        self.info.asked(stock.view("request", request).arguments)  # refuses a request before any work
         digest = self.info.pruning.digest
         return {
             modality: [f"{name}-tokenprune-{digest}" for name in names]
             if modality in self.info.modalities
             else names
-            for modality, names in hashes.items()
+            for modality, names in vllm().items()
         }
 
 
@@ -151,25 +143,37 @@ PER_PICTURE = {
 }
 
 
-def _has_pixels(mm_items: Any, modality: str) -> bool:
-    """Whether a request brings pictures, and not their rows ready made (which stay as they are)."""
-    from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
+def prunable(name: str, model: type[PruningModel], info: type[PruningInfo]) -> Any:
+    """Derive the class that vLLM gets in place of its own; it does the same until pruning is configured.
 
-    return not isinstance(mm_items.get(modality), (EmbeddingItems, DictEmbeddingItems))
+    Up to then it works without the names that a vLLM may lack.
+    """
+    family = stock.FAMILIES[model.family]
+    try:
+        theirs = stock.stock_class(model.family, "model")
+    except EngineRefusedError:
+        theirs = guard.original(family.model)
+        if theirs is None:
+            raise
 
+    @functools.cache
+    def of_info() -> Any:
+        base = stock.stock_class(model.family, "info")
+        return joined(f"{name}Info", info, base, stock.INFO, family.info_uses)
 
-def prunable(model: type, info: Any, processor: Any) -> Callable[[Any], Any]:
-    """Register our processing for a subclass of vLLM's `model`; its own goes on where nothing is asked."""
-    stock = model._processor_factory  # type: ignore[attr-defined]
+    @functools.cache
+    def of_processor() -> Any:
+        base = stock.stock_class(model.family, "processor")
+        return joined(f"{name}Processor", PruningProcessor, base, stock.PROCESSOR, {})
 
-    def make_info(context: Any) -> Any:
-        asked = getattr(context.model_config.hf_config, KEY, None) is not None
-        return info(context) if asked else stock.info(context)
+    def make_info(context: Any, vllm: Callable[[Any], Any]) -> Any:
+        if not stock.is_configured(context):
+            return vllm(context)
+        stock.check(model.family)
+        return of_info()(context)
 
-    def make_processor(made: Any, dummy_inputs: Any) -> Any:
-        return (processor if isinstance(made, PruningInfo) else stock.processor)(made, dummy_inputs)
+    def make_processor(made: Any, dummies: Any, vllm: Callable[[Any, Any], Any]) -> Any:
+        return (of_processor() if isinstance(made, PruningInfo) else vllm)(made, dummies)
 
-    registered: Callable[[Any], Any] = MULTIMODAL_REGISTRY.register_processor(
-        make_processor, info=make_info, dummy_inputs=stock.dummy_inputs
-    )
-    return registered
+    joint = joined(name, model, theirs, family.around, family.uses)
+    return stock.registered(joint, make_info, make_processor)

@@ -9,13 +9,13 @@ quantised, as they act where they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenprune import LinearForm, Projector
 
+from .lookup import View
 from .ranks import whole
 
 
@@ -27,10 +27,10 @@ class ReadProjector:
     """
 
     def __init__(
-        self, column: Any, act: Callable[[Tensor], Tensor], row: Any, norm: Any | None = None
+        self, column: View, act: Callable[[Tensor], Tensor], row: View, norm: View | None = None
     ) -> None:
         self._column, self._act, self._row, self._norm = column, act, row, norm
-        self._ranks = int(getattr(column, "tp_size", 1))
+        self._ranks = int(column.ranks)
         self._made: tuple[Tensor, Projector] | None = None
 
     @torch.no_grad()
@@ -45,7 +45,7 @@ class ReadProjector:
         """What the layers say to a row of no meaning, (any,)."""
         said = [
             _apply(layer, torch.linspace(-1, 1, width).unsqueeze(0)).flatten()
-            for layer, width in ((self._column, self._column.input_size), (self._row, self._row_width))
+            for layer, width in ((self._column, self._column.width), (self._row, self._row_width))
         ]
         biases = [layer.bias for layer in (self._column, self._row) if layer.bias is not None]
         norm = [] if self._norm is None else [self._norm.weight]
@@ -54,18 +54,18 @@ class ReadProjector:
     @property
     def _row_width(self) -> int:
         """Columns of the second layer on this rank."""
-        return int(self._row.input_size) // self._ranks
+        return int(self._row.width) // self._ranks
 
     def _form(self) -> LinearForm:
         column, row, norm = self._column, self._row, self._norm
         return LinearForm(
-            W1=whole(_weight(column, column.input_size), 0, self._ranks),
+            W1=whole(_weight(column, column.width), 0, self._ranks),
             b1=None if column.bias is None else whole(column.bias.float(), 0, self._ranks),
             act=self._act,
             W2=whole(_weight(row, self._row_width), 1, self._ranks),
             b2=None if row.bias is None else row.bias.float(),
             norm_weight=None if norm is None else norm.weight.float(),
-            norm_eps=1e-6 if norm is None else float(norm.variance_epsilon),
+            norm_eps=1e-6 if norm is None else float(norm.eps),
         )
 
     def _projector(self) -> Projector:
@@ -78,13 +78,13 @@ class ReadProjector:
         return projector
 
 
-def _weight(layer: Any, width: int) -> Tensor:
+def _weight(layer: View, width: int) -> Tensor:
     """A rank's share of the weights, (out, in), float32."""
     return _apply(layer, torch.eye(width)).mT.float().contiguous()
 
 
-def _apply(layer: Any, rows: Tensor) -> Tensor:
+def _apply(layer: View, rows: Tensor) -> Tensor:
     """What a layer makes of rows (N, in) without its bias, (N, out)."""
-    device = next(layer.parameters()).device
-    made: Tensor = layer.quant_method.apply(layer, rows.to(device, layer.params_dtype), None)
+    device = next(layer.thing.parameters()).device
+    made: Tensor = layer.multiply(layer.thing, rows.to(device, layer.dtype), None)
     return made

@@ -4,29 +4,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from vllm.model_executor.models import qwen2_5_vl
 
 from tokenprune import Layout, Selection
 from tokenprune.functional import mean_attention
 from tokenprune.selection import fill_new_rows
 
+from . import stock
 from .errors import EngineRefusedError
 from .info import PruningInfo
 from .model import PruningModel, kept_rows
 from .positions import OwnPositions, grid_offsets, prompt_positions, with_offsets
-from .processing import PruningProcessor, prunable
+from .processing import prunable
 from .projector import ReadProjector
 from .ranks import whole
 
 SIGNALS = frozenset({"pre_features", "projector", "received_attention", "key_metric"})
 
 
-class PrunedQwen25VLInfo(PruningInfo, qwen2_5_vl.Qwen2_5_VLProcessingInfo):  # type: ignore[misc]
+class Qwen25VLInfo(PruningInfo):
     """Counts of a Qwen2.5-VL whose pictures are pruned."""
 
     family: ClassVar[str] = "qwen2.5-vl"
@@ -34,89 +34,82 @@ class PrunedQwen25VLInfo(PruningInfo, qwen2_5_vl.Qwen2_5_VLProcessingInfo):  # t
     positions: ClassVar[tuple[str, ...]] = ("original",)
 
     @classmethod
-    def signals(cls, hf_config: Any) -> frozenset[str]:
+    def signals(cls, config: Any) -> frozenset[str]:
         """There is no class token."""
         return SIGNALS
 
-    def n_whole(self, modality: str, item: Any) -> int:
+    def n_whole(self, modality: str, picture: Any) -> int:
         """Tokens of a picture or video, from its grid of patches."""
-        merge: int = self.get_hf_config().vision_config.spatial_merge_size
-        return int(item[f"{modality}_grid_thw"].data.prod()) // merge**2
+        merge: int = self.config.vision_config.spatial_merge_size
+        grid = stock.view("picture_for_the_worker", picture[f"{modality}_grid_thw"]).value
+        return int(grid.prod()) // merge**2
 
 
-class PrunedQwen25VLProcessor(  # type: ignore[misc]
-    PruningProcessor, qwen2_5_vl.Qwen2_5_VLMultiModalProcessor
-):
-    """Placeholders of a Qwen2.5-VL whose pictures are pruned."""
-
-
-@prunable(qwen2_5_vl.Qwen2_5_VLForConditionalGeneration, PrunedQwen25VLInfo, PrunedQwen25VLProcessor)
-class PrunedQwen25VL(  # type: ignore[misc]
-    PruningModel, OwnPositions, qwen2_5_vl.Qwen2_5_VLForConditionalGeneration
-):
+class Qwen25VLModel(PruningModel, OwnPositions):
     """vLLM's Qwen2.5-VL; its pictures are pruned where that is configured."""
+
+    family: ClassVar[str] = "qwen2.5-vl"
+    grids: Callable[[Any], Any]  # vLLM's
 
     def check_engine(self, vllm_config: Any) -> None:
         """Refuse what would run the decoder without its positions being mended first."""
         super().check_engine(vllm_config)
-        parallel, graphs = vllm_config.parallel_config, vllm_config.compilation_config.cudagraph_mode
+        options = stock.options(vllm_config)
         for wrong, why in (
-            (parallel.pipeline_parallel_size > 1, "--pipeline-parallel-size above 1"),
-            (vllm_config.speculative_config is not None, "speculative decoding"),
-            (parallel.use_ubatching, "--enable-dbo or --ubatch-size"),
-            (vllm_config.model_config.enable_prompt_embeds, "--enable-prompt-embeds"),
-            (graphs is not None and graphs.mixed_mode().name == "FULL", "cudagraph_mode FULL"),
+            (options.decoder_stages > 1, "--pipeline-parallel-size above 1"),
+            (options.speculation is not None, "speculative decoding"),
+            (options.divided_steps, "--enable-dbo or --ubatch-size"),
+            (options.prompt_embeddings, "--enable-prompt-embeds"),
+            (stock.whole_graphs(vllm_config), "cudagraph_mode FULL"),
         ):
             if wrong:
                 raise EngineRefusedError(
                     f"tokenprune: {why} does not go together with pruning of this model, whose kept rows "
                     "keep their positions; leave it out"
                 )
-        if graphs is not None and graphs.separate_routine():
-            # a last row of a picture alone in its step would run as decoding, in a graph without our mending
-            vllm_config.compilation_config.cudagraph_mode = graphs.mixed_mode()
+        # a last row of a picture alone in its step would run as decoding, in a graph without our mending
+        stock.without_graphs_for_decoding(vllm_config)
 
     def watch(self, needs: frozenset[str]) -> None:
         """Put hooks on the merger's norm and on the last block that sees the whole picture."""
         self._needs = needs
+        self._merge: int = self._hf_config.vision_config.spatial_merge_size
+        self._window_order = stock.part(self, "window_order").thing
+        norm = stock.part(self, "norm")
         if "pre_features" in needs:
-            self.visual.merger.ln_q.register_forward_pre_hook(  # the merger itself goes past its hooks
+            norm.thing.register_forward_pre_hook(  # the merger itself goes past its hooks
                 lambda module, args: self._seen.update(patches=args[0])
             )
         if needs & {"received_attention", "key_metric"}:
-            attention = self.visual.blocks[max(self.visual.fullatt_block_indexes)].attn
-            attention.attn.register_forward_pre_hook(
-                lambda module, args, kwargs: self._seen.update(query=kwargs["query"], key=kwargs["key"]),
-                with_kwargs=True,
-            )
+            attention = stock.part(self, "attention", max(stock.part(self, "whole_blocks").thing))
+            self._ranks = int(attention.ranks)
+            stock.watch_attention(attention, lambda query, key: self._seen.update(query=query, key=key))
+        if "projector" in needs:
+            first, second = stock.part(self, "first_layer"), stock.part(self, "second_layer")
+            self._projector = ReadProjector(first, stock.part(self, "activation").thing, second, norm)
 
-    @cached_property
-    def _projector(self) -> ReadProjector:
-        merger = self.visual.merger
-        return ReadProjector(merger.mlp[0], merger.mlp[1], merger.mlp[2], merger.ln_q)
+    def images(self, vllm: Callable[..., Any], given: Any) -> Any:
+        """Encode and prune images."""
+        return self._process("image", given, vllm)
 
-    def _process_image_input(self, image_input: Any) -> Any:
-        return self._process("image", image_input, super()._process_image_input)
-
-    def _process_video_input(self, video_input: Any) -> Any:
-        return self._process("video", video_input, super()._process_video_input)
+    def videos(self, vllm: Callable[..., Any], given: Any) -> Any:
+        """Encode and prune videos."""
+        return self._process("video", given, vllm)
 
     def _process(self, modality: str, given: Any, encode: Callable[[Any], Any]) -> Sequence[Tensor]:
         """Encode, as many at once as the tower bears; prune."""
-        if self.pruning is None:
-            return cast("Sequence[Tensor]", encode(given))
         grids = given[f"{modality}_grid_thw"]
         patches = grids.prod(-1).tolist()
         kept: list[Tensor] = []
-        for part in self.parts([n // self.visual.spatial_merge_size**2 for n in patches]):
-            some = {"type": given["type"], f"{modality}_grid_thw": grids[part]}
+        for part in self.parts([n // self._merge**2 for n in patches]):
+            some = stock.some_of(given, **{f"{modality}_grid_thw": grids[part]})
             rows = slice(sum(patches[: part.start]), sum(patches[: part.stop]))
             for name in ("pixel_values", "pixel_values_videos"):
                 if given.get(name) is not None:
                     some[name] = given[name][rows]
             for name in ("image_embeds", "video_embeds"):
                 if given.get(name) is not None:
-                    merged = self.visual.spatial_merge_size**2
+                    merged = self._merge**2
                     some[name] = given[name][rows.start // merged : rows.stop // merged]
             if given.get("second_per_grid_ts") is not None:
                 some["second_per_grid_ts"] = given["second_per_grid_ts"].flatten()[part]
@@ -125,7 +118,7 @@ class PrunedQwen25VL(  # type: ignore[misc]
 
     def _prune(self, modality: str, given: Any, pictures: Sequence[Tensor], first: int) -> Sequence[Tensor]:
         """Prune, and give every row its distance from the picture's first."""
-        merge = self.visual.spatial_merge_size
+        merge = self._merge
         self._patches = given[f"{modality}_grid_thw"].tolist()
         grids = [(t, h // merge, w // merge) for t, h, w in self._patches]
         chosen = self.select(modality, pictures, [Layout(grid) for grid in grids], self._signals, first)
@@ -140,26 +133,23 @@ class PrunedQwen25VL(  # type: ignore[misc]
         if modality == "image":
             return 1.0
         each = 1.0 if seconds is None else float(seconds.flatten()[number])
-        return each * float(getattr(self.config.vision_config, "tokens_per_second", 1.0))
+        return each * float(getattr(self._hf_config.vision_config, "tokens_per_second", 1.0))
 
-    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Any) -> tuple[Tensor, int]:
-        """Positions of a prompt as far as they are known before the tower ran; of vLLM without pruning."""
-        if self.pruning is None:
-            stock: tuple[Tensor, int] = super().get_mrope_input_positions(input_tokens, mm_features)
-            return stock
-        rows = {f.mm_position.offset: f.mm_position.length for f in mm_features}
+    def first_positions(
+        self, vllm: Callable[..., Any], token_ids: list[int], features: Any
+    ) -> tuple[Tensor, int]:
+        """Positions of a prompt as far as they are known before the tower ran."""
+        places = [stock.view("place", stock.view("feature", one).place) for one in features]
+        rows = {place.begin: place.rows for place in places}
         spans = [
-            (offset, rows[offset], grid_offsets((t, h, w), pace))
-            for offset, t, h, w, pace in self.iter_mm_grid_thw(mm_features)
+            (begin, rows[begin], grid_offsets((t, h, w), pace))
+            for begin, t, h, w, pace in self.grids(features)
         ]
-        return prompt_positions(len(input_tokens), spans)
+        return prompt_positions(len(token_ids), spans)
 
-    def get_encoder_cudagraph_config(self) -> Any:
+    def tower_graphs(self, vllm: Callable[..., Any]) -> Any:
         """No graphs of the tower while pruning: they would go past what is added behind it."""
-        config = super().get_encoder_cudagraph_config()
-        if self.pruning is not None:
-            config.modalities = []
-        return config
+        return stock.without_pictures(vllm())
 
     def _signals(self, number: int) -> Mapping[str, Any]:
         """Signals of one picture, computed when asked for."""
@@ -172,7 +162,7 @@ class PrunedQwen25VL(  # type: ignore[misc]
         t, h, w = self._patches[number]
         start = sum(a * b * c for a, b, c in self._patches[:number])
         own = patches[start : start + t * h * w]
-        order = self.visual.get_window_index_thw(t, h, w)[0].argsort().to(own.device)
+        order = self._window_order(t, h, w)[0].argsort().to(own.device)
         return own.view(len(order), -1, *own.shape[1:])[order]
 
     def _pre_features(self, number: int) -> Tensor:
@@ -181,7 +171,7 @@ class PrunedQwen25VL(  # type: ignore[misc]
 
     def _heads(self, which: str) -> Tensor:
         """Queries or keys of the watched block, of all ranks, (M, H, d), float32."""
-        return whole(self._seen[which][0], 1, self.visual.tp_size).float()
+        return whole(self._seen[which][0], 1, self._ranks).float()
 
     def _key_metric(self, number: int) -> Tensor:
         """Keys, mean over heads and the token's patches, (N, d_head)."""
@@ -205,3 +195,6 @@ def _kept_offsets(offsets: Tensor, selection: Selection | None) -> Tensor:
         return offsets
     kept: Tensor = offsets[fill_new_rows(selection.indices.cpu(), len(offsets))]
     return kept
+
+
+PrunedQwen25VL = prunable("PrunedQwen25VL", Qwen25VLModel, Qwen25VLInfo)

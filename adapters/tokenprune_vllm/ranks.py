@@ -6,16 +6,17 @@ from __future__ import annotations
 import dataclasses
 
 from torch import Tensor
-from vllm.distributed import get_tp_group, tensor_model_parallel_all_gather
 
 from tokenprune import Selection
+
+from . import stock
 
 
 def whole(share: Tensor, dim: int, ranks: int) -> Tensor:
     """Put the shares of a layer that is split over `ranks` together along `dim`; a whole one stays."""
     if ranks == 1:
         return share
-    gathered: Tensor = tensor_model_parallel_all_gather(share.contiguous(), dim)
+    gathered: Tensor = stock.function("all_gather")(share.contiguous(), dim)
     return gathered
 
 
@@ -24,11 +25,11 @@ def agreed(selection: Selection) -> Selection:
 
     All ranks choose among the same rows by the same rules; this makes sure where their last bits differ.
     """
-    group = get_tp_group()
-    if group.world_size == 1:
+    ranks = stock.view("ranks", stock.function("ranks")())
+    if ranks.number == 1:
         return selection
-    indices = group.broadcast(selection.indices.contiguous())
+    indices = ranks.from_first(selection.indices.contiguous())
     features = selection.features
     if features is not None:
-        features = group.broadcast(features.contiguous())
+        features = ranks.from_first(features.contiguous())
     return dataclasses.replace(selection, indices=indices, features=features)

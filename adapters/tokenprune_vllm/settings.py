@@ -39,7 +39,7 @@ class Settings:
     digest: str
 
     @classmethod
-    def read(cls, hf_config: Any) -> Settings | None:
+    def read(cls, config: Any) -> Settings | None:
         """Return what a model's configuration says; None: nothing, and vLLM is left alone.
 
         Raises
@@ -47,7 +47,7 @@ class Settings:
         UnknownNameError, OptionError, BudgetError, IncompatibleError
             Where it cannot be used; each says what to do.
         """
-        given = getattr(hf_config, KEY, None)
+        given = getattr(config, KEY, None)
         return None if given is None else cls.of(given)
 
     @classmethod
@@ -69,7 +69,7 @@ class Settings:
         text = json.dumps([version("tokenprune-vlm"), dict(given)], sort_keys=True, default=str)
         return cls(method, budget, most, min_tokens, hashlib.sha256(text.encode()).hexdigest()[:16])
 
-    def asked(self, mm_kwargs: Mapping[str, Any]) -> Budget:
+    def asked(self, arguments: Mapping[str, Any]) -> Budget:
         """Return the budget of a request: its own `{"tokenprune": {"keep": 32}}`, else the engine's.
 
         Raises
@@ -77,7 +77,7 @@ class Settings:
         BudgetError
             Where the request's cannot be used.
         """
-        own = mm_kwargs.get(KEY)
+        own = arguments.get(KEY)
         if own is None:
             return self.budget
         if not isinstance(own, Mapping) or not own or set(own) - set(PER_REQUEST):
@@ -115,9 +115,9 @@ class Settings:
         return rows
 
 
-def without_ours(mm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def without_ours(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an image processor, which must not see ours."""
-    return {name: value for name, value in mm_kwargs.items() if name != KEY}
+    return {name: value for name, value in arguments.items() if name != KEY}
 
 
 def _method(given: Mapping[str, Any]) -> Method:

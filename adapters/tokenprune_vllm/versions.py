@@ -8,6 +8,7 @@ import re
 from .errors import EngineRefusedError
 
 LOWEST, BELOW = (0, 32), (0, 33)
+RANGE = "vLLM >= {}.{}, < {}.{}".format(*LOWEST, *BELOW)
 
 
 def is_supported(version: str) -> bool:
@@ -25,8 +26,7 @@ def check_version(version: str) -> None:
         With the range and what to do.
     """
     if not is_supported(version):
-        low, high = (".".join(map(str, numbers)) for numbers in (LOWEST, BELOW))
         raise EngineRefusedError(
-            f"tokenprune: vLLM {version} was not checked with this release; it prunes inside vLLM >= {low}, "
-            f'< {high}. Install one of these, or start without "tokenprune" in --hf-overrides'
+            f"tokenprune: vLLM {version} was not checked with this release; it prunes inside {RANGE}. "
+            f'Install one of these, or start without "tokenprune" in --hf-overrides'
         )

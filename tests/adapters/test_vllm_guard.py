@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tokenprune_vllm import guard
+from tokenprune_vllm import guard, stock
 from tokenprune_vllm.errors import EngineRefusedError
 
 
@@ -22,8 +22,11 @@ class StockModel:
 
 
 class Entry:
+    def __init__(self, model=StockModel):
+        self.model = model
+
     def load_model_cls(self):
-        return StockModel
+        return self.model
 
 
 class Registry:
@@ -36,7 +39,8 @@ class Registry:
 
 @pytest.fixture
 def registered(monkeypatch):
-    known = types.SimpleNamespace(_MULTIMODAL_MODELS={"OtherModel": 0, "LlavaForConditionalGeneration": 0})
+    known = types.SimpleNamespace(**{name: {} for name in stock.LISTS})
+    known._MULTIMODAL_MODELS = {"OtherModel": 0, "LlavaForConditionalGeneration": 0}
     for name in ("vllm", "vllm.model_executor"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     models = types.ModuleType("vllm.model_executor.models")
@@ -45,11 +49,13 @@ def registered(monkeypatch):
     monkeypatch.setattr(guard, "_ORIGINALS", {})
     guard.__getattr__.cache_clear()
 
-    def register(version, skip):
+    def register(version, skip, **more):
         registry = Registry()
+        registry.models |= more
         guard.register(registry, version, skip)
         return registry
 
+    register.known = known
     return register
 
 
@@ -89,3 +95,42 @@ def test_another_vllm_is_refused_whatever_the_model(registered):
     with pytest.raises(EngineRefusedError, match=r"vLLM 0\.40\.0 was not checked with this release"):
         model._processor_factory.info(context(tokenprune={"keep": 1}))
     assert model._processor_factory.info(context()) == "vLLM's own"
+
+
+def test_a_model_that_no_list_names_is_left_alone(registered):
+    assert isinstance(registered("0.32.0", set(), TextModel=Entry()).models["TextModel"], Entry)
+
+
+def test_where_a_list_is_missing_every_model_is_guarded(registered):
+    del registered.known._REWARD_MODELS
+    model = guarded(registered("0.32.0", set(), RewardModel=Entry()), "RewardModel")
+    with pytest.raises(EngineRefusedError, match="RewardModel cannot be pruned inside vLLM"):
+        model._processor_factory.info(context(tokenprune={"keep": 1}))
+
+
+class Unregistered:
+    """A model with pictures, of a vLLM that keeps its processor elsewhere."""
+
+    supports_multimodal = True
+
+    def __init__(self, *, vllm_config, prefix=""):
+        self.prefix = prefix
+
+
+def test_a_model_whose_processor_is_elsewhere_is_refused_when_it_is_made(registered):
+    model = guarded(registered("0.32.0", set(), OtherModel=Entry(Unregistered)), "OtherModel")
+    assert model(vllm_config=context(), prefix="one").prefix == "one"
+    with pytest.raises(EngineRefusedError, match="OtherModel cannot be pruned inside vLLM"):
+        model(vllm_config=context(tokenprune={"keep": 1}))
+
+
+def test_a_vllm_that_does_not_tell_its_models_is_named_in_the_log(registered, monkeypatch, caplog):
+    monkeypatch.setattr(Registry, "__init__", lambda self: setattr(self, "models", {}))
+    registered("0.32.9", set())
+    assert 'vLLM 0.32.9 does not list its models; "tokenprune" is ignored' in caplog.text
+
+
+def test_the_class_that_vllm_has_is_remembered_for_families_too(registered):
+    registered("0.32.0", {"LlavaForConditionalGeneration"})
+    assert guard.original("LlavaForConditionalGeneration") is StockModel
+    assert guard.original("AnotherModel") is None

@@ -50,11 +50,11 @@ def test_a_model_run_by_transformers_cannot_be_pruned(checkpoint):
 
 
 def test_a_tower_that_cannot_be_pruned(checkpoint):
-    from tokenprune_vllm.llava import PrunedLlavaInfo
+    from tokenprune_vllm.llava import LlavaInfo
     from transformers import LlavaConfig, PixtralVisionConfig
 
     with pytest.raises(EngineRefusedError, match="a LLaVA with a 'pixtral' tower cannot be pruned"):
-        PrunedLlavaInfo.signals(LlavaConfig(vision_config=PixtralVisionConfig()))
+        LlavaInfo.signals(LlavaConfig(vision_config=PixtralVisionConfig()))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's names stand in one file of the plugin, which lists all it uses; vLLM is not needed for this."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import tokenprune_vllm
+from tokenprune_vllm import stock
+from tokenprune_vllm.lookup import parts_of
+
+FOLDER = Path(tokenprune_vllm.__file__).parent
+OTHERS = sorted(set(FOLDER.glob("*.py")) - {FOLDER / "stock.py"})
+
+# listed names that the other files may say, and what they mean there
+ORDINARY = {
+    "bias": "a layer's, in the field's words",
+    "data": "the value of --mm-encoder-tp-mode that some methods refuse",
+    "dim": "an argument of torch",
+    "image_size": "of transformers' configurations",
+    "info": "a processor's `info`, as vLLM documents it; a level of logging",
+    "key": "of an attention",
+    "kwargs": "of any Python function",
+    "layers": "two layers of a projector",
+    "LlavaForConditionalGeneration": "an architecture, as a checkpoint names it",
+    "LlavaNextForConditionalGeneration": "an architecture, as a checkpoint names it",
+    "modalities": "our attribute",
+    "modality": "image or video",
+    "ModelRegistry": "documented for plugins",
+    "positions": "the word for them",
+    "processor": "one of the three kinds of classes of a family",
+    "query": "of an attention",
+    "Qwen2_5_VLForConditionalGeneration": "an architecture, as a checkpoint names it",
+    "register_model": "documented for plugins",
+    "scale": "of an attention",
+    "type": "Python's",
+    "weight": "a layer's, in the field's words",
+    "width": "of a layer or a head",
+}
+# what functions of stock.py say beside names they list: values, not places to look in
+BESIDE = {
+    "config": "a model of transformers' configuration",
+    "image": "the modality",
+    "image_embeds": "the value that tells rows from pictures",
+    "image_grid_pinpoints": "of transformers' configurations",
+    "prefix": "documented: a model is made with it",
+    "registry": "the module of the lists, which are listed",
+    "spatial_unpad": "the value of a strategy; with another, vLLM raises an error",
+    "vision_config": "of transformers' configurations",
+    "vllm_config": "documented: a model is made with it",
+}
+
+
+def identifiers(text):
+    return set(re.findall(r"[A-Za-z_]\w*", text))
+
+
+def listed():
+    """Every name of vLLM's in the tables of stock.py."""
+    found = set()
+    for family, of in stock.FAMILIES.items():
+        for _, name in stock.names(family):
+            _, attributes, parameters = parts_of(name)
+            found |= {*attributes, *parameters}
+        for path, read in of.parts.values():
+            found |= identifiers(" ".join([path, *read.values()]))
+    return found | identifiers(" ".join(stock.OPTIONS.values()))
+
+
+def words_of(tree):
+    """Identifiers, keywords, attributes and strings; in strings with blanks users are told something."""
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            if not re.search(r"\s", node.value):
+                yield from identifiers(node.value)
+        for field in ("id", "attr", "name", "arg"):
+            if isinstance(getattr(node, field, None), str):
+                yield getattr(node, field)
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.name)
+def test_no_other_file_knows_a_name_of_vllms(path):
+    tree = ast.parse(path.read_text())
+    assert set(words_of(tree)) & listed() - set(ORDINARY) == set()
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} | {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert {module for module in modules if module and module.startswith("vllm.")} == set()
+
+
+def test_the_exemptions_are_needed():
+    said = {word for path in OTHERS for word in words_of(ast.parse(path.read_text()))}
+    assert said & listed() >= set(ORDINARY)
+
+
+def test_the_functions_use_no_name_that_is_not_listed():
+    """What stock.py says outside its tables is listed, its own, or Python's."""
+    tree = ast.parse((FOLDER / "stock.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    said = {word for node in functions for word in _asked_for(node)}
+    own = {"family", *vars(stock), *vars(stock.View), *stock.Family.__dataclass_fields__}
+    for table in (stock.COMMON, stock.OPTIONS, stock.ATTENTION):
+        own |= set(table)
+    python = {
+        "SimpleNamespace",
+        "__init__",
+        "__module__",
+        "__name__",
+        "arguments",
+        "bind",
+        "format",
+        "get",
+        "name",
+    }
+    python |= {"items", "replace", "signature", "startswith", "tensor", "union", "with_kwargs"}
+    python |= {"register_forward_pre_hook"}
+    assert said - listed() - own - python == set(BESIDE)
+
+
+def _asked_for(function):
+    """Attributes, keywords, keys and imports of a function."""
+    prose = {id(node.value) for node in ast.walk(function) if isinstance(node, ast.Expr)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.keyword) and node.arg:
+            yield node.arg
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            if re.fullmatch(r"\w+", node.value):
+                yield node.value
