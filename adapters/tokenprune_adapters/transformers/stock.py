@@ -166,18 +166,20 @@ def output_field(output: Any, word: str) -> Any:
     UnsupportedModelError
         When the output has no such field, under any spelling.
     """
-    return getattr(output, _output_name(type(output), word))
+    return getattr(output, _output_name(type(output), word, vars(output)))
 
 
 def set_output_field(output: Any, word: str, value: Any) -> None:
     """Replace a field of an output."""
-    setattr(output, _output_name(type(output), word), value)
+    setattr(output, _output_name(type(output), word, vars(output)), value)
 
 
-def _output_name(kind: type, word: str) -> str:
-    declared = {field.name for field in fields(kind)} if hasattr(kind, "__dataclass_fields__") else set()
+def _output_name(kind: type, word: str, also: Mapping[str, Any] | None = None) -> str:
+    """The spelling a class of outputs declares, or one of `also`: 5.17 sets fields that are not declared."""
+    names = {field.name for field in fields(kind)} if hasattr(kind, "__dataclass_fields__") else set()
+    names |= set(also or ())
     for name in OUTPUTS[word]:
-        if name in declared:
+        if name in names:
             return name
     raise missing(f"field {' or '.join(OUTPUTS[word])}", kind.__name__)
 

@@ -47,13 +47,18 @@ def time_prefill(
     -------
     tuple
         Seconds by part (`prefill` from pixels to the first token's logits = `tower` until the language model
-        is called + `language`, which begins with `choosing`; `decode_token`) and what else was seen.
+        is called + `language`, which begins with `choosing`; `decode_token`; `apply` of methods, with its
+        rehearsal) and what else was seen.
     """
     language = model.model.language_model
     name, memory = cache_name(model), PeakMemory(model.device)
     entering = language.register_forward_pre_hook(lambda *_: clock.mark("entered"))
     try:
+        clock.restart()
+        clock.mark("apply")
         with contender.ready() as handle:  # a pruned model's own hook runs between these two
+            clock.mark("applied")
+            apply_seconds = clock.between("apply", "applied")
             chosen = language.register_forward_pre_hook(lambda *_: clock.mark("chosen"))
             try:
                 _prime(model, contender)
@@ -84,6 +89,7 @@ def time_prefill(
     if report is None:
         profile = contender.profile or ()
     else:
+        seconds["apply"] = apply_seconds
         image = report.images[0]
         profile = profile_of(image.cuts, image.n_before)
         if max(image.cuts, default=0) > 0:  # chosen inside the language model
