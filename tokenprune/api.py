@@ -68,7 +68,7 @@ def apply(
     seed
         For strategies that draw random numbers.
     verify
-        Try the cut on a few rows before the model is touched (about three decoding steps), and refuse a model
+        Try the cut on a few rows before the model is touched (about a decoding step), and refuse a model
         whose cache, masks or positions would be misunderstood. `PruningHandle.rehearsal` says what was
         measured.
 

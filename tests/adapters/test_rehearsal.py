@@ -192,3 +192,19 @@ def test_the_models_own_difference_is_that_of_rounding(monkeypatch):
         tokenprune.apply(model, method="divprune", keep=5).remove()
     pruned, own = seen
     assert 0 < pruned < 1e-5 and own < 1e-5
+
+
+def test_the_first_layers_are_rehearsed_and_all_are_there_again():
+    model = tiny_models.llava(num_hidden_layers=12)
+    language, seen = model.model.language_model, set()
+    layers = language.layers
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, args, i=i: seen.add(i))
+        for i, layer in enumerate(layers)
+    ]
+    tokenprune.apply(model, method="divprune", keep=5).remove()
+    assert seen == {0, 1, 2, 3} and language.layers is layers and len(layers) == 12
+    tokenprune.apply(model, method="fastv", layer=7, keep=5).remove()
+    assert seen == set(range(9)) and language.layers is layers
+    for hook in hooks:
+        hook.remove()

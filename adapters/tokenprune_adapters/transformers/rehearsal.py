@@ -3,12 +3,14 @@
 
 Some rows are left out of a short prompt and one more row is decoded from its cache; the same is computed at
 once from the rows that stay, without hooks and without a cache. A cache, mask or position that is understood
-wrongly shows as a difference far above that of the model's own cached decoding. What begins beyond a few rows
-(windows, chunks) cannot be seen here.
+wrongly shows as a difference far above that of the model's own cached decoding. The language model's first
+layers suffice for that: as many as there are up to the first boundary, and at least one of each kind. What
+begins beyond a few rows (windows, chunks) cannot be seen here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tokenprune import Cut, TokenPruneError, UnsupportedModelError
+from tokenprune import Cut, ExplicitSchedule, TokenPruneError, UnsupportedModelError
 
 from . import stock
 from .call import Call, Stage
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 N_ROWS = 9  # of the prompt; one more is decoded
 N_DROPPED = 3
 FIRST_DROPPED = 2
+N_LAYERS = 4  # at least
 TIMES_OWN = 10.0  # how far above the model's own difference a pruned one may lie
 # the least difference that is refused, by dtype: what is misunderstood gives 1e-2 and more
 FLOOR = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -151,6 +154,11 @@ class _Rehearsal:
         self.closes_up = adapter.closes_up(cut)
         schedule = cut.method.schedule if cut.method.stage == "decoder" else None
         self.boundary = None if schedule is None else schedule.boundaries(len(adapter.layers))[0]
+        if self.boundary is not None:  # the same one, however many layers are left
+            first = ExplicitSchedule((self.boundary,), (1,))
+            self.cut = dataclasses.replace(cut, method=dataclasses.replace(cut.method, schedule=first))
+        firsts = stock.first_layers(self.language.config)
+        self.depth = 1 + max(N_LAYERS - 1, (self.boundary or 0) + 1, *firsts)
         # flash attention takes gaps in positions for packed prompts; closed up inside the decoder, the layers
         # before and after a boundary agree about positions only where nothing stands before the dropped rows
         leading = stock.is_flash(self.language.config) or (self.boundary is not None and self.closes_up)
@@ -161,6 +169,20 @@ class _Rehearsal:
 
     def measure(self) -> tuple[float, float]:
         """The relative difference, and the one allowed: infinite where the own rows are not finite."""
+        layers = self.language.layers
+        self.language.layers = nn.ModuleList(list(layers)[: self.depth])
+        try:
+            return self._measure()
+        finally:
+            self.language.layers = layers
+
+    def _kv(self) -> Any:
+        """An empty cache for the layers that are rehearsed."""
+        kv = stock.new_kv(self.language.config)
+        del stock.layers_of(kv)[self.depth :]
+        return kv
+
+    def _measure(self) -> tuple[float, float]:
         kept, places = self.rows[:, self.keep], torch.arange(N_ROWS + 1, device=self.rows.device)
         stay = places[: kept.shape[1]] if self.closes_up else places[self.keep]
         wanted = self._run(kept, stay, None, ones=True)
@@ -169,7 +191,7 @@ class _Rehearsal:
         difference, floor = _difference(self._pruned(places), wanted), FLOOR.get(wanted.dtype, 1e-2)
         if difference <= floor:
             return difference, floor
-        kv = stock.new_kv(self.language.config)
+        kv = self._kv()
         steps = (slice(-1), slice(-1, None))
         own = torch.cat([self._run(kept[:, step], stay[step], kv, ones=True) for step in steps], 1)
         return difference, max(floor, TIMES_OWN * _difference(own, wanted))
@@ -178,7 +200,7 @@ class _Rehearsal:
         """What the engine makes of the prompt and of one more row."""
         choice = _Choice((~self.keep[:-1]).nonzero().squeeze(1), self.closes_up, self.boundary)
         engine = Engine(self.adapter, [self.cut], lambda report: None, choice)
-        kv = stock.new_kv(self.language.config)
+        kv = self._kv()
         mask = None if self.boundary is None else self.keep.long()[None]
         try:
             engine.brought = ModelCall({})

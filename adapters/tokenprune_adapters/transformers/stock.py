@@ -224,6 +224,12 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kinds))
 
 
+def first_layers(config: Any) -> list[int]:
+    """The first layer of each kind."""
+    kinds = getattr(config, attribute("kinds of a language model's layers"), None) or (FULL,)
+    return [list(kinds).index(kind) for kind in dict.fromkeys(kinds)]
+
+
 def window_of(holder: Any) -> int | None:
     """The window of a configuration or cache layer; None: all that came before is seen."""
     size: int | None = getattr(holder, attribute("window of a layer"), None)
