@@ -60,7 +60,7 @@ def _later(supply: Callable[[Encoded, int], Any], encoded: Encoded, number: int)
 def text_after(
     images: Sequence[Image], image: Image, places: Callable[[Image], Tensor], length: int, real: Tensor | None
 ) -> Tensor:
-    """Where the row's text after an image stands, (T,); the row's last token where there is no text.
+    """Where the row's text after an image stands, (T,); the row's last real token where there is no text.
 
     Parameters
     ----------
@@ -79,7 +79,10 @@ def text_after(
             is_text[slots] = False
             if slots.numel() and other is image:
                 is_text[: int(slots.max()) + 1] = False
+    last = torch.tensor([length - 1], device=device)
     if real is not None:
-        is_text &= real[image.span.row].to(device)
+        here = real[image.span.row].to(device)
+        is_text &= here
+        last = here.nonzero()[-1]
     after = is_text.nonzero().squeeze(1)
-    return after if len(after) else torch.tensor([length - 1], device=device)
+    return after if len(after) else last
