@@ -20,6 +20,7 @@ from tokenprune.projector import in_float32
 
 from .transformers import forms
 from .transformers.capture import Encoded
+from .transformers.grids import grid_of, square_of
 from .transformers.vlm import ImageSignal, TransformersAdapter
 
 
@@ -30,7 +31,8 @@ class Family:
     `language` names the language model's attribute; `rows` finds the row-wise part of the projector, None
     where its inputs do not match tokens one by one. `both_ways`: image tokens see each other. `video`: videos
     have features and placeholders of their own. `pieces`: what the family calls an image may be one of
-    several pieces of the picture given to the processor, each with a budget of its own.
+    several pieces of the picture given to the processor, each with a budget of its own. `unit`: the side in
+    pixels of the square a token stands for, in models that keep a picture's shape and are told its size.
     """
 
     language: str = "language_model"
@@ -38,6 +40,7 @@ class Family:
     both_ways: bool = False
     video: bool = False
     pieces: bool = False
+    unit: Callable[[Any], int] | None = None
 
 
 _IDEFICS = Family("text_model", lambda inner: forms.of_linear(_linear(inner)), pieces=True)
@@ -53,7 +56,8 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "LlavaOnevisionForConditionalGeneration": Family(video=True),
     "Mistral3ForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_last_layers(inner.multi_modal_projector)
+        rows=lambda inner: forms.of_last_layers(inner.multi_modal_projector),
+        unit=lambda config: config.vision_config.patch_size * config.spatial_merge_size,
     ),
     "PaliGemmaForConditionalGeneration": Family(
         rows=lambda inner: forms.of_linear(inner.multi_modal_projector.linear), both_ways=True
@@ -161,12 +165,17 @@ class GenericAdapter(TransformersAdapter):
         return found
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """A square grid where N is a square, else one row; newline tokens where the model has them."""
+        """The picture's own grid where the model keeps its shape, else a square, else one row; newlines."""
         n = encoded.lengths[number]
         if encoded.newlines and bool(encoded.newlines[number].any()):
             return Layout((1, 1, n), newlines=encoded.newlines[number])
-        side = round(n**0.5)
-        return Layout((1, side, side) if side * side == n else (1, 1, n))
+        if self.family.unit is not None:
+            return grid_of(encoded.arguments["sizes"][number], self.family.unit(self.model.config), n)
+        return square_of(n)
+
+    def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The sizes of pictures, where they say how tokens lie."""
+        return ("sizes",) if self.family.unit is not None else (), ()
 
     # -- what is refused
 

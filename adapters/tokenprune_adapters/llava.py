@@ -17,6 +17,7 @@ from tokenprune.projector import in_float32, two_layer_form
 
 from .transformers import clip_signals, stock
 from .transformers.capture import Encoded
+from .transformers.grids import grid_of, square_of
 from .transformers.vlm import ImageSignal, TransformersAdapter
 
 
@@ -72,11 +73,8 @@ class LlavaAdapter(TransformersAdapter):
         n = encoded.lengths[number]
         sizes = encoded.arguments["sizes"]
         if sizes is not None:
-            h, w = (int(side) // self.model.config.vision_config.patch_size for side in sizes[number])
-            if h * w == n:
-                return Layout((1, h, w))
-        side = round(n**0.5)
-        return Layout((1, side, side) if side * side == n else (1, 1, n))
+            return grid_of(sizes[number], self.model.config.vision_config.patch_size, n)
+        return square_of(n)
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Refuse a call that projects another layer than the configuration, where signals come from."""
@@ -124,10 +122,13 @@ class LlavaAdapter(TransformersAdapter):
     def _cls_hidden(self, encoded: Encoded, number: int) -> Tensor:
         """The class token's row of the layer that is projected, (tiles, D_v)."""
         tiles = self.tiles(encoded, number)
-        states = stock.output_field(encoded.seen.tower_outputs[0], "states")
-        rows: Tensor = states[stock.config_value(self.model.config, "feature_layer")][
-            tiles.start : tiles.stop, 0
-        ]
+        return encoded.seen.tower_outputs[0][tiles.start : tiles.stop]
+
+    def class_rows(self, output: Any) -> Tensor:
+        """The class token's rows of the layer that is projected, (tiles of all images, D_v)."""
+        states = stock.output_field(output, "states")
+        layer = stock.config_value(self.model.config, "feature_layer")
+        rows: Tensor = states[layer][:, 0].detach().clone()
         return rows
 
 
