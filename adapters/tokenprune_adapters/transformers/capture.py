@@ -31,10 +31,10 @@ FROM_TOWER = frozenset({"cls_hidden"})
 
 @dataclass
 class Seen:
-    """What passed during one encoding: projector inputs, tower outputs, queries and keys."""
+    """What passed during one encoding: projector inputs, class rows of tower outputs, queries and keys."""
 
     projector_inputs: list[Tensor] = field(default_factory=list)
-    tower_outputs: list[Any] = field(default_factory=list)
+    tower_outputs: list[Tensor] = field(default_factory=list)
     attention: list[tuple[Tensor, Tensor, float | None]] = field(default_factory=list)
 
 
@@ -119,7 +119,7 @@ class FeatureCapture:
         self._seen.attention.append((query.detach(), key.detach(), scaling))
 
     def _on_tower(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._seen.tower_outputs.append(output)
+        self._seen.tower_outputs.append(self._adapter.class_rows(output))
 
     def _watch(self, inner: nn.Module, modality: str) -> None:
         name = stock.encoder_name(modality)

@@ -70,6 +70,13 @@ class VisionLanguageFacts(ModelAdapter):
         """The attention module of a decoder layer; None where it is not found."""
         return getattr(self.layers[layer], "self_attn", None)
 
+    def class_rows(self, output: Any) -> Tensor:
+        """The class token's rows (images, D_v) in the tower's output, for the signal `cls_hidden`.
+
+        Rows of their own: the output, which may be what the encoder returns, is not to be kept alive by them.
+        """
+        raise NotImplementedError
+
     def token_id(self, modality: str) -> int:
         """Placeholder token of a modality."""
         return stock.token_id(self.model.config, modality)

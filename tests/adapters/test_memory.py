@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pruned model keeps alive between calls: at most what the last call encoded."""
+
+import gc
+import weakref
+
+import pytest
+import tiny_models
+import torch
+
+import tokenprune
+
+METHODS = ("zoo-exact", "divprune", "vispruner", "visionzip")
+
+
+def build(name):
+    if name == "llava":
+        return tiny_models.llava(), tiny_models.llava_inputs((3, "I", 5))
+    model = tiny_models.llava_next()
+    return model, tiny_models.llava_next_inputs(model, [(3, "I", 5)], [(32, 64)])
+
+
+@pytest.mark.parametrize("how", ["generate", "forward"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_outputs_of_the_tower_are_let_go(name, method, how):
+    model, inputs = build(name)
+    outputs = []
+    hook = model.model.vision_tower.register_forward_hook(
+        lambda module, args, output: outputs.append(weakref.ref(output))
+    )
+    with tokenprune.apply(model, method=method, keep=5), torch.no_grad():
+        for _ in range(4):
+            if how == "generate":
+                model.generate(**inputs, max_new_tokens=1, do_sample=False)
+            else:
+                model(**inputs)
+        gc.collect()
+        assert len(outputs) == 4
+        assert sum(output() is not None for output in outputs) <= 1
+    hook.remove()
+    gc.collect()
+    assert not any(output() is not None for output in outputs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tensors_do_not_grow_with_the_number_of_calls(method):
+    model, inputs = build("llava")
+
+    def alive():
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    with tokenprune.apply(model, method=method, keep=5), torch.no_grad():
+        for _ in range(3):
+            model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        before = alive()
+        for _ in range(20):
+            model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        assert alive() <= before
