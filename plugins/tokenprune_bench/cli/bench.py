@@ -17,6 +17,7 @@ from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
 from tokenprune_bench.cli.files import check_folder, deliver
 from tokenprune_bench.cli.models import Device, Precision, load_model
 from tokenprune_bench.cli.options import InPrecision, Keeps, MethodNames, OnDevice, OnlyJson
+from tokenprune_bench.model_name import model_name
 
 if TYPE_CHECKING:
     from tokenprune_bench.bench.presets import Preset
@@ -117,7 +118,7 @@ def _preset(preset: str | None, model: str | None) -> Preset:
         raise BadInputError(f"there is no preset {preset!r}; presets: {', '.join(PRESETS)}")
     if model is None:
         return PRESETS[preset or "cpu-small"]
-    name = Path(model).name
+    name = model_name(model)
     changed: dict[str, Any] = {
         "name": name,
         "about": f"the model {name}",

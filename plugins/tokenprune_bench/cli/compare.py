@@ -28,6 +28,7 @@ from tokenprune_bench.cli.options import (
     Seed,
     TrustRemoteCode,
 )
+from tokenprune_bench.model_name import model_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,19 +127,36 @@ def _command() -> str:
 
 
 def _different(models: Sequence[str | None]) -> list[str | None]:
-    """Each model once; two of the same name could not be told apart."""
+    """Each model once; two of the same name could not be told apart, nor one that is named as a file is."""
+    from tokenprune_bench.compare.output import FILES
+
     unique = list(dict.fromkeys(models))
-    names = ["embedded" if one is None else Path(one).name for one in unique]
+    names = [model_name(one) for one in unique]
     again = [name for name in names if names.count(name) > 1]
     if again:
-        raise BadInputError(f"two models are called {again[0]!r}; rename one directory")
+        both = " and ".join(f"'{one}'" for one, name in zip(unique, names, strict=True) if name == again[0])
+        raise BadInputError(
+            f"two models are called {again[0]!r}; rename one directory, or compare each into an --output of "
+            f"its own ({both})"
+        )
+    for name in names:
+        if name in FILES:
+            raise BadInputError(
+                f"a model called {name!r} would stand where that file goes; rename its directory"
+            )
     return unique
 
 
 def _folders(models: Sequence[str | None], output: Path) -> list[Path]:
-    folders = [output / ("embedded" if one is None else Path(one).name) for one in models]
-    for folder in folders:
+    """A folder for each, made; a file system that takes `A` for `a`, or a link, may make two of them one."""
+    folders: list[Path] = []
+    for one in models:
+        folder = output / model_name(one)
         make_directory(folder)
+        for other in folders:
+            if folder.samefile(other):
+                raise BadInputError(f"'{other}' and '{folder}' are one folder; rename one model's directory")
+        folders.append(folder)
     return folders
 
 

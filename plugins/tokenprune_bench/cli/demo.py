@@ -13,6 +13,7 @@ import typer
 from tokenprune_bench.cli.failures import BadInputError, plain_errors, quietly
 from tokenprune_bench.cli.files import check_folder, make_directory, write_text
 from tokenprune_bench.cli.options import Keeps, MethodNames, OnlyJson, Seed
+from tokenprune_bench.model_name import model_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +68,7 @@ def demo(
             plan,
             outcomes,
             command=_command(full, methods, budgets, scenes, seed),
-            model="embedded" if model is None else Path(model).name,
+            model=model_name(model),
             seed=seed,
         )
         text = json.dumps({**results, "pictures": _pictures(plan)}, indent=2)

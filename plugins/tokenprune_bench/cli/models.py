@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,10 @@ def _load(
 
 def check_directory(source: str | Path, what: str) -> None:
     """Refuse what is plainly meant as a local directory and is none, without asking the hub."""
-    path = Path(source)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    if os.path.isdir(source):  # which, unlike Path's, takes a name of any length
+        if not os.path.isfile(os.path.join(source, "config.json")):
             raise BadInputError(f"{what} does not load: the directory holds no config.json")
-    elif path.exists():
+    elif os.path.exists(source):
         raise BadInputError(f"{what} does not load: it is a file; give the directory with config.json")
-    elif path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+    elif os.path.isabs(source) or str(source).startswith((".", "~")) or str(source).count("/") > 1:
         raise BadInputError(f"{what} does not load: there is no such directory")

@@ -26,6 +26,7 @@ from tokenprune_bench.cli.options import (
     Scenes,
     TrustRemoteCode,
 )
+from tokenprune_bench.model_name import model_name
 
 
 class Name(str, Enum):
@@ -82,7 +83,7 @@ def study(
             )
         record = {
             "command": shlex.join(["tokenprune", *sys.argv[1:]]),
-            "model": "embedded" if model is None else Path(model).name,
+            "model": model_name(model),
             **found,
         }
         deliver(record, _show, as_json, output)

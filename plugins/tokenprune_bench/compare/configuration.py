@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ import torch
 from tokenprune_bench.bench.record import machine
 from tokenprune_bench.compare.answers import Work
 from tokenprune_bench.compare.question_set import QuestionSet
+from tokenprune_bench.model_name import model_name
 
 FORMAT = 1  # of the journal
 OF_PICTURES = (
@@ -33,7 +33,7 @@ def configuration(
     """
     return {
         "format": FORMAT,
-        "model": "embedded" if name is None else Path(name).name,
+        "model": model_name(name),
         "weights": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
