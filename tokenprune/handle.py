@@ -39,8 +39,13 @@ class PruningHandle:
         """Run an adapter's installation and remember how to undo it."""
         model = self._model()
         with nullcontext() if model is None else restored_on_error(model):
-            self._undo = install(self._record)
-        forget_compiled()
+            undo = install(self._record)
+            try:
+                forget_compiled()
+            except BaseException:
+                undo()
+                raise
+        self._undo = undo
         if model is not None:
             _ACTIVE[model] = weakref.ref(self)
 
@@ -55,14 +60,18 @@ class PruningHandle:
         return self._undo is not None
 
     def remove(self) -> None:
-        """Make the model exactly what it was. Doing it twice is fine."""
-        undo, self._undo = self._undo, None
+        """Make the model exactly what it was. Doing it twice is fine.
+
+        Waits for a call of the model that another thread is making. Interrupted, it can be called again.
+        """
+        if self._undo is None:
+            return
+        self._undo()
+        self._undo = None
         model = self._model()
         if model is not None:
             _ACTIVE.pop(model, None)
-        if undo is not None:
-            undo()
-            forget_compiled()
+        forget_compiled()
 
     def __enter__(self) -> PruningHandle:
         """Prune up to the end of the block.

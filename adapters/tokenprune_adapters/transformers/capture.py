@@ -8,7 +8,6 @@ does it inside; both go through `get_image_features` of the inner model, which i
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from .interposed import interpose
 from .resolved import encoder_signature
 from .tap import AttentionTap
 from .turn import Turn
+from .undo import UndoStack
 
 if TYPE_CHECKING:
     from .vlm import TransformersAdapter
@@ -63,7 +63,7 @@ class FeatureCapture:
         self._own: dict[str, Encoded] = {}  # what the current call encoded
         self._seen, self._encoding = Seen(), False
         self._waiting: set[str] = set()  # modalities encoded since a call brought images
-        self._undo: list[Callable[[], None]] = []
+        self._undo = UndoStack()
         try:
             self._install(adapter, needs)
         except BaseException:
@@ -75,12 +75,12 @@ class FeatureCapture:
             self._watch(adapter.inner, modality)
         if needs & FROM_PROJECTOR:
             projector = adapter.projector_module
-            self._undo.append(projector.register_forward_pre_hook(self._on_projector).remove)
+            self._undo.add(projector.register_forward_pre_hook(self._on_projector).remove)
         if needs & FROM_TOWER:
-            self._undo.append(adapter.vision_tower.register_forward_hook(self._on_tower).remove)
+            self._undo.add(adapter.vision_tower.register_forward_hook(self._on_tower).remove)
         attention = adapter.vision_attention() if needs & FROM_ATTENTION else None
         if attention is not None:
-            self._undo.append(AttentionTap(attention, self._on_attention).remove)
+            self._undo.add(AttentionTap(attention, self._on_attention).remove)
 
     def encoded(self, modality: str, output: Any = None) -> Encoded | None:
         """Return what the current call encoded, or the encoding that made `output`; None: neither."""
@@ -109,8 +109,7 @@ class FeatureCapture:
     def remove(self) -> None:
         """Stop watching; nothing stays on the model."""
         self._own, self._encoded, self._seen = {}, {}, Seen()
-        while self._undo:
-            self._undo.pop()()
+        self._undo.run()
 
     def _on_projector(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._seen.projector_inputs.append(args[0].detach())
@@ -156,7 +155,7 @@ class FeatureCapture:
                 if mine:
                     self._turn.give()
 
-        self._undo.append(interpose(inner, name, in_turn))
+        self._undo.add(interpose(inner, name, in_turn))
 
 
 def _alive(encodings: list[Encoded]) -> list[Encoded]:

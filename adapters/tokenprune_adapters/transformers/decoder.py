@@ -18,6 +18,7 @@ from .receipts import check_rows
 from .resolved import MaskMakers
 from .signature import Signature
 from .tap import AttentionTap
+from .undo import UndoStack
 
 if TYPE_CHECKING:
     from .choosing import Chooser
@@ -52,23 +53,22 @@ class DecoderCuts:
     ) -> None:
         self.adapter, self._signature, self._masks, self._chooser = adapter, signature, masks, chooser
         self.boundaries, self._closes_up, self._current = boundaries, closes_up, current
-        self._undo: list[Callable[[], None]] = []
+        self._undo = UndoStack()
         try:
             for i in range(boundaries[0], len(adapter.layers)):
                 hook = functools.partial(self._enter_layer, i)
-                self._undo.append(adapter.layers[i].register_forward_pre_hook(hook, with_kwargs=True).remove)
+                self._undo.add(adapter.layers[i].register_forward_pre_hook(hook, with_kwargs=True).remove)
             for i in boundaries if taps else ():
                 if i > 0:
                     see = functools.partial(self._see, i - 1)
-                    self._undo.append(AttentionTap(adapter.attention(i - 1), see).remove)
+                    self._undo.add(AttentionTap(adapter.attention(i - 1), see).remove)
         except BaseException:
             self.remove()
             raise
 
     def remove(self) -> None:
         """Take hooks and taps away."""
-        while self._undo:
-            self._undo.pop()()
+        self._undo.run()
 
     def _see(self, layer: int, query: Tensor, key: Tensor, scaling: float | None) -> None:
         call = self._current()

@@ -25,6 +25,7 @@ from .refusals import refuse_chunked_prefill, refuse_planned_masks, refuse_unkno
 from .resolved import MaskMakers
 from .tap import ATTENTION_SIGNALS
 from .turn import Turn
+from .undo import UndoStack
 
 if TYPE_CHECKING:
     from .vlm import TransformersAdapter
@@ -66,7 +67,7 @@ class Engine(NotCopied):
         self._masks, self._kv_class = MaskMakers.resolve(), stock.kv_class()
         needs = frozenset() if front is None else front.method.needs
         self._reads_text = bool(needs & READS_TEXT)
-        self._undo: list[Callable[[], None]] = []
+        self._undo = UndoStack()
         inner, language = adapter.inner, adapter.language_model
         try:
             self._hook(inner.register_forward_pre_hook, self._enter_model)
@@ -75,18 +76,18 @@ class Engine(NotCopied):
             self._hook(language.register_forward_hook, self._leave_language)
             self._hook(adapter.rotary.register_forward_pre_hook, self._rotate)
             self._capture = FeatureCapture(adapter, needs, self._turn)
-            self._undo.append(self._capture.remove)
-            self._undo.append(refuse_chunked_prefill(adapter.model))
+            self._undo.add(self._capture.remove)
+            self._undo.add(refuse_chunked_prefill(adapter.model))
             self._chooser = chooser or MethodChooser(adapter, self._capture, front, decoder)
             self.decoder = None if decoder is None else self._decoder_cuts(decoder)
             if self.decoder is not None:
-                self._undo.append(self.decoder.remove)
+                self._undo.add(self.decoder.remove)
         except BaseException:  # an installation that fails half way must leave no hook behind
             self.remove()
             raise
 
     def _hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
-        self._undo.append(register(hook, with_kwargs=True, **options).remove)
+        self._undo.add(register(hook, with_kwargs=True, **options).remove)
 
     def _decoder_cuts(self, cut: Cut) -> DecoderCuts:
         schedule, signature = cut.method.schedule, self._signatures.layer
@@ -103,16 +104,26 @@ class Engine(NotCopied):
         )
 
     def remove(self) -> None:
-        """Take every hook away; caches filled while pruned refuse to be used from now on."""
-        self.lease.active = False
-        while self._undo:
-            self._undo.pop()()
+        """Take every hook away; caches filled while pruned refuse to be used from now on.
+
+        Waits for a call that another thread is making. Interrupted, it can be called again.
+        """
+        mine = self._turn.take()
+        try:
+            self.lease.active = False
+            self._undo.run()
+        finally:
+            if mine:
+                self._turn.give()
 
     # -- the inner model: whether a call brings images
 
     def _enter_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.compiler.is_compiling():
             self._turn.take()
+            if not self.lease.active:  # removed while this thread waited: the model is unpruned by now
+                self._turn.give()
+                return
         self._call = None
         call = self._signatures.inner.read(ModelCall, args, kwargs)
         self.brought = call if call.brings_images else None

@@ -38,5 +38,11 @@ def interpose(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[
 
     It is an attribute of this one object, through which its class's method shows again once it is deleted.
     """
-    object.__setattr__(owner, name, Interposed(getattr(owner, name), function))
-    return lambda: object.__delattr__(owner, name)
+    interposed = Interposed(getattr(owner, name), function)
+    object.__setattr__(owner, name, interposed)
+
+    def undo() -> None:
+        if vars(owner).get(name) is interposed:
+            object.__delattr__(owner, name)
+
+    return undo

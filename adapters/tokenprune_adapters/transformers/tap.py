@@ -25,6 +25,11 @@ ATTENTION_SIGNALS = frozenset({"attention_rows", "keys", "text_keys"})  # of a d
 See = Callable[[Tensor, Tensor, "float | None"], None]
 
 
+def _functions() -> stock.AttentionFunctions:
+    """Transformers' attention functions; imported only once a model is pruned."""
+    return stock.AttentionFunctions()
+
+
 class AttentionTap:
     """Calls `see(query, key, scaling)` whenever an attention module attends.
 
@@ -34,7 +39,7 @@ class AttentionTap:
 
     def __init__(self, attention: Any, see: See, dry: bool = False) -> None:
         self._attention, self._see, self._dry = attention, see, dry
-        self._functions = functions = stock.AttentionFunctions()
+        self._functions = functions = _functions()
         self._config = attention.config
         # some modules branch on "flash" in the name of the implementation
         self.__name__ = f"tap_{functions.name_of(attention)}_{id(self):x}"
@@ -64,7 +69,7 @@ class AttentionTap:
     def remove(self) -> None:
         """Give the module its configuration back and forget the function's name."""
         self._attention.config = self._config
-        self._functions.remove(self.__name__)
+        _functions().remove(self.__name__)
 
 
 def check_attention(attention: Any, where: str) -> None:
@@ -80,7 +85,7 @@ def check_attention(attention: Any, where: str) -> None:
             f"no attention module was found at {where}; methods that look at attention there cannot run on "
             "this model. Choose a method that needs none of: " + ", ".join(sorted(ATTENTION_SIGNALS))
         )
-    functions = stock.AttentionFunctions()
+    functions = _functions()
     name, first = functions.name_of(attention), ("module", "query", "key", "value", "mask")
     function = functions.function(name, attention)
     Signature.of(function, f"the attention function {name!r}", (*first, "scaling"), first=first)
