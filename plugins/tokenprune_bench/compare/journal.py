@@ -44,9 +44,9 @@ class Journal:
             raise BadInputError(f"'{path}' cannot be read: {error.strerror}") from None
         complete = whole[: whole.rfind(b"\n") + 1]  # a kill may have cut the last line short
         try:
-            head, *self.lines = [json.loads(line) for line in complete.splitlines()]
-            found = head["configuration"]
-        except (ValueError, KeyError, TypeError):
+            head, *self.lines = [json.loads(line) for line in complete.split(b"\n")[:-1]]
+            found = dict(head["configuration"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise BadInputError(
                 f"'{path}' holds no answers of tokenprune compare; give another --output, or --restart to "
                 "overwrite it"

@@ -5,7 +5,13 @@ from tokenprune_bench.evaluation.accuracy import Estimate, accuracy, family_accu
 from tokenprune_bench.evaluation.answering import Answered, Batch, answer_batch, make_batches
 from tokenprune_bench.evaluation.costs import Costs, mean_costs, prefill_flops
 from tokenprune_bench.evaluation.kv_cache import kv_cache_bytes
-from tokenprune_bench.evaluation.prompts import picture_token, placed, question_prompt, tokenized
+from tokenprune_bench.evaluation.prompts import (
+    picture_token,
+    placed,
+    question_prompt,
+    tokenized,
+    unusable_character,
+)
 from tokenprune_bench.evaluation.settings import BASELINES, UNPRUNED, Setting, known_method, refusal
 
 __all__ = [
@@ -31,4 +37,5 @@ __all__ = [
     "question_prompt",
     "refusal",
     "tokenized",
+    "unusable_character",
 ]

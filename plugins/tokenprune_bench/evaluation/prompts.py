@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
 PICTURE_TOKENS = ("image_token", "boi_token", "video_token")  # attributes of processors
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def question_prompt(processor: Any, question: str) -> str:
@@ -23,6 +25,12 @@ def picture_token(processor: Any, text: str) -> str | None:
     """Find in a question what stands for a picture in the processor's prompts; no picture belongs to it."""
     tokens = (getattr(processor, name, None) for name in PICTURE_TOKENS)
     return next((token for token in tokens if isinstance(token, str) and token and token in text), None)
+
+
+def unusable_character(text: str) -> str | None:
+    """Find what no tokenizer, file name or text file takes: a NUL, or half of a pair of surrogates."""
+    found = _UNUSABLE.search(text)
+    return None if found is None else found[0]
 
 
 def tokenized(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Any]:

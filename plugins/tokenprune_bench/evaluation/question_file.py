@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 from PIL import Image
 
 from tokenprune_bench.evaluation.metrics import NAMES, NO, YES
+from tokenprune_bench.evaluation.prompts import unusable_character
 
 DEFAULT_METRIC = "exact_match"
 FIELDS = ("image", "question", "answer", "answers", "metric")
+SHOWN = 200  # characters of a value or a file name in a message
 
 
 class QuestionFileError(ValueError):
@@ -38,7 +42,8 @@ class FileQuestion:
 def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestion]:
     """Read a file whole, so that a bad line is found before any model runs; empty lines do not count.
 
-    Images are looked for beside the file unless their paths are absolute.
+    A line ends with a line feed, after a carriage return or not, and with nothing else. Images are looked
+    for beside the file unless their paths are absolute.
 
     Parameters
     ----------
@@ -54,23 +59,30 @@ def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestio
     """
     _known_metric(metric)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # as Windows writes it, too
-    except (OSError, UnicodeDecodeError) as error:
+        whole = path.read_bytes()
+    except (OSError, ValueError) as error:
         raise QuestionFileError(f"the question file '{path}' cannot be read: {error}") from None
-    questions = list(_questions(path, text.splitlines(), metric))
+    lines = whole.removeprefix(codecs.BOM_UTF8).split(b"\n")  # the mark is Windows'
+    questions = list(_questions(path, lines, metric))
     if not questions:
         raise QuestionFileError(f"the question file '{path}' holds no question")
     return questions
 
 
-def _questions(path: Path, lines: list[str], metric: str) -> Iterator[FileQuestion]:
+def _questions(path: Path, lines: list[bytes], metric: str) -> Iterator[FileQuestion]:
     seen: set[Path] = set()  # images that are known to be there
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield replace(_question(line, path.parent, metric, seen), line=number)
-            except QuestionFileError as error:
-                raise QuestionFileError(f"{path}, line {number}: {error}") from None
+        try:
+            text = line.decode("utf-8")
+            if text.strip():
+                yield replace(_question(text, path.parent, metric, seen), line=number)
+        except QuestionFileError as error:
+            raise QuestionFileError(f"{path}, line {number}: {error}") from None
+        except UnicodeDecodeError as error:
+            at = f"{error.reason} at byte {error.start + 1}"
+            raise QuestionFileError(f"{path}, line {number}: cannot be read as UTF-8: {at}") from None
+        except RecursionError:
+            raise QuestionFileError(f"{path}, line {number}: lists or objects nested too deep") from None
 
 
 def _question(line: str, folder: Path, default_metric: str, seen: set[Path]) -> FileQuestion:
@@ -78,15 +90,19 @@ def _question(line: str, folder: Path, default_metric: str, seen: set[Path]) -> 
         given = json.loads(line)
     except json.JSONDecodeError as error:
         raise QuestionFileError(f"no valid JSON: {error.msg} at character {error.pos + 1}") from None
+    except ValueError:  # Python's limit, which guards against the time it would take
+        raise QuestionFileError("a number has more digits than are read") from None
     if not isinstance(given, dict):
         raise QuestionFileError(f"a question is a JSON object, not {type(given).__name__}")
     unknown = sorted(set(given) - set(FIELDS))
     if unknown:
-        raise QuestionFileError(f"unknown field {unknown[0]!r}; there are {', '.join(FIELDS)}")
+        raise QuestionFileError(f"unknown field {_shown(repr(unknown[0]))}; there are {', '.join(FIELDS)}")
     metric = _known_metric(given.get("metric", default_metric))
     answers = _answers(given)
     if metric == "yes_no_f1" and (len(answers) > 1 or answers[0] not in (YES, NO)):
-        raise QuestionFileError(f"yes_no_f1 takes one answer, '{YES}' or '{NO}', not {list(answers)}")
+        raise QuestionFileError(
+            f"yes_no_f1 takes one answer, '{YES}' or '{NO}', not {_shown(str(list(answers)))}"
+        )
     image = folder / _text(given, "image")
     if image not in seen:
         _check_image(image)
@@ -96,14 +112,16 @@ def _question(line: str, folder: Path, default_metric: str, seen: set[Path]) -> 
 
 def _known_metric(name: Any) -> str:
     if name not in NAMES:
-        raise QuestionFileError(f"unknown metric {name!r}; there are {', '.join(NAMES)}")
+        raise QuestionFileError(f"unknown metric {_shown(repr(name))}; there are {', '.join(NAMES)}")
     return str(name)
 
 
 def _check_image(path: Path) -> None:
     """Refuse what is no image, by its first bytes; nothing is decoded."""
-    if not path.is_file():
-        raise QuestionFileError(f"there is no image '{path}'")
+    if os.path.isdir(path):
+        raise QuestionFileError(f"'{path}' is a directory; 'image' names one picture")
+    if not os.path.isfile(path):  # unlike Path's takes a name of any length
+        raise QuestionFileError(f"there is no image '{_shown(str(path))}'")
     try:
         with Image.open(path):
             pass
@@ -119,6 +137,8 @@ def _answers(given: dict[str, Any]) -> tuple[str, ...]:
     answers = given["answers"]
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a for a in answers):
         raise QuestionFileError("'answers' must be a list of texts, at least one")
+    for answer in answers:
+        _check_characters("answers", answer)
     return tuple(answers)
 
 
@@ -127,5 +147,18 @@ def _text(given: dict[str, Any], field: str) -> str:
         raise QuestionFileError(f"the field {field!r} is missing")
     value = given[field]
     if not isinstance(value, str) or not value.strip():
-        raise QuestionFileError(f"{field!r} must be a text that is not empty, not {json.dumps(value)}")
+        raise QuestionFileError(
+            f"{field!r} must be a text that is not empty, not {_shown(json.dumps(value))}"
+        )
+    _check_characters(field, value)
     return value
+
+
+def _check_characters(field: str, text: str) -> None:
+    bad = unusable_character(text)
+    if bad is not None:
+        raise QuestionFileError(f"{field!r} holds {bad!r}, which is no character; leave it out")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"

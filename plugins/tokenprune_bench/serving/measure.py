@@ -84,7 +84,7 @@ def _run(folder: str, pruning: Mapping[str, Any] | None, load: Load, plugin: boo
         text=True,
         check=False,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    lines = [line for line in done.stdout.split("\n") if line.startswith("RESULT ")]
     if done.returncode or not lines:
         raise BadInputError(f"vLLM did not run: {last_words(done.stderr)}")
     return json.loads(lines[-1].removeprefix("RESULT "))

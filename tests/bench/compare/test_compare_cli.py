@@ -35,7 +35,8 @@ def written(tmp_path):
 
     def write(*lines):
         path = tmp_path / "mine.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a pair as JSON writes it
         return path
 
     return write
@@ -43,7 +44,7 @@ def written(tmp_path):
 
 def test_questions_from_a_file_each_metric_in_its_own_table(written, untrained, tmp_path):
     yes = {"image": "b.png", "question": "is there a red star ?", "answer": "no", "metric": "yes_no_f1"}
-    path = written(GOOD, {**GOOD, "image": "b.png"}, yes)
+    path = written(GOOD, {**GOOD, "image": "b.png", "question": "a red\u2028star ?"}, yes)
     options = ["--questions", path, "--model", untrained, "--output", tmp_path / "out", "--max-new-tokens", 2]
     result = compare(*options, "--method", "divprune", "--keep", 9, "--protocol", "matched", "--json")
     assert result.exit_code == 0, result.output
@@ -56,6 +57,7 @@ def test_questions_from_a_file_each_metric_in_its_own_table(written, untrained, 
     assert model["preprocessing"].startswith("CLIPImageProcessor; resized to height 96, width 96; not padded")
     assert all(set(line["scores"]) == set(model["metrics"]) for line in model["lines"])
     assert str(tmp_path) not in record["command"]
+    assert "a red\u2028star ?" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
     changed = written(GOOD, {**GOOD, "image": "b.png"})
     again = ["--questions", changed, *options[2:], "--method", "divprune", "--keep", 9]
@@ -75,6 +77,10 @@ def test_questions_from_a_file_each_metric_in_its_own_table(written, untrained, 
         ({**GOOD, "metric": "bleu"}, "line 2: unknown metric 'bleu'; there are exact_match, yes_no_f1"),
         ({**GOOD, "metric": "yes_no_f1"}, "line 2: yes_no_f1 takes one answer, 'yes' or 'no', not"),
         ({**GOOD, "answers": ["a"]}, "line 2: give either 'answer', a text, or 'answers'"),
+        (
+            {**GOOD, "answer": "\ud800"},
+            r"line 2: 'answer' holds '\ud800', which is no character; leave it out",
+        ),
     ],
 )
 def test_a_bad_line_is_named_before_any_work(written, tmp_path, line, said):

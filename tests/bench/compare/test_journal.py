@@ -23,6 +23,16 @@ def test_lines_are_there_again(path):
     assert json.loads(path.read_text().splitlines()[0]) == {"configuration": ABOUT}
 
 
+def test_no_character_of_an_answer_ends_a_line(path):
+    answers = ["a\u2028b", "a\u0085b", "a\fb", "a\nb", "a\rb", "\ud800"]
+    Journal(path, ABOUT).append({"cell": "a", "batch": 0, "answers": answers})
+    path.write_bytes(path.read_bytes() + '{"cell": "\u2028\u0085"}\r\n'.encode())
+    assert Journal(path, ABOUT).lines == [
+        {"cell": "a", "batch": 0, "answers": answers},
+        {"cell": "\u2028\u0085"},
+    ]
+
+
 def test_a_line_cut_short_by_a_kill_is_dropped(path):
     Journal(path, ABOUT).append({"cell": "a", "batch": 0})
     with path.open("a") as file:
@@ -47,7 +57,11 @@ def test_restart_begins_anew(path):
     assert Journal(path, {**ABOUT, "seed": 1}).lines == []
 
 
-@pytest.mark.parametrize("text", ["no json\n", '{"other": 1}\n', "[1]\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["no json\n", '{"other": 1}\n', "[1]\n", "\n", "[" * 200_000 + "\n", '{"configuration": 1}\n'],
+    ids=lambda text: text[:20],
+)
 def test_a_file_that_is_none_of_ours_is_left_alone(path, text):
     path.parent.mkdir()
     path.write_text(text)
