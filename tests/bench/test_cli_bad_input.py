@@ -95,6 +95,7 @@ def test_names(files, options, said):
         ("words.jpg", "is not an image that can be read"),
         ("cut.png", "cannot be read"),
         ("empty", "is a directory"),
+        ("a" * 5000, "does not exist"),
     ],
 )
 def test_images(files, image, said):
@@ -156,6 +157,13 @@ def test_an_empty_prompt(files, untrained, prompt):
     assert refused("run", "--image", files / "good.png", "--prompt", prompt, *options).startswith(
         "--prompt is empty"
     )
+
+
+@pytest.mark.parametrize("bad", ["\0", "\ud800", "\udcff"], ids=ascii)
+def test_a_prompt_with_what_is_no_character(files, monkeypatch, bad):
+    monkeypatch.setattr("tokenprune_bench.cli.run.load_model", lambda *_: pytest.fail("loaded"))
+    said = refused("run", "--image", files / "good.png", "--prompt", f"a {bad} b", "--keep", 9)
+    assert said == f"--prompt holds {bad!r}, which is no character; leave it out"
 
 
 def test_a_prompt_that_holds_the_sign_of_a_picture(files, untrained):

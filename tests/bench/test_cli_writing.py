@@ -171,6 +171,11 @@ def test_what_was_measured_is_written_when_nobody_reads_it(tmp_path, untrained):
     assert (tmp_path / "random.png").exists()
 
 
+def test_bytes_of_a_file_name_that_are_no_utf_8_are_written_as_escapes(tmp_path):
+    files.write_text(tmp_path / "x.html", "caf\u00e9-\udce9")
+    assert (tmp_path / "x.html").read_bytes() == b"caf\xc3\xa9-\\udce9\n"
+
+
 def test_a_record_is_written_when_it_cannot_be_shown(tmp_path):
     def show(record):
         raise BrokenPipeError

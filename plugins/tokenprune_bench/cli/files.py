@@ -52,7 +52,7 @@ def make_directory(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str, end: str = "\n") -> None:
-    """Write a text and an end of line.
+    """Write a text and an end of line; bytes of file names in it that are no UTF-8 are written as escapes.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def write_text(path: Path, text: str, end: str = "\n") -> None:
         When the file cannot be written.
     """
     try:
-        path.write_text(text + end, encoding="utf-8")
+        path.write_text(text + end, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise cannot_write(path, error) from None
 

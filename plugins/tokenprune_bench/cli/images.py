@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -20,9 +21,9 @@ def open_image(path: Path) -> Image.Image:
     BadInputError
         When there is no such file or it holds no image.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # which, unlike Path's, takes a name of any length
         raise BadInputError(f"the image file '{path}' does not exist")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise BadInputError(f"'{path}' is a directory; --image takes an image file")
     try:
         with Image.open(path) as image:

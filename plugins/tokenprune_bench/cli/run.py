@@ -47,9 +47,13 @@ def run(
         import tokenprune
         from tokenprune_bench.cli.budgets import budget
         from tokenprune_bench.cli.images import check_writable, open_image, save_image
+        from tokenprune_bench.evaluation import unusable_character
 
         if not prompt.strip():
             raise BadInputError("--prompt is empty; ask something about the picture")
+        bad = unusable_character(prompt)
+        if bad is not None:
+            raise BadInputError(f"--prompt holds {bad!r}, which is no character; leave it out")
         kept = budget(keep, keep_ratio)
         strategy = _strategy(method, scorer, selector)
         picture = open_image(image)
