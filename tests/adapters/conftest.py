@@ -7,6 +7,16 @@ import logging
 import pytest
 import tiny_models
 import torch
+from family_cases import SMOLVLM_FAILS
+
+
+def pytest_collection_modifyitems(items):
+    """Expect what stock transformers itself cannot do to fail."""
+    for item in items if SMOLVLM_FAILS else ():
+        if "smolvlm" in getattr(getattr(item, "callspec", None), "id", ""):
+            item.add_marker(
+                pytest.mark.xfail(raises=RuntimeError, strict=False, reason="stock SmolVLM, see there")
+            )
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import pytest
 import tiny_families as families
 import torch
 from cache_names import CACHE, cache_of
-from family_cases import KEEP, OPTIONS, REPEATS_WRONGLY, TOLERANCE, WHOLE, generated
+from family_cases import KEEP, OPTIONS, REPEATS_WRONGLY, SMOLVLM_FAILS, TOLERANCE, WHOLE, generated
 from tiny_families import CLASSES, IMAGE, cut_row
 
 import tokenprune
@@ -104,3 +104,13 @@ def test_a_second_turn_with_a_new_image_on_the_same_cache(name):
         for row in range(2):
             alone = two_turns(cut_row(name, first, row), cut_row(name, more, row))
             torch.testing.assert_close(together[row, :1], alone[0, :1], **TOLERANCE)
+
+
+def test_stock_smolvlm_takes_only_multiples_of_its_patch_size():
+    """Stock code alone: between 5.17 and 5.23 its merger views rows in pieces of the patch size, here 8."""
+    model, inputs = families.model("smolvlm"), families.inputs("smolvlm", (3, "I", 5))
+    if SMOLVLM_FAILS:
+        with pytest.raises(RuntimeError, match="invalid for input of size"):
+            model(**inputs)
+    else:
+        assert model(**inputs).logits.shape[1] == inputs["input_ids"].shape[1]

@@ -55,7 +55,7 @@ def test_layouts():
             return handle.last.images[0].layout
 
     assert layout("internvl").grid == (1, 4, 4)
-    assert layout("smolvlm").grid == (1, 2, 2)
+    assert layout("idefics3").grid == (1, 2, 2)
     assert layout("qwen3_vl").grid == (1, 4, 6)
     newlines = layout("llava_onevision").newlines.nonzero().squeeze(1).tolist()
     assert newlines == [24, 33, 42, 51]  # 16 tokens of the base view, then rows of 8 and a newline
