@@ -72,3 +72,13 @@ def test_two_cuts():
         padded = model(**padded_right(row, batch)).logits[0, last]
         torch.testing.assert_close(padded, alone, atol=2e-5, rtol=1e-4)
         assert torch.equal(handle.last.images[0].kept, kept)
+
+
+@pytest.mark.parametrize("method", ["fastv", "zoo-exact"])
+def test_a_row_that_the_mask_hides_completely_is_left_whole(method):
+    batch = tiny_models.llava_inputs((3, "I", 4), (3, "I", 4))
+    batch["attention_mask"][0] = 0
+    with tokenprune.apply(tiny_models.llava(), method=method, keep=5) as handle:
+        handle._model()(**batch)
+        hidden, seen = handle.last.images
+        assert (hidden.n_after, seen.n_after) == (16, 5)

@@ -79,10 +79,12 @@ def text_after(
             is_text[slots] = False
             if slots.numel() and other is image:
                 is_text[: int(slots.max()) + 1] = False
-    last = torch.tensor([length - 1], device=device)
-    if real is not None:
-        here = real[image.span.row].to(device)
+    here = None if real is None else real[image.span.row].to(device)
+    if here is not None:
         is_text &= here
-        last = here.nonzero()[-1]
     after = is_text.nonzero().squeeze(1)
-    return after if len(after) else last
+    if len(after):
+        return after
+    if here is not None and bool(here.any()):
+        return here.nonzero()[-1]
+    return torch.tensor([length - 1], device=device)
