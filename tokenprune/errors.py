@@ -29,6 +29,10 @@ class BudgetError(TokenPruneError, ValueError):
     """The number or the share of tokens to keep is not usable."""
 
 
+class InputError(TokenPruneError, ValueError):
+    """Rows or scores that a strategy was handed are not finite, or do not fit each other."""
+
+
 class UnsupportedModelError(TokenPruneError, TypeError):
     """No adapter knows the model, or more than one claims it."""
 

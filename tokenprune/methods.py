@@ -18,6 +18,7 @@ from .precision import as_written
 from .registry import default_registry
 from .schedule import BUDGETS, Schedule
 from .scope import cover_slices, join, kept_newlines, share_out
+from .select_input import directly
 from .selection import Selection
 from .stack import choose_parts
 from .strategy import Reducer, Scorer, Selector, Strategy, check_options
@@ -131,8 +132,10 @@ class Method:
             When `keep` is no whole number of at least 1.
         IncompatibleError
             When a part cannot take a stack of images, or these tokens lack a signal.
+        InputError
+            When rows of the tokens are not finite.
         PluginError
-            When a strategy returns scores or a selection of the wrong size.
+            When a strategy returns scores or a selection of the wrong size, or scores that are not finite.
         """
         tokens = tokens if layer is None else tokens.before_layer(layer)
         with as_written(tokens.features.device):
@@ -172,7 +175,7 @@ class Method:
         """Score tokens, with parts resolved."""
         scorer = self.scorer
         assert isinstance(scorer, Scorer)
-        with blamed(scorer):
+        with blamed(scorer, tokens):
             scores = scorer.score(tokens)
         check_scores(scorer, scores, tokens)
         return scores
@@ -184,14 +187,14 @@ class Method:
         if keep == len(tokens):  # everything stays: nothing to reduce
             reducer = None
         n_selected = reducer.n_selected(keep, len(tokens)) if isinstance(reducer, Reducer) else keep
-        with blamed(selector):
-            selection = selector.select(tokens, scores, n_selected)
-        check_selection(selector, selection, n_selected, len(tokens))
+        with blamed(selector, tokens):
+            selection = directly(selector)(tokens, scores, n_selected)
+        check_selection(selector, selection, n_selected, tokens, rows_fit=scores is not None)
         selection = dataclasses.replace(selection, scores=scores)
         if isinstance(reducer, Reducer):
-            with blamed(reducer):
+            with blamed(reducer, tokens):
                 selection = reducer.reduce(tokens, selection, keep)
-            check_selection(reducer, selection, keep, len(tokens))
+            check_selection(reducer, selection, keep, tokens)
         return selection
 
 

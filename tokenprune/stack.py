@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
+from .errors import InputError
+from .finite import refuse_not_finite
 from .selection import Selection
 from .signals import SIGNALS
 from .strategy import Strategy
@@ -132,9 +134,14 @@ def select_all(
         return layout.grid, str(keeps[number]), image.features.dtype, image.features.device
 
     def choose(numbers: list[int]) -> list[Selection]:
-        if len(numbers) == 1:
-            return [method.select(images[numbers[0]], keeps[numbers[0]], layer=layer)]
-        stacked = stack([images[number] for number in numbers])
-        return selections_of(method.select(stacked, keeps[numbers[0]], layer=layer))
+        try:
+            if len(numbers) == 1:
+                return [method.select(images[numbers[0]], keeps[numbers[0]], layer=layer)]
+            stacked = stack([images[number] for number in numbers])
+            return selections_of(method.select(stacked, keeps[numbers[0]], layer=layer))
+        except InputError:  # which of them is it?
+            for number in numbers if len(images) > 1 else ():
+                refuse_not_finite(images[number], f"image {number} (of {len(images)} that are pruned)")
+            raise
 
     return in_groups(images, key, choose)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .errors import OptionError
 from .option_types import check_types
+from .select_input import looking_first
 from .selection import Selection
 from .tokens import VisualTokens
 
@@ -86,9 +87,23 @@ class Selector(Strategy):
     by_position: ClassVar[bool] = False
     space: ClassVar[str | None] = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the class's `select` refuse what nothing can be chosen by; see `select_input`."""
+        super().__init_subclass__(**options)
+        if "select" in vars(cls):
+            cls.select = looking_first(vars(cls)["select"])  # type: ignore[method-assign]
+
     @abstractmethod
     def select(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
-        """Return exactly `keep` rows, 1 <= keep <= N; ties go to the lowest slot."""
+        """Return exactly `keep` rows, 1 <= keep <= N; ties go to the lowest slot.
+
+        Raises
+        ------
+        BudgetError
+            When `keep` is no whole number from 1 to N.
+        InputError
+            When scores or rows are not finite, or there is not one score a token.
+        """
 
 
 class Reducer(Strategy):
