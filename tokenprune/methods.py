@@ -13,7 +13,7 @@ from torch import Tensor
 from .budget import Budget
 from .checks import blamed, check_scores, check_selection
 from .errors import IncompatibleError
-from .option_types import check_types
+from .option_types import check_one_of, check_types
 from .precision import as_written
 from .registry import default_registry
 from .schedule import BUDGETS, Schedule
@@ -53,11 +53,11 @@ class Method:
     deviations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _one_of("stage", self.stage, STAGES)
-        _one_of("budget", self.budget, BUDGETS)
-        _one_of("positions", self.positions, (None, "contiguous", "original"))
-        _one_of("scope", self.scope, ("image", "tile"))
-        _one_of("newlines", self.newlines, ("drop", "compete", "keep"))
+        check_one_of("stage", self.stage, STAGES)
+        check_one_of("budget", self.budget, BUDGETS)
+        check_one_of("positions", self.positions, (None, "contiguous", "original"))
+        check_one_of("scope", self.scope, ("image", "tile"))
+        check_one_of("newlines", self.newlines, ("drop", "compete", "keep"))
 
     def resolved(self) -> Method:
         """Return this method with every name replaced by the strategy it stands for."""
@@ -196,8 +196,3 @@ class Method:
                 selection = reducer.reduce(tokens, selection, keep)
             check_selection(reducer, selection, keep, tokens)
         return selection
-
-
-def _one_of(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise IncompatibleError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

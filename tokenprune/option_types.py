@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .errors import OptionError
+from .errors import IncompatibleError, OptionError
 
 NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}  # numpy's too
 UNIONS = (typing.Union, UnionType)
@@ -69,3 +69,9 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in NUMBERS and isinstance(value, Tensor):
         return value.ndim == 0
     return isinstance(value, NUMBERS.get(kind, kind))
+
+
+def check_one_of(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Refuse a value that is none of those there are."""
+    if value not in allowed:
+        raise IncompatibleError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
