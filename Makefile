@@ -35,8 +35,12 @@ VLLM_TESTS ?= tests/vllm
 LMMS_EVAL := $(shell sed -n 's/^lmms-eval==//p' constraints-lmms-eval.txt)
 LMMS := .venv-lmms
 
+# transformers' own model tests over pruned models; MODES names some of tests/upstream/modes.py, else all usual ones
+UPSTREAM := .venv-upstream
+MODES ?=
+
 .PHONY: help demo test test-lowest test-pinned test-full install-newest test-newest install-main test-main \
-  test-lmms-eval test-vllm lint format types docs clean
+  test-lmms-eval test-vllm test-upstream lint format types docs clean
 
 help:
 	@echo "make demo         answer questions about pictures with the embedded model, pruned and unpruned"
@@ -47,6 +51,7 @@ help:
 	@echo "make test-full    the same against $(LOWEST), $(MATRIX), the pinned and the newest; with -k all of them"
 	@echo "make test-lmms-eval  the lmms-eval model against lmms-eval $(LMMS_EVAL), offline"
 	@echo "make test-vllm    $(VLLM_TESTS) inside vLLM on the CPU; an environment of its own, 3.5 GB"
+	@echo "make test-upstream  transformers' own model tests over pruned models, an hour; MODES=\"stock whole-fastv\""
 	@echo "make lint         ruff: rules and format"
 	@echo "make format       let ruff rewrite the files"
 	@echo "make types        mypy --strict"
@@ -83,6 +88,9 @@ test-lmms-eval: $(LMMS)/.ready
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest -W ignore --show-capture=no $(VLLM_TESTS)
 
+test-upstream: $(UPSTREAM)/.ready
+	$(UPSTREAM)/bin/python tests/upstream/run.py $(MODES)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -98,7 +106,7 @@ docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(LOW) .venv-tf-* .venv-newest .venv-main $(LMMS) $(VLLM) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOW) .venv-tf-* .venv-newest .venv-main $(LMMS) $(VLLM) $(UPSTREAM) .upstream site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -143,6 +151,11 @@ install-newest install-main: install-%: .venv-%/.ready
 $(LMMS)/.ready: $(READY) constraints-lmms-eval.txt
 	$(call borrowed,$(LMMS))
 	$(LMMS)/bin/python -m pip install $(PIN) -c constraints-lmms-eval.txt lmms-eval filelock
+	@touch $@
+
+$(UPSTREAM)/.ready: $(TEST_READY) constraints-upstream.txt
+	$(call borrowed,$(UPSTREAM))
+	$(UPSTREAM)/bin/python -m pip install $(PIN) -c constraints-upstream.txt parameterized peft
 	@touch $@
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm/mend_environment.py

@@ -13,7 +13,7 @@ from deprecations import RaiseDeprecations, forget_what_was_said
 import tokenprune
 
 # each needs the environment of its own make target
-collect_ignore = ["lmms_eval", "vllm"]
+collect_ignore = ["lmms_eval", "upstream", "vllm"]
 
 # no test measures time; the same examples every run (float32 against float64: one pick in 10^5 is a near tie)
 hypothesis.settings.register_profile("tokenprune", deadline=None, derandomize=True)
