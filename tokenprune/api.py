@@ -16,6 +16,7 @@ from .methods import Method
 from .option_types import check_parts
 from .registry import default_registry
 from .schedule import Schedule
+from .schedule_check import check_schedule
 from .strategy import Reducer, Scorer, Selector
 
 
@@ -90,7 +91,7 @@ def apply(
     if not isinstance(verify, bool):
         raise OptionError(f"verify is True or False, got {verify!r}")
     methods = combine(method, scorer, selector, reducer)
-    budgets = read_budgets(keep, keep_ratio, schedule, len(methods))
+    budgets = read_budgets(keep, keep_ratio, schedule, budget, len(methods))
     adapter = registry.adapter_for(model)(model)
     adapter.check_model()
     overrides = {"scope": scope, "newlines": newlines, "positions": positions, "budget": budget}
@@ -100,6 +101,8 @@ def apply(
         if one.positions not in adapter.positions:  # the paper's choice, on a model that has none
             one = one.with_options(positions=None)
         one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
+        if one.schedule is not None:
+            check_schedule(one.schedule)
         cuts.append(Cut(seeded(one, seed), rows, min_tokens))
         adapter.check(cuts[-1])
         for part in one.parts:

@@ -40,8 +40,8 @@ def combine(given: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method
     return [one if isinstance(one, Method) else registry.find("method", one) for one in many]
 
 
-def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, n: int) -> list[Budget]:
-    """Make one budget for each method."""
+def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, budget: Any, n: int) -> list[Budget]:
+    """Make one budget for each method; a {layer: rows} leaves nothing for `budget` to count."""
     if schedule is not None and not isinstance(schedule, (Mapping, Schedule)):
         raise OptionError(f"schedule is {{layer: rows}} or a tokenprune.Schedule, got {schedule!r}")
     if isinstance(schedule, Mapping):
@@ -49,15 +49,25 @@ def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, n: int) -> list[Budg
             raise BudgetError(
                 "a schedule {layer: rows} says how many rows stay; give no keep or keep_ratio with it"
             )
+        if budget not in (None, "rows"):
+            raise OptionError(
+                f"budget={budget!r} says what keep counts, and a schedule {{layer: rows}} takes no keep; "
+                "leave budget out"
+            )
         return [Budget(ExplicitSchedule.from_mapping(schedule).rows[-1])] * n
     if not isinstance(keep, (list, tuple)) and not isinstance(keep_ratio, (list, tuple)):
         if n > 1:
             raise BudgetError(f"{n} methods need a list of {n} budgets, e.g. keep=[192, 64]")
         return [Budget(keep, keep_ratio)]
     Budget(*(1 if isinstance(x, (list, tuple)) else x for x in (keep, keep_ratio)))  # exactly one of the two
-    many = keep if keep is not None else keep_ratio
+    name, many = ("keep", keep) if keep is not None else ("keep_ratio", keep_ratio)
     if len(many) != n:
-        raise BudgetError(f"{n} method(s) but {len(many)} budgets; give one budget for each method")
+        given = f"{n} method{'s were' if n > 1 else ' was'} given, and {name}={list(many)}"
+        raise BudgetError(
+            f"a list of budgets holds one for each method, not one for each image: {given}. All images of a "
+            "call have the same keep; keep_ratio= gives each a share of its own tokens, and images with "
+            "budgets of their own go into calls of their own, with apply() before each"
+        )
     budgets = [Budget(one, None) if keep is not None else Budget(None, one) for one in many]
     if keep is not None and any(b > a for a, b in zip(many, many[1:], strict=False)):
         raise BudgetError(f"the budgets of several cuts must fall, got keep={list(many)}")

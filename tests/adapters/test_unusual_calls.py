@@ -324,6 +324,31 @@ def test_what_is_no_schedule_is_refused(model, given):
         tokenprune.apply(model, method="pyramiddrop", schedule=given, keep=4)
 
 
+@pytest.mark.parametrize("name", ["sparsevlm", "sparsevlm-plus"])
+@pytest.mark.parametrize("layer", [2, [2], [1, 3], [0, 1, 2, 3]])
+def test_layers_a_methods_schedule_has_no_rows_for_are_refused(model, name, layer):
+    with pytest.raises(tokenprune.OptionError, match="lists have rows for 3 cuts, got the layers"):
+        tokenprune.apply(model, method=name, keep=4, layer=layer)
+    assert not tokenprune.is_pruned(model)
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "dart"])
+def test_a_schedule_of_as_many_cuts_as_one_likes_takes_any_layers(model, name):
+    for layer, cuts in ((2, {2: 4}), ([1, 3], {1: 8, 3: 4})):
+        with tokenprune.apply(model, method=name, keep=4, layer=layer) as handle:
+            model(**llava_inputs((3, "I", 5)))
+            assert handle.last.images[0].cuts == cuts
+
+
+@pytest.mark.parametrize("name", ["fastv", "sparsevlm", "divprune"])
+def test_a_schedule_whose_rows_are_fewer_than_its_layers_is_refused(model, name):
+    schedule = tokenprune.ExplicitSchedule((1, 3), (4,))
+    with pytest.raises(
+        tokenprune.OptionError, match=r"says 1 numbers of rows for cuts before 2 layers \(1, 3\)"
+    ):
+        tokenprune.apply(model, method=name, keep=4, schedule=schedule)
+
+
 def test_budgets_of_several_cuts_that_rise_are_refused(model):
     with pytest.raises(tokenprune.BudgetError, match=r"must fall, got keep=\[4, 8\]"):
         tokenprune.apply(model, method=["zoo-exact", "fastv"], keep=[4, 8])

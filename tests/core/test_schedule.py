@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenprune import BudgetError, ExplicitSchedule, GeometricSchedule, IncompatibleError
+import tokenprune
+from tokenprune import (
+    BudgetError,
+    ExplicitSchedule,
+    GeometricSchedule,
+    IncompatibleError,
+    OptionError,
+    PluginError,
+)
 from tokenprune.schedule import falling, mean_rows
+from tokenprune.schedule_check import check_schedule
 
 ONE = GeometricSchedule((2,))
 THREE = GeometricSchedule((8, 16, 24))
@@ -129,3 +140,47 @@ def test_an_explicit_schedule_that_grows_or_empties_is_refused(cuts):
 def test_an_explicit_schedule_outside_the_model_is_refused():
     with pytest.raises(IncompatibleError, match="the model has 12 layers"):
         ExplicitSchedule.from_mapping({12: 5}).cuts(1, 10, 12)
+
+
+@dataclass(frozen=True)
+class Strangers(tokenprune.Schedule):
+    """Somebody else's, for one cut."""
+
+    layers: tuple[int, ...] = (2,)
+    depth: int | None = 32
+    rows: object = (64,)
+
+    def rows_at(self, level, n):
+        if isinstance(self.rows, Exception):
+            raise self.rows
+        return self.rows
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error", "sentence"),
+    [
+        (GeometricSchedule(()), OptionError, r"layers is a tuple of one or more layer numbers, got \(\)"),
+        (GeometricSchedule(3), OptionError, "one or more layer numbers, got 3"),
+        (GeometricSchedule((2.0,)), OptionError, r"one or more layer numbers, got \(2.0,\)"),
+        (ExplicitSchedule((3, 5), (64,)), OptionError, r"says 1 numbers of rows .* before 2 layers \(3, 5\)"),
+        (ExplicitSchedule((3,), (64, 32)), OptionError, r"says 2 numbers of rows .* before 1 layers \(3\)"),
+        (
+            ExplicitSchedule((3,), (6.5,)),
+            OptionError,
+            r"rows are whole numbers, one for each cut, got \(6.5,\)",
+        ),
+        (Strangers().at(2, 5), OptionError, r"Strangers says 1 numbers of rows for cuts before 2 layers"),
+        (Strangers(rows=64), OptionError, "rows are whole numbers, one for each cut, got 64"),
+        (Strangers(rows=KeyError("576")), PluginError, "Strangers failed to say its rows: KeyError: '576'"),
+        (Strangers(rows=BudgetError("too few")), BudgetError, "too few"),
+    ],
+)
+def test_rows_that_do_not_go_with_layers_are_refused(schedule, error, sentence):
+    with pytest.raises(error, match=sentence):
+        check_schedule(schedule)
+
+
+def test_every_presets_own_schedule_fits():
+    schedules = [tokenprune.method(name).schedule for name in tokenprune.list_methods()]
+    for schedule in filter(None, [*schedules, Strangers(), ExplicitSchedule((3, 5), (8, 4))]):
+        check_schedule(schedule)

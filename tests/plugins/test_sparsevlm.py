@@ -100,3 +100,14 @@ def test_one_cut_of_the_documented_call():
     chosen = tokenprune.method("sparsevlm").select(example_tokens(82), keep=30, layer=7)
     assert len(chosen) == 30
     assert (chosen.indices == -1).sum() == 2  # 28 of 82 chosen: 54 dropped, 17 recycled into 2
+
+
+@pytest.mark.parametrize("name", ["sparsevlm", "sparsevlm-plus"])
+@pytest.mark.parametrize("layers", [(7,), (3, 7), (2, 3, 7, 16), ()])
+def test_lists_for_three_cuts_take_three_layers(name, layers):
+    schedule = tokenprune.method(name).schedule
+    with pytest.raises(
+        tokenprune.OptionError, match=r"rows for 3 cuts, .* give layer= 3 of them, such as layer"
+    ):
+        schedule.at(*layers)
+    assert schedule.at(2, 5, 9).boundaries(12) == (2, 5, 9)
