@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from types import TracebackType
 from typing import Any
 
 import pluggy
@@ -73,25 +74,53 @@ def _load(point: EntryPoint, disabled: set[str]) -> Plugin:
     if disabled & {point.name, name}:
         plugin.disabled = True
         return plugin
-    try:
+    remedy = f"Reinstall or update {name}, or switch it off with {DISABLE_VARIABLE}={point.name}"
+    with _KeptToItself(plugin, "could not be imported", remedy):
         module = point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's import raises stays his own problem
-        plugin.fail(
-            f"could not be imported: {type(error).__name__}: {error}",
-            f"Reinstall or update {name}, or switch it off with {DISABLE_VARIABLE}={point.name}",
-        )
-        return plugin
+    if plugin.problem is None:
+        with _KeptToItself(plugin, "cannot be looked at", remedy):  # whatever its classes' classes raise
+            _look_at(plugin, module)
+    return plugin
+
+
+class _KeptToItself:
+    """Writes down whatever a stranger's code raises in the block; only an interruption passes."""
+
+    def __init__(self, plugin: Plugin, what: str, remedy: str) -> None:
+        self.plugin, self.what, self.remedy = plugin, what, remedy
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None or isinstance(error, KeyboardInterrupt):
+            return False
+        self.plugin.fail(f"{self.what}: {_said(error)}", self.remedy)
+        return True
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its __str__ is a stranger's code as well
+        return type(error).__name__
+
+
+def _look_at(plugin: Plugin, module: Any) -> None:
+    """Collect what a module delivers from its hooks."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
-        manager.register(module, name=f"{name}:{point.name}")
+        manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         plugin.fail(
             f"has a hook that does not fit: {_first_line(error)}",
-            f"The hooks are {', '.join(HOOKS)}, each without arguments; correct the name in {point.value}",
+            f"The hooks are {', '.join(HOOKS)}, each without arguments; correct the name in {plugin.module}",
         )
-        return plugin
+        return
     for hook in HOOKS:
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             _collect(plugin, hook, implementation.function)
@@ -100,17 +129,16 @@ def _load(point: EntryPoint, disabled: set[str]) -> Plugin:
             "implements no hook",
             f"Mark a function named {HOOKS[0]} (or another of {', '.join(HOOKS)}) with @tokenprune.hookimpl",
         )
-    return plugin
 
 
 def _collect(plugin: Plugin, hook: str, implementation: Any) -> None:
     if plugin.problem is not None:
         return
     plugin.hooks += (hook,)
-    try:
+    delivered: list[Any] | None = None
+    with _KeptToItself(plugin, f"failed in {hook}", "Report this to its authors"):
         delivered = list(implementation())
-    except (Exception, SystemExit) as error:  # the same
-        plugin.fail(f"failed in {hook}: {type(error).__name__}: {error}", "Report this to its authors")
+    if delivered is None:
         return
     base, is_class = _expected(hook)
     for thing in delivered:

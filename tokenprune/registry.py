@@ -110,7 +110,9 @@ class Registry:
             try:
                 fits = adapter.matches(model)
                 reasons += [] if fits else [adapter.why_not(model)]
-            except Exception as error:  # one stranger's failure must not take the other adapters down
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # one stranger's failure must not take the other adapters down
                 failed.append(f"adapter {adapter.name!r} of {plugin.origin}: {type(error).__name__}: {error}")
                 continue
             if fits:

@@ -70,9 +70,62 @@ ABSTRACT = GOOD.replace("def score", "def scores")
 A_CLASS_AS_METHOD = GOOD.replace("tokenprune_scorers", "tokenprune_methods")
 
 
+NO_EXCEPTION = """
+class Stop(BaseException):
+    pass
+"""
+METACLASS = (
+    """
+class Meta(type(tokenprune.Scorer)):
+    def __getattribute__(cls, name):
+        if name == "{asked}" and "ready" in globals():
+            raise {error}("no {asked}")
+        return super().__getattribute__(name)
+"""
+    + GOOD.replace("(tokenprune.Scorer)", "(tokenprune.Scorer, metaclass=Meta)")
+    + "ready = True\n"
+)
+NO_REPR = """
+class Meta(type):
+    def __repr__(cls):
+        raise RuntimeError("no repr")
+""" + GOOD.replace("(tokenprune.Scorer)", "(metaclass=Meta)")
+NO_STR = """
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+raise Silent()
+"""
+NO_ATTRIBUTES = """
+class Odd:
+    @property
+    def __class__(self):
+        raise SystemExit("no class")
+odd = Odd()
+""" + GOOD.replace("[Bright]", "[Bright, odd]").replace("tokenprune_scorers", "tokenprune_methods")
+
+
 @pytest.mark.parametrize(
     ("source", "what", "remedy"),
     [
+        (NO_EXCEPTION + "raise Stop('here')", "could not be imported: Stop: here", "DISABLE"),
+        ("raise GeneratorExit", "could not be imported: GeneratorExit", "DISABLE"),
+        ("import asyncio\nraise asyncio.CancelledError", "could not be imported: CancelledError", "DISABLE"),
+        (NO_STR, "could not be imported: Silent. ", "DISABLE"),
+        (
+            NO_EXCEPTION + GOOD.replace("return [Bright]", "raise Stop('there')"),
+            "failed in tokenprune_scorers: Stop: there",
+            "its authors",
+        ),
+        (METACLASS.format(asked="name", error="RuntimeError"), "looked at: RuntimeError: no name", "DISABLE"),
+        (METACLASS.format(asked="name", error="SystemExit"), "looked at: SystemExit: no name", "DISABLE"),
+        (
+            METACLASS.format(asked="__flags__", error="OSError"),
+            "looked at: OSError: no __flags__",
+            "DISABLE",
+        ),
+        (NO_REPR, "cannot be looked at: RuntimeError: no repr", "DISABLE"),
+        (NO_ATTRIBUTES, "cannot be looked at: SystemExit: no class", "DISABLE"),
         (
             IMPORTS_NOTHING,
             "could not be imported: ModuleNotFoundError: .*a_package_that_is_not_there",
@@ -127,6 +180,15 @@ def test_a_broken_plugin_is_named_with_its_remedy_and_harms_no_other(install_plu
     ):
         tokenprune.scorer("bright")
     assert tokenprune.scorer("zoo").name == "zoo"
+
+
+@pytest.mark.parametrize(
+    "source", ["raise KeyboardInterrupt", GOOD.replace("return [", "raise KeyboardInterrupt\n    [")]
+)
+def test_an_interruption_is_no_plugins_problem(install_plugin, source):
+    install_plugin(source)
+    with pytest.raises(KeyboardInterrupt):
+        discover()
 
 
 @pytest.mark.parametrize("value", ["stranger", "tokenprune-stranger", "other, stranger ,"])

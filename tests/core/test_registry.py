@@ -183,3 +183,18 @@ def test_an_adapter_that_fails_to_answer_harms_no_other_and_is_reported():
     assert registry.adapter_for(nn.Linear(1, 1)) is LinearAdapter
     with pytest.raises(tokenprune.UnsupportedModelError, match="'failing' of plugin 'a'.*no such library"):
         registry.adapter_for(nn.ReLU())
+
+
+class ExitingAdapter(LinearAdapter):
+    name = "exiting"
+
+    @classmethod
+    def matches(cls, model):
+        raise SystemExit(3)
+
+
+def test_an_adapter_that_ends_the_process_when_asked_leaves_the_others_to_answer():
+    registry = Registry([plugin("a", adapters=[LinearAdapter, ExitingAdapter])])
+    assert registry.adapter_for(nn.Linear(1, 1)) is LinearAdapter
+    with pytest.raises(tokenprune.UnsupportedModelError, match="adapter 'exiting' of .*: SystemExit: 3"):
+        registry.adapter_for(nn.Identity())
