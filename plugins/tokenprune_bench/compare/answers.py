@@ -52,8 +52,11 @@ def answer(
     """
     numbers = range(number * work.batch, min((number + 1) * work.batch, len(questions.items)))
     items = [questions.items[i] for i in numbers]
-    images = [questions.open_image(item.image) for item in items]
-    inputs = tokenized(processor, images, [item.question.text for item in items])
+    inputs = tokenized(
+        processor,
+        [questions.open_image(item.image) for item in items],  # not held while the settings run
+        [item.question.text for item in items],
+    )
     batch = Batch(tuple((item.image, item.question) for item in items), inputs)
     if work.share_tower:
         with shared_tower(model):

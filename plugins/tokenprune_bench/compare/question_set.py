@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from tokenprune_bench.cli.failures import BadInputError, first_line
+from tokenprune_bench.compare.shelf import Shelf
 from tokenprune_bench.evaluation.prompts import picture_token
 from tokenprune_bench.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
 from tokenprune_bench.rgb import as_rgb
 from tokenprune_bench.scenes import Question, held_out_scenes
 
-OPEN = 256  # pictures of a file that are held in memory
 N_EXAMPLES = 6  # questions that the report shows pictures of
 
 
@@ -107,7 +107,6 @@ def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet
     def unreadable(i: int, error: Exception) -> str:
         return f"{first[i]}: the image '{images[i]}' cannot be read: {first_line(error)}"
 
-    @lru_cache(OPEN)
     def open_image(i: int) -> Image.Image:
         try:
             with Image.open(images[i]) as image:
@@ -121,8 +120,8 @@ def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet
         except OSError as error:
             raise QuestionFileError(unreadable(i, error)) from None
 
-    digest = _digest(items, [content(i) for i in range(len(images))])
-    return QuestionSet(path.name, tuple(items), open_image, digest)
+    digest = _digest(items, map(content, range(len(images))))
+    return QuestionSet(path.name, tuple(items), Shelf(open_image), digest)
 
 
 def check_questions(processor: Any, questions: QuestionSet) -> None:
@@ -142,7 +141,7 @@ def check_questions(processor: Any, questions: QuestionSet) -> None:
             )
 
 
-def _digest(items: Sequence[Item], pictures: Sequence[bytes]) -> str:
+def _digest(items: Sequence[Item], pictures: Iterable[bytes]) -> str:
     found = hashlib.sha256(repr([(i.image, i.question, i.answers, i.metric) for i in items]).encode())
     for picture in pictures:
         found.update(hashlib.sha256(picture).digest())
