@@ -21,6 +21,7 @@ VLLM = sorted((ROOT / "adapters/tokenprune_vllm").rglob("*.py"))
 BENCH = sorted((ROOT / "plugins/tokenprune_bench").rglob("*.py"))
 LMMS_EVAL = sorted((ROOT / "adapters/tokenprune_lmms_eval").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 OURS = CORE + PLUGINS + ADAPTERS + VLLM + BENCH + LMMS_EVAL
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
 DRAWING = ROOT / "tokenprune/visualize"  # loaded when first used, so that it may import PIL
@@ -149,7 +150,7 @@ def test_every_builtin_plugin_has_its_entry_point():
     assert ours == hooked
 
 
-@pytest.mark.parametrize("path", OURS + TESTS, ids=name_of)
+@pytest.mark.parametrize("path", OURS + TESTS + BENCHMARKS, ids=name_of)
 def test_files_carry_the_licence_and_a_telling_name(path):
     assert path.read_text().startswith("# SPDX-License-Identifier: Apache-2.0\n")
     assert path.stem not in {"utils", "helpers", "common", "misc", "util", "helper"}
