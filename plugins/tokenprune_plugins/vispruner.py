@@ -7,9 +7,11 @@ Zhang et al., ICCV 2025, arXiv 2412.01818.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import tokenprune
@@ -17,7 +19,12 @@ from tokenprune.functional import top_slots, unit_rows
 
 from .attention import AttentionScorer
 
+Slots = NDArray[np.int64]
+Values = NDArray[Any]
+
 STEP = 8  # tokens removed at most in one round
+LISTED = 16  # most similar rows of each that are kept at hand
+BLOCK = 1024  # rows whose similarities are sorted at once
 
 
 @dataclass(frozen=True)
@@ -64,15 +71,78 @@ def remove_similar(rows: Tensor, keep: int) -> Tensor:
     Each round splits the list into even and odd places and removes the even ones most similar (cosine) to any
     odd one; the even ones that stay go in front, the more similar first.
     """
-    unit = unit_rows(rows)
+    unit = unit_rows(rows.detach())
     similarity = unit @ unit.mT
     left = torch.arange(len(rows), device=rows.device)[: len(rows) if keep else 0]
-    while len(left) > keep:
+    if rows.device.type == "cpu":
+        return torch.from_numpy(_removed_on_cpu(similarity, left.numpy(), keep))
+    while len(left) > keep:  # an accelerator is quicker with all pairs than with asking what is missing
         even, odd = left[0::2], left[1::2]
         closest = similarity[even.unsqueeze(1), odd].amax(-1)
         n_removed = min(STEP, len(left) - keep, len(even))
         left = torch.cat([even[top_slots(closest, len(even))[n_removed:]], odd])
     return left
+
+
+def _removed_on_cpu(similarity: Tensor, left: Slots, keep: int) -> Slots:
+    """The rounds of `remove_similar` in numpy."""
+    if len(left) <= keep:
+        return left
+    nearest = Nearest(similarity, left)
+    while len(left) > keep:
+        even, odd = left[0::2], left[1::2]
+        order = np.argsort(-nearest.among(even, odd), kind="stable")
+        left = np.concatenate([even[order[min(STEP, len(left) - keep, len(even)) :]], odd])
+    return left
+
+
+class Nearest:
+    """Finds the largest similarity of some rows to any of some others, for a list that only gets shorter.
+
+    All pairs of each of R / 8 rounds would be R^3 / 100 numbers. Each row has a short list of those most
+    similar to it, half of which are likely among the others; where none is, all others are gone through. Once
+    that has cost as much as making the lists, they are made anew, of the rows that are left.
+
+    Parameters
+    ----------
+    similarity
+        (R, R) of all rows.
+    left
+        Numbers of the rows to begin with.
+    """
+
+    def __init__(self, similarity: Tensor, left: Slots) -> None:
+        self._similarity, self._all_pairs = similarity, similarity.numpy()
+        self._place = np.zeros(len(similarity), dtype=np.int64)
+        self._list(left)
+
+    def _list(self, left: Slots) -> None:
+        """Write down who is most similar to each row that is left."""
+        values, rows, numbers = [], [], torch.from_numpy(left)
+        for start in range(0, len(left), BLOCK):
+            block = self._similarity[numbers[start : start + BLOCK]][:, numbers]
+            near = block.topk(min(LISTED, len(left)), -1)
+            values.append(near.values.numpy())
+            rows.append(left[near.indices.numpy()])
+        self._values, self._rows = np.concatenate(values), np.concatenate(rows)  # (L, LISTED)
+        self._place[left] = np.arange(len(left))
+        self._gone_through, self._worth = 0, len(left) ** 2
+
+    def among(self, some: Slots, others: Slots) -> Values:
+        """Largest similarity of each of `some` rows (E,) to one of the `others` (O,), (E,)."""
+        if self._gone_through > self._worth:
+            self._list(np.concatenate([some, others]))
+        is_other = np.zeros(len(self._place), dtype=bool)
+        is_other[others] = True
+        place, here = self._place[some], np.arange(len(some))
+        hit = is_other[self._rows[place]]  # (E, LISTED), the most similar first
+        first = hit.argmax(-1)
+        closest: Values = self._values[place, first]
+        missing = ~hit[here, first]
+        if missing.any():
+            closest[missing] = self._all_pairs[np.ix_(some[missing], others)].max(-1)
+            self._gone_through += int(missing.sum()) * len(others)
+        return closest
 
 
 @tokenprune.hookimpl

@@ -5,9 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import golden
 from reference.vispruner import vispruner
+from tokenprune_plugins import vispruner as plugin
 from tokenprune_plugins.vispruner import remove_similar
 
 import tokenprune
+from tokenprune.functional import top_slots, unit_rows
 
 
 def tokens_of(rows, attention):
@@ -55,6 +57,52 @@ def test_equals_the_slow_reference_for_any_rest_odd_ones_too(seed, n, ratio, dat
     chosen = tokenprune.method("vispruner", important_ratio=ratio).select(tokens_of(rows, attention), keep)
     assert chosen.order.tolist() == vispruner(rows, attention, keep, ratio)
     assert chosen.indices.tolist() == sorted(set(chosen.order.tolist())) and len(chosen) == keep
+
+
+def by_all_pairs(rows, keep):
+    """What is done on an accelerator: all pairs, in every round."""
+    unit, left = unit_rows(rows), torch.arange(len(rows))
+    similarity = unit @ unit.mT
+    while len(left) > keep:
+        even, odd = left[0::2], left[1::2]
+        closest = similarity[even.unsqueeze(1), odd].amax(-1)
+        left = torch.cat([even[top_slots(closest, len(even))[min(8, len(left) - keep, len(even)) :]], odd])
+    return left
+
+
+def of_kind(kind, n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "apart":
+        return torch.randn(n, 16, generator=generator)
+    few = torch.randn(7, 16, generator=generator)[torch.randint(7, (n,), generator=generator)]
+    return few if kind == "equal" else few + 0.1 * torch.randn(n, 16, generator=generator)
+
+
+@pytest.mark.parametrize("kind", ["apart", "alike", "equal"])
+@pytest.mark.parametrize("listed", [1, 3, 16, 500])
+def test_short_lists_find_what_all_pairs_do(monkeypatch, kind, listed):
+    """However short: those who have nobody on their list look at everybody, and lists are made anew."""
+    monkeypatch.setattr(plugin, "LISTED", listed)
+    monkeypatch.setattr(plugin, "BLOCK", 100)
+    for n, keep in ((257, 3), (300, 64), (64, 63)):
+        rows = of_kind(kind, n)
+        assert torch.equal(remove_similar(rows, keep), by_all_pairs(rows, keep))
+
+
+@pytest.mark.parametrize("kind", ["apart", "alike", "equal"])
+def test_what_is_looked_at_grows_with_the_square_of_the_rows(monkeypatch, kind):
+    """All pairs of every round would be N^3 / 96 similarities: 25 N^2 for 2400 rows."""
+    looked_at, real = [], plugin.Nearest._list
+
+    def counted(self, left):
+        looked_at.append(len(left) ** 2 + getattr(self, "_gone_through", 0))
+        real(self, left)
+
+    monkeypatch.setattr(plugin.Nearest, "_list", counted)
+    for n in (600, 1200, 2400):
+        looked_at.clear()
+        remove_similar(of_kind(kind, n), n // 20)
+        assert n**2 <= sum(looked_at) < 4 * n**2
 
 
 def test_without_scores_look_alikes_are_removed_from_all():
