@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .weights import dequantised
+from .at_hand import check_at_hand
+from .weights import dequantised, evaluating
 from .weights import linear_weights as linear_weights
 
 
@@ -107,14 +108,20 @@ def weights_mark(module: nn.Module) -> tuple[object, ...]:
 
     Weights are told apart by where they lie, by how often torch saw them changed, and by a sum over them for
     what it did not see; parts by their plain attributes, such as those that switch adapters on and off.
+
+    Raises
+    ------
+    IncompatibleError
+        When they are not at hand: offloaded, sharded, or on the meta device.
     """
+    check_at_hand(module)
     weights = [weight.detach() for weight in (*module.parameters(), *module.buffers())]
     sums = [w.sum(dtype=torch.float32) for w in weights if _can_sum(w)]
     settings = [
         (name, repr(value))
         for part in module.modules()
         for name, value in vars(part).items()
-        if isinstance(value, (bool, int, float, str, list))
+        if name != "training" and isinstance(value, (bool, int, float, str, list))
     ]
     contents = torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []
     changed = [(w.data_ptr(), None if w.is_inference() else w._version) for w in weights]
@@ -131,17 +138,19 @@ def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:
     Raises
     ------
     IncompatibleError
-        When called, and the module has a quantised layer whose weights cannot be read.
+        When called, and the weights are not at hand, or those of a quantised layer cannot be read.
     """
     made: list[tuple[nn.Module, dict[str, Tensor]]] = []
 
     def run(rows: Tensor) -> Tensor:
         if not made:
+            check_at_hand(module)
             plain = dequantised(module)
             named = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
             weights = {k: v.detach().float() if v.is_floating_point() else v for k, v in named.items()}
             made.append((plain, weights))
-        result: Tensor = torch.func.functional_call(*made[0], (rows,))
+        with evaluating(made[0][0]):
+            result: Tensor = torch.func.functional_call(*made[0], (rows,))
         return result
 
     return run

@@ -4,23 +4,40 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from .at_hand import check_at_hand
 from .errors import IncompatibleError
 
 if TYPE_CHECKING:
     from typing import TypeGuard
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a module and all its parts: weights are read without dropout while it trains."""
+    training = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in training:
+            part.training = False
+        yield
+    finally:
+        for part, was in training:
+            part.training = was
+
+
 def linear_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-    """Return float32 weight and bias of a linear layer, None for anything else.
+    """Return float32 weight and bias of a linear layer, None for anything else; see `check_at_hand`.
 
     Of a quantised layer, whatever its layout, they are what it does to unit rows: W x + b at x = 0 and at
     each unit vector, numbers that quantised inputs hold exactly. None where it turns out not to be linear.
     """
+    check_at_hand(linear)
     if is_plain(linear):
         bias = None if linear.bias is None else linear.bias.detach().float()
         return linear.weight.detach().float(), bias
@@ -32,7 +49,7 @@ def linear_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     unit, other = torch.eye(width + 1)[:, 1:], torch.linspace(-1, 1, width)[None]  # the first row: x = 0
     for dtype in (torch.float32, torch.bfloat16, torch.float16):  # what its kernel takes
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(linear):
                 out, want = (linear(rows.to(device, dtype)).float() for rows in (unit, other))
         except (RuntimeError, ValueError, NotImplementedError):
             continue
