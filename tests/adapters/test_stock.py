@@ -62,6 +62,7 @@ MODELS = {
     "gemma3": family("gemma3"),
 }
 PARTS = {
+    "outer": type,
     "inner": lambda model: type(model.model),
     "language": lambda model: type(model.model.language_model),
     "layer": lambda model: type(model.model.language_model.layers[0]),
@@ -71,6 +72,7 @@ PARTS = {
 FRONT, DECODER = "divprune", "pyramiddrop"
 # word, model, part of it (or a function), method
 ARGUMENTS = [
+    ("answers", "llava", "outer", FRONT),
     ("ids", "llava", "inner", FRONT),
     ("embeds", "llava", "inner", FRONT),
     ("mask", "llava", "inner", FRONT),
@@ -312,6 +314,11 @@ ATTRIBUTES = {
         FRONT,
         lambda patch, model: without_on_instances(patch, transformers.GenerationConfig, "prefill_chunk_size"),
     ),
+    "gradient_checkpointing": (
+        "llava",
+        FRONT,
+        lambda patch, model: patch.delattr(model.model.language_model, "gradient_checkpointing"),
+    ),
     "get_input_embeddings": (
         "llava",
         FRONT,
@@ -340,7 +347,7 @@ def test_slots_of_a_preallocated_layer_under_another_name_end_the_report():
         is_sliding = True
 
     with pytest.raises(AttributeError, match="record_past"):
-        stock.bytes_held(Layer(), 3)
+        stock.bytes_held(Layer(), 3, 3)
 
 
 def test_a_token_that_is_not_in_the_configuration_is_refused_by_name():

@@ -62,12 +62,13 @@ def own_masks(
     if plan is not None:
         blocks = take(blocks, plan.index)
         blocks = blocks if plan.valid is None else blocks.masked_fill(~plan.valid, -1)
-    blocks = torch.nn.functional.pad(blocks, (call.seen, 0), value=-1)
+    blocks = torch.nn.functional.pad(blocks, (call.n_seen, 0), value=-1)
     kinds = list(made) if isinstance(made, dict) else [stock.FULL]
     unknown = sorted(set(kinds) - set(stock.MASKS))
     if unknown:
         raise UnsupportedCallError(
             f"image tokens that see each other under masks of the kind {', '.join(unknown)} are not supported"
         )
-    masks = {kind: makers.make(kind, config, embeds, flat, call.kv, blocks) for kind in kinds}
+    numbering = call.numbering(-1)
+    masks = {kind: makers.make(kind, config, embeds, flat, call.kv, numbering, blocks) for kind in kinds}
     return masks if isinstance(made, dict) else masks[stock.FULL]

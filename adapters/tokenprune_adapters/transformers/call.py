@@ -11,18 +11,24 @@ import torch
 from torch import Tensor
 
 from . import stock
-from .calls import LanguageCall
+from .calls import LanguageCall, ModelCall
+from .masks import SeenTokens, all_seen
+from .packing import numbering, restarts, sequence_numbers
 from .plan import RowPlan, take
 from .pruned_layer import PrunedLayer, stored_length
 from .rows import Image, RowChoice
 
+NOT_TRACED = (
+    "which tokens of a pruned model stay depends on the picture, and its calls take turns, so that its "
+    "forward is compiled in pieces: use torch.compile(..., fullgraph=False), or remove() the pruning"
+)
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def untraced(function: Callable[P, T]) -> Callable[P, T]:
     """Keep a compiler out of what chooses: it is Python on data, and would be traced anew for every image."""
-    plain: Callable[P, T] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    plain: Callable[P, T] = torch.compiler.disable(function, reason=NOT_TRACED)  # type: ignore[no-untyped-call]
     return plain
 
 
@@ -53,24 +59,31 @@ class Stage:
 class Call:
     """One forward of the language model: B rows, L new tokens.
 
-    `kv` is its key-value cache, `caching` whether one was asked for (None: not said). `real` (B, L) marks new
-    tokens that are no padding, `past` (B, S) the same for what an unpruned cache already stores; None: all.
-    `stored` counts each cache layer's slots before the call. `front` is the cut before the language model,
-    `stages` those before decoder layers, over the rows that entered it, `due` the layers before which rows
-    are to be dropped. `positions` are what its rotary embedding is to see or has seen, `rotates` says that it
-    was called.
+    `kv` is its key-value cache, `caching` whether one was asked for (None: not said). `seen` is what the mask
+    says of the tokens so far, None: all are seen. `real` (B, L) marks new tokens that are no padding, `past`
+    (B, S) the same for what an unpruned cache already stores; None: all. `sequences` (B, L) numbers the
+    packed sequences of a row, None: there is one; `restarts` (B, L) marks where positions fall back,
+    `answers` (B, L) which tokens are to be predicted, None: not said. `stored` counts each cache layer's
+    slots before the call. `front` is the cut before the language model, `stages` those before decoder
+    layers, over the rows that entered it, `due` the layers before which rows are to be dropped. `positions`
+    are what its rotary embedding is to see or has seen, `rotates` says that it was called.
     """
 
     n_new: int
     kv: Any = None
     caching: bool | None = None
+    seen: SeenTokens | None = None
     real: Tensor | None = None
     past: Tensor | None = None
+    sequences: Tensor | None = None
+    restarts: Tensor | None = None
+    answers: Tensor | None = None
     stored: list[int] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     front: Stage | None = None
     entered: Tensor | None = None
     entered_real: Tensor | None = None
+    entered_sequences: Tensor | None = None
     positions: Tensor | None = None
     choice: RowChoice | None = None
     due: frozenset[int] = frozenset()
@@ -78,21 +91,44 @@ class Call:
     stages: dict[int, Stage] = field(default_factory=dict)
     taps: dict[int, tuple[Tensor, Tensor, float | None]] = field(default_factory=dict)
     masks: dict[Any, Any] = field(default_factory=dict)
+    numbers: dict[Any, Tensor] = field(default_factory=dict)
     rotated: dict[Any, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
     @classmethod
-    def read(cls, language: LanguageCall) -> Call:
-        """Read a call off the language model's arguments."""
-        assert language.embeds is not None
-        call = cls(language.embeds.shape[1], language.kv, language.caching)
+    def read(
+        cls, language: LanguageCall, brought: ModelCall | None, packs: bool, answers: Tensor | None
+    ) -> Call:
+        """Read a call off the language model's arguments.
+
+        Parameters
+        ----------
+        brought
+            The call of the model around it, where that brings images.
+        packs
+            Whether positions that start again begin another sequence.
+        answers
+            (B, L) the tokens that are to be predicted, as the caller passed them; None: not said.
+        """
+        embeds = language.embeds
+        assert embeds is not None
+        call = cls(embeds.shape[1], language.kv, language.caching)
+        first = call.layer(0)
+        if brought is not None and packs and brought.mask is None:
+            call.sequences = sequence_numbers(language.positions, len(embeds))
+        if call.sequences is None:  # else it is the model's own mask, if any, and says the same
+            n_dropped = first.dropped if isinstance(first, PrunedLayer) else 0
+            call.seen = SeenTokens.read(language.mask, n_dropped)
         if call.n_new > 1:  # a decoding step needs none of this, and must not wait for a device
             call.stored = [stored_length(layer) for layer in stock.layers_of(call.kv)]
-            stored = call.stored_at(0)
-            call.real = _tokens(language.mask, slice(stored, stored + call.n_new), slice(-call.n_new, None))
-            if stored and not isinstance(call.layer(0), PrunedLayer):
-                call.past = _tokens(language.mask, slice(stored))
-        call.entered, call.entered_real = language.embeds, call.real
+            if call.seen is not None:
+                call.real = all_seen(call.seen.slice(call.n_seen, call.n_new))
+                if call.stored_at(0) and not isinstance(first, PrunedLayer):
+                    call.past = all_seen(call.seen.slice(0, call.stored_at(0)))
+        if brought is not None:
+            call.answers = None if answers is None else answers != stock.NO_ANSWER
+            call.restarts = restarts(language.positions, call.real)
+        call.entered, call.entered_real, call.entered_sequences = embeds, call.real, call.sequences
         return call
 
     def hides(self, image: Image) -> bool:
@@ -129,28 +165,54 @@ class Call:
         there = [shift for shift in shifts if shift is not None]
         return torch.stack(there).sum(0) if there else None
 
+    def sequence(self, layer: int) -> Tensor | None:
+        """Number of the packed sequence of each row a layer gets, (B, P), -1: padding; None: there is one."""
+        stage, numbers = self.stage(layer), self.entered_sequences
+        return numbers if stage is None or numbers is None else stage.plan.gather(numbers, -1)
+
+    def numbering(self, layer: int) -> Tensor | None:
+        """Positions from which masks are made for packed sequences at a layer, (B, P); None: there is one."""
+        sequence = self.sequence(layer)
+        return None if sequence is None else numbering(sequence)
+
     @property
-    def seen(self) -> int:
+    def n_seen(self) -> int:
         """Tokens the cache has seen before this call."""
         return 0 if self.kv is None else int(stock.seen(self.kv))
 
     def positions_of(self, embeds: Tensor, passed: Tensor | None) -> Tensor:
         """Positions of the new tokens, (1 or B, L) or (3, B, L): the caller's, or those that follow."""
         if passed is None:
-            return (torch.arange(self.n_new, device=embeds.device) + self.seen)[None]
+            return (torch.arange(self.n_new, device=embeds.device) + self.n_seen)[None]
         return (
             passed[1:] if passed.ndim == 3 and passed.shape[0] == 4 else passed
         )  # a text row before M-RoPE's
 
-    def mask_over_past(self, layer: int, n_new: int, new: Tensor | None) -> Tensor | None:
-        """Two-dimensional mask over an unpruned past and `n_new` rows, `new` (B, n_new) marking padding."""
-        n_past = self.stored_at(layer)
-        if not n_past or (new is None and self.past is None):
-            return new
-        like = new if new is not None else self.past
+    def mask_of_rows(self, layer: int, n_new: int, valid: Tensor | None) -> Tensor | None:
+        """Two-dimensional mask over what a layer stores and `n_new` rows; None: all are seen.
+
+        `valid` (B, n_new) marks padding among these.
+        """
+        cached, n_past = self.layer(layer), self.stored_at(layer)
+        if isinstance(cached, PrunedLayer):
+            return cached.mask_of_rows(n_new, valid, self.seen)
+        if not n_past or (valid is None and self.past is None):
+            return valid
+        like = valid if valid is not None else self.past
         assert like is not None
         past = self.past if self.past is not None else like.new_ones(len(like), n_past)
-        return torch.cat([past, new if new is not None else like.new_ones(len(like), n_new)], 1)
+        return torch.cat([past, valid if valid is not None else like.new_ones(len(like), n_new)], 1)
+
+    def tokens(self, index: int, cached: PrunedLayer) -> Tensor:
+        """Numbers of all tokens a cut layer stores after this call, (B, S), before that is recorded."""
+        stage, before = self.stage(index), self.stored_at(index)
+        key = id(cached.tokens), before, cached.dropped, id(stage)  # the same for many layers
+        if key not in self.numbers:
+            plans = [cut.plan.index for cut in (self.front, stage) if cut is not None]
+            rows = plans[0] if len(plans) == 1 else take(plans[0], plans[1])
+            past = cached.tokens_of(before, rows.device).expand(len(rows), -1)
+            self.numbers[key] = torch.cat([past, rows + before + cached.dropped], 1)
+        return self.numbers[key]
 
     def widen(self, rows: Tensor, layer: int) -> Tensor:
         """Bring rows as a layer has them to the prompt's length; dropped tokens repeat the one before."""
@@ -158,19 +220,3 @@ class Call:
             if stage is not None:
                 rows = take(rows, stage.plan.slot)
         return rows
-
-
-def _tokens(mask: Any, columns: slice, flat_columns: slice | None = None) -> Tensor | None:
-    """Which tokens are no padding, (B, n), read off any mask transformers hands over; None: all.
-
-    `columns` of a four-dimensional mask, `flat_columns` of a two-dimensional one where it differs.
-    """
-    mask = stock.one_mask(mask)
-    if not isinstance(mask, Tensor):
-        return None
-    if mask.ndim == 4:  # prepared by the model, or by generate for a static cache: what the last token sees
-        row = mask[:, 0, -1, columns]
-        there = row if row.dtype == torch.bool else row == 0
-    else:
-        there = mask[:, columns if flat_columns is None else flat_columns].bool()
-    return None if bool(there.all()) else there

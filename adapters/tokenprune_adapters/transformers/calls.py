@@ -12,6 +12,14 @@ from .signature import View
 
 
 @dataclass
+class OuterCall(View):
+    """A call of the whole model: tokens (B, L) that are to be predicted, `stock.NO_ANSWER` elsewhere."""
+
+    answers: Tensor | None = None
+    words: ClassVar[tuple[str, ...]] = ("answers",)
+
+
+@dataclass
 class ModelCall(View):
     """A call of the inner model: token ids or embeddings, and what it brings of pictures."""
 

@@ -18,9 +18,10 @@ from .call import Call, Stage
 from .calls import ModelCall
 from .capture import Encoded, FeatureCapture
 from .decoder_signals import DecoderView
-from .front_signals import projector_tokens, text_after
+from .front_signals import projector_tokens
 from .images import ImageSpan, locate
 from .rows import HIDDEN, Image, RowChoice
+from .text import last_token, text_after
 
 if TYPE_CHECKING:
     from .vlm import TransformersAdapter
@@ -124,8 +125,9 @@ class MethodChooser:
             if key in chosen and image.note != HIDDEN:
                 choice.cut(image, image.slots, chosen[key], 0)
         if choice.has_cut:
+            closes_up = self.adapter.closes_up(cut)
             call.entered = choice.write_new_rows(embeds)
-            call.front = Stage(choice.plan(), choice.gone() if self.adapter.closes_up(cut) else None)
+            call.front = Stage(choice.plan(), choice.gone(call.restarts) if closes_up else None)
         call.seconds = time.perf_counter() - start
 
     # -- inside the decoder
@@ -135,13 +137,9 @@ class MethodChooser:
         cut, entered = self._decoder, call.entered
         assert cut is not None and cut.method.schedule is not None and entered is not None
         for image in call.images:
-            if call.front is None:
-                image.entered = image.slots
-            else:
-                image.entered = call.front.plan.slot[image.span.row, image.slots]
-        for image in call.images:
-            image.began = image.entered
-            image.text = text_after(call.images, image, _entered, entered.shape[1], call.entered_real)
+            image.entered = image.began = _where_entered(call, image, image.slots)
+            image.text = _where_entered(call, image, text_after(call.images, image, call))
+            image.last = _where_entered(call, image, last_token(image, call))
             n = len(image.slots)
             if n < cut.min_tokens:
                 image.note = f"fewer than {cut.min_tokens} tokens"
@@ -170,6 +168,11 @@ class MethodChooser:
         for image, selection in zip(images, selections, strict=True):
             image.entered = call.choice.cut(image, _entered(image), selection, i)
         call.seconds += time.perf_counter() - start
+
+
+def _where_entered(call: Call, image: Image, slots: Tensor) -> Tensor:
+    """Where tokens of the prompt stand among those that enter the decoder; a dropped one, where it would."""
+    return slots if call.front is None else call.front.plan.slot[image.span.row, slots]
 
 
 def _entered(image: Image) -> Tensor:

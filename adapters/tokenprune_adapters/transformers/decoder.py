@@ -12,6 +12,7 @@ from torch import Tensor
 from . import stock
 from .call import Call, Stage, untraced
 from .calls import LayerCall
+from .packing import restarts
 from .plan import take
 from .pruned_layer import PrunedLayer
 from .receipts import check_rows
@@ -88,8 +89,8 @@ class DecoderCuts:
         if stage is not None:
             check_rows(f"decoder layer {i}", layer_call.hidden, stage.plan.index.shape[1])
             layer_call.rotated = self._rotated(call, stage, layer_call)
-            layer_call.positions = None
-            layer_call.mask = self._mask(i, call, layer_call.hidden, layer, stage.plan.valid)
+            layer_call.positions = call.numbering(i)
+            layer_call.mask = self._mask(i, call, layer_call.hidden, layer)
         elif isinstance(layer, PrunedLayer):
             self._go_on(i, call, layer, layer_call)
         return self._signature.write(layer_call)
@@ -103,7 +104,8 @@ class DecoderCuts:
         hidden = choice.write_new_rows(hidden, None if before is None else before.plan.slot)
         plan = choice.plan()
         index = plan.index if before is None else before.plan.slot.gather(1, plan.index)
-        call.stages[i] = Stage(plan, choice.gone() if self._closes_up else None)
+        gone = choice.gone(restarts(call.positions, call.entered_real)) if self._closes_up else None
+        call.stages[i] = Stage(plan, gone)
         call.taps.clear()
         layer_call.hidden = take(hidden, index)
 
@@ -124,7 +126,7 @@ class DecoderCuts:
         group = max(b for b in self.boundaries if b <= i)
         hidden = layer_call.hidden
         if layer_call.mask is not None or layer.valid is not None or hidden.shape[1] > 1:
-            layer_call.mask = self._mask(i, call, hidden, layer, call.real)
+            layer_call.mask = self._mask(i, call, hidden, layer)
         first = call.layer(0)
         front = first.shift if isinstance(first, PrunedLayer) else None
         if layer.shift is None or i == 0 or call.positions is None:
@@ -134,16 +136,18 @@ class DecoderCuts:
             call.rotated[group] = self.adapter.rotate(hidden, call.positions - extra.to(hidden.device))
         layer_call.rotated = call.rotated[group]
 
-    def _mask(self, i: int, call: Call, hidden: Tensor, layer: Any, new: Tensor | None) -> Any:
+    def _mask(self, i: int, call: Call, hidden: Tensor, layer: Any) -> Any:
         """The causal mask for what this layer stores and gets; one for each group of layers."""
         group = max(b for b in self.boundaries if b <= i)
         if group not in call.masks:
             n_new = hidden.shape[1]
-            if isinstance(layer, PrunedLayer):
-                flat = layer.mask(n_new, new)
+            if call.sequences is not None:
+                flat = None
+            elif call.stage(i) is not None:
+                flat = call.mask_of_rows(i, n_new, call.valid(i))
             else:
-                flat = call.mask_over_past(i, n_new, new)
+                flat = layer.mask(n_new, call.seen)
             kv = None if layer is None else stock.kv_of_one(layer)
             config = self.adapter.language_model.config
-            call.masks[group] = self._masks.make(stock.FULL, config, hidden, flat, kv)
+            call.masks[group] = self._masks.make(stock.FULL, config, hidden, flat, kv, call.numbering(i))
         return call.masks[group]

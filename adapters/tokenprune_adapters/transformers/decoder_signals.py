@@ -34,7 +34,7 @@ class DecoderView:
         self.adapter, self.call, self.layer, self.hidden, self.rotated = adapter, call, layer, hidden, rotated
         stage = call.stage(layer)
         self._slot = None if stage is None else stage.plan.slot
-        self._real = call.valid(layer)
+        self._real, self._sequence = call.valid(layer), call.sequence(layer)
 
     def tokens(self, image: Image) -> VisualTokens:
         """One image's tokens at the cut."""
@@ -42,8 +42,8 @@ class DecoderView:
         entered = call.entered
         assert entered is not None
         began, text = image.began, image.text
-        assert began is not None and text is not None and image.entered is not None
-        at, text_at = self._here(row, image.entered), self._here(row, text)
+        assert began is not None and text is not None and image.entered is not None and image.last is not None
+        at, text_at, last_at = (self._here(row, slots) for slots in (image.entered, text, image.last))
 
         def own(layer: int, what: str) -> None:
             if layer != self.layer:
@@ -65,7 +65,8 @@ class DecoderView:
 
         def attention_rows(layer: int, rows: Tensor) -> Tensor:
             asked = torch.as_tensor(rows, device=text_at.device).reshape(-1)
-            return self._probabilities(layer, row, text_at[asked], at)
+            looks = torch.where(asked == -1, last_at, text_at[asked])
+            return self._probabilities(layer, row, looks, at)
 
         def positions(where: Tensor) -> Callable[[], Tensor]:
             return lambda: self._positions(row)[..., where]
@@ -133,8 +134,7 @@ class DecoderView:
         query, key, scaling = seen[0]
         stored = self._past(self.layer)
         if stored:
-            before = stock.keys_of(self.call.layer(self.layer))
-            assert before is not None
+            before = stock.keys_of(self.call.layer(self.layer), key)
             key = torch.cat([before[:, :, :stored], key], 2)
         return query, key, scaling
 
@@ -146,14 +146,14 @@ class DecoderView:
         allowed = torch.arange(n_now, device=queries.device) <= queries[:, None]
         if self._real is not None:
             allowed &= self._real[row].to(allowed.device)
+        if self._sequence is not None:
+            numbers = self._sequence[row].to(allowed.device)
+            allowed &= numbers == numbers[queries][:, None]
         if n_past:  # the softmax runs over the past too
-            cached = self.call.layer(layer)
+            cached, before = self.call.layer(layer), self.call.past
             if isinstance(cached, PrunedLayer):
-                before = cached.validity(row + 1, n_past, allowed.device)[row]
-            elif self.call.past is not None:
-                before = self.call.past[row].to(allowed.device)
-            else:
-                before = torch.ones(n_past, dtype=torch.bool, device=allowed.device)
-            allowed = torch.cat([before.expand(len(allowed), -1), allowed], 1)
+                before = cached.visible(n_past, self.call.seen, allowed.device)
+            past = allowed.new_ones(1, n_past) if before is None else before[row : row + 1].to(allowed.device)
+            allowed = torch.cat([past.expand(len(allowed), -1), allowed], 1)
         rows = attention_probabilities(query[row][:, queries], key, allowed, scaling)
         return rows[:, :, n_past + image]

@@ -3,25 +3,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from tokenprune import Cut, PruningReport, UnsupportedCallError
 
 from . import receipts, stock
 from .blocks import own_masks
-from .call import Call, Stage, untraced
-from .calls import LanguageCall, ModelCall, RotaryCall
+from .call import Call, P, Stage, T, untraced
+from .calls import LanguageCall, ModelCall, OuterCall, RotaryCall
 from .capture import FeatureCapture
 from .choosing import Chooser, MethodChooser
 from .decoder import DecoderCuts
 from .interposed import NotCopied
 from .lease import Lease
 from .plan import take
-from .pruned_layer import PrunedLayer, as_pruned
-from .refusals import refuse_chunked_prefill, refuse_planned_masks, refuse_unknown_rows
+from .pruned_layer import PrunedLayer, as_pruned, stored_length
+from .refusals import refuse_chunked_prefill, refuse_recomputing, refuse_unknown_masks, refuse_unknown_rows
 from .resolved import MaskMakers
 from .tap import ATTENTION_SIGNALS
 from .turn import Turn
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .vlm import TransformersAdapter
 
 
+MODULE_CALLS = inspect.getsourcefile(torch.nn.Module)  # the file of the function that calls hooks
 READS_TEXT = frozenset({"text_embeds", "text_ids"})  # what of it comes later changes the choice
 
 
@@ -61,7 +64,7 @@ class Engine(NotCopied):
         decoder = next((cut for cut in cuts if cut.method.stage == "decoder"), None)
         self.lease = Lease()
         self.brought: ModelCall | None = None  # a call that brings images
-        self._turn = Turn()
+        self.turn = Turn()
         self._call: Call | None = None
         self._signatures = adapter.signatures(decoder is not None)
         self._masks, self._kv_class = MaskMakers.resolve(), stock.kv_class()
@@ -69,13 +72,18 @@ class Engine(NotCopied):
         self._reads_text = bool(needs & READS_TEXT)
         self._undo = UndoStack()
         inner, language = adapter.inner, adapter.language_model
+        self._answers: Tensor | None = None
+        self._inside = False  # whether the whole model is being called
+        self._alone = False  # whether the inner model is being called alone
         try:
+            self._hook(adapter.model.register_forward_pre_hook, self._enter)
+            self._hook(adapter.model.register_forward_hook, self._leave, always_call=True)
             self._hook(inner.register_forward_pre_hook, self._enter_model)
             self._hook(inner.register_forward_hook, self._leave_model, always_call=True)
             self._hook(language.register_forward_pre_hook, self._enter_language)
             self._hook(language.register_forward_hook, self._leave_language)
             self._hook(adapter.rotary.register_forward_pre_hook, self._rotate)
-            self._capture = FeatureCapture(adapter, needs, self._turn)
+            self._capture = FeatureCapture(adapter, needs, self.turn)
             self._undo.add(self._capture.remove)
             self._undo.add(refuse_chunked_prefill(adapter.model))
             self._chooser = chooser or MethodChooser(adapter, self._capture, front, decoder)
@@ -108,26 +116,53 @@ class Engine(NotCopied):
 
         Waits for a call that another thread is making. Interrupted, it can be called again.
         """
-        mine = self._turn.take()
+        mine = self.turn.take()
         try:
             self.lease.active = False
             self._undo.run()
         finally:
             if mine:
-                self._turn.give()
+                self.turn.give()
+
+    # -- the model: one call at a time
+
+    def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._take_turn():
+            self._answers = self._signatures.outer.read(OuterCall, args, kwargs).answers
+            self._inside = True
+
+    def _leave(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        self._answers, self._inside = None, False
+        self._give_turn()
+
+    def _take_turn(self) -> bool:
+        """Wait for this thread's turn; False where it has it already, or the model is unpruned by then."""
+        mine = _outside_of_graphs(self.turn.take)(MODULE_CALLS)
+        if mine and not self.lease.active:  # the hooks that would give the turn back are gone
+            _outside_of_graphs(self.turn.give)()
+            return False
+        return mine
+
+    def _give_turn(self) -> None:
+        _outside_of_graphs(self.turn.give)()
 
     # -- the inner model: whether a call brings images
 
     def _enter_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.compiler.is_compiling():
-            self._turn.take()
-            if not self.lease.active:  # removed while this thread waited: the model is unpruned by now
-                self._turn.give()
-                return
         self._call = None
+        if torch.compiler.is_compiling() and self._inside:  # a compiled forward, whose hooks are not compiled
+            self._alone = False
+        else:
+            self._alone = self._take_turn()
+            if not self.lease.active:
+                return
+            if self._alone:  # what an interrupted call of the whole model left
+                self._answers, self._inside = None, False
         call = self._signatures.inner.read(ModelCall, args, kwargs)
         self.brought = call if call.brings_images else None
-        refuse_planned_masks(call)
+        if self.brought is not None and self.decoder is not None:
+            refuse_recomputing(self.adapter.layers)
+        refuse_unknown_masks(call)
         if self.brought is None:
             untraced(self._refuse_lost_images)(call)
         elif not call.encoded:
@@ -146,8 +181,8 @@ class Engine(NotCopied):
 
     def _leave_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         self.brought, self._call = None, None
-        if not torch.compiler.is_compiling():
-            self._turn.give()
+        if self._alone:
+            self._give_turn()
 
     # -- the language model: choose and gather, afterwards widen and commit
 
@@ -160,7 +195,10 @@ class Engine(NotCopied):
             self._call = None
             return args, kwargs
         receipts.check_passed(language, self._kv_class)
-        call = self._call = Call.read(language)
+        if self.brought is not None and not torch.compiler.is_compiling() and not self.turn.held():
+            self.brought = None  # of a call that was interrupted
+        packs = self.brought is not None and stock.packs(module, language.kv, language.caching)
+        call = self._call = Call.read(language, self.brought, packs, self._answers)
         first = call.layer(0)
         shift = first.shift if isinstance(first, PrunedLayer) else None
         if shift is not None:  # go on where the closed-up positions ended
@@ -171,7 +209,7 @@ class Engine(NotCopied):
         if call.front is not None:
             self._cut(call, call.front, language)
         elif isinstance(first, PrunedLayer):
-            flat = first.mask(call.n_new, call.real)
+            flat = first.mask(call.n_new, call.seen)
             language.mask = own_masks(self._masks, module.config, call, language.mask, flat, None)
         if self.decoder is not None and self.brought is not None:
             untraced(self._chooser.before_layers)(call)
@@ -179,21 +217,31 @@ class Engine(NotCopied):
 
     def _cut(self, call: Call, front: Stage, language: LanguageCall) -> None:
         """Rewrite the language model's arguments for the rows that stay."""
-        embeds, plan, first = call.entered, front.plan, call.layer(0)
+        embeds, plan = call.entered, front.plan
         assert embeds is not None
         call.positions = front.positions(call.positions_of(embeds, language.positions))
         n_new = plan.index.shape[1]
-        # the language model counts on from what was seen (gaps would look like packed sequences to it);
-        # its rotary embedding gets the real positions
-        language.positions = (torch.arange(n_new, device=embeds.device) + call.seen)[None]
         call.entered, call.entered_real = take(embeds, plan.index), plan.valid
         language.embeds = call.entered
-        pruned = isinstance(first, PrunedLayer)
-        flat = first.mask(n_new, plan.valid) if pruned else call.mask_over_past(0, n_new, plan.valid)
+        # the language model counts on from what was seen (gaps would look like packed sequences to it), or
+        # anew for each packed sequence; its rotary embedding gets the real positions
+        if call.sequences is None:
+            language.positions = (torch.arange(n_new, device=embeds.device) + call.n_seen)[None]
+            flat = call.mask_of_rows(0, n_new, plan.valid)
+        else:
+            call.entered_sequences = plan.gather(call.sequences, -1)
+            language.positions = self._numbered(call, language.positions)
+            flat = None
         config = self.adapter.language_model.config
         language.mask = own_masks(self._masks, config, call, language.mask, flat, plan)
         self.adapter.prune_arguments(language, plan)
         refuse_unknown_rows(language, len(embeds), call.n_new)
+
+    def _numbered(self, call: Call, passed: Tensor | None) -> Tensor | None:
+        """Positions from which the language model tells packed sequences apart, as it takes them."""
+        positions = call.numbering(-1)
+        assert positions is not None and passed is not None
+        return positions if passed.ndim == 2 else positions.expand(len(passed), -1, -1)
 
     def _rotate(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         call = self._call
@@ -241,12 +289,18 @@ class Engine(NotCopied):
                     layer = as_pruned(kv, i, self.lease)
                     layer.valid = call.past if before else None
                 layer.lease = self.lease
-                layer.commit(call.dropped(i), before, call.valid(i), call.shift(i), tail)
+                tokens = call.tokens(i, layer)
+                layer.commit(call.dropped(i), before, call.valid(i), call.shift(i), tokens, tail)
             elif isinstance(layer, PrunedLayer) and call.real is not None:
-                layer.commit(0, call.stored_at(i), call.real, None)  # an unpruned chunk with padding
+                layer.commit(0, call.stored_at(i), call.real, None, None)  # an unpruned chunk with padding
             if call.images:
-                kept += stock.bytes_held(layer, call.n_new - call.dropped(i))
-                unpruned += stock.bytes_held(layer, call.n_new)
+                stored = stored_length(layer)
+                kept += stock.bytes_held(layer, call.n_new - call.dropped(i), stored)
+                unpruned += stock.bytes_held(layer, call.n_new, stored)
         if call.images:
             images = tuple(image.report() for image in call.images)
             self.record(PruningReport(images, kept, unpruned, call.seconds))
+
+
+def _outside_of_graphs(function: Callable[P, T]) -> Callable[P, T]:
+    return untraced(function) if torch.compiler.is_compiling() else function

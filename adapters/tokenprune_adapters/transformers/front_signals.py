@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from tokenprune import Projector, UnsupportedCallError, VisualTokens
 
 from .call import Call
 from .rows import Image
+from .text import text_after
 
 if TYPE_CHECKING:
     from .capture import Encoded
@@ -32,7 +32,7 @@ def projector_tokens(
     row, number = image.span.row, image.span.number
 
     def text() -> Tensor:
-        return text_after(call.images, image, lambda other: other.slots, embeds.shape[1], call.real)
+        return text_after(call.images, image, call)
 
     def text_ids() -> Tensor:
         if ids is None:
@@ -55,36 +55,3 @@ def projector_tokens(
 
 def _later(supply: Callable[[Encoded, int], Any], encoded: Encoded, number: int) -> Callable[[], Any]:
     return lambda: supply(encoded, number)
-
-
-def text_after(
-    images: Sequence[Image], image: Image, places: Callable[[Image], Tensor], length: int, real: Tensor | None
-) -> Tensor:
-    """Where the row's text after an image stands, (T,); the row's last real token where there is no text.
-
-    Parameters
-    ----------
-    images
-        All images of the call.
-    places
-        Where an image's rows stand in a row of `length` tokens.
-    real
-        (B, L) which tokens are no padding; None: all.
-    """
-    device = places(image).device
-    is_text = torch.ones(length, dtype=torch.bool, device=device)
-    for other in images:
-        if other.span.row == image.span.row:
-            slots = places(other)
-            is_text[slots] = False
-            if slots.numel() and other is image:
-                is_text[: int(slots.max()) + 1] = False
-    here = None if real is None else real[image.span.row].to(device)
-    if here is not None:
-        is_text &= here
-    after = is_text.nonzero().squeeze(1)
-    if len(after):
-        return after
-    if here is not None and bool(here.any()):
-        return here.nonzero()[-1]
-    return torch.tensor([length - 1], device=device)

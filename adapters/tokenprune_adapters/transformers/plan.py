@@ -35,6 +35,11 @@ class RowPlan:
         kept = (self.slot[:, 1:] > self.slot[:, :-1]).all(0)
         return int(kept.flip(0).long().cumprod(0).sum())
 
+    def gather(self, values: Tensor, padding: int) -> Tensor:
+        """Values (B, L) of the tokens in the output slots, (B, P)."""
+        gathered = take(values, self.index)
+        return gathered if self.valid is None else gathered.masked_fill(~self.valid, padding)
+
     @classmethod
     def make(cls, keep: Tensor, rank: Tensor | None = None) -> RowPlan:
         """Plan from `keep` (B, L) bool; `rank` (B, L) orders the kept tokens, None: as they stand."""

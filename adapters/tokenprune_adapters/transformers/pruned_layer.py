@@ -21,6 +21,7 @@ from tokenprune import StaleCacheError, UnsupportedCallError
 
 from . import stock
 from .lease import Lease
+from .masks import SeenTokens
 
 
 class PrunedLayer:
@@ -31,6 +32,7 @@ class PrunedLayer:
     floor = 0  # stored slots up to the end of the last pruned prefill; cropping below it cannot be undone
     shift: Tensor | None = None  # (B, 1) how far positions were closed up; None: tokens kept their positions
     valid: Tensor | None = None  # (B, n) which of the first n stored slots are no padding; None: all
+    tokens: Tensor | None = None  # (B, n) which of the tokens seen stand in the first n stored slots
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PrunedLayer:
         """A copy of a conversation so far."""
@@ -77,13 +79,14 @@ class PrunedLayer:
             )
         with self._as_stored():
             original(-remove)
-        if self.valid is not None:
-            self.valid = self.valid[:, : stored_length(self)]
+        length = stored_length(self)
+        self.valid = None if self.valid is None else self.valid[:, :length]
+        self.tokens = None if self.tokens is None else self.tokens[:, :length]
 
     def clear(self, original: Callable[[], None]) -> None:
         """Forget everything."""
         original()
-        self.dropped, self.floor, self.valid, self.shift = 0, 0, None, None
+        self.dropped, self.floor, self.valid, self.tokens, self.shift = 0, 0, None, None, None
         self.lease = Lease()  # as good as new
 
     def reorder(self, original: Callable[[Tensor], None], beams: Tensor) -> None:
@@ -102,14 +105,23 @@ class PrunedLayer:
         self._each_row(lambda t: t[indices.to(t.device)])
 
     def commit(
-        self, dropped: int, stored_before: int, valid: Tensor | None, shift: Tensor | None, tail: int = 0
+        self,
+        dropped: int,
+        stored_before: int,
+        valid: Tensor | None,
+        shift: Tensor | None,
+        tokens: Tensor | None,
+        tail: int = 0,
     ) -> None:
         """Record a prefill: `dropped` tokens left out of each row; `valid` (B, P) of those stored.
 
-        The last `tail` of these could be forgotten again: they decided nothing, and no dropped token follows.
+        `tokens` (B, S) are the numbers of all that are stored by now, None where they are those that follow.
+        The last `tail` slots could be forgotten again: they decided nothing, and no dropped token follows.
         """
         if valid is not None:
             self.valid = torch.cat([self.validity(len(valid), stored_before, valid.device), valid], 1)
+        if tokens is not None:
+            self.tokens = tokens
         if shift is not None:
             self.shift = shift if self.shift is None else self.shift + shift
         if dropped:
@@ -123,23 +135,56 @@ class PrunedLayer:
         valid = self.valid[:, :n].to(device)
         return torch.nn.functional.pad(valid, (0, n - valid.shape[1]), value=True)
 
-    def mask(self, n_new: int, new: Tensor | None) -> Tensor | None:
-        """Return the two-dimensional mask for `n_new` tokens more; None: all visible.
+    def tokens_of(self, n: int, device: torch.device) -> Tensor:
+        """Which of the tokens seen stand in the first `n` stored slots, (1 or B, n)."""
+        following = (torch.arange(n, device=device) + self.dropped)[None]
+        if self.tokens is None:
+            return following
+        known = self.tokens[:, :n].to(device)
+        return torch.cat([known, following[:, known.shape[1] :].expand(len(known), -1)], 1)
+
+    def visible(self, n: int, seen: SeenTokens | None, device: torch.device) -> Tensor | None:
+        """Which of the first `n` stored slots a call sees, (B, n); None: all."""
+        if seen is None:
+            return None if self.valid is None else self.validity(len(self.valid), n, device)
+        told = seen.of(self.tokens_of(n, device))
+        return told & self.validity(len(told), n, device)
+
+    def mask(self, n_new: int, seen: SeenTokens | None) -> Tensor | None:
+        """Return the two-dimensional mask for `n_new` tokens more, of which none is dropped; None: all seen.
 
         As transformers' mask functions index it: the dropped tokens stand in front (never visible, the
-        layer's offset skips them), then what is stored, then what comes; `new` (B, n_new) marks padding among
-        the latter.
+        layer's offset skips them), then what is stored, then what comes. `seen` is what the call says of the
+        tokens, None where it says nothing.
         """
-        if self.valid is None and new is None:
+        return self._in_front(self._slots(n_new, seen))
+
+    def mask_of_rows(self, n_new: int, valid: Tensor | None, seen: SeenTokens | None) -> Tensor | None:
+        """Return the same for `n_new` rows that stay of a call.
+
+        `valid` (B, n_new) marks padding among them, None: there is none.
+        """
+        slots = self._slots(n_new, seen)
+        if slots is None and valid is None:
             return None
+        if slots is None:
+            assert valid is not None
+            slots = self.validity(len(valid), self._n_slots(n_new), valid.device)
+        at = stored_length(self)
+        slots[:, at : at + n_new] = True if valid is None else valid
+        return self._in_front(slots)
+
+    def _slots(self, n_new: int, seen: SeenTokens | None) -> Tensor | None:
+        """Which slots a call sees, those of its own tokens included, (B, S); a tensor of its own."""
+        like = self.valid if seen is None else seen.flat
+        return None if like is None else self.visible(self._n_slots(n_new), seen, like.device)
+
+    def _n_slots(self, n_new: int) -> int:
         length, offset = stock.mask_sizes(self, n_new)
-        like = new if new is not None else self.valid
-        assert like is not None
-        body = self.validity(len(like), offset - self.dropped + length, like.device)
-        if new is not None:
-            at = stored_length(self)
-            body[:, at : at + n_new] = new
-        return torch.nn.functional.pad(body, (self.dropped, 0), value=False)
+        return offset - self.dropped + length
+
+    def _in_front(self, slots: Tensor | None) -> Tensor | None:
+        return None if slots is None else torch.nn.functional.pad(slots, (self.dropped, 0), value=False)
 
     def _check_lease(self) -> None:
         if not self.lease.active:
@@ -159,6 +204,7 @@ class PrunedLayer:
 
     def _each_row(self, change: Callable[[Tensor], Tensor]) -> None:
         self.valid = None if self.valid is None else change(self.valid)
+        self.tokens = None if self.tokens is None else change(self.tokens)
         self.shift = None if self.shift is None else change(self.shift)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tokenprune import UnsupportedCallError
@@ -13,6 +14,7 @@ from tokenprune import UnsupportedCallError
 from . import stock
 from .calls import LanguageCall, ModelCall
 from .interposed import interpose
+from .masks import unknown
 from .pruned_layer import PrunedLayer
 
 
@@ -38,14 +40,28 @@ def refuse_chunked_prefill(model: Any) -> Callable[[], None]:
     return interpose(model, name, checked)
 
 
-def refuse_planned_masks(call: ModelCall) -> None:
-    """A four-dimensional mask is of the unpruned sequence; only generate's, for static caches, is known."""
-    if not isinstance(call.mask, Tensor) or call.mask.ndim != 4 or stock.is_preallocated(call.kv):
+def refuse_unknown_masks(call: ModelCall) -> None:
+    """Refuse a mask that does not say of each token whether it is padding.
+
+    One of four dimensions is of the unpruned sequence; only that of `generate` for static caches, or one for
+    each kind of layer, is known.
+    """
+    pruned = any(isinstance(layer, PrunedLayer) for layer in stock.layers_of(call.kv))
+    if call.mask is None or not (call.brings_images or pruned):
         return
-    if call.brings_images or any(isinstance(layer, PrunedLayer) for layer in stock.layers_of(call.kv)):
+    dimensions = call.mask.ndim if isinstance(call.mask, Tensor) else 4 if isinstance(call.mask, dict) else 0
+    if dimensions != 2 and not (dimensions == 4 and stock.is_preallocated(call.kv)):
+        raise UnsupportedCallError(unknown(call.mask))
+
+
+def refuse_recomputing(layers: Any) -> None:
+    """Decoder layers that run hooks again on the way back cannot be cut before: no call is known by then."""
+    if torch.is_grad_enabled() and any(map(stock.recomputes_hooks, layers)):
         raise UnsupportedCallError(
-            "a pruned model takes a two-dimensional attention mask (padding); a four-dimensional one "
-            "says nothing about the rows that stay"
+            f"gradient checkpointing of transformers {stock.installed_version()} calls the hooks of a layer "
+            "once more when it recomputes it, where no rows can be dropped; install transformers 5.23 or "
+            "newer, prune before the language model (zoo-exact, divprune ...), or call "
+            "model.gradient_checkpointing_disable()"
         )
 
 

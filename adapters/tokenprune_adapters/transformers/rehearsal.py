@@ -126,7 +126,7 @@ class _Choice:
     def before_language(self, call: Call, brought: ModelCall) -> None:
         if self.boundary is None:
             choice = self._rows(call)
-            call.front = Stage(choice.plan(), choice.gone() if self.closes_up else None)
+            call.front = Stage(choice.plan(), choice.gone(None) if self.closes_up else None)
 
     def before_layers(self, call: Call) -> None:
         assert self.boundary is not None
@@ -203,6 +203,7 @@ class _Rehearsal:
         kv = self._kv()
         mask = None if self.boundary is None else self.keep.long()[None]
         try:
+            engine.turn.take()
             engine.brought = ModelCall({})
             prompt = self._run(
                 self.rows[:, :-1], places[:-1], kv, mask=None if mask is None else mask[:, :-1]
@@ -210,6 +211,7 @@ class _Rehearsal:
             engine.brought = None
             decoded = self._run(self.rows[:, -1:], None, kv, mask=mask)  # the cache knows where it goes on
         finally:
+            engine.turn.give()
             engine.remove()
         return torch.cat([prompt[:, self.keep[:-1]], decoded], 1)
 

@@ -19,6 +19,7 @@ from .signature import Signature
 class Signatures:
     """The signatures of one model, resolved when it is pruned."""
 
+    outer: Signature
     inner: Signature
     language: Signature
     rotary: Signature
@@ -63,6 +64,7 @@ class Signatures:
                     "dropped before layers of both kinds"
                 )
         return cls(
+            Signature.of_forward(model, ("answers",)),
             Signature.of_forward(inner, words, optional=("images", "videos", "encoded")),
             Signature.of_forward(language, (*usual, *language_words)),
             Signature.of_forward(rotary, ("like", "positions"), first=("like", "positions")),
@@ -100,10 +102,12 @@ class MaskMakers:
         embeds: Tensor,
         flat: Tensor | None,
         kv: Any,
+        numbering: Tensor | None = None,
         blocks: Tensor | None = None,
     ) -> Any:
         """The mask of a kind of layer for rows (B, P, D), from the two-dimensional one; None: not needed.
 
+        Positions `numbering` (B, P) that start again tell packed sequences apart, where there is no `flat`.
         Tokens with the same number (not -1) in `blocks` (B, n) see each other both ways.
         """
         make, signature = self.makers[kind]
@@ -113,7 +117,7 @@ class MaskMakers:
             names["embeds"]: embeds,
             names["mask"]: flat,
             names["kv"]: kv,
-            names["positions"]: None,
+            names["positions"]: numbering,
         }
         if blocks is not None:
             arguments[names["blocks"]] = blocks

@@ -12,6 +12,7 @@ from tokenprune import ImageReport, Layout, Selection
 from tokenprune.selection import fill_new_rows
 
 from .images import ImageSpan
+from .packing import counted_anew
 from .plan import RowPlan
 
 HIDDEN = "hidden by the attention mask"
@@ -23,9 +24,9 @@ class Image:
 
     `slots` (n,): which of the prompt's tokens its rows stand for, in row order. `entered` (n,): where these
     rows stood among those that entered the decoder, once they did. `origin` (n,): the image's own token each
-    row comes from, -1 for rows that were made; `found`: the same before the last cut. `began` and `text`:
-    where all its rows and the text after it stood when they entered the decoder. `schedule`: rows it is cut
-    to before decoder layers.
+    row comes from, -1 for rows that were made; `found`: the same before the last cut. `began`, `text` and
+    `last`: where all its rows, the text after it and the prompt's last token stood when they entered the
+    decoder. `schedule`: rows it is cut to before decoder layers.
     """
 
     span: ImageSpan
@@ -35,10 +36,12 @@ class Image:
     selection: Selection | None = None
     found: Tensor | None = None
     cuts: dict[int, int] = field(default_factory=dict)
+    selections: dict[int, Selection] = field(default_factory=dict)
     note: str = ""
     entered: Tensor | None = None
     began: Tensor | None = None
     text: Tensor | None = None
+    last: Tensor | None = None
     schedule: dict[int, int] = field(default_factory=dict)
 
     def report(self) -> ImageReport:
@@ -55,6 +58,7 @@ class Image:
             found=self.found,
             number=self.span.number,
             modality=self.span.modality,
+            selections=dict(self.selections),
         )
 
 
@@ -100,7 +104,7 @@ class RowChoice:
         image.found = image.origin
         image.origin = torch.where(selection.indices < 0, -1, image.origin[chosen])
         image.slots, image.selection = image.slots[chosen], selection
-        image.cuts[layer] = len(stay)
+        image.cuts[layer], image.selections[layer] = len(stay), selection
         self.has_cut = True
         return stay
 
@@ -118,7 +122,10 @@ class RowChoice:
         """Plan of all cuts so far, from the tokens this began with."""
         return RowPlan.make(self.keep, self._place)
 
-    def gone(self) -> Tensor:
-        """Dropped tokens at or before each token, padding not counted, (B, L)."""
+    def gone(self, restarts: Tensor | None) -> Tensor:
+        """Dropped tokens at or before each token, padding not counted, (B, L).
+
+        Counted anew where `restarts` (1 or B, L): there another sequence begins.
+        """
         dropped = ~self.keep if self.real is None else ~self.keep & self.real
-        return dropped.cumsum(1)
+        return counted_anew(dropped.cumsum(1), restarts)

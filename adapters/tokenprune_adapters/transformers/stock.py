@@ -10,9 +10,10 @@ words on the left of the tables below.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -37,6 +38,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "hidden": ("hidden_states",),
     "rotated": ("position_embeddings",),
     "like": ("x",),
+    "answers": ("labels",),
     "settings": ("config",),
     "blocks": ("block_sequence_ids",),
     "visual": ("visual_pos_masks",),
@@ -73,6 +75,8 @@ LAYER_METHODS: Mapping[str, str] = {
     "pick": "batch_select_indices",
 }
 
+NO_ANSWER = -100  # a label that says that a token is not to be predicted
+
 # Functions that make a mask, by the kind of layer it is for.
 MASKS: Mapping[str, str] = {
     "full_attention": "create_causal_mask",
@@ -99,6 +103,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "whether generate encodes images itself": "_supports_mm_encoder_outputs",
     "chunks of a prefill": "prefill_chunk_size",
     "table of embeddings": "get_input_embeddings",
+    "whether layers are checkpointed": "gradient_checkpointing",
 }
 
 
@@ -268,6 +273,21 @@ def one_mask(mask: Any) -> Any:
     return mask.get(FULL) if isinstance(mask, dict) else mask
 
 
+def packs(language_model: Any, kv: Any, caching: bool | None) -> bool:
+    """Whether a call without a mask lets positions that start again begin another sequence.
+
+    Not where a cache is used, one passed or one the model makes; flash attention reads positions in any case.
+    """
+    config, name = language_model.config, attribute("whether layers are checkpointed")
+    if is_flash(config):
+        return True
+    if caching is None:
+        caching = bool(config_value(config, "caching"))
+    if getattr(language_model, name) and language_model.training and torch.is_grad_enabled():
+        caching = False
+    return kv is None and not caching
+
+
 # -- caches
 
 
@@ -306,10 +326,24 @@ def mask_sizes(layer: Any, n_new: int) -> tuple[int, int]:
     return sizes
 
 
-def keys_of(layer: Any) -> Tensor | None:
-    """The keys a cache layer stores, (B, H, S, d)."""
+def keys_of(layer: Any, like: Tensor) -> Tensor:
+    """The keys a cache layer stores, (B, H, S, d); `like` (B, H, n, d) are keys of new tokens.
+
+    A quantised layer shows none of its own: it is given no more tokens, and returns those it has.
+    """
     stored: Tensor | None = getattr(layer, attribute("keys of a cache layer"))
+    if stored is None or not stored.numel():
+        none = like[:, :, :0]
+        stored = getattr(layer, LAYER_METHODS["store"])(none, none)[0]
+        assert stored is not None
     return stored
+
+
+def contents_of(layer: Any) -> list[Tensor]:
+    """The keys and values a cache layer stores, (B, H, S, d) each; nothing while it is empty."""
+    names = ("keys of a cache layer", "values of a cache layer")
+    held = [getattr(layer, attribute(name)) for name in names]
+    return [stored for stored in held if stored is not None and stored.numel()]
 
 
 def is_preallocated(kv: Any) -> bool:
@@ -317,13 +351,14 @@ def is_preallocated(kv: Any) -> bool:
     return bool(getattr(kv, attribute("whether a cache is preallocated"), False))
 
 
-def bytes_held(layer: Any, n: int) -> int:
-    """Bytes a cache layer holds of `n` tokens a row that came last; 0 while it is empty.
+def bytes_held(layer: Any, n: int, stored: int) -> int:
+    """Bytes a cache layer of `stored` tokens a row holds of `n` that came last; 0 while it is empty.
 
-    A layer that slides holds its window at most.
+    A layer that slides holds its window at most. Of a quantised layer, with the scales of groups of numbers.
     """
-    values: Tensor | None = getattr(layer, attribute("values of a cache layer"))
-    tensors = [t for t in (keys_of(layer), values) if t is not None and t.numel()]
+    tensors = contents_of(layer)
+    if not tensors:
+        return sum(_bytes(value) for value in vars(layer).values()) * n // max(stored, 1)
     if getattr(layer, attribute("whether a cache layer slides")):
         slots = getattr(layer, attribute("slots of a preallocated layer"), None)
         if slots is not None:  # all of them from the start
@@ -332,6 +367,17 @@ def bytes_held(layer: Any, n: int) -> int:
             # the window without the token that is to look through it
             n = min(n, getattr(layer, attribute("window of a layer")) - 1)
     return sum(n * (t.numel() // t.shape[-2]) * t.element_size() for t in tensors)
+
+
+def _bytes(value: Any) -> int:
+    """Bytes of all tensors in a value, of their parts where these are made of others."""
+    if isinstance(value, Tensor):
+        if type(value) is not Tensor and hasattr(value, "__tensor_flatten__"):
+            return sum(_bytes(getattr(value, name)) for name in value.__tensor_flatten__()[0])
+        return value.numel() * value.element_size() if value.ndim else 0  # a number says nothing of tokens
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def check_kv(config: Any) -> None:
@@ -393,6 +439,22 @@ def pruned_class(mixin: type, layer_class: type) -> type:
         name: in_front(word, name) for word, name in LAYER_METHODS.items() if hasattr(layer_class, name)
     }
     return type("Pruned" + layer_class.__name__, (mixin, layer_class), methods)
+
+
+# -- decoder layers
+
+
+def check_checkpointing(language_model: Any) -> None:
+    """Refuse a language model that does not say whether its layers are checkpointed."""
+    _need(language_model, attribute("whether layers are checkpointed"))
+
+
+def recomputes_hooks(layer: Any) -> bool:
+    """Whether a layer that is checkpointed runs its hooks again when it is recomputed; before 5.23."""
+    calls = [kind for kind in type(layer).__mro__ if "__call__" in vars(kind)]
+    if calls[0] is torch.nn.Module:
+        return False
+    return bool(getattr(layer, attribute("whether layers are checkpointed"))) and layer.training
 
 
 # -- attention functions
@@ -486,3 +548,66 @@ def brings_pixels(kwargs: Mapping[str, Any]) -> bool:
     """Whether a call of `generate` has pictures among its arguments."""
     words = ("images", "videos", "encoded")
     return any(kwargs.get(name) is not None for word in words for name in ARGUMENTS[word])
+
+
+# -- checks of promises (`promises`)
+
+HEAD = "get_output_embeddings"  # a model's method
+MODALITY_KINDS = "mm_token_type_ids"  # 1: token of an image, 2: of a video
+BLOCK_KINDS = "token_type_ids"  # which tokens see each other both ways
+
+
+def head_of(model: Any) -> Any:
+    """The module that makes logits of the language model's rows."""
+    head = getattr(model, HEAD, lambda: None)()
+    if head is None:
+        raise missing(f"method {HEAD}", type(model).__name__)
+    return head
+
+
+def implementation_of(config: Any) -> str:
+    """The attention implementation a configuration names; empty where it names none."""
+    return str(getattr(config, attribute("name of an attention implementation"), None) or "")
+
+
+def generate_these(model: Any, inputs: Mapping[str, Any], tokens: Sequence[int], kv: Any) -> None:
+    """Let `generate` answer each row with given tokens, whatever the logits; `kv` is an empty cache."""
+    from transformers import LogitsProcessorList
+
+    start = inputs[ARGUMENTS["ids"][0]].shape[1]
+
+    def force(ids: Tensor, scores: Tensor) -> Tensor:
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, tokens[ids.shape[1] - start]] = 0.0
+        return forced
+
+    padding = getattr(model.generation_config, "pad_token_id", None)
+    names = [name for name in ARGUMENTS["kv"] if name in inspect.signature(type(model).forward).parameters]
+    if not names:
+        raise missing(f"argument {' or '.join(ARGUMENTS['kv'])}", f"{type(model).__name__}.forward")
+    model.generate(
+        **inputs,
+        **{names[0]: kv},
+        max_new_tokens=len(tokens),
+        min_new_tokens=len(tokens),
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=0 if padding is None else padding,
+        logits_processor=LogitsProcessorList([force]),
+    )
+
+
+def vocabulary_of(config: Any) -> int:
+    """Tokens a model knows."""
+    size: int = config.get_text_config().vocab_size
+    return size
+
+
+def model_of(settings: Mapping[str, Any]) -> Any:
+    """A model for pictures and text of a configuration, weights random; the global generators stay."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    plain = dict(settings)
+    config = AutoConfig.for_model(plain.pop("model_type"), **plain)
+    with torch.random.fork_rng(devices=[]):
+        return AutoModelForImageTextToText.from_config(config)

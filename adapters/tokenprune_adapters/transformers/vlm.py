@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
 
 from tokenprune import Cut, IncompatibleError, PruningReport
+from tokenprune.at_hand import check_at_hand
+from tokenprune.trial import Trial
 
 from . import stock
 from .facts import ImageSignal as ImageSignal
@@ -41,6 +46,7 @@ class TransformersAdapter(VisionLanguageFacts):
         self.check_parts()
         stock.check_outputs()
         stock.check_kv(self.language_model.config)
+        stock.check_checkpointing(self.language_model)
         MaskMakers.resolve()
         stock.settings_method(self.model)
         stock.embedding_table(self.model)
@@ -82,11 +88,8 @@ class TransformersAdapter(VisionLanguageFacts):
 
     def _check_projector(self, cut: Cut) -> None:
         """Refuse to read weights that are elsewhere."""
-        if "projector" in cut.method.needs and any(w.is_meta for w in self.projector_parts().parameters()):
-            raise IncompatibleError(
-                f"method {cut.method.name!r} reads the projector's weights, which are offloaded; keep the "
-                "projector on a device (device_map), or choose a method without the signal projector"
-            )
+        if "projector" in cut.method.needs:
+            check_at_hand(self.projector_parts(), f"method {cut.method.name!r}", in_call=False)
 
     def check_together(self, cuts: Sequence[Cut]) -> None:
         """At most one cut at each stage, the earlier stage first."""
@@ -102,6 +105,18 @@ class TransformersAdapter(VisionLanguageFacts):
         from .rehearsal import rehearse
 
         return rehearse(self, list(cuts))
+
+    def example_inputs(self, seed: int = 0) -> dict[str, Tensor]:
+        """One row with one random picture; see `promises.examples`."""
+        from .promises.examples import example_inputs
+
+        return example_inputs(self, seed)
+
+    def trial(self, inputs: Any) -> Trial:
+        """Checks against stock code run by hand; see `promises`."""
+        from .promises.trial import VisionLanguageTrial
+
+        return VisionLanguageTrial(self, inputs)
 
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
         """Hook the model."""
