@@ -6,16 +6,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from .budget import Budget
-from .errors import IncompatibleError, PluginError
+from .errors import IncompatibleError, PluginError, UnsupportedModelError
 from .report import PruningReport
 
 if TYPE_CHECKING:
     from .methods import Method
+    from .trial import Specimen, Trial
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,40 @@ class ModelAdapter(ABC):
             When the pruned model would not answer as it should.
         """
         return f"not rehearsed: the adapter {self.name!r} has no rehearsal"
+
+    @classmethod
+    def specimens(cls) -> Sequence[Specimen]:
+        """Tiny models of the family that `tokenprune check` tries; by default there are none."""
+        return ()
+
+    def example_inputs(self, seed: int = 0) -> Any:
+        """Random inputs for this model, with at least one image, for `tokenprune.testing.check_model`.
+
+        Raises
+        ------
+        UnsupportedModelError
+            When the adapter can make none, as by default.
+        """
+        raise UnsupportedModelError(
+            f"the adapter {self.name!r} makes no inputs for {type(self.model).__name__}; give what the model "
+            "is called with: check_model(model, inputs)"
+        )
+
+    def placing(self, method: Method) -> dict[str, Any]:
+        """Arguments of `apply` that say where a method cuts that does not say so itself, for checks."""
+        return {}
+
+    def trial(self, inputs: Any) -> Trial:
+        """Runs of this model by which its promises are checked; by default identity and undoing alone.
+
+        Raises
+        ------
+        UnsupportedCallError
+            When these are no inputs that can be pruned.
+        """
+        from .trial import PlainTrial
+
+        return PlainTrial(self.model, inputs)
 
     def check_together(self, cuts: Sequence[Cut]) -> None:
         """Refuse cuts that do not go together; by default more than one."""

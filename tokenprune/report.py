@@ -21,6 +21,7 @@ class ImageReport:
     the image's own slots that stayed, in the order of the rows, -1 for rows that were made; None where the
     image was left alone, and `note` says why. `selection` is the last cut's, over what it found: `found` (n,)
     are the image's own slots of these rows, -1 for rows made by a cut before; None: all its slots.
+    `selections` has the selection of each cut, by the same layers as `cuts`.
     `number` counts the call's images (or videos, as `modality` says) in the order they were encoded.
     """
 
@@ -35,6 +36,7 @@ class ImageReport:
     found: Tensor | None = None
     number: int = 0
     modality: str = "image"
+    selections: Mapping[int, Selection] = field(default_factory=dict)
 
     def rows_entering(self, n_layers: int) -> list[int]:
         """Rows of the image that enter each of the model's decoder layers."""

@@ -21,6 +21,7 @@ from .adapter import ModelAdapter
 from .errors import IncompatibleError, PluginError
 from .functional import top_slots
 from .methods import STAGES, Method
+from .model_check import check_model as check_model
 from .selection import Selection
 from .specimen import all_equal
 from .specimen import example_tokens as example_tokens
@@ -83,9 +84,8 @@ def check_selector(selector: Selector, tokens: VisualTokens | None = None) -> No
         if not selector.by_position:
             chosen = selector.select(all_equal(images[0]), torch.ones(n), keep).indices.tolist()
             lowest = chosen == list(range(keep))
-            _require(
-                lowest, f"{who} must give ties to the lowest slots; of {n} equal tokens it took {chosen}"
-            )
+            told = f"{who} must give ties to the lowest slots; of {n} equal tokens it took {chosen}"
+            _require(lowest, told)
 
 
 def check_reducer(reducer: Reducer, tokens: VisualTokens | None = None) -> None:

@@ -12,13 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import IncompatibleError, Layout, Projector
 from tokenprune.projector import in_float32
+from tokenprune.trial import Specimen
 
-from .transformers import forms
+from .tiny import specimens
+from .transformers import forms, pictures, stock
 from .transformers.capture import Encoded
 from .transformers.grids import grid_of, square_of
 from .transformers.vlm import ImageSignal, TransformersAdapter
@@ -33,6 +36,8 @@ class Family:
     have features and placeholders of their own. `pieces`: what the family calls an image may be one of
     several pieces of the picture given to the processor, each with a budget of its own. `unit`: the side in
     pixels of the square a token stands for, in models that keep a picture's shape and are told its size.
+    `prefix`: the prompt's tokens see each other, and an answer's are told apart from them. `rows_first`:
+    pixel values have an entry for each row of the batch.
     """
 
     language: str = "language_model"
@@ -41,9 +46,11 @@ class Family:
     video: bool = False
     pieces: bool = False
     unit: Callable[[Any], int] | None = None
+    prefix: bool = False
+    rows_first: bool = False
 
 
-_IDEFICS = Family("text_model", lambda inner: forms.of_linear(_linear(inner)), pieces=True)
+_IDEFICS = Family("text_model", lambda inner: forms.of_linear(_linear(inner)), pieces=True, rows_first=True)
 
 FAMILIES: Mapping[str, Family] = {
     "AyaVisionForConditionalGeneration": Family(pieces=True),
@@ -60,10 +67,21 @@ FAMILIES: Mapping[str, Family] = {
         unit=lambda config: config.vision_config.patch_size * config.spatial_merge_size,
     ),
     "PaliGemmaForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_linear(inner.multi_modal_projector.linear), both_ways=True
+        rows=lambda inner: forms.of_linear(inner.multi_modal_projector.linear), both_ways=True, prefix=True
     ),
     "SmolVLMForConditionalGeneration": _IDEFICS,
 }
+
+TINY = (
+    "aya-vision",
+    "gemma-3",
+    "idefics3",
+    "internvl",
+    "llava-onevision",
+    "mistral-3",
+    "paligemma",
+    "smolvlm",
+)
 
 
 def _linear(inner: Any) -> nn.Module:
@@ -82,6 +100,12 @@ class GenericAdapter(TransformersAdapter):
         assert family is not None  # `matches` was asked
         self.family = family
         self.modalities = ("image", "video") if family.video else ("image",)
+        self.rows_first = family.rows_first
+
+    @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """One of each family in the table."""
+        return specimens(*TINY)
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
@@ -176,6 +200,34 @@ class GenericAdapter(TransformersAdapter):
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The sizes of pictures, where they say how tokens lie."""
         return ("sizes",) if self.family.unit is not None else (), ()
+
+    # -- random inputs, and inputs run by hand
+
+    def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor] | None:
+        """As the family takes pictures: in tiles, with their size, a row of the batch at a time, or plain."""
+        config = self.model.config
+        if hasattr(config, "image_grid_pinpoints"):
+            return pictures.tiled(draw, config)
+        if self.family.unit is not None:
+            return pictures.sized(draw, config, self.family.unit(config))
+        plain = super().example_picture(draw)
+        if plain is None or not self.rows_first:
+            return plain
+        return {word: pixels[None] for word, pixels in plain.items()}
+
+    def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
+        """Which tokens see each other, where image tokens do."""
+        if not self.family.both_ways:
+            return {}
+        kinds = torch.zeros_like(ids) if self.family.prefix else (ids == self.token_id("image")).long()
+        return {stock.BLOCK_KINDS: kinds}
+
+    def answer_kinds(self, inputs: Mapping[str, Any], n: int) -> dict[str, Tensor]:
+        """The same of a prompt and its answer, whose tokens see what came before."""
+        name = stock.BLOCK_KINDS
+        if name not in inputs:
+            return {}
+        return {name: nn.functional.pad(inputs[name], (0, n), value=int(self.family.prefix))}
 
     # -- what is refused
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import Layout, Projector, UnsupportedCallError
 from tokenprune.projector import in_float32, two_layer_form
+from tokenprune.trial import Specimen
 
-from .transformers import clip_signals, stock
+from .tiny import specimens
+from .transformers import clip_signals, pictures, stock
 from .transformers.capture import Encoded
 from .transformers.grids import grid_of, square_of
 from .transformers.vlm import ImageSignal, TransformersAdapter
@@ -25,6 +28,11 @@ class LlavaAdapter(TransformersAdapter):
     """LLaVA: a tower, a two-layer projector, a decoder with one-dimensional rotary positions."""
 
     name: ClassVar[str] = "llava"
+
+    @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """One of its kind."""
+        return specimens("llava")
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
@@ -86,6 +94,13 @@ class LlavaAdapter(TransformersAdapter):
                     f"this call asks for {name}={passed!r}, the model was pruned with {wanted!r}; set it in "
                     "model.config before apply()"
                 )
+
+    def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor] | None:
+        """A square; for Pixtral's tower a picture of any size, and its size."""
+        config = self.model.config
+        if config.vision_config.model_type == "pixtral":
+            return pictures.sized(draw, config, config.vision_config.patch_size)
+        return super().example_picture(draw)
 
     # one call encodes all images, (images or tiles, N, D_v); how its rows become an image's tokens is what
     # models with tiles change

@@ -8,6 +8,7 @@ and each row of the canvas ends in a newline token.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 import tokenprune
 from tokenprune import Layout
 from tokenprune.tiles import tiled_layout
+from tokenprune.trial import Specimen
 
 from .llava import LlavaAdapter
+from .tiny import specimens
+from .transformers import pictures
 from .transformers.capture import Encoded
 
 
@@ -27,6 +31,11 @@ class LlavaNextAdapter(LlavaAdapter):
     name: ClassVar[str] = "llava-next"
 
     @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """One of its kind."""
+        return specimens("llava-next")
+
+    @classmethod
     def matches(cls, model: nn.Module) -> bool:
         """Whether this is transformers' LlavaNextForConditionalGeneration (subclasses too)."""
         return any(base.__name__ == "LlavaNextForConditionalGeneration" for base in type(model).__mro__)
@@ -34,6 +43,10 @@ class LlavaNextAdapter(LlavaAdapter):
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Which tower layer is projected, and the sizes of pictures."""
         return ("feature_layer", "feature_rule", "sizes"), ()
+
+    def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor]:
+        """A picture on the smallest canvas."""
+        return pictures.tiled(draw, self.model.config)
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """Tile of each token (newlines belong to the one before them), grids, the full tile count."""

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 import tokenprune
+from tokenprune.trial import Specimen
 
 from .timm_vit import timm_tower
+from .tiny import filled
 from .vit.adapter import VisionTowerAdapter
 from .vit.attention import AttentionTap, NormTap, ProjectionTap
 from .vit.head import Matrix, TokenHead
@@ -37,6 +40,11 @@ class OpenClipAdapter(VisionTowerAdapter):
         """Whether this is a model of open_clip; which of them lose tokens is said by `find_tower`."""
         model = getattr(model, "_orig_mod", model)
         return any(base.__module__.startswith("open_clip.") for base in type(model).__mro__)
+
+    @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """A CLIP with open_clip's own image tower."""
+        return (Specimen("open-clip", _tiny_clip, "open_clip", "pip install -e '.[open_clip]'"),)
 
     def find_tower(self, model: nn.Module) -> Tower:
         """Say where things are; see `VisionTowerAdapter.find_tower`."""
@@ -96,6 +104,15 @@ def _refuse(model: nn.Module, reason: str) -> None:
         f"open_clip's {type(model).__name__} cannot lose tokens here: {reason}. What can: CLIP and "
         "CustomTextCLIP with a vision transformer of open_clip or timm"
     )
+
+
+def _tiny_clip() -> nn.Module:
+    import open_clip
+
+    text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "patch_size": 8, "width": 16, "head_width": 8, "layers": 3}
+    with torch.random.fork_rng(devices=[]):
+        return filled(open_clip.model.CLIP(8, vision, text))
 
 
 @tokenprune.hookimpl

@@ -18,7 +18,10 @@ import tokenprune
 from tokenprune import Cut, IncompatibleError, Layout, LinearForm, Projector
 from tokenprune.functional import mean_attention
 from tokenprune.projector import in_float32, two_layer_form
+from tokenprune.trial import Specimen
 
+from .tiny import specimens
+from .transformers import pictures, stock
 from .transformers.capture import Encoded
 from .transformers.vlm import ImageSignal, TransformersAdapter
 
@@ -29,6 +32,11 @@ class Qwen25VLAdapter(TransformersAdapter):
     name: ClassVar[str] = "qwen2.5-vl"
     modalities: tuple[str, ...] = ("image", "video")
     position_axes = 3
+
+    @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """One of its kind."""
+        return specimens("qwen2.5-vl")
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
@@ -69,6 +77,20 @@ class Qwen25VLAdapter(TransformersAdapter):
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The grids of patches."""
         return (f"{modality}_grids",), ()
+
+    def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor]:
+        """Packed patches, and their grid."""
+        return pictures.patches(draw, self.model.config)
+
+    def picture_frame(self) -> tuple[int, ...]:
+        """What stands before and after an image's tokens."""
+        config = self.model.config
+        return config.vision_start_token_id, config.vision_end_token_id
+
+    def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
+        """Which tokens are of an image, and which of a video."""
+        kinds = (ids == self.token_id("image")).int() + 2 * (ids == self.token_id("video")).int()
+        return {stock.MODALITY_KINDS: kinds}
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
         """Merger inputs; attention and keys averaged over each token's patches. There is no class token."""

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 import tokenprune
 from tokenprune import Cut, IncompatibleError, Projector
 from tokenprune.projector import in_float32
+from tokenprune.trial import Specimen
 
 from .qwen2_5_vl import Qwen25VLAdapter
+from .tiny import specimens
 from .transformers.calls import LanguageCall
 from .transformers.capture import Encoded
 from .transformers.forms import centred, layer_norm_form
@@ -26,6 +28,11 @@ class Qwen2VLAdapter(Qwen25VLAdapter):
     """Qwen2-VL: Qwen2.5-VL without windows."""
 
     name: ClassVar[str] = "qwen2-vl"
+
+    @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """One of its kind."""
+        return specimens("qwen2-vl")
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
@@ -62,6 +69,11 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
     """Qwen3-VL: rows of the tower's earlier blocks are added after the first decoder layers (deepstack)."""
 
     name: ClassVar[str] = "qwen3-vl"
+
+    @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """One of its kind."""
+        return specimens("qwen3-vl")
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:

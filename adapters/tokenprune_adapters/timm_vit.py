@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import tokenprune
+from tokenprune.trial import Specimen
 
+from .tiny import filled
 from .vit.adapter import VisionTowerAdapter
 from .vit.attention import AttentionTap, NormTap
 from .vit.head import TokenHead
@@ -46,6 +48,12 @@ class TimmAdapter(VisionTowerAdapter):
     def matches(cls, model: nn.Module) -> bool:
         """Whether this is a model of timm; which of them lose tokens is said by `find_tower`."""
         return _is_from(getattr(model, "_orig_mod", model), "timm.models")
+
+    @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """A ViT, and a tower with rotary positions."""
+        need = ("timm", "pip install -e '.[timm]'")
+        return Specimen("timm-vit", _tiny_vit, *need), Specimen("timm-eva", _tiny_eva, *need)
 
     def find_tower(self, model: nn.Module) -> Tower:
         """Say where things are; see `VisionTowerAdapter.find_tower`."""
@@ -114,6 +122,23 @@ def _shrinks(model: Any) -> str | None:
 
 def _is_from(thing: Any, package: str) -> bool:
     return any(base.__module__.startswith(package) for base in type(thing).__mro__)
+
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 5}
+
+
+def _tiny_vit() -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.random.fork_rng(devices=[]):
+        return filled(VisionTransformer(**TINY))
+
+
+def _tiny_eva() -> nn.Module:
+    from timm.models.eva import Eva
+
+    with torch.random.fork_rng(devices=[]):
+        return filled(Eva(**TINY, use_rot_pos_emb=True))
 
 
 @tokenprune.hookimpl

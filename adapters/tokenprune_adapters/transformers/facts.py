@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokenprune import Cut, IncompatibleError, Layout, ModelAdapter, Projector, UnsupportedModelError
 from tokenprune.projector import in_float32, weights_mark
 
-from . import stock
+from . import pictures, stock
 from .calls import LanguageCall
 from .capture import Encoded
 from .plan import RowPlan
@@ -26,6 +27,7 @@ class VisionLanguageFacts(ModelAdapter):
 
     modalities: tuple[str, ...] = ("image",)
     position_axes = 1  # of its rotary embedding: 3 where positions have a frame, a line and a column
+    rows_first = False  # whether pixel values have an entry for each row of the batch, not for each image
     model: Any
     _projector: tuple[Any, Projector] | None = None
 
@@ -113,6 +115,28 @@ class VisionLanguageFacts(ModelAdapter):
 
     def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
         """Cut whatever else the language model is passed for each token."""
+
+    # -- random inputs, and inputs run by hand (`promises`)
+
+    def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor] | None:
+        """Inputs for one random picture by words of `stock.ARGUMENTS`; None: this adapter makes none.
+
+        By default pixels (1, 3, H, W) of the tower's own size.
+        """
+        side = pictures.side_of(self.model.config)
+        return None if side is None else {"images": pictures.noise(draw, 1, 3, *side)}
+
+    def picture_frame(self) -> tuple[int, ...]:
+        """The tokens before and after an image's; nothing where there need be none."""
+        return ()
+
+    def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
+        """Further inputs with an entry for each token (1, L), by their names."""
+        return {}
+
+    def answer_kinds(self, inputs: Mapping[str, Any], n: int) -> dict[str, Tensor]:
+        """Those of a prompt and an answer of n tokens, (1, L + n), that the inner model reads."""
+        return {}
 
     # -- what strategies may see
 

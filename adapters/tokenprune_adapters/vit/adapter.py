@@ -5,11 +5,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from tokenprune import AlreadyPrunedError, Cut, IncompatibleError, ModelAdapter, PruningReport
+from tokenprune import (
+    AlreadyPrunedError,
+    Cut,
+    IncompatibleError,
+    Method,
+    ModelAdapter,
+    PruningReport,
+    UnsupportedModelError,
+)
+from tokenprune.trial import Trial
 
 from .signals import FROM_ATTENTION, FROM_HEAD, given_by
 from .tower import Tower, refuse_compiled
@@ -70,6 +79,28 @@ class VisionTowerAdapter(ModelAdapter):
         assert method.schedule is not None
         n = self.tower.usual[0] * self.tower.usual[1]
         method.schedule.cuts(cut.budget.rows(n), n, n_blocks, method.budget)
+
+    def example_inputs(self, seed: int = 0) -> Tensor:
+        """Two random pictures of the size the tower mostly takes."""
+        from .trial import example_pictures
+
+        weight = next((w for w in self.tower.entry.parameters() if w.ndim == 4), None)
+        if weight is None:
+            raise UnsupportedModelError(
+                f"the patches of this {type(self.model).__name__} are not made by a convolution, so that the "
+                "size of its pictures is not known; give them: check_model(model, pictures)"
+            )
+        return example_pictures(self.tower, weight, seed)
+
+    def placing(self, method: Method) -> dict[str, Any]:
+        """Methods without blocks of their own are cut in the middle."""
+        return {} if method.schedule is not None else {"layer": max(1, len(self.tower.blocks) // 2)}
+
+    def trial(self, inputs: Any) -> Trial:
+        """Checks against the tower itself, run on the kept rows by hand."""
+        from .trial import TowerTrial
+
+        return TowerTrial(self.model, self.tower, inputs)
 
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
         """Hook the tower."""

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a batch of model inputs, each alone; and rows joined into a padded batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tokenprune import UnsupportedCallError
+
+from .. import stock
+from ..images import ImageSpan, locate
+
+if TYPE_CHECKING:
+    from ..vlm import TransformersAdapter
+
+N_LONGER = 3  # text tokens more than another row has
+IDS, MASK = stock.ARGUMENTS["ids"][0], stock.ARGUMENTS["mask"][0]
+
+
+def checked(adapter: TransformersAdapter, inputs: Any) -> dict[str, Any]:
+    """Model inputs with their mask.
+
+    Raises
+    ------
+    UnsupportedCallError
+        When these are none, or there is no image in them.
+    """
+    ids = inputs.get(IDS) if isinstance(inputs, Mapping) else None
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        raise UnsupportedCallError(
+            f"inputs are what the model is called with, a mapping with {IDS} of shape (rows, tokens), as "
+            f"processor(..., return_tensors='pt') gives it; got {type(inputs).__name__}"
+        )
+    if not any(bool((ids == adapter.token_id(modality)).any()) for modality in adapter.modalities):
+        raise UnsupportedCallError(
+            "there is no visual token in these inputs, so nothing can be pruned; give a prompt with an image"
+        )
+    given = dict(inputs)
+    given.setdefault(MASK, torch.ones_like(ids))
+    return given
+
+
+def encode(adapter: TransformersAdapter, inputs: Mapping[str, Any], modality: str) -> Any:
+    """The rows of each image or video, as the inner model encodes them."""
+    encoder = getattr(adapter.inner, stock.encoder_name(modality))
+    taken = inspect.signature(encoder).parameters
+    return stock.output_field(encoder(**{k: v for k, v in inputs.items() if k in taken}), "features")
+
+
+def spans_of(adapter: TransformersAdapter, inputs: Mapping[str, Any]) -> list[ImageSpan]:
+    """Where the images and videos of a batch stand: all images, then all videos."""
+    spans: list[ImageSpan] = []
+    for modality in adapter.modalities:
+        mask = inputs[IDS] == adapter.token_id(modality)
+        if bool(mask.any()):
+            spans += locate(mask, adapter.lengths(encode(adapter, inputs, modality)), modality)
+    return spans
+
+
+def rows_of(adapter: TransformersAdapter, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each row of a batch alone, without padding and without the other rows' images.
+
+    Raises
+    ------
+    UnsupportedCallError
+        When something in the inputs belongs to no row that could be told.
+    """
+    spans, n_rows = spans_of(adapter, inputs), len(inputs[IDS])
+    rows = []
+    for row in range(n_rows):
+        real = inputs[MASK][row].bool()
+        alone: dict[str, Any] = {}
+        for name, value in inputs.items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                alone[name] = value
+            elif value.shape[:2] == inputs[IDS].shape:
+                alone[name] = value[row : row + 1, real]
+            else:
+                own = _of_row(adapter, inputs, spans, name, row)
+                if own.numel():
+                    alone[name] = value[own]
+        rows.append(alone)
+    return rows
+
+
+def _of_row(
+    adapter: TransformersAdapter, inputs: Mapping[str, Any], spans: Sequence[ImageSpan], name: str, row: int
+) -> Tensor:
+    """Which entries of an input, by its first axis, belong to a row."""
+    n_rows, size = len(inputs[IDS]), len(inputs[name])
+    modality = "video" if name in _OF_VIDEOS or stock.ARGUMENTS["videos"][0] in name else "image"
+    of_kind = [span for span in spans if span.modality == modality]
+    numbers = torch.tensor([span.number for span in of_kind if span.row == row], dtype=torch.long)
+    n_images = len({span.number for span in of_kind})
+    grids = inputs.get(stock.ARGUMENTS[f"{modality}_grids"][0])
+    if adapter.rows_first and size == n_rows:
+        return torch.tensor([row] if len(numbers) else [], dtype=torch.long)
+    if grids is not None and size == int(grids.prod(1).sum()) and size != len(grids):
+        patches = torch.split(torch.arange(size), grids.prod(1).tolist())
+        return torch.cat([patches[number] for number in numbers] or [torch.arange(0)])
+    if size == n_images:
+        return numbers
+    if size == n_rows:
+        return torch.tensor([row])
+    raise UnsupportedCallError(
+        f"the input {name} of shape {tuple(inputs[name].shape)} cannot be divided among {n_rows} row(s) with "
+        f"{n_images} {modality}(s), so that its rows could be tried alone; give one row, or leave it out"
+    )
+
+
+_OF_VIDEOS = (stock.ARGUMENTS["video_grids"][0],)
+
+
+def longer(adapter: TransformersAdapter, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with a few text tokens more at its end: one of its own again and again."""
+    ids = row[IDS][0]
+    is_text = torch.ones_like(ids, dtype=torch.bool)
+    for modality in adapter.modalities:
+        is_text &= ids != adapter.token_id(modality)
+    last = int(is_text.nonzero()[-1])
+    columns = torch.cat([torch.arange(len(ids)), torch.full((N_LONGER,), last)]).to(ids.device)
+    return {name: value[:, columns] if _is_per_token(value, ids) else value for name, value in row.items()}
+
+
+def _is_per_token(value: Any, ids: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.ndim >= 2 and tuple(value.shape[:2]) == (1, len(ids))
+
+
+def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A batch of rows, padded on the left; pictures of unequal size are padded at their ends."""
+    width = max(row[IDS].shape[1] for row in rows)
+    batch: dict[str, Any] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if name in row]
+        if not isinstance(values[0], Tensor) or values[0].ndim == 0:
+            batch[name] = values[0]
+        elif _is_per_token(rows[0].get(name), rows[0][IDS][0]):
+            batch[name] = torch.cat([_to_width(value, width) for value in values])
+        else:
+            batch[name] = torch.cat(_to_equal_shapes(values))
+    return batch
+
+
+def joined_for(adapter: TransformersAdapter, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`joined`; rows without images get empty ones where a model wants an entry for each row."""
+    if adapter.rows_first:
+        names = {name for row in rows for name in row}
+        patterns = {name: next(row[name] for row in rows if name in row) for name in names}
+        rows = [
+            {**{k: torch.zeros_like(v) for k, v in patterns.items() if k not in row}, **row} for row in rows
+        ]
+    return joined(rows)
+
+
+def _to_width(value: Tensor, width: int) -> Tensor:
+    """Tokens (1, L, ...) with zeros in front."""
+    filler = value.new_zeros(1, width - value.shape[1], *value.shape[2:])
+    return torch.cat([filler, value], 1)
+
+
+def _to_equal_shapes(values: Sequence[Tensor]) -> list[Tensor]:
+    most = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    padded = []
+    for value in values:
+        pads = [(0, size - own) for size, own in zip(most, value.shape[1:], strict=True)]
+        padded.append(torch.nn.functional.pad(value, [n for pair in reversed(pads) for n in pair]))
+    return padded

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of a pruned vision tower: against itself run on the kept rows by hand, one picture at a time."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune import ImageReport, PruningHandle, PruningReport, UnsupportedCallError
+from tokenprune.promises import BATCH, CACHE, EXACTNESS, NOT_APPLICABLE, PromiseRecord
+from tokenprune.trial import Judge, Trial, called, tensors_of
+
+from .tower import Tower
+
+# relative to the size of an output, by its dtype: what rounding makes of another number of rows
+FLOOR = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+class TowerTrial(Trial):
+    """Runs of one model on a batch of pictures, and of its tower on each of them alone."""
+
+    def __init__(self, model: nn.Module, tower: Tower, inputs: Any) -> None:
+        self.model, self.tower, self.inputs = model, tower, inputs
+        with self.undisturbed():
+            self._pictures = self._seen()
+
+    def _seen(self) -> Tensor:
+        """The pictures (B, C, H, W) that reach the tower with these inputs."""
+        seen: list[Tensor] = []
+        look = self.tower.entry.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+        try:
+            called(self.model, self.inputs)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UnsupportedCallError(
+                f"the unpruned {type(self.model).__name__} cannot be run on these inputs "
+                f"({type(error).__name__}: {error}); inputs are what the model is called with"
+            ) from error
+        finally:
+            look.remove()
+        if not seen:
+            raise UnsupportedCallError("with these inputs no picture reaches the vision tower")
+        return seen[0]
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, no compiled code."""
+        modules = list(self.model.modules())
+        training = [module.training for module in modules]
+        try:
+            for module in modules:
+                module.training = False
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            for module, was in zip(modules, training, strict=True):
+                module.training = was
+
+    def outputs(self, brief: bool = False) -> list[Tensor]:
+        """All tensors the model returns."""
+        return tensors_of(called(self.model, self.inputs))
+
+    def run(self, handle: PruningHandle) -> Judge:
+        """Run the pruned tower on all pictures, and on each alone."""
+        name = handle.cuts[0].method.name
+        alone = [self._output(picture) for picture in torch.split(self._pictures, 1)]
+        together = self._output(self._pictures)
+        return functools.partial(self._records, name, together, alone, handle.last)
+
+    def _output(self, pictures: Tensor) -> Tensor:
+        return tensors_of(self.tower.module(pictures))[0]
+
+    def _records(
+        self, name: str, together: Tensor, alone: list[Tensor], report: PruningReport | None
+    ) -> Iterator[PromiseRecord]:
+        allowed = FLOOR.get(together.dtype, 1e-1)
+        assert report is not None  # refused before
+        images = sorted(report.images, key=lambda image: image.row)
+        if any(len(image.cuts) > 1 for image in images):
+            note = "only the last of several cuts is reported, and by hand all are needed"
+            yield PromiseRecord(EXACTNESS, name, NOT_APPLICABLE, note=note)
+        else:
+            wanted = [
+                self._by_hand(p, i) for p, i in zip(torch.split(self._pictures, 1), images, strict=True)
+            ]
+            yield PromiseRecord.of(EXACTNESS, name, _apart(together, torch.cat(wanted)), allowed)
+        yield PromiseRecord.of(BATCH, name, _apart(together, torch.cat(alone)), allowed)
+        note = "a vision tower has no key-value cache"
+        yield PromiseRecord(CACHE, name, NOT_APPLICABLE, note=note)
+
+    def _by_hand(self, picture: Tensor, image: ImageReport) -> Tensor:
+        """The tower's own blocks, from the cut on called with the rows that stay."""
+        selection = image.selection
+        if selection is None:
+            return self._output(picture)
+        (layer,), n = image.cuts, self.tower.n_prefix
+        slots = selection.indices
+
+        def enter(number: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            rows = args[0]
+            if number == layer:
+                kept = (
+                    rows[:, n:][:, slots] if selection.features is None else selection.features[None].to(rows)
+                )
+                rows = torch.cat([rows[:, :n], kept], 1)
+            if kwargs.get("rope") is not None:
+                kwargs = {**kwargs, "rope": kwargs["rope"][..., slots, :]}
+            return (rows, *args[1:]), kwargs
+
+        if bool((slots < 0).any()):
+            slots = _filled(slots.tolist(), image.n_before).to(slots.device)
+        blocks = list(enumerate(self.tower.blocks))[layer:]
+        hooks = [
+            block.register_forward_pre_hook(functools.partial(enter, number), with_kwargs=True)
+            for number, block in blocks
+        ]
+        try:
+            return self._output(picture)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _filled(slots: list[int], n: int) -> Tensor:
+    """Slots with a place for each made row (-1): the next free one after the row before it, in a circle."""
+    taken = {slot for slot in slots if slot >= 0}
+    for place, slot in enumerate(slots):
+        if slot < 0:
+            after = slots[place - 1] + 1 if place else 0
+            slots[place] = next(s % n for s in range(after, after + n) if s % n not in taken)
+            taken.add(slots[place])
+    return torch.tensor(slots)
+
+
+def _apart(outputs: Tensor, wanted: Tensor) -> float:
+    """The largest difference of a picture's output, relative to its size."""
+    if outputs.shape != wanted.shape:
+        return math.inf
+    rows, others = outputs.double().flatten(1), wanted.double().flatten(1)
+    return float(((rows - others).norm(dim=1) / others.norm(dim=1).clamp(min=1e-30)).max())
+
+
+def example_pictures(tower: Tower, weight: Tensor, seed: int, n: int = 2) -> Tensor:
+    """Random pictures (n, C, H, W) of the size the tower mostly takes; `weight` is the first of its entry."""
+    sides: Sequence[int] = weight.shape[-2:]
+    height, width = (grid * side for grid, side in zip(tower.usual, sides, strict=True))
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(n, weight.shape[1], height, width, generator=draw).to(weight.device, weight.dtype)
