@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import promises
 from .api import apply
 from .budget import Budget
 from .errors import (
@@ -24,7 +23,7 @@ from .errors import (
 )
 from .handle import PruningHandle, is_pruned
 from .methods import Method
-from .promises import ModelCheck, PromiseRecord
+from .promises import ALL_PROMISES, EXACTNESS, IDENTITY, UNDO, ModelCheck, PromiseRecord
 from .registry import default_registry
 from .traces import Traces
 from .trial import Judge, Trial, largest_difference
@@ -62,7 +61,7 @@ def check_model(
     keep, keep_ratio
         Visual tokens to keep of each image, or the share of them, below all of them; by default a half.
     seed
-        For random inputs, and for methods that draw random numbers.
+        For random inputs and methods.
 
     Returns
     -------
@@ -73,9 +72,7 @@ def check_model(
     ------
     UnsupportedModelError, AlreadyPrunedError, PluginError, UnknownNameError, BudgetError, OptionError
         When there is nothing to check: no adapter knows the model, it is pruned, a name is unknown, or the
-        budget leaves every token.
-    UnsupportedCallError
-        When the unpruned model cannot be run on these inputs.
+        budget leaves every token. UnsupportedCallError when the unpruned model fails on these inputs.
     """
     start = time.perf_counter()
     if not isinstance(model, nn.Module):
@@ -138,15 +135,15 @@ class _Check:
         try:
             handle = self._apply(options, found)
         except (IncompatibleError, UnsupportedModelError, BudgetError) as error:
-            yield PromiseRecord(promises.ALL_PROMISES, name, promises.NOT_APPLICABLE, note=str(error))
+            yield PromiseRecord.skipped(ALL_PROMISES, name, str(error))
             return
         yield from found
         judges: list[Judge] = []
-        yield from self._guarded(name, promises.EXACTNESS, lambda: self._run(handle, judges))
-        yield from self._guarded(name, promises.IDENTITY, lambda: self._identity(name, options))
-        yield from self._guarded(name, promises.UNDO, lambda: [self._undone(name, brief=not is_last)])
+        yield from self._guarded(name, EXACTNESS, lambda: self._run(handle, judges))
+        yield from self._guarded(name, IDENTITY, lambda: self._identity(name, options))
+        yield from self._guarded(name, UNDO, lambda: [self._undone(name, brief=not is_last)])
         for judge in judges:
-            yield from self._guarded(name, promises.EXACTNESS, judge)
+            yield from self._guarded(name, EXACTNESS, judge)
 
     def _apply(self, options: dict[str, Any], found: list[PromiseRecord]) -> PruningHandle:
         """Prune as users do, with a rehearsal; without it where that refuses."""
@@ -155,9 +152,7 @@ class _Check:
             return apply(self._model, **options, **budget)
         except UnsupportedModelError as error:
             handle = apply(self._model, **options, **budget, verify=False)
-            found.append(
-                PromiseRecord(promises.EXACTNESS, options["method"].name, promises.FAILED, note=str(error))
-            )
+            found.append(PromiseRecord.failed(EXACTNESS, options["method"].name, str(error)))
             return handle
 
     def _guarded(self, name: str, promise: str, check: Judge) -> Iterator[PromiseRecord]:
@@ -167,7 +162,7 @@ class _Check:
         except (torch.OutOfMemoryError, BudgetError):
             raise
         except BROKEN as error:
-            yield PromiseRecord(promise, name, promises.FAILED, note=f"{type(error).__name__}: {error}")
+            yield PromiseRecord.failed(promise, name, f"{type(error).__name__}: {error}")
 
     def _run(self, handle: PruningHandle, judges: list[Judge]) -> Iterator[PromiseRecord]:
         """Run the pruned model, for judges to come."""
@@ -175,9 +170,7 @@ class _Check:
             judges.append(self._trial.run(handle))
         report, name = handle.last, handle.cuts[0].method.name
         if report is None or not report.images:
-            yield PromiseRecord(
-                promises.EXACTNESS, name, promises.FAILED, note="no visual token was seen, and none pruned"
-            )
+            yield PromiseRecord.failed(EXACTNESS, name, "no visual token was seen, and none pruned")
         elif report.n_after == report.n_before:
             raise BudgetError(
                 f"{self._budget} leaves all {report.n_before} visual tokens of these inputs, so that nothing "
@@ -186,18 +179,14 @@ class _Check:
 
     def _identity(self, name: str, options: dict[str, Any]) -> list[PromiseRecord]:
         with apply(self._model, **options, keep=EVERYTHING, verify=False):
-            return [self._same(promises.IDENTITY, name)]
+            return [self._same(IDENTITY, name)]
 
     def _undone(self, name: str, brief: bool) -> PromiseRecord:
         """Whether the model is what it was."""
         left = self._traces.left_on(self._model)
-        return (
-            PromiseRecord(promises.UNDO, name, promises.FAILED, note=left)
-            if left
-            else self._same(promises.UNDO, name, brief)
-        )
+        return PromiseRecord.failed(UNDO, name, left) if left else self._same(UNDO, name, brief)
 
     def _same(self, promise: str, name: str, brief: bool = False) -> PromiseRecord:
-        note = "" if self._own == 0 else "the unpruned model's own answers differ from run to run"
+        note = "the unpruned model's own answers differ from run to run" if self._own else ""
         difference = largest_difference(self._stock, self._trial.outputs(brief))
         return PromiseRecord.of(promise, name, difference, self._own, note)

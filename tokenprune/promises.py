@@ -48,6 +48,16 @@ class PromiseRecord:
         outcome = PASSED if difference <= allowed else FAILED
         return cls(promise, method, outcome, difference, allowed, note)
 
+    @classmethod
+    def failed(cls, promise: str, method: str, note: str) -> PromiseRecord:
+        """A promise that was broken in another way than by a difference."""
+        return cls(promise, method, FAILED, note=note)
+
+    @classmethod
+    def skipped(cls, promise: str, method: str, note: str) -> PromiseRecord:
+        """A promise that is not applicable, and why."""
+        return cls(promise, method, NOT_APPLICABLE, note=note)
+
 
 @dataclass(frozen=True)
 class ModelCheck:

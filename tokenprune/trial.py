@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedCallError
 from .handle import PruningHandle
-from .promises import EXACTNESS, NOT_APPLICABLE, PromiseRecord
+from .promises import EXACTNESS, PromiseRecord
 
 Judge = Callable[[], Iterable[PromiseRecord]]
 
@@ -83,7 +83,7 @@ class PlainTrial(Trial):
         """Run the pruned model; the adapter knows nothing to compare its answer with."""
         called(self.model, self.inputs)
         name, note = handle.cuts[0].method.name, "the model's adapter brings no reference to compare with"
-        return lambda: [PromiseRecord(EXACTNESS, name, NOT_APPLICABLE, note=note)]
+        return lambda: [PromiseRecord.skipped(EXACTNESS, name, note)]
 
 
 def called(model: nn.Module, inputs: Any) -> Any:

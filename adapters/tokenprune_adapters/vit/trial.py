@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import ImageReport, PruningHandle, PruningReport, UnsupportedCallError
-from tokenprune.promises import BATCH, CACHE, EXACTNESS, NOT_APPLICABLE, PromiseRecord
+from tokenprune.promises import BATCH, CACHE, EXACTNESS, PromiseRecord
 from tokenprune.trial import Judge, Trial, called, tensors_of
 
 from .tower import Tower
@@ -83,7 +83,7 @@ class TowerTrial(Trial):
         images = sorted(report.images, key=lambda image: image.row)
         if any(len(image.cuts) > 1 for image in images):
             note = "only the last of several cuts is reported, and by hand all are needed"
-            yield PromiseRecord(EXACTNESS, name, NOT_APPLICABLE, note=note)
+            yield PromiseRecord.skipped(EXACTNESS, name, note)
         else:
             wanted = [
                 self._by_hand(p, i) for p, i in zip(torch.split(self._pictures, 1), images, strict=True)
@@ -91,7 +91,7 @@ class TowerTrial(Trial):
             yield PromiseRecord.of(EXACTNESS, name, _apart(together, torch.cat(wanted)), allowed)
         yield PromiseRecord.of(BATCH, name, _apart(together, torch.cat(alone)), allowed)
         note = "a vision tower has no key-value cache"
-        yield PromiseRecord(CACHE, name, NOT_APPLICABLE, note=note)
+        yield PromiseRecord.skipped(CACHE, name, note)
 
     def _by_hand(self, picture: Tensor, image: ImageReport) -> Tensor:
         """The tower's own blocks, from the cut on called with the rows that stay."""

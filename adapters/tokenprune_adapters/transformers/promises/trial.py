@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenprune import Cut, ImageReport, PruningHandle, PruningReport
-from tokenprune.promises import BATCH, CACHE, EXACTNESS, FAILED, NOT_APPLICABLE, PromiseRecord
+from tokenprune.promises import BATCH, CACHE, EXACTNESS, FAILED, PromiseRecord
 from tokenprune.trial import Judge, Trial, called, tensors_of
 
 from .. import stock
@@ -118,13 +118,13 @@ class VisionLanguageTrial(Trial):
 
     def _cache(self, name: str, pruned: list[_Pruned], allowed: float) -> PromiseRecord:
         if not any(stock.contents_of(layer) for layer in stock.layers_of(pruned[0].answer.kv)):
-            return PromiseRecord(CACHE, name, NOT_APPLICABLE, note="the model runs without a cache")
+            return PromiseRecord.skipped(CACHE, name, "the model runs without a cache")
         largest, kept, unpruned = 0.0, 0, 0
         for one in pruned:
             off, said = differences.of_caches(stock.layers_of(one.answer.kv), one.hand.layers)
             said = said or one.miscounted()
             if said:
-                return PromiseRecord(CACHE, name, FAILED, note=said)
+                return PromiseRecord.failed(CACHE, name, said)
             largest = max(largest, off)
             if one.report is not None:
                 kept, unpruned = kept + one.report.kv_bytes, unpruned + one.report.kv_bytes_unpruned
