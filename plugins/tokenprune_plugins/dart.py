@@ -118,6 +118,8 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             deviations=(
                 "keep is exact, remainders go to the first pivots; the official code keeps 4 tokens more",
                 "pivots are visited as listed; the official order is that of a Python set (visit='set')",
+                "the size of rotated keys depends on positions, among which plain calls without position_ids "
+                "count left padding; the official code takes no batches",
             ),
         )
     ]
