@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,14 +11,16 @@ from torch import nn
 
 from .adapter import Cut
 from .arguments import combine, place, read_budgets, seeded
-from .errors import AlreadyPrunedError, BudgetError, OptionError, UnsupportedModelError
-from .handle import PruningHandle, is_pruned
+from .errors import BudgetError, OptionError, UnsupportedModelError
+from .handle import PruningHandle, check_unpruned
 from .methods import Method
 from .option_types import check_parts
 from .registry import default_registry
 from .schedule import Schedule
 from .schedule_check import check_schedule
 from .strategy import Reducer, Scorer, Selector
+
+_APPLYING = threading.RLock()
 
 
 def apply(
@@ -81,38 +84,35 @@ def apply(
     registry = default_registry()
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"apply() takes a torch model, got {type(model).__name__}")
-    if is_pruned(model):
-        raise AlreadyPrunedError(
-            "this model is already pruned; call remove() on its handle first, "
-            "which is tokenprune.active_handle(model)"
-        )
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
         raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
     if not isinstance(verify, bool):
         raise OptionError(f"verify is True or False, got {verify!r}")
     methods = combine(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, budget, len(methods))
-    adapter = registry.adapter_for(model)(model)
-    adapter.check_model()
-    overrides = {"scope": scope, "newlines": newlines, "positions": positions, "budget": budget}
-    cuts = []
-    for one, rows in zip(methods, budgets, strict=True):
-        one = place(one, stage, layer, schedule, len(methods), adapter)
-        if one.positions not in adapter.positions:  # the paper's choice, on a model that has none
-            one = one.with_options(positions=None)
-        one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
-        if one.schedule is not None:
-            check_schedule(one.schedule)
-        cuts.append(Cut(seeded(one, seed), rows, min_tokens))
-        adapter.check(cuts[-1])
-        for part in one.parts:
-            check_parts(f"{part.kind} {part.name!r}", part)
-            part.check(model)
-    adapter.check_together(cuts)
-    rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
-    handle = PruningHandle(model, cuts, rehearsal)
-    handle.install(lambda record: adapter.install(cuts, record))
-    return handle
+    with _APPLYING:  # models may share modules, so that one lock a model would not do
+        check_unpruned(model)
+        adapter = registry.adapter_for(model)(model)
+        adapter.check_model()
+        overrides = {"scope": scope, "newlines": newlines, "positions": positions, "budget": budget}
+        cuts = []
+        for one, rows in zip(methods, budgets, strict=True):
+            one = place(one, stage, layer, schedule, len(methods), adapter)
+            if one.positions not in adapter.positions:  # the paper's choice, on a model that has none
+                one = one.with_options(positions=None)
+            one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
+            if one.schedule is not None:
+                check_schedule(one.schedule)
+            cuts.append(Cut(seeded(one, seed), rows, min_tokens))
+            adapter.check(cuts[-1])
+            for part in one.parts:
+                check_parts(f"{part.kind} {part.name!r}", part)
+                part.check(model)
+        adapter.check_together(cuts)
+        rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
+        handle = PruningHandle(model, cuts, rehearsal)
+        handle.install(lambda record: adapter.install(cuts, record))
+        return handle
 
 
 def scorer(name: str, **options: Any) -> Scorer:

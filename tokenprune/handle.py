@@ -6,14 +6,13 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from types import TracebackType
 
 import torch
 from torch import nn
 
 from .adapter import Cut
-from .errors import UnsupportedCallError
+from .errors import AlreadyPrunedError, UnsupportedCallError
 from .report import PruningReport
 from .restore import restored_on_error
 
@@ -34,20 +33,22 @@ class PruningHandle:
         self._undo: Callable[[], None] | None = None
         self._model = weakref.ref(model)
         self._entered = False
+        self._hooked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def install(self, install: Callable[[Callable[[PruningReport], None]], Callable[[], None]]) -> None:
         """Run an adapter's installation and remember how to undo it."""
         model = self._model()
-        with nullcontext() if model is None else restored_on_error(model):
+        assert model is not None  # who calls this holds it
+        with restored_on_error(model) as changed:
             undo = install(self._record)
             try:
+                self._hooked = weakref.WeakSet(changed())
                 forget_compiled()
             except BaseException:
                 undo()
                 raise
         self._undo = undo
-        if model is not None:
-            _ACTIVE[model] = weakref.ref(self)
+        _ACTIVE[model] = weakref.ref(self)
 
     @property
     def last(self) -> PruningReport | None:
@@ -69,7 +70,7 @@ class PruningHandle:
         self._undo()
         self._undo = None
         model = self._model()
-        if model is not None:
+        if model is not None and _of(model) is self:  # it may be another's by now
             _ACTIVE.pop(model, None)
         forget_compiled()
 
@@ -108,11 +109,45 @@ def forget_compiled() -> None:
 
 
 def active_handle(model: nn.Module) -> PruningHandle | None:
-    """Return the handle of a pruned model; None where nothing is pruned."""
+    """Return the handle of a pruned model, or of one whose hooked modules it shares; None if not pruned."""
+    own = _of(model)
+    if own is not None:
+        return own
+    handles = [handle for found in list(_ACTIVE.values()) if (handle := found()) is not None]
+    if not handles:
+        return None
+    modules = set(model.modules())
+    return next((handle for handle in handles if not modules.isdisjoint(handle._hooked)), None)
+
+
+def _of(model: nn.Module) -> PruningHandle | None:
+    """The handle of this very model."""
     found = _ACTIVE.get(model)
     return None if found is None else found()
 
 
 def is_pruned(model: nn.Module) -> bool:
-    """Whether a tokenprune handle is active on this model."""
-    return model in _ACTIVE
+    """Whether a tokenprune handle is active on this model, or on modules it shares with another one."""
+    return model in _ACTIVE or active_handle(model) is not None
+
+
+def check_unpruned(model: nn.Module) -> None:
+    """Refuse a model that is pruned already.
+
+    Raises
+    ------
+    AlreadyPrunedError
+        Saying whether by a handle of its own, or as the copy of another.
+    """
+    if not is_pruned(model):
+        return
+    if model in _ACTIVE:
+        raise AlreadyPrunedError(
+            "this model is already pruned; call remove() on its handle first, "
+            "which is tokenprune.active_handle(model)"
+        )
+    raise AlreadyPrunedError(
+        f"this {type(model).__name__} shares modules with a model that is pruned, and is pruned with it "
+        "(copy.copy() copies the outer module only); call remove() on that handle first, which is "
+        "tokenprune.active_handle(model)"
+    )
