@@ -155,7 +155,7 @@ $(LMMS)/.ready: $(READY) constraints-lmms-eval.txt
 
 $(UPSTREAM)/.ready: $(TEST_READY) constraints-upstream.txt
 	$(call borrowed,$(UPSTREAM))
-	$(UPSTREAM)/bin/python -m pip install $(PIN) -c constraints-upstream.txt parameterized peft
+	$(UPSTREAM)/bin/python -m pip install $(PIN) -c constraints-upstream.txt parameterized
 	@touch $@
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm/mend_environment.py

@@ -20,6 +20,7 @@ ORDER = (
     "studies",
     "serving",
     "transformers",
+    "upstream",
     "vision-towers",
     "writing-a-plugin",
     "writing-an-adapter",

@@ -49,6 +49,31 @@ READING = """## Reading the figures
 - On a GPU the reported time of choosing inside the language model is the host's.
 """
 
+ON_A_GPU = """## On your GPU
+
+No figure on this page is of a GPU: none was at hand. In a checkout, on any machine with an NVIDIA GPU,
+
+    benchmarks/gpu/run.sh --out DIR
+
+runs first the tests that need one (the promises in bfloat16 and float16 on tiny models, under PyTorch's
+attention and under flash attention; strategies and the fused kernel against their CPU results), then
+`tokenprune bench` in bfloat16 at the sizes of llava-1.5-7b, llava-next-7b and qwen2.5-vl-7b, each at batch
+sizes 1 and 8: unpruned, downsample, zoo-exact, divprune, visionzip, fastv and the oracles. The largest,
+LLaVA-NeXT at batch size 8, needs about 27 GiB of GPU memory.
+
+- Nothing is installed or fetched: Python 3.10 or newer with torch, transformers, pytest, hypothesis, typer,
+  rich and pluggy is enough. `PYTHON=...` names another than `.venv`'s, or `python3` where there is no
+  `.venv`.
+- Flash attention is the `flash-attn` package where it is installed, else the flash backend of PyTorch's
+  attention, which takes no padded rows; each record says which.
+- `DIR/STEP.json` is written when a step ends, `DIR/STEP.log` has what it printed. No step begins after
+  eight minutes (`--minutes`) or runs beyond them; the same command goes on where the last one ended, and
+  runs failed steps again.
+- It exits with 0 when every step has a good record, 1 when one failed, 2 on bad input or without a GPU, and
+  3 when time was up before the last step.
+- `--micro` is the same on the CPU with tiny models, to try the program; `make test` does.
+"""
+
 OTHERS = (
     (
         "ZOO-Prune",
@@ -109,7 +134,7 @@ def record_part(name: str, record: Mapping[str, Any] | None) -> str:
 def page(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Write the page from records by preset's name."""
     parts = [record_part(name, records.get(name)) for name in PRESETS if name != "micro"]
-    return "\n".join([HEAD, *parts, READING, others_part()])
+    return "\n".join([HEAD, *parts, READING, ON_A_GPU, others_part()])
 
 
 def others_part() -> str:

@@ -46,7 +46,7 @@ class Record:
     """Writes what became of each test at once: a run that is killed leaves what it has."""
 
     def __init__(self, path):
-        self.path, self.found = path, {}
+        self.path, self.found, self.n_written = path, {}, 0
 
     def pytest_collection_finish(self, session):
         self.path.write_text(json.dumps({"collected": len(session.items)}) + "\n")
@@ -69,7 +69,9 @@ class Record:
         line = {"test": nodeid.split("::", 1)[1], **found, "seconds": round(found["seconds"], 2)}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        gc.collect()
+        self.n_written += 1
+        if self.n_written % 100 == 0:  # models lie in circles; looking for them takes half a second
+            gc.collect()
 
 
 def reason(report):
