@@ -131,8 +131,8 @@ class Registry:
         failures = f" These failed to answer: {'; '.join(failed)}." if failed else ""
         said = "".join(f" {reason}." for reason in reasons if reason)
         raise UnsupportedModelError(
-            f"no adapter knows {what} (tried: {tried}).{said}{failures} Pass the whole model as loaded by "
-            f"from_pretrained, or write an adapter: docs/writing-an-adapter.md"
+            f"no adapter knows {what} (tried: {tried}).{said}{failures} Pass the whole model, with its "
+            f"head and without wrappers, or write an adapter: docs/writing-an-adapter.md"
         )
 
     def _none_installed(self) -> None:

@@ -8,6 +8,7 @@ inside the decoder) its adapter does not provide, and methods that need it are r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -114,16 +115,22 @@ class GenericAdapter(TransformersAdapter):
 
     @classmethod
     def why_not(cls, model: nn.Module) -> str:
-        """Wrappers, and models of transformers that take text only."""
+        """Wrappers, models without their head, and models of transformers that take text only."""
         if hasattr(model, "get_base_model"):
             return "PEFT wraps the model; apply to model.get_base_model(), adapters stay in force"
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
             return "torch.compile wraps the model; apply to the model itself, which model.compile() compiles"
         if isinstance(getattr(model, "module", None), nn.Module):
             return f"{type(model).__name__} wraps a model; apply to model.module"
-        if "image" in getattr(model, "input_modalities", "image"):
+        if "image" not in getattr(model, "input_modalities", "image"):
+            return f"{type(model).__name__} takes no images, so it has no visual tokens that could be dropped"
+        whole = _with_head(type(model))
+        if not whole:
             return ""
-        return f"{type(model).__name__} takes no images, so it has no visual tokens that could be dropped"
+        return (
+            f"{type(model).__name__}, which AutoModel loads, is {whole} without its head; pass the model "
+            f"around it, or load it as {whole} (AutoModelForImageTextToText)"
+        )
 
     @property
     def language_model(self) -> Any:
@@ -240,6 +247,15 @@ class GenericAdapter(TransformersAdapter):
 
 def _no_rows(rows: Tensor) -> Tensor:
     raise IncompatibleError("the projector of this model does not work row by row")
+
+
+def _with_head(base: type) -> str:
+    """Name of the class with a head that a class of transformers is the base of; nothing if of none."""
+    for one in base.__mro__:
+        name = one.__name__.removesuffix("Model") + "ForConditionalGeneration"
+        if one.__name__.endswith("Model") and hasattr(sys.modules.get(one.__module__), name):
+            return name
+    return ""
 
 
 def _family(model: nn.Module) -> Family | None:

@@ -22,7 +22,7 @@ def test_a_text_only_model_is_refused():
         said = str(error.value)
         assert said.startswith(f"no adapter knows {type(given).__module__}.{type(given).__name__} (tried: ")
         assert f"{type(given).__name__} takes no images, so it has no visual tokens" in said
-        assert "Pass the whole model as loaded by from_pretrained" in said
+        assert "Pass the whole model, with its head and without wrappers" in said
         assert not tokenprune.is_pruned(given)
 
 
@@ -34,6 +34,28 @@ def test_a_class_nobody_supports_is_refused():
     with pytest.raises(tokenprune.UnsupportedModelError, match="no adapter knows .*VipLlava") as error:
         tokenprune.apply(model, keep=4)
     assert "docs/writing-an-adapter.md" in str(error.value) and "takes no images" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "base", "whole"),
+    [
+        ("llava", "LlavaModel", "LlavaForConditionalGeneration"),
+        ("llava_next", "LlavaNextModel", "LlavaNextForConditionalGeneration"),
+        ("qwen", "Qwen2_5_VLModel", "Qwen2_5_VLForConditionalGeneration"),
+    ],
+)
+def test_a_model_without_its_head_is_told_the_class_that_has_it(family, base, whole):
+    model = getattr(tiny_models, family)().model
+    words = (
+        rf"no adapter knows .*\.{base} .* {base}, which AutoModel loads, is {whole} without its head; pass"
+    )
+    with pytest.raises(tokenprune.UnsupportedModelError, match=words) as caught:
+        tokenprune.apply(model, keep=4)
+    assert "as loaded by from_pretrained" not in str(caught.value)
+    heir = type("Mine", (type(model),), {})
+    model.__class__ = heir
+    with pytest.raises(tokenprune.UnsupportedModelError, match=f"Mine, which AutoModel loads, is {whole}"):
+        tokenprune.apply(model, keep=4)
 
 
 @pytest.mark.parametrize("part", ["model", "model.language_model", "model.vision_tower"])
