@@ -104,6 +104,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "chunks of a prefill": "prefill_chunk_size",
     "table of embeddings": "get_input_embeddings",
     "whether layers are checkpointed": "gradient_checkpointing",
+    "processes that share a layer's heads": "tp_size",
 }
 
 
@@ -455,6 +456,13 @@ def recomputes_hooks(layer: Any) -> bool:
     if calls[0] is torch.nn.Module:
         return False
     return bool(getattr(layer, attribute("whether layers are checkpointed"))) and layer.training
+
+
+def tensor_parallel_size(model: Any) -> int:
+    """How many processes share the heads of each layer (tensor parallelism); 1 where none does."""
+    name = attribute("processes that share a layer's heads")
+    _need(model, name)
+    return getattr(model, name) or 1
 
 
 # -- attention functions

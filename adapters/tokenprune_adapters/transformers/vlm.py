@@ -72,6 +72,14 @@ class TransformersAdapter(VisionLanguageFacts):
                 f"method {cut.method.name!r} cuts in the decoder but says at no layer; give layer= (the cut "
                 "is made before it) or schedule={layer: rows, ...}"
             )
+        ranks = stock.tensor_parallel_size(self.model)
+        if ranks > 1 and cut.method.needs & ATTENTION_SIGNALS:
+            raise IncompatibleError(
+                f"method {cut.method.name!r} looks at the attention of decoder layers, whose heads {ranks} "
+                "processes share (tensor parallelism): each would choose by its own heads, and keep other "
+                "tokens than the next. Choose a method that cuts at the projector stage (zoo-exact, "
+                "divprune ...), or load the model into one process"
+            )
         boundaries = cut.method.schedule.boundaries(len(self.layers))
         if boundaries[0] == 0 and cut.method.needs & ATTENTION_SIGNALS:
             raise IncompatibleError(
