@@ -49,10 +49,11 @@ def largest_volume(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
     r = relevance.to(precise).clamp(min=0)
     volume = whole = r.square()  # squared height of each token over what is chosen
     factor = torch.zeros(b, keep, n, dtype=precise, device=features.device)
+    flat = -1 / (whole + torch.finfo(precise).tiny)  # below 0, in order of relevance however small
     free = torch.zeros_like(r)  # -inf where taken
     order = torch.empty(b, keep, dtype=torch.long, device=features.device)
     for step in range(keep):
-        gain = torch.where(volume > FLAT_VOLUME * whole, volume, whole / (1 + whole) - 1)  # flat: below 0
+        gain = torch.where(volume > FLAT_VOLUME * whole, volume, flat)
         slots = order[:, step] = (gain + free).argmax(-1)
         free[batch, slots] = -torch.inf
         height = volume[batch, slots].clamp(min=0).sqrt().unsqueeze(-1)
