@@ -53,6 +53,50 @@ def test_merging_by_hand():
     assert merge_contextual(hidden, keys, 2).tolist() == [[1.0 + 20.0], [2.0 + 5.0]]
 
 
+def test_two_rows_are_the_cls_row_and_the_best_patch():
+    hidden, attention, keys = random_tower(30)
+    tokens = tokens_of(hidden, attention, keys, projector=lambda rows: 2 * rows)
+    best = int(attention[:, 1:].mean(0).argmax())
+    chosen = tokenprune.method("visionzip").select(tokens, keep=2)
+    assert chosen.indices.tolist() == [-1, best]
+    torch.testing.assert_close(chosen.features, 2 * hidden[[0, best + 1]])
+    alone = tokenprune.method("visionzip").select(tokens, keep=1)
+    assert alone.indices.tolist() == [best] and alone.features is None
+    reducer = VisionZipReducer()
+    assert [reducer.split(keep, 576) for keep in (1, 2, 3, 4)] == [(1, 0), (2, 0), (3, 0), (3, 1)]
+    assert [reducer.n_selected(keep, 576) for keep in (1, 2, 3, 4)] == [1, 1, 2, 2]
+
+
+def test_two_rows_without_cls_are_the_best_patch_and_a_merged_one():
+    generator = torch.Generator().manual_seed(5)
+    features, received = torch.randn(30, 4, generator=generator), torch.rand(30, generator=generator)
+    keys = torch.randn(30, 6, generator=generator)
+    tokens = tokenprune.VisualTokens(features, {"received_attention": received, "key_metric": keys})
+    chosen = tokenprune.method("visionzip-received").select(tokens, keep=2)
+    best = int(received.argmax())
+    assert chosen.indices.tolist() == [best, -1]
+    rest = torch.arange(30) != best
+    torch.testing.assert_close(chosen.features[1:], merge_contextual(features[rest], keys[rest], 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "keep", "words"),
+    [
+        ({"dominant": 1}, 2, "keep=2 with 1 contextual rows leaves no patch beside the CLS row; give keep=3"),
+        ({"contextual": 1}, 2, "leaves no patch beside the CLS row; give keep=3"),
+        ({"dominant": 2, "contextual": 1}, 2, "do not make up keep=2"),
+        (
+            {"contextual": 2, "source": "received"},
+            2,
+            "2 contextual rows leaves no patch; give keep=3",
+        ),
+    ],
+)
+def test_two_rows_that_cannot_be_split_as_asked_are_refused(options, keep, words):
+    with pytest.raises(tokenprune.BudgetError, match=words):
+        VisionZipReducer(**options).split(keep, 30)
+
+
 def test_a_target_nobody_is_like_stays_alone():
     keys = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     assert merge_contextual(torch.tensor([[1.0], [2.0], [7.0], [4.0]]), keys, 2).tolist() == [[4.0], [7.0]]
