@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .errors import UnsupportedCallError
 from .handle import PruningHandle
 from .promises import EXACTNESS, PromiseRecord
+from .selection import Selection
 
 Judge = Callable[[], Iterable[PromiseRecord]]
 
@@ -42,6 +43,8 @@ class Specimen:
 class Trial(ABC):
     """One model on one set of inputs, run again and again while it is pruned and when it is not."""
 
+    model: nn.Module
+
     @property
     def settings(self) -> Mapping[str, str]:
         """Settings of the model that its answers depend on, beside device and dtype, by name."""
@@ -64,9 +67,17 @@ class Trial(ABC):
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Surround all runs: no gradients, and whatever else makes them repeatable."""
-        with torch.no_grad():
-            yield
+        """Surround all runs: evaluation mode, no gradients, no compiled code; everything as it was after."""
+        modules = list(self.model.modules())
+        training = [module.training for module in modules]
+        try:
+            for module in modules:
+                module.training = False
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            for module, was in zip(modules, training, strict=True):
+                module.training = was
 
 
 class PlainTrial(Trial):
@@ -116,6 +127,18 @@ def _walk(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, (tuple, list)):
         for value in output:
             yield from _walk(value)
+
+
+def slots_of(selection: Selection, n: int) -> Tensor:
+    """The slot (K,) of each chosen row; a made one (-1) gets the next free of n after the one before it."""
+    slots: list[int] = selection.indices.tolist()
+    taken = {slot for slot in slots if slot >= 0}
+    for place, slot in enumerate(slots):
+        if slot < 0:
+            after = slots[place - 1] + 1 if place else 0
+            slots[place] = next(s % n for s in range(after, after + n) if s % n not in taken)
+            taken.add(slots[place])
+    return torch.tensor(slots, device=selection.indices.device)
 
 
 def largest_difference(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:

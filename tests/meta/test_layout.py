@@ -20,9 +20,10 @@ ADAPTERS = sorted((ROOT / "adapters/tokenprune_adapters").rglob("*.py"))
 VLLM = sorted((ROOT / "adapters/tokenprune_vllm").rglob("*.py"))
 BENCH = sorted((ROOT / "plugins/tokenprune_bench").rglob("*.py"))
 LMMS_EVAL = sorted((ROOT / "adapters/tokenprune_lmms_eval").rglob("*.py"))
+PYTEST = sorted((ROOT / "plugins/tokenprune_pytest").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
-OURS = CORE + PLUGINS + ADAPTERS + VLLM + BENCH + LMMS_EVAL
+OURS = CORE + PLUGINS + ADAPTERS + VLLM + BENCH + LMMS_EVAL + PYTEST
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
 DRAWING = ROOT / "tokenprune/visualize"  # loaded when first used, so that it may import PIL
 
@@ -58,7 +59,7 @@ def test_plugins_and_adapters_import_the_core_by_its_public_modules_and_not_each
             assert parts[0] == own
 
 
-@pytest.mark.parametrize("path", BENCH + LMMS_EVAL, ids=name_of)
+@pytest.mark.parametrize("path", BENCH + LMMS_EVAL + PYTEST, ids=name_of)
 def test_the_programs_use_public_names_only(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tokenprune":

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from tokenprune import ImageReport, PruningHandle, PruningReport, UnsupportedCallError
 from tokenprune.promises import BATCH, CACHE, EXACTNESS, PromiseRecord
-from tokenprune.trial import Judge, Trial, called, tensors_of
+from tokenprune.trial import Judge, Trial, called, slots_of, tensors_of
 
 from .tower import Tower
 
@@ -46,20 +45,6 @@ class TowerTrial(Trial):
         if not seen:
             raise UnsupportedCallError("with these inputs no picture reaches the vision tower")
         return seen[0]
-
-    @contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """Evaluation mode, no gradients, no compiled code."""
-        modules = list(self.model.modules())
-        training = [module.training for module in modules]
-        try:
-            for module in modules:
-                module.training = False
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                yield
-        finally:
-            for module, was in zip(modules, training, strict=True):
-                module.training = was
 
     def outputs(self, brief: bool = False) -> list[Tensor]:
         """All tensors the model returns."""
@@ -99,7 +84,7 @@ class TowerTrial(Trial):
         if selection is None:
             return self._output(picture)
         (layer,), n = image.cuts, self.tower.n_prefix
-        slots = selection.indices
+        slots = slots_of(selection, image.n_before)
 
         def enter(number: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             rows = args[0]
@@ -112,8 +97,6 @@ class TowerTrial(Trial):
                 kwargs = {**kwargs, "rope": kwargs["rope"][..., slots, :]}
             return (rows, *args[1:]), kwargs
 
-        if bool((slots < 0).any()):
-            slots = _filled(slots.tolist(), image.n_before).to(slots.device)
         blocks = list(enumerate(self.tower.blocks))[layer:]
         hooks = [
             block.register_forward_pre_hook(functools.partial(enter, number), with_kwargs=True)
@@ -124,17 +107,6 @@ class TowerTrial(Trial):
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def _filled(slots: list[int], n: int) -> Tensor:
-    """Slots with a place for each made row (-1): the next free one after the row before it, in a circle."""
-    taken = {slot for slot in slots if slot >= 0}
-    for place, slot in enumerate(slots):
-        if slot < 0:
-            after = slots[place - 1] + 1 if place else 0
-            slots[place] = next(s % n for s in range(after, after + n) if s % n not in taken)
-            taken.add(slots[place])
-    return torch.tensor(slots)
 
 
 def _apart(outputs: Tensor, wanted: Tensor) -> float:

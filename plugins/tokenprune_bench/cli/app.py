@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenprune_bench.cli.bench import bench
+from tokenprune_bench.cli.check import check
 from tokenprune_bench.cli.compare import compare
 from tokenprune_bench.cli.demo import demo
 from tokenprune_bench.cli.listing import list_names
@@ -26,6 +27,7 @@ app.command("run")(run)
 app.command("compare")(compare)
 app.command("study")(study)
 app.command("bench")(bench)
+app.command("check")(check)
 app.command("list")(list_names)
 app.command("plugins")(plugins)
 

@@ -6,9 +6,12 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenprune_bench.cli.failures import BadInputError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Device(str, Enum):
@@ -33,31 +36,29 @@ def load_model(
     device: Device = Device.auto,
     precision: Precision = Precision.auto,
     trust_remote_code: bool = False,
+    attention: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model and its processor: a local directory, a hub id, or (None) the embedded model.
 
-    Weights are read from safetensors files only, which hold no code.
+    Weights are read from safetensors files only, which hold no code. `attention` is an implementation by
+    its name in transformers; None: what transformers chooses.
 
     Raises
     ------
     BadInputError
         When the device is missing, the model does not load, or it is none that takes pictures in a chat.
     """
-    import torch
-
     from tokenprune_bench.embedded_model import embedded_model_path
 
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise BadInputError(
-            "--device cuda: PyTorch finds no usable NVIDIA GPU on this machine; use --device cpu"
-        )
-    on_gpu = device is not Device.cpu and torch.cuda.is_available()
-    dtype = "float32" if precision is Precision.auto and not on_gpu else precision.value
+    place = place_of(device)
+    dtype = "float32" if precision is Precision.auto and place == "cpu" else precision.value
     source: str | Path = embedded_model_path() if name is None else name
     what = "the embedded model" if name is None else f"the model '{name}'"
     check_directory(source, what)
     try:
-        model, processor, missing = _load(source, what, dtype, trust_remote_code, local=name is None)
+        model, processor, missing = _load(
+            source, what, dtype, trust_remote_code, attention, local=name is None
+        )
     except BadInputError:
         raise
     except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load
@@ -68,11 +69,37 @@ def load_model(
         )
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise BadInputError(f"{what} has no processor with an image processor and a chat template beside it")
-    return model.to("cuda" if on_gpu else "cpu").eval(), processor
+    return model.to(place).eval(), processor
+
+
+def place_of(device: Device) -> str:
+    """Where to run: "cuda" or "cpu".
+
+    Raises
+    ------
+    BadInputError
+        When a GPU is asked for and there is none.
+    """
+    import torch
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise BadInputError(
+            "--device cuda: PyTorch finds no usable NVIDIA GPU on this machine; use --device cpu"
+        )
+    return "cuda" if device is not Device.cpu and torch.cuda.is_available() else "cpu"
+
+
+def precision_of(precision: Precision, place: str) -> torch.dtype:
+    """The number format of a model without a checkpoint: bfloat16 on a GPU where nothing else is said."""
+    import torch
+
+    auto = "float32" if place == "cpu" else "bfloat16"
+    dtype: torch.dtype = getattr(torch, auto if precision is Precision.auto else precision.value)
+    return dtype
 
 
 def _load(
-    source: str | Path, what: str, dtype: str, trust_remote_code: bool, local: bool
+    source: str | Path, what: str, dtype: str, trust_remote_code: bool, attention: str | None, local: bool
 ) -> tuple[Any, Any, list[str]]:
     """Model, processor, and the names of weights that the files lack; the small files first."""
     from transformers import (
@@ -88,7 +115,12 @@ def _load(
         raise BadInputError(f"{what} is of type {config.model_type!r}, which is no image-and-text chat model")
     processor = AutoProcessor.from_pretrained(source, **options)
     model, info = AutoModelForImageTextToText.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        source,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **({} if attention is None else {"attn_implementation": attention}),
+        **options,
     )
     return model, processor, sorted(info["missing_keys"])
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenprune import ImageReport, Selection
+from tokenprune.trial import slots_of
 
 from .. import stock
 from ..calls import LanguageCall, RotaryCall
@@ -64,7 +65,7 @@ class Passage:
             if selection is None:
                 continue
             old = self.images[number]
-            picked = old[_slots(selection, len(old))]
+            picked = old[slots_of(selection, len(old))]
             stay[number] = picked.sort().values
             keep[old] = False
             keep[stay[number]] = True
@@ -79,18 +80,6 @@ class Passage:
             self.positions = torch.arange(len(index), device=index.device)[None]
         else:
             self.positions = self.positions[..., index.to(self.positions.device)]
-
-
-def _slots(selection: Selection, n: int) -> Tensor:
-    """The slot of each chosen row; a made one (-1) gets the next free slot after the one before it."""
-    slots: list[int] = selection.indices.tolist()
-    taken = {slot for slot in slots if slot >= 0}
-    for place, slot in enumerate(slots):
-        if slot < 0:
-            after = slots[place - 1] + 1 if place else 0
-            slots[place] = next(s % n for s in range(after, after + n) if s % n not in taken)
-            taken.add(slots[place])
-    return torch.tensor(slots, device=selection.indices.device)
 
 
 def images_of(row: StockRow, reported: Sequence[ImageReport]) -> list[ImageReport]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,11 +35,12 @@ class VisionLanguageTrial(Trial):
     """
 
     def __init__(self, adapter: TransformersAdapter, inputs: Any) -> None:
-        self.adapter = adapter
+        self.adapter, self.model = adapter, adapter.model
         self.inputs = checked(adapter, inputs)
         self.tokens = text_tokens(adapter.model.config, N_ANSWER, torch.Generator().manual_seed(0)).tolist()
         with self.undisturbed():
             rows = rows_of(adapter, self.inputs)
+            self._n_given = len(rows)
             if len({row[IDS].shape[1] for row in rows}) == 1:
                 rows.append(longer(adapter, rows[-1]))  # so that there is padding
             self.alone = rows
@@ -52,20 +52,6 @@ class VisionLanguageTrial(Trial):
     def settings(self) -> Mapping[str, str]:
         """The attention implementation."""
         return {"attention": stock.implementation_of(self.adapter.language_model.config)}
-
-    @contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """Evaluation mode, no gradients, no compiled code."""
-        modules = list(self.adapter.model.modules())
-        training = [module.training for module in modules]
-        try:
-            for module in modules:
-                module.training = False
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                yield
-        finally:
-            for module, was in zip(modules, training, strict=True):
-                module.training = was
 
     def outputs(self, brief: bool = False) -> list[Tensor]:
         """Logits of the prompt, and what leads to those of an answer by `generate`."""
@@ -84,8 +70,9 @@ class VisionLanguageTrial(Trial):
             self._stock.append(row)
 
     def run(self, handle: PruningHandle) -> Judge:
-        """Answer each row alone, and all of them together."""
-        alone = [_Pruned.run(self.adapter, handle, row, self.tokens) for row in self._stock]
+        """Answer each row that was given alone, and all of them together."""
+        given = self._stock[: self._n_given]
+        alone = [_Pruned.run(self.adapter, handle, row, self.tokens) for row in given]
         together = answered(self.adapter, self.batch, self.tokens)
         return functools.partial(self._records, alone, together, handle.last)
 
@@ -139,8 +126,13 @@ class VisionLanguageTrial(Trial):
         allowed: float,
     ) -> PromiseRecord:
         largest, other = 0.0, 0
-        for number, one in enumerate(pruned):
-            images = _images(one.row, report, number)
+        for number, row in enumerate(self._stock):
+            images = _images(row, report, number)
+            if number >= len(pruned):  # a row that only makes the batch a padded one
+                wanted = pruned[0].by_hand(images, row).rows
+                largest = max(largest, differences.of_rows(together.rows[number : number + 1], wanted))
+                continue
+            one = pruned[number]
             wanted = one.answer.rows
             if not _same_choice(images, one.images):
                 # rounding decided: then the batch's row must be right for what it kept
@@ -170,10 +162,10 @@ class _Pruned:
         answer = answered(adapter, row.inputs, tokens)
         return cls(row, answer, handle.last if row.spans else None, handle.cuts[0])
 
-    def by_hand(self, images: list[ImageReport]) -> HandRun:
-        """The reference for a choice."""
+    def by_hand(self, images: list[ImageReport], row: StockRow | None = None) -> HandRun:
+        """The reference for a choice, of this row or another."""
         in_decoder = self.cut.method.stage == "decoder"
-        return run_by_hand(self.row, images, in_decoder, self.row.adapter.closes_up(self.cut))
+        return run_by_hand(row or self.row, images, in_decoder, self.row.adapter.closes_up(self.cut))
 
     def miscounted(self) -> str:
         """What the report counts wrongly of the prefill; empty where it is right."""
