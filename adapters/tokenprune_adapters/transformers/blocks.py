@@ -16,7 +16,7 @@ from tokenprune import UnsupportedCallError
 
 from . import stock
 from .call import Call
-from .plan import RowPlan, take
+from .plan import RowPlan
 from .resolved import MaskMakers
 
 
@@ -53,22 +53,21 @@ def own_masks(
     plan
         Which rows stay; None: all.
     """
-    blocks = block_numbers(made, call.stored_at(0), call.n_new)
-    if blocks is None:
+    blocks, numbering = block_numbers(made, call.stored_at(0), call.n_new), call.numbering(-1)
+    if blocks is None and (numbering is None or made is None):
         return flat
     embeds = call.entered
     assert embeds is not None
-    blocks = blocks.expand(len(embeds), -1)
-    if plan is not None:
-        blocks = take(blocks, plan.index)
-        blocks = blocks if plan.valid is None else blocks.masked_fill(~plan.valid, -1)
-    blocks = torch.nn.functional.pad(blocks, (call.n_seen, 0), value=-1)
+    if blocks is not None:
+        blocks = blocks.expand(len(embeds), -1)
+        if plan is not None:
+            blocks = plan.gather(blocks, -1)
+        blocks = torch.nn.functional.pad(blocks, (call.n_seen, 0), value=-1)
     kinds = list(made) if isinstance(made, dict) else [stock.FULL]
     unknown = sorted(set(kinds) - set(stock.MASKS))
     if unknown:
         raise UnsupportedCallError(
             f"image tokens that see each other under masks of the kind {', '.join(unknown)} are not supported"
         )
-    numbering = call.numbering(-1)
     masks = {kind: makers.make(kind, config, embeds, flat, call.kv, numbering, blocks) for kind in kinds}
     return masks if isinstance(made, dict) else masks[stock.FULL]

@@ -114,7 +114,7 @@ class Call:
         assert embeds is not None
         call = cls(embeds.shape[1], language.kv, language.caching)
         first = call.layer(0)
-        if brought is not None and packs and brought.mask is None:
+        if brought is not None and brought.mask is None and (packs or _is_made(language.mask, call.kv)):
             call.sequences = sequence_numbers(language.positions, len(embeds))
         if call.sequences is None:  # else it is the model's own mask, if any, and says the same
             n_dropped = first.dropped if isinstance(first, PrunedLayer) else 0
@@ -220,3 +220,8 @@ class Call:
             if stage is not None:
                 rows = take(rows, stage.plan.slot)
         return rows
+
+
+def _is_made(mask: Any, kv: Any) -> bool:
+    """Whether a model made its own mask before there was a cache: positions that start again told in it."""
+    return kv is None and isinstance(stock.one_mask(mask), Tensor)
