@@ -319,6 +319,7 @@ ATTRIBUTES = {
         FRONT,
         lambda patch, model: patch.delattr(model.model.language_model, "gradient_checkpointing"),
     ),
+    "tp_size": ("llava", DECODER, lambda patch, model: remove_everywhere(patch, modeling_utils, "tp_size")),
     "get_input_embeddings": (
         "llava",
         FRONT,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import stock
+from .exporting import is_exporting
 from .interposed import interpose
 from .resolved import encoder_signature
 from .tap import AttentionTap
@@ -62,6 +63,7 @@ class FeatureCapture:
         self._encoded: dict[str, list[Encoded]] = {}  # what somebody still has the output of
         self._own: dict[str, Encoded] = {}  # what the current call encoded
         self._seen, self._encoding = Seen(), False
+        self._exported: list[int] = []
         self._waiting: set[str] = set()  # modalities encoded since a call brought images
         self._undo = UndoStack()
         try:
@@ -100,8 +102,13 @@ class FeatureCapture:
         """Modalities that were encoded and not brought by a call since."""
         return frozenset(self._waiting)
 
+    def lengths(self) -> list[int]:
+        """Tokens of each image that is encoded in the call that torch.export follows."""
+        return self._exported
+
     def forget(self) -> None:
         """A call begins that will encode its own images."""
+        self._exported = []
         self._waiting.clear()
         self._own, self._seen = {}, Seen()
         self._encoded = {name: _alive(made) for name, made in self._encoded.items()}
@@ -137,7 +144,9 @@ class FeatureCapture:
                 output = original(*args, **kwargs)
             finally:
                 self._encoding = False
-            if not isinstance(output, tuple):  # a caller of his own may ask for one; no model call takes it
+            if is_exporting():
+                self._exported += self._adapter.lengths(stock.output_field(output, "features"))
+            elif not isinstance(output, tuple):  # a caller of his own may ask for one; no model call takes it
                 rows = stock.output_field(output, "features")
                 lengths, newlines = self._adapter.lengths(rows), self._adapter.newlines(rows)
                 made = Encoded(lengths, self._seen, arguments, rows, weakref.ref(output), newlines)

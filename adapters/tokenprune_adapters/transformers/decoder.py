@@ -54,7 +54,7 @@ class DecoderCuts:
     ) -> None:
         self.adapter, self._signature, self._masks, self._chooser = adapter, signature, masks, chooser
         self.boundaries, self._closes_up, self._current = boundaries, closes_up, current
-        self._undo = UndoStack()
+        self._undo, self._cut = UndoStack(), untraced(self._cut_before)
         try:
             for i in range(boundaries[0], len(adapter.layers)):
                 hook = functools.partial(self._enter_layer, i)
@@ -84,7 +84,7 @@ class DecoderCuts:
             return None
         layer_call = self._signature.read(LayerCall, args, kwargs)
         if i in call.due:
-            untraced(self._cut_before)(i, call, layer_call)
+            self._cut(i, call, layer_call)
         stage, layer = call.stage(i), call.layer(i)
         if stage is not None:
             check_rows(f"decoder layer {i}", layer_call.hidden, stage.plan.index.shape[1])

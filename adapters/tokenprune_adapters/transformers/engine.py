@@ -14,11 +14,12 @@ from tokenprune import Cut, PruningReport, UnsupportedCallError
 
 from . import receipts, stock
 from .blocks import own_masks
-from .call import Call, P, Stage, T, untraced
+from .call import Call, Stage, untraced
 from .calls import LanguageCall, ModelCall, OuterCall, RotaryCall
 from .capture import FeatureCapture
 from .choosing import Chooser, MethodChooser
 from .decoder import DecoderCuts
+from .exporting import check_exported, is_exporting
 from .interposed import NotCopied
 from .lease import Lease
 from .plan import take
@@ -59,7 +60,7 @@ class Engine(NotCopied):
         record: Callable[[PruningReport], None],
         chooser: Chooser | None = None,
     ) -> None:
-        self.adapter, self.record = adapter, record
+        self.adapter, self.record, self._cuts = adapter, record, tuple(cuts)
         front = next((cut for cut in cuts if cut.method.stage == "projector"), None)
         decoder = next((cut for cut in cuts if cut.method.stage == "decoder"), None)
         self.lease = Lease()
@@ -87,6 +88,11 @@ class Engine(NotCopied):
             self._undo.add(self._capture.remove)
             self._undo.add(refuse_chunked_prefill(adapter.model))
             self._chooser = chooser or MethodChooser(adapter, self._capture, front, decoder)
+            self._take, self._give = untraced(self.turn.take), untraced(self.turn.give)
+            self._before_language = untraced(self._chooser.before_language)
+            self._before_layers = untraced(self._chooser.before_layers)
+            self._commit_images = untraced(self._commit)
+            self._check_images = untraced(self._refuse_lost_images)
             self.decoder = None if decoder is None else self._decoder_cuts(decoder)
             if self.decoder is not None:
                 self._undo.add(self.decoder.remove)
@@ -127,30 +133,30 @@ class Engine(NotCopied):
     # -- the model: one call at a time
 
     def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._take_turn():
+        if not is_exporting() and self._take_turn():
             self._answers = self._signatures.outer.read(OuterCall, args, kwargs).answers
             self._inside = True
 
     def _leave(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         self._answers, self._inside = None, False
-        self._give_turn()
+        if not is_exporting():
+            self._give()
 
     def _take_turn(self) -> bool:
         """Wait for this thread's turn; False where it has it already, or the model is unpruned by then."""
-        mine = _outside_of_graphs(self.turn.take)(MODULE_CALLS)
+        mine = self._take(MODULE_CALLS)
         if mine and not self.lease.active:  # the hooks that would give the turn back are gone
-            _outside_of_graphs(self.turn.give)()
+            self._give()
             return False
         return mine
-
-    def _give_turn(self) -> None:
-        _outside_of_graphs(self.turn.give)()
 
     # -- the inner model: whether a call brings images
 
     def _enter_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call = None
-        if torch.compiler.is_compiling() and self._inside:  # a compiled forward, whose hooks are not compiled
+        if is_exporting() or (
+            torch.compiler.is_compiling() and self._inside
+        ):  # a compiled forward, whose hooks are not compiled
             self._alone = False
         else:
             self._alone = self._take_turn()
@@ -164,7 +170,8 @@ class Engine(NotCopied):
             refuse_recomputing(self.adapter.layers)
         refuse_unknown_masks(call)
         if self.brought is None:
-            untraced(self._refuse_lost_images)(call)
+            if not is_exporting():
+                self._check_images(call)
         elif not call.encoded:
             self._capture.forget()  # what comes will be this call's own
 
@@ -182,7 +189,7 @@ class Engine(NotCopied):
     def _leave_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         self.brought, self._call = None, None
         if self._alone:
-            self._give_turn()
+            self._give()
 
     # -- the language model: choose and gather, afterwards widen and commit
 
@@ -193,6 +200,10 @@ class Engine(NotCopied):
             language.embeds is None
         ):  # the language model alone, called by somebody else than the model around it
             self._call = None
+            return args, kwargs
+        if is_exporting():
+            if self.brought is not None:
+                check_exported(self._cuts, self._capture.lengths())
             return args, kwargs
         receipts.check_passed(language, self._kv_class)
         if self.brought is not None and not torch.compiler.is_compiling() and not self.turn.held():
@@ -205,14 +216,14 @@ class Engine(NotCopied):
             positions = call.positions_of(language.embeds, language.positions)
             language.positions = positions - shift.to(positions.device)
         if self.brought is not None:
-            untraced(self._chooser.before_language)(call, self.brought)
+            self._before_language(call, self.brought)
         if call.front is not None:
             self._cut(call, call.front, language)
         elif isinstance(first, PrunedLayer):
             flat = first.mask(call.n_new, call.seen)
             language.mask = own_masks(self._masks, module.config, call, language.mask, flat, None)
         if self.decoder is not None and self.brought is not None:
-            untraced(self._chooser.before_layers)(call)
+            self._before_layers(call)
         return signature.write(language)
 
     def _cut(self, call: Call, front: Stage, language: LanguageCall) -> None:
@@ -272,7 +283,7 @@ class Engine(NotCopied):
             if states is not None:  # entry i: what layer i - 1 gave
                 widened = (h if h is None else call.widen(h, max(0, i - 1)) for i, h in enumerate(states))
                 stock.set_output_field(output, "states", tuple(widened))
-        commit = untraced(self._commit) if call.images else self._commit
+        commit = self._commit_images if call.images else self._commit
         commit(call, kv)
 
     def _commit(self, call: Call, kv: Any) -> None:
@@ -300,7 +311,3 @@ class Engine(NotCopied):
         if call.images:
             images = tuple(image.report() for image in call.images)
             self.record(PruningReport(images, kept, unpruned, call.seconds))
-
-
-def _outside_of_graphs(function: Callable[P, T]) -> Callable[P, T]:
-    return untraced(function) if torch.compiler.is_compiling() else function

@@ -172,22 +172,24 @@ def output_field(output: Any, word: str) -> Any:
     UnsupportedModelError
         When the output has no such field, under any spelling.
     """
-    return getattr(output, _output_name(type(output), word, vars(output)))
+    return getattr(output, _output_name(output, word))
 
 
 def set_output_field(output: Any, word: str, value: Any) -> None:
     """Replace a field of an output."""
-    setattr(output, _output_name(type(output), word, vars(output)), value)
+    setattr(output, _output_name(output, word), value)
 
 
-def _output_name(kind: type, word: str, also: Mapping[str, Any] | None = None) -> str:
-    """The spelling a class of outputs declares, or one of `also`: 5.17 sets fields that are not declared."""
-    names = {field.name for field in fields(kind)} if hasattr(kind, "__dataclass_fields__") else set()
-    names |= set(also or ())
+def _output_name(output: Any, word: str) -> str:
+    """The spelling an output has a field under."""
     for name in OUTPUTS[word]:
-        if name in names:
+        if hasattr(output, name):
             return name
-    raise missing(f"field {' or '.join(OUTPUTS[word])}", kind.__name__)
+    raise _no_field(word, type(output))
+
+
+def _no_field(word: str, kind: type) -> UnsupportedModelError:
+    return missing(f"field {' or '.join(OUTPUTS[word])}", kind.__name__)
 
 
 def check_outputs() -> None:
@@ -198,8 +200,10 @@ def check_outputs() -> None:
         (outputs.BaseModelOutputWithPast, ("rows", "states", "kv")),
         (outputs.BaseModelOutputWithPooling, ("states", "features")),
     ):
+        declared = {field.name for field in fields(kind)}
         for word in words:
-            _output_name(kind, word)
+            if not declared & set(OUTPUTS[word]):
+                raise _no_field(word, kind)
 
 
 # -- configuration, embeddings
