@@ -13,6 +13,7 @@ from torch import nn
 from .budget import Budget
 from .errors import IncompatibleError, PluginError, UnsupportedModelError
 from .report import PruningReport
+from .schedule_check import check_schedule
 
 if TYPE_CHECKING:
     from .methods import Method
@@ -151,6 +152,8 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
     ------
     IncompatibleError
         Wrong stage, a signal the model cannot give, or a position rule it cannot follow.
+    OptionError
+        A schedule whose rows do not go with its layers.
     """
     method = cut.method
     if method.stage not in provides:
@@ -169,6 +172,8 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
                 f"{name!r} cannot give at the stage {method.stage!r} for this model. It gives: "
                 f"{', '.join(sorted(given))}. Choose a {part.kind} that needs only these"
             )
+    if method.schedule is not None:
+        check_schedule(method.schedule)
     n_cuts = 1 if method.schedule is None else len(method.schedule.layers)
     if n_cuts > 1 and (method.scope == "tile" or method.newlines == "keep"):
         raise IncompatibleError(

@@ -17,7 +17,6 @@ from .methods import Method
 from .option_types import check_parts
 from .registry import default_registry
 from .schedule import Schedule
-from .schedule_check import check_schedule
 from .strategy import Reducer, Scorer, Selector
 
 _APPLYING = threading.RLock()
@@ -101,8 +100,6 @@ def apply(
             if one.positions not in adapter.positions:  # the paper's choice, on a model that has none
                 one = one.with_options(positions=None)
             one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
-            if one.schedule is not None:
-                check_schedule(one.schedule)
             cuts.append(Cut(seeded(one, seed), rows, min_tokens))
             adapter.check(cuts[-1])
             for part in one.parts:

@@ -29,7 +29,14 @@ class SparseVlmSchedule(tokenprune.Schedule):
     layers: tuple[int, ...] = (3, 7, 16)
     depth: int | None = 32
 
-    def __post_init__(self) -> None:
+    def rows_at(self, level: int, n: int) -> tuple[int, ...]:
+        """Rows left after each cut at a nominal budget of `level` of `n`.
+
+        Raises
+        ------
+        OptionError
+            When there are not as many layers as the lists have rows for.
+        """
         n_cuts = len(self.table[0][1])
         if len(self.layers) != n_cuts:
             raise tokenprune.OptionError(
@@ -37,9 +44,6 @@ class SparseVlmSchedule(tokenprune.Schedule):
                 f"{', '.join(map(str, self.layers)) or 'none'}; give layer= {n_cuts} of them, such as "
                 "layer=[3, 7, 16], or say the rows yourself: schedule={layer: rows, ...}"
             )
-
-    def rows_at(self, level: int, n: int) -> tuple[int, ...]:
-        """Rows left after each cut at a nominal budget of `level` of `n`."""
         nominal = level * OFFICIAL_N / n
         ends = ((0, (0,) * len(self.layers)), *self.table, (OFFICIAL_N, (OFFICIAL_N,) * len(self.layers)))
         (low, less), (high, more) = next(

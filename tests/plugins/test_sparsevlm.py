@@ -109,5 +109,5 @@ def test_lists_for_three_cuts_take_three_layers(name, layers):
     with pytest.raises(
         tokenprune.OptionError, match=r"rows for 3 cuts, .* give layer= 3 of them, such as layer"
     ):
-        schedule.at(*layers)
+        schedule.at(*layers).rows_at(64, 576)
     assert schedule.at(2, 5, 9).boundaries(12) == (2, 5, 9)
