@@ -147,7 +147,7 @@ def check_unpruned(model: nn.Module) -> None:
             "which is tokenprune.active_handle(model)"
         )
     raise AlreadyPrunedError(
-        f"this {type(model).__name__} shares modules with a model that is pruned, and is pruned with it "
-        "(copy.copy() copies the outer module only); call remove() on that handle first, which is "
-        "tokenprune.active_handle(model)"
+        f"this {type(model).__name__} shares modules with a model that is pruned, and is pruned with it: one "
+        "is part of the other, or a copy.copy() of it, which copies the outer module only. Call remove() on "
+        "that handle first, which is tokenprune.active_handle(model)"
     )

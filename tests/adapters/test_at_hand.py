@@ -7,6 +7,7 @@ import tiny_models
 import torch
 from model_cases import Case
 from tiny_models import llava_inputs, qwen_inputs
+from tiny_towers import TIMM, pictures
 from torch.distributed.fsdp import fully_shard
 
 import tokenprune
@@ -122,3 +123,22 @@ def test_where_weights_are():
     check_at_hand(layer, in_call=False)  # gathered for the call, perhaps
     with pytest.raises(tokenprune.IncompatibleError, match="meta device"):
         tokenprune.projector.linear_weights(torch.nn.Linear(3, 2, device="meta"))
+
+
+@pytest.mark.parametrize("method", ["zoo-exact", "divprune"])
+def test_a_towers_head_is_read_by_who_needs_it_only(process_group, method):
+    model, x = TIMM["vit"](), pictures(1)
+    model.reset_classifier(7)
+    model.eval()
+    with torch.no_grad(), tokenprune.apply(model, method=method, keep=9, layer=2) as handle:
+        model(x)
+        for layer in (model.head, model.norm):
+            fully_shard(layer)
+        if method == "divprune":
+            model(x)
+            assert handle.last.images[0].n_after == 9
+            return
+        with pytest.raises(tokenprune.IncompatibleError, match="which are sharded over several processes"):
+            model(x)
+    with pytest.raises(tokenprune.IncompatibleError, match="'zoo-exact' reads .* sharded over several"):
+        tokenprune.apply(model, method=method, keep=9, layer=2)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from tokenprune import (
-    AlreadyPrunedError,
     Cut,
     IncompatibleError,
     Method,
@@ -18,6 +17,7 @@ from tokenprune import (
     PruningReport,
     UnsupportedModelError,
 )
+from tokenprune.at_hand import check_at_hand
 from tokenprune.trial import Trial
 
 from .signals import FROM_ATTENTION, FROM_HEAD, given_by
@@ -77,6 +77,8 @@ class VisionTowerAdapter(ModelAdapter):
                 )
         super().check(cut)
         assert method.schedule is not None
+        if "projector" in method.needs and self.tower.head is not None:
+            check_at_hand(self.tower.head, f"method {method.name!r}", in_call=False)
         n = self.tower.usual[0] * self.tower.usual[1]
         method.schedule.cuts(cut.budget.rows(n), n, n_blocks, method.budget)
 
@@ -106,9 +108,4 @@ class VisionTowerAdapter(ModelAdapter):
         """Hook the tower."""
         from .cuts import VisionCuts
 
-        if "forward_intermediates" in vars(self.tower.module):
-            raise AlreadyPrunedError(
-                f"the tower of this {type(self.model).__name__} is already pruned, through a model it is "
-                "part of or a part of this one; call remove() on that handle first"
-            )
         return VisionCuts(self.tower, cuts[0], record).remove

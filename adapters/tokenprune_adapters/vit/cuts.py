@@ -140,7 +140,7 @@ class VisionCuts:
         prefix, patches = rows[:, : self.tower.n_prefix], rows[:, self.tower.n_prefix :]
         layout = Layout((1, *run.grid)) if run.place is None else Layout((1, 1, patches.shape[1]))
         with torch.no_grad():
-            signals = tower_signals(self.tower, self.taps.get(i), rows.detach())
+            signals = tower_signals(self.tower, self.taps.get(i), rows.detach(), self.cut.method.needs)
             tokens = VisualTokens(patches.detach(), signals, layout)
             chosen = choose(self.cut.method, tokens, run.cuts[i], i)
         patches = chosen.take(patches)

@@ -32,19 +32,21 @@ def given_by(tower: Tower) -> frozenset[str]:
     return given if tower.head is not None else given - FROM_HEAD
 
 
-def tower_signals(tower: Tower, tap: AttentionTap | None, rows: Tensor) -> dict[str, Any]:
+def tower_signals(
+    tower: Tower, tap: AttentionTap | None, rows: Tensor, needs: frozenset[str]
+) -> dict[str, Any]:
     """Signals for the rows (B, n_prefix + N, D) that enter the block of the cut, computed when asked for.
 
     `pre_features` (B, N, D) and `projector` are the rows at the cut and the map from such a row to the
-    tower's output; attention is that of the block before, seen by `tap`.
+    tower's output, whose weights are read only where it is among the `needs`; attention is that of the block
+    before, seen by `tap`.
     """
     signals: dict[str, Any] = {}
     if tower.head is not None:
         patches = rows[:, tower.n_prefix :]
-        signals = {
-            "pre_features": partial(tower.head.pre_features, patches),
-            "projector": tower.head.projector(),
-        }
+        signals["pre_features"] = partial(tower.head.pre_features, patches)
+        if "projector" in needs:
+            signals["projector"] = tower.head.projector()
     if tower.has_class_token:
         signals["cls_hidden"] = rows[:, :1]  # (B, 1, D)
     if tap is not None:
