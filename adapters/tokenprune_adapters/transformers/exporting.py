@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.export of a pruned model: right where nothing is dropped, refused where rows depend on the picture."""
+"""torch.export of a pruned model: right where nothing is dropped, else refused."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def check_exported(cuts: Sequence[Cut], lengths: Iterable[int]) -> None:
             if cut.min_tokens <= n and rows < n:
                 raise UnsupportedCallError(
                     f"torch.export cannot follow {cut.method.name!r}: which {rows} of {n} visual tokens stay "
-                    f"depends on the picture. Export with keep={n} or more, which drops none, or remove() the "
-                    "pruning first"
+                    f"depends on the picture. Export with keep={n} or more, which drops none, or remove() "
+                    "the pruning first"
                 )
 
 
