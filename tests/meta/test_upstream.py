@@ -15,6 +15,7 @@ try:
     import fetch
     import judge
     import modes
+    import page
 finally:
     sys.path.remove(str(FOLDER))
 
@@ -90,10 +91,16 @@ def test_a_record_of_a_run_that_ended_early_is_refused(tmp_path, collected, n, f
 def test_the_list_gives_reasons_for_modes_there_are_and_each_once():
     entries = judge.read_list()
     for entry in entries:
-        assert re.fullmatch(r"[A-Z].{20,}\.", entry.reason), entry
+        assert re.fullmatch(r"[^\n|]{40,}\.", entry.reason), entry
         assert any(entry.covers(entry.test, mode) for mode in modes.MODES), entry
         assert "stock" not in entry.mode
     assert len({(entry.test, entry.mode) for entry in entries}) == len(entries)
+
+
+def test_the_page_has_the_list():
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.written(text) == text, "run `python tests/upstream/page.py`"
+    assert all(f"`{mode}`" in text for mode in modes.MODES)
 
 
 def test_what_keeps_everything_has_a_short_list():
