@@ -12,6 +12,7 @@ ORDER = (
     "methods",
     "models",
     "cli",
+    "check",
     "speed",
     "compare",
     "visualize",

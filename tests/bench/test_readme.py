@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from tokenprune_bench.cli.check import check
 from tokenprune_bench.cli.demo import demo
 from tokenprune_bench.cli.listing import KINDS
 from tokenprune_bench.cli.run import run
 from tokenprune_bench.readme import demo_part, filled, methods_part
 
 import tokenprune
+from tokenprune.promises import PROMISES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -38,6 +40,15 @@ def test_the_demo_in_the_readme_is_of_the_embedded_model():
     assert record["questions"] >= 500
 
 
+def test_the_check_in_the_readme_has_every_method_and_promise():
+    section = README.split("## Does it work here?")[1].split("\n## ")[0]
+    head, *lines = section.split("$ tokenprune check --model embedded\n")[1].splitlines()
+    assert [word for word in head.split() if word in PROMISES] == list(PROMISES)
+    rows = [line.split()[0] for line in lines[1 : len(tokenprune.list_methods())]]
+    assert sorted([*rows, "cdpruner"]) == tokenprune.list_methods()
+    assert f"passed: all {len(rows) * len(PROMISES)} checks on embedded" in section
+
+
 def test_a_part_is_replaced_and_the_rest_stays():
     page = "a\n<!-- x: generated -->\nold\n<!-- x: end -->\nb\n"
     new = "a\n<!-- x: generated -->\nnew\n<!-- x: end -->\nb\n"
@@ -53,7 +64,7 @@ def test_no_text_installs_the_namesake():
         assert not re.search(r"pip install\s+tokenprune(?!-)", page.read_text()), page
 
 
-@pytest.mark.parametrize("command", [demo, run])
+@pytest.mark.parametrize("command", [demo, run, check])
 def test_every_option_is_on_the_page(command):
     section = CLI_PAGE.split(f"## tokenprune {command.__name__}")[1].split("\n## ")[0]
     for name in inspect.signature(command).parameters:
