@@ -7,7 +7,7 @@ the flash backend of PyTorch's own attention, which on a GPU takes no mask: rows
 
 import copy
 import functools
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import model_cases
@@ -29,10 +29,22 @@ class Place:
     device: str
     attention: str = "sdpa"
     is_backend: bool = False
-    takes_padding: bool = True
 
-    def called(self) -> AbstractContextManager:
-        return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if self.is_backend else nullcontext()
+    @contextmanager
+    def called(self):
+        """What calls are made in; the flash backend takes no mask, which on a CPU is ours to say."""
+        if not self.is_backend:
+            yield
+            return
+
+        def attend(query, key, value, attn_mask=None, *args, **kwargs):
+            assert attn_mask is None, "the flash backend takes no mask"
+            return attention(query, key, value, attn_mask, *args, **kwargs)
+
+        attention = torch.nn.functional.scaled_dot_product_attention
+        with pytest.MonkeyPatch.context() as patch, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            patch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+            yield
 
     @property
     def what(self) -> str:
@@ -43,7 +55,7 @@ CPU = Place("cpu", is_backend=True)
 if is_flash_attn_2_available():
     FLASH = Place("cuda", "flash_attention_2")
 else:
-    FLASH = Place("cuda", is_backend=True, takes_padding=False)
+    FLASH = Place("cuda", is_backend=True)
 GPU = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here"),
@@ -111,13 +123,17 @@ def check_close(one, other, dtype):
 @pytest.mark.parametrize("method", METHODS)
 def test_identity_keeping_everything_and_removal(name, dtype, place, method):
     model, inputs = model_at(name, place, dtype), single(name, place, dtype)
-    with place.called():
-        before = [model(**inputs).logits, *generated(model, inputs)]
-        with tokenprune.apply(model, method=method, keep=1000):
-            during = [model(**inputs).logits, *generated(model, inputs)]
-        with tokenprune.apply(model, method=method, keep=KEEP):
-            assert not torch.equal(model(**inputs).logits, before[0])
-        after = [model(**inputs).logits, *generated(model, inputs)]
+
+    def everything():
+        with place.called():
+            return [model(**inputs).logits, *generated(model, inputs)]
+
+    before = everything()
+    with tokenprune.apply(model, method=method, keep=1000):
+        during = everything()
+    with tokenprune.apply(model, method=method, keep=KEEP):
+        assert not torch.equal(everything()[0], before[0])
+    after = everything()
     for other in (during, after):
         assert all(torch.equal(a, b) for a, b in zip(before, other, strict=True))
 
@@ -125,7 +141,7 @@ def test_identity_keeping_everything_and_removal(name, dtype, place, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_exactness_as_a_full_run_that_hides_the_dropped(name, dtype, place, method):
     model, inputs = model_at(name, place, dtype), single(name, place, dtype)
-    with place.called(), tokenprune.apply(model, method=method, keep=KEEP, positions="original") as handle:
+    with tokenprune.apply(model, method=method, keep=KEEP, positions="original") as handle, place.called():
         got = model(**inputs).logits[0, -1]
         image = handle.last.images[0]
     ids = inputs["input_ids"][0].cpu()
@@ -150,11 +166,11 @@ def test_exactness_as_a_full_run_that_hides_the_dropped(name, dtype, place, meth
 
 def test_text_is_never_pruned_and_a_padded_batch_equals_its_rows(name, dtype, place):
     """With a method that looks at nothing: what is kept is no matter of rounding."""
-    if not place.takes_padding:
-        pytest.skip("this backend takes no mask on a GPU")
+    if place.is_backend and place.device != "cpu":
+        pytest.skip("the flash backend takes no mask")
     model, case = model_at(name, place, dtype), model_cases.Case(name)
     batch, rows = case.batch()
-    with place.called(), tokenprune.apply(model, method="stride", keep=KEEP) as handle:
+    with tokenprune.apply(model, method="stride", keep=KEEP) as handle:
         sequences, logits = generated(model, moved(batch, place.device, dtype))
         assert torch.equal(sequences[:, : batch["input_ids"].shape[1]].cpu(), batch["input_ids"])
         images = handle.last.images
@@ -172,7 +188,7 @@ def test_the_saving_is_real_and_without_padding_no_mask_is_built(name, dtype, pl
     """A mask would take the flash backend away."""
     model, inputs, masks = model_at(name, place, dtype), single(name, place, dtype), []
     layers = model.model.language_model.layers
-    with place.called(), tokenprune.apply(model, method=method, keep=KEEP) as handle:
+    with tokenprune.apply(model, method=method, keep=KEEP) as handle, place.called():
         hooks = [
             layer.register_forward_pre_hook(
                 lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
@@ -198,7 +214,7 @@ def test_the_saving_is_real_and_without_padding_no_mask_is_built(name, dtype, pl
 def test_determinism_two_handles_give_the_same_bits(name, dtype, place, method):
     model, inputs, found = model_at(name, place, dtype), single(name, place, dtype), []
     for _ in range(2):
-        with place.called(), tokenprune.apply(model, method=method, keep=KEEP) as handle:
+        with tokenprune.apply(model, method=method, keep=KEEP) as handle, place.called():
             found.append((model(**inputs).logits, handle.last.images[0].kept))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
