@@ -88,7 +88,7 @@ class DecoderCuts:
         stage, layer = call.stage(i), call.layer(i)
         if stage is not None:
             check_rows(f"decoder layer {i}", layer_call.hidden, stage.plan.index.shape[1])
-            layer_call.rotated = self._rotated(call, stage, layer_call)
+            layer_call.rotated = self._rotated(i, call, stage, layer_call)
             layer_call.positions = call.numbering(i)
             layer_call.mask = self._mask(i, call, layer_call.hidden, layer)
         elif isinstance(layer, PrunedLayer):
@@ -99,7 +99,7 @@ class DecoderCuts:
         """Choose, and drop rows: hidden (B, P, D) -> (B, P', D)."""
         choice, before, hidden = call.choice, call.stage(i), layer_call.hidden
         assert choice is not None
-        rotated = layer_call.rotated if before is None else self._rotated(call, before, layer_call)
+        rotated = self._rotated(i, call, before, layer_call)
         self._chooser.before_layer(i, call, hidden, rotated)
         hidden = choice.write_new_rows(hidden, None if before is None else before.plan.slot)
         plan = choice.plan()
@@ -109,36 +109,48 @@ class DecoderCuts:
         call.taps.clear()
         layer_call.hidden = take(hidden, index)
 
-    def _rotated(self, call: Call, stage: Stage, layer_call: LayerCall) -> Any:
-        """Rotary cosines and sines of the rows a stage leaves."""
-        key = id(stage)
-        if key not in call.rotated:
-            if stage.gone is None:
-                whole = layer_call.rotated
+    def _rotated(self, i: int, call: Call, stage: Stage | None, layer_call: LayerCall) -> Any:
+        """Rotary cosines and sines of the rows a stage leaves (None: of all), as a layer's past closed up."""
+        closed = self._closed_up(i, call)
+        if closed is None and (stage is None or stage.gone is None):
+            whole = layer_call.rotated
+            if stage is None:
+                return whole
+            key = id(stage), None
+            if key not in call.rotated:
                 call.rotated[key] = tuple(take(rows, stage.plan.index, rows.ndim - 2) for rows in whole)
-            else:
-                assert call.positions is not None
-                call.rotated[key] = self.adapter.rotate(layer_call.hidden, stage.positions(call.positions))
+            return call.rotated[key]
+        key = id(stage), self._group(i)
+        if key not in call.rotated:
+            positions = call.positions
+            assert positions is not None
+            positions = positions if stage is None else stage.positions(positions)
+            positions = positions if closed is None else positions - closed.to(positions.device)
+            call.rotated[key] = self.adapter.rotate(layer_call.hidden, positions)
         return call.rotated[key]
+
+    def _closed_up(self, i: int, call: Call) -> Tensor | None:
+        """By how much earlier calls closed up a layer's positions beyond those of the first, (B, 1)."""
+        first, layer = call.layer(0), call.layer(i)
+        if i == 0 or not isinstance(layer, PrunedLayer) or layer.shift is None or call.positions is None:
+            return None
+        front = first.shift if isinstance(first, PrunedLayer) else None
+        return layer.shift if front is None else layer.shift - front.to(layer.shift.device)
+
+    def _group(self, i: int) -> int:
+        """The boundary from which on layers store the same as this one."""
+        return max(b for b in self.boundaries if b <= i)
 
     def _go_on(self, i: int, call: Call, layer: PrunedLayer, layer_call: LayerCall) -> None:
         """A later call on a pruned layer: its own mask, and positions as this layer closed them up."""
-        group = max(b for b in self.boundaries if b <= i)
         hidden = layer_call.hidden
         if layer_call.mask is not None or layer.valid is not None or hidden.shape[1] > 1:
             layer_call.mask = self._mask(i, call, hidden, layer)
-        first = call.layer(0)
-        front = first.shift if isinstance(first, PrunedLayer) else None
-        if layer.shift is None or i == 0 or call.positions is None:
-            return
-        if group not in call.rotated:
-            extra = layer.shift if front is None else layer.shift - front
-            call.rotated[group] = self.adapter.rotate(hidden, call.positions - extra.to(hidden.device))
-        layer_call.rotated = call.rotated[group]
+        layer_call.rotated = self._rotated(i, call, None, layer_call)
 
     def _mask(self, i: int, call: Call, hidden: Tensor, layer: Any) -> Any:
         """The causal mask for what this layer stores and gets; one for each group of layers."""
-        group = max(b for b in self.boundaries if b <= i)
+        group = self._group(i)
         if group not in call.masks:
             n_new = hidden.shape[1]
             if call.sequences is not None:
