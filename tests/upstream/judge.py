@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hold a pruned run against the stock run: what stock passes must pass, but for a list with reasons.
 
-The list is `expected.json`: entries of a test (`Class::test`, `*` stands for anything), a mode (likewise) and
-the reason. It is held to what it says: a listed test that passes is as wrong as an unlisted one that fails.
+The list is `expected.json`: entries of a test (`Class::test`, `*` stands for anything), modes (likewise, one
+or several) and the reason. It is held to what it says: a listed test that passes is as wrong as an unlisted one that fails.
 """
 
 import json
@@ -23,9 +23,13 @@ class Entry:
     mode: str
     reason: str
 
+    def is_of(self, mode: str) -> bool:
+        """Whether it speaks about a mode."""
+        return any(fnmatchcase(mode, one) for one in self.mode.split())
+
     def covers(self, test: str, mode: str) -> bool:
         """Whether it speaks about a test in a mode."""
-        return fnmatchcase(test, self.test) and fnmatchcase(mode, self.mode)
+        return self.is_of(mode) and fnmatchcase(test, self.test)
 
 
 @dataclass
@@ -90,6 +94,6 @@ def unused(entries: Sequence[Entry], runs: Mapping[str, Records]) -> list[Entry]
     return [
         entry
         for entry in entries
-        if any(fnmatchcase(mode, entry.mode) for mode in runs)
+        if any(entry.is_of(mode) for mode in runs)
         and not any(entry.covers(test, mode) for mode, found in runs.items() for test in found)
     ]
