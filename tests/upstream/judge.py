@@ -2,7 +2,8 @@
 """Hold a pruned run against the stock run: what stock passes must pass, but for a list with reasons.
 
 The list is `expected.json`: entries of a test (`Class::test`, `*` stands for anything), modes (likewise, one
-or several) and the reason. It is held to what it says: a listed test that passes is as wrong as an unlisted one that fails.
+or several) and the reason. It is held to what it says: a listed test that passes is as wrong as an unlisted
+one that fails.
 """
 
 import json
