@@ -16,6 +16,7 @@ from .handle import PruningHandle, check_unpruned
 from .methods import Method
 from .option_types import check_parts
 from .registry import default_registry
+from .restore import restored_on_error
 from .schedule import Schedule
 from .strategy import Reducer, Scorer, Selector
 
@@ -106,7 +107,8 @@ def apply(
                 check_parts(f"{part.kind} {part.name!r}", part)
                 part.check(model)
         adapter.check_together(cuts)
-        rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
+        with restored_on_error(model):
+            rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
         handle = PruningHandle(model, cuts, rehearsal)
         handle.install(lambda record: adapter.install(cuts, record))
         return handle

@@ -80,7 +80,7 @@ STEPS = [
     (tap.AttentionTap, "__init__"),
     (decoder, "AttentionTap"),
     (engine.MaskMakers, "resolve"),
-    (engine.Engine, "_decoder_cuts"),
+    (engine.Engine, "_cut_layers"),
 ]
 
 

@@ -66,7 +66,8 @@ class Call:
     `answers` (B, L) which tokens are to be predicted, None: not said. `stored` counts each cache layer's
     slots before the call. `front` is the cut before the language model, `stages` those before decoder
     layers, over the rows that entered it, `due` the layers before which rows are to be dropped. `positions`
-    are what its rotary embedding is to see or has seen, `rotates` says that it was called.
+    are what its rotary embedding is to see or has seen, `rotates` says that it was called. `taps` has the
+    queries, keys and scaling of layers, `look` adds those of the layer before which rows are being dropped.
     """
 
     n_new: int
@@ -89,6 +90,7 @@ class Call:
     due: frozenset[int] = frozenset()
     rotates: bool = False
     stages: dict[int, Stage] = field(default_factory=dict)
+    look: Callable[[], None] | None = None
     taps: dict[int, tuple[Tensor, Tensor, float | None]] = field(default_factory=dict)
     masks: dict[Any, Any] = field(default_factory=dict)
     numbers: dict[Any, Tensor] = field(default_factory=dict)

@@ -77,12 +77,12 @@ class FeatureCapture:
             self._watch(adapter.inner, modality)
         if needs & FROM_PROJECTOR:
             projector = adapter.projector_module
-            self._undo.add(projector.register_forward_pre_hook(self._on_projector).remove)
+            self._undo.do(lambda: projector.register_forward_pre_hook(self._on_projector).remove)
         if needs & FROM_TOWER:
-            self._undo.add(adapter.vision_tower.register_forward_hook(self._on_tower).remove)
+            self._undo.do(lambda: adapter.vision_tower.register_forward_hook(self._on_tower).remove)
         attention = adapter.vision_attention() if needs & FROM_ATTENTION else None
         if attention is not None:
-            self._undo.add(AttentionTap(attention, self._on_attention).remove)
+            self._undo.do(lambda: AttentionTap(attention, self._on_attention).remove)
 
     def encoded(self, modality: str, output: Any = None) -> Encoded | None:
         """Return what the current call encoded, or the encoding that made `output`; None: neither."""
@@ -164,7 +164,7 @@ class FeatureCapture:
                 if mine:
                     self._turn.give()
 
-        self._undo.add(interpose(inner, name, in_turn))
+        self._undo.do(lambda: interpose(inner, name, in_turn))
 
 
 def _alive(encodings: list[Encoded]) -> list[Encoded]:

@@ -54,15 +54,15 @@ class DecoderCuts:
     ) -> None:
         self.adapter, self._signature, self._masks, self._chooser = adapter, signature, masks, chooser
         self.boundaries, self._closes_up, self._current = boundaries, closes_up, current
+        self._taps: dict[int, AttentionTap] = {}
         self._undo, self._cut = UndoStack(), untraced(self._cut_before)
         try:
             for i in range(boundaries[0], len(adapter.layers)):
                 hook = functools.partial(self._enter_layer, i)
-                self._undo.add(adapter.layers[i].register_forward_pre_hook(hook, with_kwargs=True).remove)
-            for i in boundaries if taps else ():
-                if i > 0:
-                    see = functools.partial(self._see, i - 1)
-                    self._undo.add(AttentionTap(adapter.attention(i - 1), see).remove)
+                register = functools.partial(adapter.layers[i].register_forward_pre_hook, hook)
+                self._undo.do(lambda register=register: register(with_kwargs=True).remove)  # type: ignore[misc]
+            for i in sorted({i + step for i in boundaries for step in (-1, 0)} if taps else ()):
+                self._undo.do(functools.partial(self._tap, i))
         except BaseException:
             self.remove()
             raise
@@ -71,10 +71,27 @@ class DecoderCuts:
         """Take hooks and taps away."""
         self._undo.run()
 
+    def _tap(self, layer: int) -> Callable[[], None]:
+        tap = AttentionTap(self.adapter.attention(layer), functools.partial(self._see, layer))
+        self._taps[layer] = tap
+        return tap.remove
+
     def _see(self, layer: int, query: Tensor, key: Tensor, scaling: float | None) -> None:
         call = self._current()
-        if call is not None and call.choice is not None:
+        if call is not None and (self._taps[layer].dry or layer + 1 in call.due):
             call.taps[layer] = query.detach(), key.detach(), scaling
+
+    def _look(self, layer: int, hidden: Tensor, rotated: Any) -> None:
+        """Let the layer that is about to run compute queries and keys, without attending or storing."""
+        attention, tap = self.adapter.attention(layer), self._taps[layer]
+        normed = self.adapter.norm_before_attention(layer, hidden)
+        signature = self.adapter.attention_signature(layer)
+        args, kwargs = signature.write(LayerCall({}, normed, None, None, rotated))
+        try:
+            tap.dry = True
+            attention(*args, **kwargs)
+        finally:
+            tap.dry = False
 
     def _enter_layer(
         self, i: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -100,6 +117,7 @@ class DecoderCuts:
         choice, before, hidden = call.choice, call.stage(i), layer_call.hidden
         assert choice is not None
         rotated = self._rotated(i, call, before, layer_call)
+        call.look = functools.partial(self._look, i, hidden, rotated)
         self._chooser.before_layer(i, call, hidden, rotated)
         hidden = choice.write_new_rows(hidden, None if before is None else before.plan.slot)
         plan = choice.plan()
@@ -107,6 +125,7 @@ class DecoderCuts:
         gone = choice.gone(restarts(call.positions, call.entered_real)) if self._closes_up else None
         call.stages[i] = Stage(plan, gone)
         call.taps.clear()
+        call.look = None
         layer_call.hidden = take(hidden, index)
 
     def _rotated(self, i: int, call: Call, stage: Stage | None, layer_call: LayerCall) -> Any:
@@ -116,7 +135,7 @@ class DecoderCuts:
             whole = layer_call.rotated
             if stage is None:
                 return whole
-            key = id(stage), None
+            key: tuple[int, int | None] = (id(stage), None)
             if key not in call.rotated:
                 call.rotated[key] = tuple(take(rows, stage.plan.index, rows.ndim - 2) for rows in whole)
             return call.rotated[key]

@@ -13,10 +13,9 @@ from tokenprune import IncompatibleError, Layout, VisualTokens
 
 from . import stock
 from .call import Call
-from .calls import LayerCall
 from .pruned_layer import PrunedLayer
 from .rows import Image
-from .tap import AttentionTap, attention_probabilities
+from .tap import attention_probabilities
 
 if TYPE_CHECKING:
     from .vlm import TransformersAdapter
@@ -116,27 +115,18 @@ class DecoderView:
                 raise IncompatibleError(
                     f"attention of layer {layer} is not at hand before layer {self.layer}"
                 )
-            self.call.taps[layer] = self._dry_attention()
+            self._look()
         return self.call.taps[layer]
 
-    def _dry_attention(self) -> tuple[Tensor, Tensor, float | None]:
-        """Let the layer that is about to run compute queries and keys, without attending or storing."""
-        seen: list[tuple[Tensor, Tensor, float | None]] = []
-        attention = self.adapter.attention(self.layer)
-        normed = self.adapter.norm_before_attention(self.layer, self.hidden)
-        signature = self.adapter.attention_signature(self.layer)
-        args, kwargs = signature.write(LayerCall({}, normed, None, None, self.rotated))
-        tap = AttentionTap(attention, lambda q, k, scale: seen.append((q, k, scale)), dry=True)
-        try:
-            attention(*args, **kwargs)
-        finally:
-            tap.remove()
-        query, key, scaling = seen[0]
-        stored = self._past(self.layer)
+    def _look(self) -> None:
+        """Queries and keys of the layer that is about to run, with the keys it stores before these."""
+        call, stored = self.call, self._past(self.layer)
+        assert call.look is not None
+        call.look()
+        query, key, scaling = call.taps[self.layer]
         if stored:
-            before = stock.keys_of(self.call.layer(self.layer), key)
-            key = torch.cat([before[:, :, :stored], key], 2)
-        return query, key, scaling
+            before = stock.keys_of(call.layer(self.layer), key)
+            call.taps[self.layer] = query, torch.cat([before[:, :, :stored], key], 2), scaling
 
     def _probabilities(self, layer: int, row: int, queries: Tensor, image: Tensor) -> Tensor:
         """Attention (H, R, n) from some rows to an image's."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ class Engine(NotCopied):
         self._masks, self._kv_class = MaskMakers.resolve(), stock.kv_class()
         needs = frozenset() if front is None else front.method.needs
         self._reads_text = bool(needs & READS_TEXT)
+        self.decoder: DecoderCuts | None = None
         self._undo = UndoStack()
         inner, language = adapter.inner, adapter.language_model
         self._answers: Tensor | None = None
@@ -84,29 +86,31 @@ class Engine(NotCopied):
             self._hook(language.register_forward_pre_hook, self._enter_language)
             self._hook(language.register_forward_hook, self._leave_language)
             self._hook(adapter.rotary.register_forward_pre_hook, self._rotate)
-            self._capture = FeatureCapture(adapter, needs, self.turn)
-            self._undo.add(self._capture.remove)
-            self._undo.add(refuse_chunked_prefill(adapter.model))
+            self._undo.do(functools.partial(self._watch_encoders, needs))
+            self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
             self._chooser = chooser or MethodChooser(adapter, self._capture, front, decoder)
             self._take, self._give = untraced(self.turn.take), untraced(self.turn.give)
             self._before_language = untraced(self._chooser.before_language)
             self._before_layers = untraced(self._chooser.before_layers)
             self._commit_images = untraced(self._commit)
             self._check_images = untraced(self._refuse_lost_images)
-            self.decoder = None if decoder is None else self._decoder_cuts(decoder)
-            if self.decoder is not None:
-                self._undo.add(self.decoder.remove)
+            if decoder is not None:
+                self._undo.do(functools.partial(self._cut_layers, decoder))
         except BaseException:  # an installation that fails half way must leave no hook behind
             self.remove()
             raise
 
     def _hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
-        self._undo.add(register(hook, with_kwargs=True, **options).remove)
+        self._undo.do(lambda: register(hook, with_kwargs=True, **options).remove)
 
-    def _decoder_cuts(self, cut: Cut) -> DecoderCuts:
+    def _watch_encoders(self, needs: frozenset[str]) -> Callable[[], None]:
+        self._capture = FeatureCapture(self.adapter, needs, self.turn)
+        return self._capture.remove
+
+    def _cut_layers(self, cut: Cut) -> Callable[[], None]:
         schedule, signature = cut.method.schedule, self._signatures.layer
         assert schedule is not None and signature is not None  # refused by the adapter's check
-        return DecoderCuts(
+        self.decoder = DecoderCuts(
             self.adapter,
             signature,
             self._masks,
@@ -116,6 +120,7 @@ class Engine(NotCopied):
             bool(cut.method.needs & ATTENTION_SIGNALS),
             lambda: self._call,
         )
+        return self.decoder.remove
 
     def remove(self) -> None:
         """Take every hook away; caches filled while pruned refuse to be used from now on.

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import Cut, ExplicitSchedule, TokenPruneError, UnsupportedModelError
+from tokenprune.at_hand import why_not_at_hand
 
 from . import stock
 from .call import Call, Stage
@@ -86,10 +87,11 @@ def _why_not(adapter: TransformersAdapter) -> str:
     """Why nothing can be rehearsed; empty where it can."""
     if any(hasattr(module, "unshard") for module in adapter.model.modules()):
         return "weights are sharded over processes (FSDP)"
-    if any(weight.is_meta for weight in adapter.language_model.parameters()):
-        return "weights of the language model are offloaded"
-    if any(weight.is_meta for weight in stock.embedding_table(adapter.model).parameters()):
-        return "the embeddings are offloaded"
+    parts = {"weights of the language model": adapter.language_model}
+    parts["the embeddings"] = stock.embedding_table(adapter.model)
+    for name, part in parts.items():
+        if any(weight.is_meta for weight in part.parameters()):
+            return f"{name} {why_not_at_hand(part)}"
     return ""
 
 
@@ -199,9 +201,9 @@ class _Rehearsal:
     def _pruned(self, places: Tensor) -> Tensor:
         """What the engine makes of the prompt and of one more row."""
         choice = _Choice((~self.keep[:-1]).nonzero().squeeze(1), self.closes_up, self.boundary)
-        engine = Engine(self.adapter, [self.cut], lambda report: None, choice)
         kv = self._kv()
         mask = None if self.boundary is None else self.keep.long()[None]
+        engine = Engine(self.adapter, [self.cut], lambda report: None, choice)
         try:
             engine.turn.take()
             engine.brought = ModelCall({})

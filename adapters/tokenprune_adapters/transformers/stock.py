@@ -520,7 +520,13 @@ class AttentionFunctions:
 
     def remove(self, name: str) -> None:
         """Forget a function of ours; doing it twice is fine."""
-        getattr(self._table, attribute("table of attention functions")).pop(name, None)
+        self.forgetting(name)()
+
+    def forgetting(self, name: str) -> Callable[[], Any]:
+        """What `remove` does, for the garbage collector to do."""
+        return functools.partial(
+            getattr(self._table, attribute("table of attention functions")).pop, name, None
+        )
 
 
 def is_flash(config: Any) -> bool:

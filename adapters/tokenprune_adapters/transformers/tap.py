@@ -34,11 +34,12 @@ class AttentionTap:
     """Calls `see(query, key, scaling)` whenever an attention module attends.
 
     Query (B, H, L, d) and key (B, H_kv, S, d) are what attention itself sees: after rotary, after the norms,
-    after the cache was updated. With `dry` the attention itself is left out, and its output means nothing.
+    after the cache was updated. While `dry` is set the attention itself is left out, and its output means
+    nothing.
     """
 
-    def __init__(self, attention: Any, see: See, dry: bool = False) -> None:
-        self._attention, self._see, self._dry = attention, see, dry
+    def __init__(self, attention: Any, see: See) -> None:
+        self._attention, self._see, self.dry = attention, see, False
         self._functions = functions = _functions()
         self._config = attention.config
         # some modules branch on "flash" in the name of the implementation
@@ -52,7 +53,7 @@ class AttentionTap:
             return tap(*args, **options)
 
         functions.add(self.__name__, attend)
-        weakref.finalize(self, functions.remove, self.__name__)
+        weakref.finalize(self, functions.forgetting(self.__name__))
         config = copy.copy(self._config)
         functions.use(config, self.__name__)
         attention.config = config
@@ -61,7 +62,7 @@ class AttentionTap:
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any
     ) -> Any:
         self._see(query, key, stock.scaling_of(options))
-        if self._dry:
+        if self.dry:
             return query.transpose(1, 2).contiguous(), None
         attend = self._functions.function(self._functions.implementation(self._config), module)
         return attend(module, query, key, value, *mask, **options)

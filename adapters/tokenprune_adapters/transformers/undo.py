@@ -12,9 +12,9 @@ class UndoStack:
     def __init__(self) -> None:
         self._steps: list[Callable[[], None]] = []
 
-    def add(self, step: Callable[[], None]) -> None:
-        """Remember how the latest change is undone."""
-        self._steps.append(step)
+    def do(self, change: Callable[[], Callable[[], None]]) -> None:
+        """Make a change, and remember the function it returns, which undoes it."""
+        self._steps.append(change())
 
     def run(self) -> None:
         """Undo everything. A step is forgotten once it is done, so that a second run goes on from there."""
