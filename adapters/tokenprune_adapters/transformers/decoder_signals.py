@@ -125,7 +125,7 @@ class DecoderView:
         call.look()
         query, key, scaling = call.taps[self.layer]
         if stored:
-            before = stock.keys_of(call.layer(self.layer), key)
+            before = stock.keys_of(call.layer(self.layer), stored, key)
             call.taps[self.layer] = query, torch.cat([before[:, :, :stored], key], 2), scaling
 
     def _probabilities(self, layer: int, row: int, queries: Tensor, image: Tensor) -> Tensor:

@@ -331,13 +331,13 @@ def mask_sizes(layer: Any, n_new: int) -> tuple[int, int]:
     return sizes
 
 
-def keys_of(layer: Any, like: Tensor) -> Tensor:
-    """The keys a cache layer stores, (B, H, S, d); `like` (B, H, n, d) are keys of new tokens.
+def keys_of(layer: Any, n: int, like: Tensor) -> Tensor:
+    """The keys a cache layer stores of `n` tokens, (B, H, S, d); `like` (B, H, n, d) are keys of new ones.
 
-    A quantised layer shows none of its own: it is given no more tokens, and returns those it has.
+    A quantised layer shows those it has not quantised yet: it is given no more tokens, and returns all.
     """
     stored: Tensor | None = getattr(layer, attribute("keys of a cache layer"))
-    if stored is None or not stored.numel():
+    if stored is None or not stored.numel() or stored.shape[-2] < n:
         none = like[:, :, :0]
         stored = getattr(layer, LAYER_METHODS["store"])(none, none)[0]
         assert stored is not None
@@ -379,7 +379,8 @@ def _bytes(value: Any) -> int:
     if isinstance(value, Tensor):
         if type(value) is not Tensor and hasattr(value, "__tensor_flatten__"):
             return sum(_bytes(getattr(value, name)) for name in value.__tensor_flatten__()[0])
-        return value.numel() * value.element_size() if value.ndim else 0  # a number says nothing of tokens
+        counts = value.dtype in (torch.bool, torch.int64)  # says which tokens, not what is kept of them
+        return 0 if counts or not value.ndim else value.numel() * value.element_size()
     if isinstance(value, dict):
         value = list(value.values())
     return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
