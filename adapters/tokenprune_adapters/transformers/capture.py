@@ -107,7 +107,7 @@ class FeatureCapture:
         return self._exported
 
     def forget(self) -> None:
-        """A call begins that will encode its own images."""
+        """Let go of what a call encoded, but for outputs that somebody else still has."""
         self._exported = []
         self._waiting.clear()
         self._own, self._seen = {}, Seen()

@@ -192,6 +192,8 @@ class Engine(NotCopied):
                 )
 
     def _leave_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if self.brought is not None:
+            self._capture.forget()
         self.brought, self._call = None, None
         if self._alone:
             self._give()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""benchmarks/reliability/growth.py: its record, and that it notices what is left behind."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks/reliability"
+
+
+@pytest.fixture
+def growth(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("growth")
+
+
+def run(growth, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["growth.py", *map(str, arguments)])
+    monkeypatch.setattr(growth, "WARM_UP", 2)
+    with pytest.raises(SystemExit) as ended:
+        growth.main()
+    return ended.value.code
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_nothing_grows(growth, monkeypatch, tmp_path):
+    out = tmp_path / "growth.json"
+    methods = ("zoo-exact", "fastv", "cdpruner")
+    assert run(growth, monkeypatch, "--cycles", 3, "--out", out, "--methods", *methods) == 0
+    record = json.loads(out.read_text())
+    assert [run["method"] for run in record["runs"]] == ["zoo-exact", "fastv"]
+    for measured in record["runs"]:
+        for what in ("apply_and_remove", "generate"):
+            before, after = measured[what]["before"], measured[what]["after"]
+            assert {name: after[name] for name in ("tensors", "hooks", "functions")} == {
+                name: before[name] for name in ("tensors", "hooks", "functions")
+            }
+    assert "clip_patch_embeds" in record["refused"]["cdpruner"]
+
+
+def test_what_is_left_behind_is_noticed(growth):
+    model, kept = torch.nn.Linear(2, 2), []
+
+    def leak():
+        kept.append(torch.zeros(1))
+        model.register_forward_hook(lambda module, args, output: None)
+
+    assert growth.grew(growth.repeated(model, 5, leak))[:2] == ["tensors", "hooks"]
+    assert growth.grew(growth.repeated(model, 5, lambda: None)) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--cycles", 0), "--cycles must be 1 or more, got 0"), (("--methods", "no-such"), "no method no-such")],
+)
+def test_bad_arguments_end_with_a_sentence(growth, monkeypatch, tmp_path, capsys, arguments, said):
+    assert run(growth, monkeypatch, "--out", tmp_path / "growth.json", *arguments) == 2
+    assert said in capsys.readouterr().err
