@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process holds after many prunings and many generations: tensors, hooks, registered functions, memory.
+"""What a process holds after many prunings and generations: tensors, hooks, registered functions, memory.
 
     python benchmarks/reliability/growth.py --cycles 500 --out growth.json
 
 Every method that runs on the tiny LLaVA of `tokenprune check` is applied and removed `--cycles` times, and
-generates as often. The model is the same throughout, so that what one cycle leaves behind is there in the end.
+generates as often. The model is the same throughout: what one cycle leaves behind is there in the end.
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ def main() -> None:
             run = measured(model, inputs, method, arguments.cycles)
         except tokenprune.IncompatibleError as error:
             record["refused"][method] = str(error)
-            continue
-        more = {name: grew(run[name]) for name in ("apply_and_remove", "generate")}
-        print(f"{method:16} grew: {more if any(more.values()) else 'nothing'}", flush=True)
-        record["runs"].append(run | {"grew": more})
+        else:
+            more = {name: grew(run[name]) for name in ("apply_and_remove", "generate")}
+            print(f"{method:16} grew: {more if any(more.values()) else 'nothing'}", flush=True)
+            record["runs"].append(run | {"grew": more})
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     raise SystemExit(any(any(run["grew"].values()) for run in record["runs"]))
 
