@@ -28,7 +28,7 @@ def mean_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
         (S,), which sums to 1. No more than a part of the map is ever made.
     """
     heads, n, _ = query.shape
-    received = torch.zeros(key.shape[1], device=query.device)
+    received = torch.zeros(key.shape[1], dtype=torch.float32, device=query.device)
     many = max(1, MAP_BYTES // (4 * heads * key.shape[1]))
     for some in torch.split(query.float(), many, dim=1):
         received += (some @ key.float().mT * scaling).softmax(-1).sum((0, 1))

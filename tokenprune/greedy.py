@@ -70,7 +70,7 @@ def greedy_torch(
     b, n, _ = similarity.unit.shape
     device = similarity.unit.device
     rows = torch.arange(b, device=device)
-    nearest = torch.full((b, n), torch.inf, device=device)
+    nearest = torch.full((b, n), torch.inf, dtype=torch.float32, device=device)
     gain = torch.empty_like(nearest)
     free = torch.zeros_like(nearest)  # -inf where taken
     if counts is not None:

@@ -8,7 +8,8 @@ down to a tile's tokens where their first axis is N).
 At the decoder stage N counts the tokens there are at the cut, rows made by earlier cuts among them, and
 `VisualTokens.features` are their hidden rows entering the layer before which the cut is made. Layers are
 counted from 0 and absolute. Text rows are named by their number in `text_embeds`, the text after the image;
-negative numbers count from the end, so that -1 is the last token of the prompt.
+negative numbers count from the end, except -1: that is the last token of the prompt, whatever it is, also one
+of an image. With labels the prompt of an image ends before the first token after it that is to be predicted.
 """
 
 from dataclasses import dataclass

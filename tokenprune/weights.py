@@ -46,7 +46,10 @@ def linear_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         return None
     tensors = [*linear.parameters(), *linear.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")  # quantised layers of torch run there
-    unit, other = torch.eye(width + 1)[:, 1:], torch.linspace(-1, 1, width)[None]  # the first row: x = 0
+    unit, other = (
+        torch.eye(width + 1, dtype=torch.float32)[:, 1:],
+        torch.linspace(-1, 1, width, dtype=torch.float32)[None],
+    )  # the first row: x = 0
     for dtype in (torch.float32, torch.bfloat16, torch.float16):  # what its kernel takes
         try:
             with torch.no_grad(), evaluating(linear):

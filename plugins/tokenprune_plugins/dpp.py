@@ -32,7 +32,7 @@ class DppSelector(tokenprune.Selector):
     ) -> tokenprune.Selection:
         """Return `keep` tokens; without scores all count the same."""
         features = tokens.features if tokens.is_batch else tokens.features.unsqueeze(0)
-        relevance = torch.ones(features.shape[:2], device=features.device) if scores is None else scores
+        relevance = features.new_ones(features.shape[:2]) if scores is None else scores
         order = largest_volume(features, relevance.view(features.shape[:2]), keep)
         return tokenprune.Selection.from_order(order if tokens.is_batch else order.squeeze(0))
 

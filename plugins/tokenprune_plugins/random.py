@@ -29,7 +29,8 @@ class RandomScorer(tokenprune.Scorer):
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
         """Return random scores, (N,) or (B, N)."""
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        scores = torch.rand(len(tokens), generator=generator, device="cpu").to(tokens.features.device)
+        scores = torch.rand(len(tokens), generator=generator, dtype=torch.float32, device="cpu")
+        scores = scores.to(tokens.features.device)
         return scores.expand(tokens.features.shape[:-1])
 
 

@@ -79,7 +79,8 @@ class ZooScorer(tokenprune.Scorer):
             bank = self.directions.to(device, torch.float32)
         else:
             generator = torch.Generator("cpu").manual_seed(self.seed)  # the same on any device
-            bank = torch.randn(self.n_directions, width, generator=generator, device="cpu").to(device)
+            shape = (self.n_directions, width)
+            bank = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(device)
         return nn.functional.normalize(bank, dim=-1) if self.unit else bank
 
     @torch.no_grad()
@@ -96,7 +97,7 @@ class ZooScorer(tokenprune.Scorer):
             raise tokenprune.IncompatibleError("rank needs a projector of linear, activation, linear")
         else:
             moves = _moves_through_call(tokens.projector, flat, bank, self.step_size)
-        total = torch.zeros(len(flat), device=flat.device)
+        total = torch.zeros(len(flat), dtype=torch.float32, device=flat.device)
         for distances in moves:
             total += distances
         return flatten_equal((total / (2 * self.step_size * len(bank))).view(shape))

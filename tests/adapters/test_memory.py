@@ -58,3 +58,31 @@ def test_tensors_do_not_grow_with_the_number_of_calls(method):
         for _ in range(20):
             model.generate(**inputs, max_new_tokens=2, do_sample=False)
         assert alive() <= before
+
+
+@pytest.mark.parametrize("method", ["zoo-exact", "visionzip"])
+def test_outputs_that_are_kept_keep_nothing_of_the_tower(method):
+    model, inputs = build("llava")
+    inputs_of_projector, outputs = [], []
+    hook = model.model.multi_modal_projector.register_forward_pre_hook(
+        lambda module, args: inputs_of_projector.append(weakref.ref(args[0]))
+    )
+    with tokenprune.apply(model, method=method, keep=5), torch.no_grad():
+        for _ in range(3):
+            outputs.append(model(**inputs))
+        gc.collect()
+        assert not any(rows() is not None for rows in inputs_of_projector)
+    hook.remove()
+
+
+@pytest.mark.parametrize("method", ["zoo-exact", "fastv"])
+def test_the_last_hidden_state_is_the_one_that_the_logits_are_made_of(method):
+    model, inputs = build("llava")
+    model.requires_grad_()
+    with tokenprune.apply(model, method=method, keep=5, layer=2 if method == "fastv" else None):
+        out = model(**inputs, output_hidden_states=True)
+    out.hidden_states[-1].retain_grad()
+    out.logits[0, -1].sum().backward()
+    wanted = torch.zeros_like(out.hidden_states[-1])
+    wanted[0, -1] = model.lm_head.weight.sum(0)
+    torch.testing.assert_close(out.hidden_states[-1].grad, wanted)

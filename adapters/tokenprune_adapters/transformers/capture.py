@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import stock
 from .exporting import is_exporting
 from .interposed import interpose
+from .refusals import refuse_changed_settings
 from .resolved import encoder_signature
 from .tap import AttentionTap
 from .turn import Turn
@@ -106,12 +107,20 @@ class FeatureCapture:
         """Tokens of each image that is encoded in the call that torch.export follows."""
         return self._exported
 
-    def forget(self) -> None:
-        """Let go of what a call encoded, but for outputs that somebody else still has."""
+    def forget(self, again: bool = True) -> None:
+        """Let go of what a call encoded.
+
+        Outputs that somebody still has may be brought by a later call `again`; not where the call encoded its
+        images itself, and returned them.
+        """
+        own = () if again else tuple(self._own.values())
         self._exported = []
         self._waiting.clear()
         self._own, self._seen = {}, Seen()
-        self._encoded = {name: _alive(made) for name, made in self._encoded.items()}
+        self._encoded = {
+            name: [made for made in _alive(encodings) if not any(made is one for one in own)]
+            for name, encodings in self._encoded.items()
+        }
 
     def remove(self) -> None:
         """Stop watching; nothing stays on the model."""
@@ -132,10 +141,13 @@ class FeatureCapture:
         words, optional = self._adapter.encoder_words(modality)
         signature = encoder_signature(inner, modality, words, optional)
         original = getattr(inner, name)
+        config = self._adapter.model.config
+        settings = stock.configured(config, words)  # hooks are where these say
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(args, kwargs)
             arguments = {word: bound.get(own) for word, own in signature.names.items()}
+            refuse_changed_settings(settings, stock.configured(config, words))
             self._adapter.check_arguments(arguments)
             if self._encoding:  # videos that are encoded by way of the function for images
                 return original(*args, **kwargs)

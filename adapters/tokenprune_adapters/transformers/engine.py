@@ -193,7 +193,7 @@ class Engine(NotCopied):
 
     def _leave_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         if self.brought is not None:
-            self._capture.forget()
+            self._capture.forget(again=bool(self.brought.encoded))
         self.brought, self._call = None, None
         if self._alone:
             self._give()
@@ -285,10 +285,14 @@ class Engine(NotCopied):
         if call.front is not None or call.stages:
             rows = stock.output_field(output, "rows")
             receipts.check_rows("the language model's output", rows, call.n_new - call.dropped(n_layers))
-            stock.set_output_field(output, "rows", call.widen(rows, n_layers))
+            whole = call.widen(rows, n_layers)
+            stock.set_output_field(output, "rows", whole)
             states = stock.output_field(output, "states")
-            if states is not None:  # entry i: what layer i - 1 gave
-                widened = (h if h is None else call.widen(h, max(0, i - 1)) for i, h in enumerate(states))
+            if states is not None:  # entry i: what layer i - 1 gave; the last are the rows themselves
+                widened = (
+                    whole if h is rows else h if h is None else call.widen(h, max(0, i - 1))
+                    for i, h in enumerate(states)
+                )
                 stock.set_output_field(output, "states", tuple(widened))
         commit = self._commit_images if call.images else self._commit
         commit(call, kv)

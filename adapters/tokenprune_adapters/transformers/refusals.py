@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -54,6 +54,17 @@ def refuse_unknown_masks(call: ModelCall) -> None:
         raise UnsupportedCallError(unknown(call.mask))
 
 
+def refuse_changed_settings(installed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """What is looked at in the tower was chosen when the model was pruned, by its configuration."""
+    for word, value in installed.items():
+        if now[word] != value:
+            name = stock.ARGUMENTS[word][0]
+            raise UnsupportedCallError(
+                f"model.config.{name} was {value!r} when the model was pruned and is {now[word]!r} now; call "
+                "remove() on the handle and prune the model again"
+            )
+
+
 def refuse_recomputing(layers: Any) -> None:
     """Decoder layers that run hooks again on the way back cannot be cut before: no call is known by then."""
     if torch.is_grad_enabled() and any(map(stock.recomputes_hooks, layers)):
@@ -68,7 +79,12 @@ def refuse_recomputing(layers: Any) -> None:
 def refuse_unknown_rows(language: LanguageCall, batch: int, n_new: int) -> None:
     """An argument with a row for each of `n_new` tokens that nobody has cut would no longer fit the rows."""
     for name, value in language.rest.items():
-        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[:2] in ((1, n_new), (batch, n_new)):
+        if (
+            name not in stock.OF_THE_LOSS
+            and isinstance(value, Tensor)
+            and value.ndim > 1
+            and value.shape[:2] in ((1, n_new), (batch, n_new))
+        ):
             raise UnsupportedCallError(
                 f"the language model was passed {name}, which has a row for each of {n_new} tokens, and "
                 "tokenprune does not know how to cut it; leave it out, or remove the pruning for this call"

@@ -55,6 +55,9 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "scaling": ("scaling",),
 }
 
+# Arguments that reach the language model and are not read there: the loss, made outside, reads them.
+OF_THE_LOSS = ("shift_labels",)
+
 # Fields of outputs.
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "rows": ("last_hidden_state",),
@@ -215,6 +218,12 @@ def config_value(config: Any, word: str) -> Any:
         if hasattr(config, name):
             return getattr(config, name)
     raise missing(" or ".join(ARGUMENTS[word]), type(config).__name__)
+
+
+def configured(config: Any, words: Sequence[str]) -> dict[str, Any]:
+    """Those settings of the configuration that an argument of these words overrides."""
+    named = {word: [name for name in ARGUMENTS[word] if hasattr(config, name)] for word in words}
+    return {word: getattr(config, names[0]) for word, names in named.items() if names}
 
 
 def token_id(config: Any, modality: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune import UnsupportedModelError
+from tokenprune import UnsupportedCallError, UnsupportedModelError
 
 from . import stock
 from .signature import Signature
@@ -61,11 +61,21 @@ class AttentionTap:
     def __call__(  # noqa: D102  (the class says it)
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any
     ) -> Any:
+        self._refuse_other_kernels(module)
         self._see(query, key, stock.scaling_of(options))
         if self.dry:
             return query.transpose(1, 2).contiguous(), None
         attend = self._functions.function(self._functions.implementation(self._config), module)
         return attend(module, query, key, value, *mask, **options)
+
+    def _refuse_other_kernels(self, module: Any) -> None:
+        """Some modules branch on "flash" in the name of the implementation, and see ours instead."""
+        name = self._functions.implementation(self._config)
+        if ("flash" in name) != ("flash" in self.__name__):
+            raise UnsupportedCallError(
+                f"the attention implementation of {type(module).__name__} is {name!r} now, and was another "
+                "kind when the model was pruned; call remove() on the handle and prune the model again"
+            )
 
     def remove(self) -> None:
         """Give the module its configuration back and forget the function's name."""
