@@ -25,7 +25,13 @@ from .interposed import NotCopied
 from .lease import Lease
 from .plan import take
 from .pruned_layer import PrunedLayer, as_pruned, stored_length
-from .refusals import refuse_chunked_prefill, refuse_recomputing, refuse_unknown_masks, refuse_unknown_rows
+from .refusals import (
+    refuse_chunked_prefill,
+    refuse_images_into,
+    refuse_recomputing,
+    refuse_unknown_masks,
+    refuse_unknown_rows,
+)
 from .resolved import MaskMakers
 from .tap import ATTENTION_SIGNALS
 from .turn import Turn
@@ -171,6 +177,9 @@ class Engine(NotCopied):
                 self._answers, self._inside = None, False
         call = self._signatures.inner.read(ModelCall, args, kwargs)
         self.brought = call if call.brings_images else None
+        if not stock.has_layers(call.kv):
+            refuse_images_into(call)
+            return
         if self.brought is not None and self.decoder is not None:
             refuse_recomputing(self.adapter.layers)
         refuse_unknown_masks(call)
@@ -203,9 +212,9 @@ class Engine(NotCopied):
     def _enter_language(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         signature = self._signatures.language
         language = signature.read(LanguageCall, args, kwargs)
-        if (
-            language.embeds is None
-        ):  # the language model alone, called by somebody else than the model around it
+        # the language model alone, called by somebody else than the model around it; or with blocks of memory
+        # in the place of a cache, which hold nothing that was pruned
+        if language.embeds is None or not stock.has_layers(language.kv):
             self._call = None
             return args, kwargs
         if is_exporting():

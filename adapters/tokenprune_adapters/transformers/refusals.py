@@ -65,6 +65,15 @@ def refuse_changed_settings(installed: Mapping[str, Any], now: Mapping[str, Any]
             )
 
 
+def refuse_images_into(call: ModelCall) -> None:
+    """Refuse images in a call whose cache has no layers, in which fewer tokens could be stored."""
+    if call.brings_images:
+        raise UnsupportedCallError(
+            f"a prompt with images cannot be pruned into a {type(call.kv).__name__}, which has no layers "
+            "that could store fewer tokens than were seen; use generate() instead, or remove() the pruning"
+        )
+
+
 def refuse_recomputing(layers: Any) -> None:
     """Decoder layers that run hooks again on the way back cannot be cut before: no call is known by then."""
     if torch.is_grad_enabled() and any(map(stock.recomputes_hooks, layers)):

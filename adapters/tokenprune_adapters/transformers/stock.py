@@ -324,6 +324,11 @@ def kv_class() -> type:
     return Cache  # type: ignore[no-any-return]
 
 
+def has_layers(kv: Any) -> bool:
+    """Whether a cache, if any, keeps keys and values layer by layer; continuous batching's does not."""
+    return kv is None or hasattr(kv, attribute("layers of a cache"))
+
+
 def layers_of(kv: Any) -> list[Any]:
     """The layers of a cache; none where there is no cache."""
     return [] if kv is None else getattr(kv, attribute("layers of a cache"))

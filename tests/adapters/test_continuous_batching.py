@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`generate_batch` keeps blocks of memory, not a cache: text goes through it, images are refused."""
+
+import pytest
+import tiny_models
+import torch
+from cache_names import CACHE
+
+import tokenprune
+
+METHODS = [{"method": "divprune"}, {"method": "fastv", "layer": 1}]
+
+
+class Blocks:
+    """A cache without layers."""
+
+
+def answers(model, prompts):
+    configuration = pytest.importorskip("transformers.generation.configuration_utils")
+    small = configuration.ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)
+    out = model.generate_batch(prompts, max_new_tokens=3, continuous_batching_config=small)
+    return sorted(one.generated_tokens for one in out.values())
+
+
+@pytest.mark.parametrize("how", METHODS, ids=lambda how: how["method"])
+def test_text_is_answered_as_by_the_unpruned_model(how):
+    model = tiny_models.llava()
+    model.generation_config.do_sample = False
+    model.generation_config.eos_token_id = None
+    prompts = [tiny_models.llava_inputs((n,))["input_ids"][0].tolist() for n in (5, 8)]
+    before = answers(model, prompts)
+    assert [len(tokens) for tokens in before] == [3, 3]
+    with tokenprune.apply(model, keep=5, **how):
+        assert answers(model, prompts) == before
+
+
+@pytest.mark.parametrize("how", METHODS, ids=lambda how: how["method"])
+def test_a_prompt_with_an_image_is_refused_by_the_kind_of_its_cache(llava_sdpa, how):
+    inputs = tiny_models.llava_inputs((3, "I", 5))
+    with tokenprune.apply(llava_sdpa, keep=5, **how):
+        want = llava_sdpa(**inputs).logits
+        with pytest.raises(tokenprune.UnsupportedCallError, match="into a Blocks, which has no layers"):
+            llava_sdpa(**inputs, **{CACHE: Blocks()})
+        assert torch.equal(llava_sdpa(**inputs).logits, want)
