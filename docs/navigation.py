@@ -21,6 +21,7 @@ ORDER = (
     "studies",
     "serving",
     "transformers",
+    "reliability",
     "upstream",
     "vision-towers",
     "writing-a-plugin",

@@ -79,10 +79,11 @@ def test_outputs_that_are_kept_keep_nothing_of_the_tower(method):
 def test_the_last_hidden_state_is_the_one_that_the_logits_are_made_of(method):
     model, inputs = build("llava")
     model.requires_grad_()
-    with tokenprune.apply(model, method=method, keep=5, layer=2 if method == "fastv" else None):
+    layer = 2 if method == "fastv" else None
+    with tokenprune.apply(model, method=method, keep=5, layer=layer), torch.enable_grad():
         out = model(**inputs, output_hidden_states=True)
-    out.hidden_states[-1].retain_grad()
-    out.logits[0, -1].sum().backward()
+        out.hidden_states[-1].retain_grad()
+        out.logits[0, -1].sum().backward()
     wanted = torch.zeros_like(out.hidden_states[-1])
     wanted[0, -1] = model.lm_head.weight.sum(0)
     torch.testing.assert_close(out.hidden_states[-1].grad, wanted)

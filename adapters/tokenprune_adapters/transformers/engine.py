@@ -164,7 +164,6 @@ class Engine(NotCopied):
     # -- the inner model: whether a call brings images
 
     def _enter_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._call = None
         if is_exporting() or (
             torch.compiler.is_compiling() and self._inside
         ):  # a compiled forward, whose hooks are not compiled
@@ -175,6 +174,7 @@ class Engine(NotCopied):
                 return
             if self._alone:  # what an interrupted call of the whole model left
                 self._answers, self._inside = None, False
+        self._call = None
         call = self._signatures.inner.read(ModelCall, args, kwargs)
         self.brought = call if call.brings_images else None
         if not stock.has_layers(call.kv):
