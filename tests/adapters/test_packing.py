@@ -210,3 +210,16 @@ def test_a_mask_says_that_a_row_is_one_sequence(llava_sdpa):
             got = llava_sdpa(**batch, attention_mask=ones, use_cache=False).logits
             want = llava_sdpa(**batch, use_cache=True).logits
         torch.testing.assert_close(got, want, **CLOSE)
+
+
+@pytest.mark.parametrize("method", ["divprune", "fastv"])
+def test_one_row_of_restarting_positions_is_refused_where_positions_have_three_axes(method):
+    model = tiny_models.qwen()
+    inputs = tiny_models.qwen_inputs((3, ("I", 2, 2), 5))
+    n = inputs["input_ids"].shape[1]
+    positions = torch.cat([torch.arange(n - 3), torch.arange(3)])[None]
+    call = {name: inputs[name] for name in inputs if name != "attention_mask"}
+    layer = 2 if method == "fastv" else None
+    with tokenprune.apply(model, method=method, keep=2, layer=layer), torch.no_grad():
+        with pytest.raises(tokenprune.UnsupportedCallError, match="two dimensions start again"):
+            model(**call, position_ids=positions, use_cache=False)

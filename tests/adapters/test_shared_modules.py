@@ -104,9 +104,7 @@ def test_a_shallow_copy_is_pruned_with_its_original_and_says_so(family, method, 
     with tokenprune.apply(model, method=method, keep=3) as handle:
         twin = twin if is_older else copy.copy(model)
         assert tokenprune.is_pruned(twin) and tokenprune.active_handle(twin) is handle
-        with pytest.raises(
-            tokenprune.AlreadyPrunedError, match=r"shares modules with a model .*copy\.copy"
-        ):
+        with pytest.raises(tokenprune.AlreadyPrunedError, match=r"shares modules with a model .*copy\.copy"):
             tokenprune.apply(twin, method="random", keep=3)
         twin(**inputs)
         assert handle.last.images[0].n_after == 3

@@ -30,7 +30,8 @@ def run(mode: str, tests: Path, folder: Path) -> None:
     """Run one mode, and say how that went."""
     record, log = folder / f"{mode}.jsonl", folder / f"{mode}.log"
     record.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", str(HERE), "--suite", str(tests), "--mode", mode]
+    own = ["-c", str(HERE / "pytest.ini"), "--rootdir", str(HERE)]  # else that of the folder both paths share
+    command = [sys.executable, "-m", "pytest", "-q", *own, str(HERE), "--suite", str(tests), "--mode", mode]
     started = time.monotonic()
     with log.open("w") as output:
         subprocess.run(

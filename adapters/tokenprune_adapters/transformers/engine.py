@@ -26,6 +26,7 @@ from .lease import Lease
 from .plan import take
 from .pruned_layer import PrunedLayer, as_pruned, stored_length
 from .refusals import (
+    refuse_ambiguous_packing,
     refuse_chunked_prefill,
     refuse_images_into,
     refuse_recomputing,
@@ -226,6 +227,7 @@ class Engine(NotCopied):
             self.brought = None  # of a call that was interrupted
         packs = self.brought is not None and stock.packs(module, language.kv, language.caching)
         call = self._call = Call.read(language, self.brought, packs, self._answers)
+        refuse_ambiguous_packing(call, language, self.adapter.position_axes)
         first = call.layer(0)
         shift = first.shift if isinstance(first, PrunedLayer) else None
         if shift is not None:  # go on where the closed-up positions ended

@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenprune import UnsupportedCallError
 
 from . import stock
+from .call import Call
 from .calls import LanguageCall, ModelCall
 from .interposed import interpose
 from .masks import unknown
@@ -72,6 +73,17 @@ def refuse_images_into(call: ModelCall) -> None:
             f"a prompt with images cannot be pruned into a {type(call.kv).__name__}, which has no layers "
             "that could store fewer tokens than were seen; use generate() instead, or remove() the pruning"
         )
+
+
+def refuse_ambiguous_packing(call: Call, language: LanguageCall, axes: int) -> None:
+    """On models whose positions have several axes, one row of them that starts again does not always pack."""
+    if call.sequences is not None and axes > 1 and language.positions is not None:
+        if language.positions.ndim == 2:
+            raise UnsupportedCallError(
+                "position_ids of two dimensions start again, and this model tells packed sequences by "
+                f"position_ids of shape ({axes + 1}, batch, length), whose first row is the text's; pass "
+                "those, or one sequence in each row of the batch"
+            )
 
 
 def refuse_recomputing(layers: Any) -> None:
