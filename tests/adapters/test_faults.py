@@ -29,12 +29,12 @@ METHODS = {
 INPUTS = tiny_models.llava_inputs((3, "I", 5), (2, "I", 6))
 
 
-def functions_of(call):
+def functions_of(call, folders=FOLDERS):
     """Code of ours that a call runs, each once."""
     codes = {}
 
     def note(frame, event, argument):
-        if event == "call" and frame.f_code.co_filename.startswith(FOLDERS):
+        if event == "call" and frame.f_code.co_filename.startswith(folders):
             codes[frame.f_code] = None
 
     with profiled(note):
@@ -108,6 +108,33 @@ def test_a_call_that_ends_anywhere_leaves_the_next_one_right(method, kind):
     handle.remove()
     handle.remove()
     assert torch.equal(call(), before) and hooks_of(model) == hooks
+
+
+OTHERS = sorted(set(tokenprune.list_methods()) - {"cdpruner"})  # which needs a head of CLIP's own
+LAYERS = {"fastv": 2, "dart": 2, "pyramiddrop": (1, 2), "sparsevlm": (1, 2, 3), "sparsevlm-plus": (1, 2, 3)}
+
+
+@pytest.mark.parametrize("method", OTHERS)
+@torch.no_grad()
+def test_a_strategy_that_ends_anywhere_leaves_the_next_call_right(method):
+    model = tiny_models.llava()
+    before = model(**INPUTS).logits
+    handle = tokenprune.apply(model, method=method, keep=5, layer=LAYERS.get(method))
+
+    def call():
+        return model(**INPUTS).logits
+
+    want = call()
+    codes = functions_of(call, FOLDERS[1])
+    assert codes
+    for code in codes:
+        for kind in KINDS:
+            ended_by(kind, code, call)
+            assert torch.equal(call(), want), code.co_name
+        assert torch.equal(in_a_thread(call), want), code.co_name
+    handle.remove()
+    handle.remove()
+    assert torch.equal(call(), before)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
