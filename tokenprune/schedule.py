@@ -174,5 +174,9 @@ class ExplicitSchedule(Schedule):
         return self.rows
 
     def cuts(self, keep: int, n: int, n_layers: int, budget: str = "rows") -> dict[int, int]:
-        """The cuts as given; those that leave `n` or more rows change nothing."""
-        return dict(zip(self.boundaries(n_layers), falling(self.rows, n), strict=True))
+        """The cuts as given, without those before which no more rows are left than they leave."""
+        cuts, left = {}, n
+        for layer, rows in zip(self.boundaries(n_layers), self.rows, strict=True):
+            if rows < left:
+                cuts[layer] = left = rows
+        return cuts

@@ -59,7 +59,7 @@ def test_keep_all_and_removal_are_bit_identical(name, call):
     model, inputs = families.model(name), families.inputs(name)
     call = {"method": call["method"], "keep": 1000}
     if name == "qwen3_vl" and tokenprune.method(call["method"]).stage == "decoder":
-        call["layer"] = [2, 3] if call["method"] == "sparsevlm" else 2
+        call = {"method": call["method"], "schedule": {2: 1000, 3: 1000}}
     before = [model(**inputs).logits, generated(model, inputs)[1]]
     with tokenprune.apply(model, **call):
         during = [model(**inputs).logits, generated(model, inputs)[1]]

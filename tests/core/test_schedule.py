@@ -122,7 +122,7 @@ def test_falling_rows_never_grow_and_never_vanish():
 def test_an_explicit_schedule_is_taken_as_it_is():
     schedule = ExplicitSchedule.from_mapping({16: 18, 3: 82, 7: 32})
     assert schedule.cuts(1, 576, 32) == {3: 82, 7: 32, 16: 18}
-    assert schedule.cuts(1, 50, 32) == {3: 50, 7: 32, 16: 18}
+    assert schedule.cuts(1, 50, 32) == {7: 32, 16: 18}  # before layer 3 there are no more
 
 
 @pytest.mark.parametrize("cuts", [{"2": 50}, {2: 0.5}, {2: "x"}])
@@ -184,3 +184,10 @@ def test_every_presets_own_schedule_fits():
     schedules = [tokenprune.method(name).schedule for name in tokenprune.list_methods()]
     for schedule in filter(None, [*schedules, Strangers(), ExplicitSchedule((3, 5), (8, 4))]):
         check_schedule(schedule)
+
+
+def test_explicit_cuts_that_leave_what_there_is_are_none():
+    schedule = tokenprune.ExplicitSchedule.from_mapping({2: 16, 3: 16, 4: 5})
+    assert schedule.cuts(5, 16, 8) == {4: 5}
+    assert schedule.cuts(5, 20, 8) == {2: 16, 4: 5}
+    assert schedule.cuts(5, 4, 8) == {}
