@@ -18,7 +18,7 @@ from tokenprune.trial import Judge, Trial, called, slots_of, tensors_of
 from .tower import Tower
 
 # relative to the size of an output, by its dtype: what rounding makes of another number of rows
-FLOOR = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+FLOOR = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-1}
 
 
 class TowerTrial(Trial):
@@ -63,7 +63,7 @@ class TowerTrial(Trial):
     def _records(
         self, name: str, together: Tensor, alone: list[Tensor], report: PruningReport | None
     ) -> Iterator[PromiseRecord]:
-        allowed = FLOOR.get(together.dtype, 1e-1)
+        allowed = FLOOR.get(together.dtype, 2e-1)
         assert report is not None  # refused before
         images = sorted(report.images, key=lambda image: image.row)
         if any(len(image.cuts) > 1 for image in images):

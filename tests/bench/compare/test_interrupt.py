@@ -15,7 +15,12 @@ def test_an_interrupt_ends_all_processes_without_a_traceback(untrained, tmp_path
     options = ["--model", str(untrained), "--scenes", "20", "--batch", "4", "--workers", "2"]
     command = [sys.executable, "-m", "tokenprune_bench", "compare", *options, "--output", str(tmp_path)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
     )
     journal = tmp_path / untrained.name / "answers.jsonl"
     try:
