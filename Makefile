@@ -18,6 +18,11 @@ LOWEST := $(shell sed -n 's/^transformers==//p' constraints-lowest.txt)
 LOW := .venv-low
 LOWEST_TESTS ?= tests/core tests/adapters
 
+# Long tests of threads, processes and interruptions, which the gate runs on the pinned version only;
+# `make test-full` runs them on each.
+LONG := test_export test_faults test_gpu_promises test_tensor_parallel test_threads
+WITHOUT_LONG ?= $(LONG:%=--ignore=tests/adapters/%.py)
+
 # Versions between the oldest and the pinned one that `make test-full` tries as well: the last that Python 3.10
 # can have, and the last before 5.24 renamed an argument. Their environments borrow as above.
 MATRIX := 5.20.2 5.23.0
@@ -66,7 +71,7 @@ test: $(TEST_READY)
 
 test-lowest: $(LOW)/.ready
 	$(LOW)/bin/python -c "import transformers as t; assert t.__version__ == '$(LOWEST)', t.__version__"
-	$(LOW)/bin/python -m pytest $(LOWEST_TESTS)
+	$(LOW)/bin/python -m pytest $(LOWEST_TESTS) $(WITHOUT_LONG)
 
 # not phony: for phony targets make looks at no pattern
 test-on-%: .venv-tf-%/.ready
@@ -78,6 +83,7 @@ test-newest test-main: test-%: install-%
 test-pinned: $(TEST_READY)
 	$(BIN)/python -m pytest $(LOWEST_TESTS)
 
+test-full: WITHOUT_LONG :=
 test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned
 	$(BIN)/python .ci/canary.py newest
 
