@@ -95,6 +95,15 @@ def test_a_tiny_model_that_is_refused_counts_as_broken(two_specimens, monkeypatc
     assert "something of transformers was renamed" in result.stdout
 
 
+def test_a_method_that_runs_on_some_models_only(monkeypatch):
+    monkeypatch.setattr(tokenprune.default_registry().find("adapter", "generic"), "specimens", lambda: ())
+    record = json.loads(invoke("--method", "visionzip", "--json").stdout)
+    ran = {model["name"]: model["passed"] for model in record["models"]}
+    assert record["passed"] and ran["llava"] and not ran["qwen2-vl"]
+    assert "FAILED" not in (result := invoke("--method", "visionzip")).stdout and result.exit_code == 0
+    assert f"on {sum(ran.values())} models" in result.stdout
+
+
 def test_precision_and_attention_of_the_tiny_models(two_specimens):
     record = json.loads(invoke(*QUICK, "--dtype", "bfloat16", "--attn", "eager", "--json").stdout)
     (model,) = record["models"]

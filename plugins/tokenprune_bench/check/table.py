@@ -35,6 +35,11 @@ def show(record: Record, console: Console) -> None:
     _say(console, _verdict(record), style="bold" if record["passed"] else "bold red")
 
 
+def is_broken(model: Record) -> bool:
+    """Whether a promise was broken on a model; none is where no method runs on it."""
+    return any(record["outcome"] == FAILED for record in model["records"])
+
+
 def _say(console: Console, sentence: str, style: str | None = None) -> None:
     console.print(sentence, style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -56,7 +61,7 @@ def _of_models(models: Sequence[Record]) -> Table:
         cells = [_cell([r for r in model["records"] if r["promise"] == promise]) for promise in PROMISES]
         table.add_row(
             model["name"], f"{len(ran)} of {len(by_method)}", *cells, f"{model['seconds']:.1f}",
-            style=None if model["passed"] else "red",
+            style="red" if is_broken(model) else None,
         )  # fmt: skip
     return table
 
@@ -126,8 +131,8 @@ def _verdict(record: Record) -> str:
     records = [one for model in record["models"] for one in model["records"]]
     kept = sum(one["outcome"] not in (FAILED, NOT_APPLICABLE) for one in records)
     broken = sum(one["outcome"] == FAILED for one in records)
-    n = len(record["models"])
-    where = f"{n} models" if n > 1 else record["models"][0]["name"] if n else "no model"
+    ran = [model["name"] for model in record["models"] if model["passed"] or is_broken(model)]
+    where = f"{len(ran)} models" if len(ran) > 1 else ran[0] if ran else "any model"
     took = f"{record['seconds']:.0f} s, {record['budget']}"
     if record["passed"]:
         return f"passed: all {kept} checks on {where} ({took})"
