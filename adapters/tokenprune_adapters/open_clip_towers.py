@@ -19,7 +19,7 @@ from tokenprune.trial import Specimen
 from .timm_vit import timm_tower
 from .tiny import filled
 from .vit.adapter import VisionTowerAdapter
-from .vit.attention import AttentionTap, NormTap, ProjectionTap
+from .vit.attention import NormTap, ProjectionTap, QueryKeyTap
 from .vit.head import Matrix, TokenHead
 from .vit.tower import Tower
 
@@ -81,7 +81,7 @@ def _native_tower(visual: Any) -> Tower:
     )
 
 
-def _attention_tap(block: Any) -> Callable[[], AttentionTap] | None:
+def _attention_tap(block: Any) -> Callable[[], QueryKeyTap] | None:
     """What watches a block's attention; None where that is not simply a softmax of queries and keys."""
     attention = block.attn
     if isinstance(attention, nn.MultiheadAttention):

@@ -18,7 +18,7 @@ from tokenprune.trial import Specimen
 
 from .tiny import filled
 from .vit.adapter import VisionTowerAdapter
-from .vit.attention import AttentionTap, NormTap
+from .vit.attention import NormTap, QueryKeyTap
 from .vit.head import TokenHead
 from .vit.tower import Tower
 
@@ -96,7 +96,7 @@ def timm_tower(model: Any, last: tuple[nn.Module, ...] = ()) -> Tower:
     )
 
 
-def attention_tap(block: Any) -> Callable[[], AttentionTap] | None:
+def attention_tap(block: Any) -> Callable[[], QueryKeyTap] | None:
     """What watches a block's attention; None where that is not simply a softmax of queries and keys."""
     attention: Any = getattr(block, "attn", None)
     if type(attention).__name__ not in PLAIN_ATTENTION or not _is_from(attention, "timm."):

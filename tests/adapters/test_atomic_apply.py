@@ -77,8 +77,8 @@ STEPS = [
     (capture.FeatureCapture, "_watch"),
     (engine, "refuse_chunked_prefill"),
     (decoder.DecoderCuts, "__init__"),
-    (tap.AttentionTap, "__init__"),
-    (decoder, "AttentionTap"),
+    (tap.AttentionFunctionTap, "__init__"),
+    (decoder, "AttentionFunctionTap"),
     (engine.MaskMakers, "resolve"),
     (engine.Engine, "_cut_layers"),
 ]

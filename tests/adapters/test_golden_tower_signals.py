@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import golden
 from tokenprune_adapters.transformers import clip_signals
-from tokenprune_adapters.transformers.tap import AttentionTap
+from tokenprune_adapters.transformers.tap import AttentionFunctionTap
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPAttention
 
@@ -23,7 +23,7 @@ def test_golden_class_attention_and_keys(implementation):
         projection = getattr(attention, part)
         projection.load_state_dict({"weight": vectors[f"{letter}_w"], "bias": vectors[f"{letter}_b"]})
     seen = []
-    tap = AttentionTap(attention, lambda *what: seen.append(what))
+    tap = AttentionFunctionTap(attention, lambda *what: seen.append(what))
     with torch.no_grad():
         output = attention(vectors["x"], attention_mask=None)[0]
     tap.remove()

@@ -212,8 +212,9 @@ def broken(model, method="divprune"):
 
 
 def test_a_position_that_is_off_by_one(monkeypatch, llava, unrehearsed):
-    original = engine.Stage.positions
-    monkeypatch.setattr(engine.Stage, "positions", lambda self, places: original(self, places) + 1)
+    rows = engine.RemainingRows
+    original = rows.positions
+    monkeypatch.setattr(rows, "positions", lambda self, places: original(self, places) + 1)
     found = broken(llava)
     assert found["exactness"].difference > 1e-3 == found["exactness"].allowed
     assert found["cache"].difference > 1e-3
@@ -248,9 +249,11 @@ def test_a_mask_inside_the_decoder_that_hides_a_token(monkeypatch, llava, unrehe
     original = Call.valid
 
     def wrong(self, layer):
-        valid, stage = original(self, layer), self.stage(layer)
-        if stage is not None:
-            valid = torch.ones(stage.plan.index.shape, dtype=torch.bool) if valid is None else valid.clone()
+        valid, remaining = original(self, layer), self.remaining_at(layer)
+        if remaining is not None:
+            valid = (
+                torch.ones(remaining.plan.index.shape, dtype=torch.bool) if valid is None else valid.clone()
+            )
             valid[:, 3] = False
         return valid
 

@@ -33,7 +33,7 @@ def untraced(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @dataclass
-class Stage:
+class RemainingRows:
     """What is left from one boundary on: a plan over the rows that entered the language model.
 
     `gone` (B, P) counts dropped rows at or before each, where positions are closed up; else None.
@@ -64,10 +64,11 @@ class Call:
     (B, S) the same for what an unpruned cache already stores; None: all. `sequences` (B, L) numbers the
     packed sequences of a row, None: there is one; `restarts` (B, L) marks where positions fall back,
     `answers` (B, L) which tokens are to be predicted, None: not said. `stored` counts each cache layer's
-    slots before the call. `front` is the cut before the language model, `stages` those before decoder
-    layers, over the rows that entered it, `due` the layers before which rows are to be dropped. `positions`
-    are what its rotary embedding is to see or has seen, `rotates` says that it was called. `taps` has the
-    queries, keys and scaling of layers, `look` adds those of the layer before which rows are being dropped.
+    slots before the call. `front` is what the cut before the language model left, `remaining` what those
+    before decoder layers left of the rows that entered it, `due` the layers before which rows are to be
+    dropped. `positions` are what its rotary embedding is to see or has seen, `rotates` says that it was
+    called. `taps` has the queries, keys and scaling of layers, `look` adds those of the layer before which
+    rows are being dropped.
     """
 
     n_new: int
@@ -81,7 +82,7 @@ class Call:
     answers: Tensor | None = None
     stored: list[int] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
-    front: Stage | None = None
+    front: RemainingRows | None = None
     entered: Tensor | None = None
     entered_real: Tensor | None = None
     entered_sequences: Tensor | None = None
@@ -89,7 +90,7 @@ class Call:
     choice: RowChoice | None = None
     due: frozenset[int] = frozenset()
     rotates: bool = False
-    stages: dict[int, Stage] = field(default_factory=dict)
+    remaining: dict[int, RemainingRows] = field(default_factory=dict)
     look: Callable[[], None] | None = None
     taps: dict[int, tuple[Tensor, Tensor, float | None]] = field(default_factory=dict)
     masks: dict[Any, Any] = field(default_factory=dict)
@@ -146,31 +147,31 @@ class Call:
         """Slots a cache layer had in use before the call."""
         return self.stored[index] if index < len(self.stored) else 0
 
-    def stage(self, layer: int) -> Stage | None:
-        """The decoder cut in force at a layer."""
-        before = [boundary for boundary in self.stages if boundary <= layer]
-        return self.stages[max(before)] if before else None
+    def remaining_at(self, layer: int) -> RemainingRows | None:
+        """What the last decoder cut at or before a layer left; None: there is none."""
+        before = [boundary for boundary in self.remaining if boundary <= layer]
+        return self.remaining[max(before)] if before else None
 
     def dropped(self, layer: int) -> int:
         """Tokens of this call a layer does not get."""
-        stages = (self.front, self.stage(layer))
-        return sum(stage.plan.dropped for stage in stages if stage is not None)
+        cuts = (self.front, self.remaining_at(layer))
+        return sum(cut.plan.dropped for cut in cuts if cut is not None)
 
     def valid(self, layer: int) -> Tensor | None:
         """Which rows a layer gets are no padding; None: all."""
-        stage = self.stage(layer)
-        return self.entered_real if stage is None else stage.plan.valid
+        remaining = self.remaining_at(layer)
+        return self.entered_real if remaining is None else remaining.plan.valid
 
     def shift(self, layer: int) -> Tensor | None:
         """By how much a layer's later positions are closed up, (B, 1)."""
-        shifts = [stage.shift for stage in (self.front, self.stage(layer)) if stage is not None]
+        shifts = [cut.shift for cut in (self.front, self.remaining_at(layer)) if cut is not None]
         there = [shift for shift in shifts if shift is not None]
         return torch.stack(there).sum(0) if there else None
 
     def sequence(self, layer: int) -> Tensor | None:
         """Number of the packed sequence of each row a layer gets, (B, P), -1: padding; None: there is one."""
-        stage, numbers = self.stage(layer), self.entered_sequences
-        return numbers if stage is None or numbers is None else stage.plan.gather(numbers, -1)
+        remaining, numbers = self.remaining_at(layer), self.entered_sequences
+        return numbers if remaining is None or numbers is None else remaining.plan.gather(numbers, -1)
 
     def numbering(self, layer: int) -> Tensor | None:
         """Positions from which masks are made for packed sequences at a layer, (B, P); None: there is one."""
@@ -207,10 +208,10 @@ class Call:
 
     def tokens(self, index: int, cached: PrunedLayer) -> Tensor:
         """Numbers of all tokens a cut layer stores after this call, (B, S), before that is recorded."""
-        stage, before = self.stage(index), self.stored_at(index)
-        key = id(cached.tokens), before, cached.dropped, id(stage)  # the same for many layers
+        remaining, before = self.remaining_at(index), self.stored_at(index)
+        key = id(cached.tokens), before, cached.dropped, id(remaining)  # the same for many layers
         if key not in self.numbers:
-            plans = [cut.plan.index for cut in (self.front, stage) if cut is not None]
+            plans = [cut.plan.index for cut in (self.front, remaining) if cut is not None]
             rows = plans[0] if len(plans) == 1 else take(plans[0], plans[1])
             past = cached.tokens_of(before, rows.device).expand(len(rows), -1)
             self.numbers[key] = torch.cat([past, rows + before + cached.dropped], 1)
@@ -218,9 +219,9 @@ class Call:
 
     def widen(self, rows: Tensor, layer: int) -> Tensor:
         """Bring rows as a layer has them to the prompt's length; dropped tokens repeat the one before."""
-        for stage in (self.stage(layer), self.front):
-            if stage is not None:
-                rows = take(rows, stage.plan.slot)
+        for remaining in (self.remaining_at(layer), self.front):
+            if remaining is not None:
+                rows = take(rows, remaining.plan.slot)
         return rows
 
 

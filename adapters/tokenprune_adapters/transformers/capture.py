@@ -19,7 +19,7 @@ from .exporting import is_exporting
 from .interposed import interpose
 from .refusals import refuse_changed_settings
 from .resolved import encoder_signature
-from .tap import AttentionTap
+from .tap import AttentionFunctionTap
 from .turn import Turn
 from .undo import UndoStack
 
@@ -83,7 +83,7 @@ class FeatureCapture:
             self._undo.do(lambda: adapter.vision_tower.register_forward_hook(self._on_tower).remove)
         attention = adapter.vision_attention() if needs & FROM_ATTENTION else None
         if attention is not None:
-            self._undo.do(lambda: AttentionTap(attention, self._on_attention).remove)
+            self._undo.do(lambda: AttentionFunctionTap(attention, self._on_attention).remove)
 
     def encoded(self, modality: str, output: Any = None) -> Encoded | None:
         """Return what the current call encoded, or the encoding that made `output`; None: neither."""

@@ -14,7 +14,7 @@ from tokenprune.precision import as_written
 from tokenprune.stack import select_all
 
 from . import stock
-from .call import Call, Stage
+from .call import Call, RemainingRows
 from .calls import ModelCall
 from .capture import Encoded, FeatureCapture
 from .decoder_signals import DecoderView
@@ -127,7 +127,7 @@ class MethodChooser:
         if choice.has_cut:
             closes_up = self.adapter.closes_up(cut)
             call.entered = choice.write_new_rows(embeds)
-            call.front = Stage(choice.plan(), choice.gone(call.restarts) if closes_up else None)
+            call.front = RemainingRows(choice.plan(), choice.gone(call.restarts) if closes_up else None)
         call.seconds = time.perf_counter() - start
 
     # -- inside the decoder

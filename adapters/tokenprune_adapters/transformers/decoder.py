@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from . import stock
-from .call import Call, Stage, untraced
+from .call import Call, RemainingRows, untraced
 from .calls import LayerCall
 from .packing import restarts
 from .plan import take
@@ -18,7 +18,7 @@ from .pruned_layer import PrunedLayer
 from .receipts import check_rows
 from .resolved import MaskMakers
 from .signature import Signature
-from .tap import AttentionTap
+from .tap import AttentionFunctionTap
 from .undo import UndoStack
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class DecoderCuts:
     ) -> None:
         self.adapter, self._signature, self._masks, self._chooser = adapter, signature, masks, chooser
         self.boundaries, self._closes_up, self._current = boundaries, closes_up, current
-        self._taps: dict[int, AttentionTap] = {}
+        self._taps: dict[int, AttentionFunctionTap] = {}
         self._undo, self._cut = UndoStack(), untraced(self._cut_before)
         try:
             for i in range(boundaries[0], len(adapter.layers)):
@@ -72,7 +72,7 @@ class DecoderCuts:
         self._undo.run()
 
     def _tap(self, layer: int) -> Callable[[], None]:
-        tap = AttentionTap(self.adapter.attention(layer), functools.partial(self._see, layer))
+        tap = AttentionFunctionTap(self.adapter.attention(layer), functools.partial(self._see, layer))
         self._taps[layer] = tap
         return tap.remove
 
@@ -102,10 +102,10 @@ class DecoderCuts:
         layer_call = self._signature.read(LayerCall, args, kwargs)
         if i in call.due:
             self._cut(i, call, layer_call)
-        stage, layer = call.stage(i), call.layer(i)
-        if stage is not None:
-            check_rows(f"decoder layer {i}", layer_call.hidden, stage.plan.index.shape[1])
-            layer_call.rotated = self._rotated(i, call, stage, layer_call)
+        remaining, layer = call.remaining_at(i), call.layer(i)
+        if remaining is not None:
+            check_rows(f"decoder layer {i}", layer_call.hidden, remaining.plan.index.shape[1])
+            layer_call.rotated = self._rotated(i, call, remaining, layer_call)
             layer_call.positions = call.numbering(i)
             layer_call.mask = self._mask(i, call, layer_call.hidden, layer)
         elif isinstance(layer, PrunedLayer):
@@ -114,7 +114,7 @@ class DecoderCuts:
 
     def _cut_before(self, i: int, call: Call, layer_call: LayerCall) -> None:
         """Choose, and drop rows: hidden (B, P, D) -> (B, P', D)."""
-        choice, before, hidden = call.choice, call.stage(i), layer_call.hidden
+        choice, before, hidden = call.choice, call.remaining_at(i), layer_call.hidden
         assert choice is not None
         rotated = self._rotated(i, call, before, layer_call)
         call.look = functools.partial(self._look, i, hidden, rotated)
@@ -123,27 +123,27 @@ class DecoderCuts:
         plan = choice.plan()
         index = plan.index if before is None else before.plan.slot.gather(1, plan.index)
         gone = choice.gone(restarts(call.positions, call.entered_real)) if self._closes_up else None
-        call.stages[i] = Stage(plan, gone)
+        call.remaining[i] = RemainingRows(plan, gone)
         call.taps.clear()
         call.look = None
         layer_call.hidden = take(hidden, index)
 
-    def _rotated(self, i: int, call: Call, stage: Stage | None, layer_call: LayerCall) -> Any:
-        """Rotary cosines and sines of the rows a stage leaves (None: of all), as a layer's past closed up."""
+    def _rotated(self, i: int, call: Call, remaining: RemainingRows | None, layer_call: LayerCall) -> Any:
+        """Rotary cosines and sines of the remaining rows (None: of all), as a layer's past closed up."""
         closed = self._closed_up(i, call)
-        if closed is None and (stage is None or stage.gone is None):
+        if closed is None and (remaining is None or remaining.gone is None):
             whole = layer_call.rotated
-            if stage is None:
+            if remaining is None:
                 return whole
-            key: tuple[int, int | None] = (id(stage), None)
+            key: tuple[int, int | None] = (id(remaining), None)
             if key not in call.rotated:
-                call.rotated[key] = tuple(take(rows, stage.plan.index, rows.ndim - 2) for rows in whole)
+                call.rotated[key] = tuple(take(rows, remaining.plan.index, rows.ndim - 2) for rows in whole)
             return call.rotated[key]
-        key = id(stage), self._group(i)
+        key = id(remaining), self._group(i)
         if key not in call.rotated:
             positions = call.positions
             assert positions is not None
-            positions = positions if stage is None else stage.positions(positions)
+            positions = positions if remaining is None else remaining.positions(positions)
             positions = positions if closed is None else positions - closed.to(positions.device)
             call.rotated[key] = self.adapter.rotate(layer_call.hidden, positions)
         return call.rotated[key]
@@ -174,7 +174,7 @@ class DecoderCuts:
             n_new = hidden.shape[1]
             if call.sequences is not None:
                 flat = None
-            elif call.stage(i) is not None:
+            elif call.remaining_at(i) is not None:
                 flat = call.mask_of_rows(i, n_new, call.valid(i))
             else:
                 flat = layer.mask(n_new, call.seen)

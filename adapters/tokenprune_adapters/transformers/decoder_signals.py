@@ -31,8 +31,8 @@ class DecoderView:
         self, adapter: TransformersAdapter, call: Call, layer: int, hidden: Tensor, rotated: Any
     ) -> None:
         self.adapter, self.call, self.layer, self.hidden, self.rotated = adapter, call, layer, hidden, rotated
-        stage = call.stage(layer)
-        self._slot = None if stage is None else stage.plan.slot
+        remaining = call.remaining_at(layer)
+        self._slot = None if remaining is None else remaining.plan.slot
         self._real, self._sequence = call.valid(layer), call.sequence(layer)
 
     def tokens(self, image: Image) -> VisualTokens:
@@ -100,8 +100,8 @@ class DecoderView:
         """Positions of the rows there are now, (P,) or (3, P)."""
         positions = self.call.positions
         assert positions is not None
-        stage = self.call.stage(self.layer)
-        now = positions if stage is None else stage.positions(positions)
+        remaining = self.call.remaining_at(self.layer)
+        now = positions if remaining is None else remaining.positions(positions)
         return now[..., min(row, now.shape[-2] - 1), :]
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from tokenprune import Cut, PruningReport, UnsupportedCallError
 
 from . import receipts, stock
 from .blocks import own_masks
-from .call import Call, Stage, untraced
+from .call import Call, RemainingRows, untraced
 from .calls import LanguageCall, ModelCall, OuterCall, RotaryCall
 from .capture import FeatureCapture
 from .choosing import Chooser, MethodChooser
@@ -244,7 +244,7 @@ class Engine(NotCopied):
             self._before_layers(call)
         return signature.write(language)
 
-    def _cut(self, call: Call, front: Stage, language: LanguageCall) -> None:
+    def _cut(self, call: Call, front: RemainingRows, language: LanguageCall) -> None:
         """Rewrite the language model's arguments for the rows that stay."""
         embeds, plan = call.entered, front.plan
         assert embeds is not None
@@ -293,7 +293,7 @@ class Engine(NotCopied):
         kv = stock.output_field(output, "kv")
         receipts.check_returned(call, module, kv)
         n_layers = len(self.adapter.layers)
-        if call.front is not None or call.stages:
+        if call.front is not None or call.remaining:
             rows = stock.output_field(output, "rows")
             receipts.check_rows("the language model's output", rows, call.n_new - call.dropped(n_layers))
             whole = call.widen(rows, n_layers)
@@ -311,12 +311,12 @@ class Engine(NotCopied):
     def _commit(self, call: Call, kv: Any) -> None:
         """Tell the cache what was left out of each layer, and report."""
         kept = unpruned = 0
-        tail = 0 if call.front is None or call.stages or self._reads_text else call.front.plan.tail
-        is_cut = call.front is not None or bool(call.stages)
+        tail = 0 if call.front is None or call.remaining or self._reads_text else call.front.plan.tail
+        is_cut = call.front is not None or bool(call.remaining)
         for i, layer in enumerate(stock.layers_of(kv)):
             if is_cut:
                 receipts.check_stored(call, i, layer)
-            if call.front is not None or call.stage(i) is not None:
+            if call.front is not None or call.remaining_at(i) is not None:
                 before = call.stored_at(i)
                 if not isinstance(layer, PrunedLayer):
                     layer = as_pruned(kv, i, self.lease)

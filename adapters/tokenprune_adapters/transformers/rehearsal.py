@@ -24,7 +24,7 @@ from tokenprune import Cut, ExplicitSchedule, TokenPruneError, UnsupportedModelE
 from tokenprune.at_hand import why_not_at_hand
 
 from . import stock
-from .call import Call, Stage
+from .call import Call, RemainingRows
 from .calls import LanguageCall, ModelCall
 from .engine import Engine
 from .rows import RowChoice
@@ -128,7 +128,7 @@ class _Choice:
     def before_language(self, call: Call, brought: ModelCall) -> None:
         if self.boundary is None:
             choice = self._rows(call)
-            call.front = Stage(choice.plan(), choice.gone(None) if self.closes_up else None)
+            call.front = RemainingRows(choice.plan(), choice.gone(None) if self.closes_up else None)
 
     def before_layers(self, call: Call) -> None:
         assert self.boundary is not None

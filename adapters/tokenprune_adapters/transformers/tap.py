@@ -30,7 +30,7 @@ def _functions() -> stock.AttentionFunctions:
     return stock.AttentionFunctions()
 
 
-class AttentionTap:
+class AttentionFunctionTap:
     """Calls `see(query, key, scaling)` whenever an attention module attends.
 
     Query (B, H, L, d) and key (B, H_kv, S, d) are what attention itself sees: after rotary, after the norms,

@@ -18,7 +18,7 @@ from .hooks import Hooks
 Rotate = Callable[[Tensor, Tensor], Tensor]
 
 
-class AttentionTap(ABC):
+class QueryKeyTap(ABC):
     """What an attention module last saw: queries (B, H, L, d) and keys (B, H_kv, L, d), as they attend."""
 
     scale: float
@@ -44,7 +44,7 @@ class AttentionTap(ABC):
         self._hooks.remove()
 
 
-class NormTap(AttentionTap):
+class NormTap(QueryKeyTap):
     """Looks at the modules that normalise queries and keys, which are there even if they do nothing.
 
     `rotate` (rows, rope) -> rows is applied to both where the attention module is called with `rope=`.
@@ -88,7 +88,7 @@ class NormTap(AttentionTap):
         self._key = output.detach()
 
 
-class ProjectionTap(AttentionTap):
+class ProjectionTap(QueryKeyTap):
     """Looks at what goes into an `nn.MultiheadAttention` and projects it again, only the rows asked for.
 
     It hooks the norm in front, not the attention itself, whose fast path it leaves alone.
@@ -134,12 +134,12 @@ def probabilities(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return logits.softmax(-1).flatten(1, 2)
 
 
-def cls_attention(tap: AttentionTap, n_prefix: int) -> Tensor:
+def cls_attention(tap: QueryKeyTap, n_prefix: int) -> Tensor:
     """Attention of the class token to the patches, (B, H, N); with the prefix columns it would sum to 1."""
     return probabilities(tap.query(slice(0, 1)), tap.key(), tap.scale)[:, :, 0, n_prefix:]
 
 
-def received_attention(tap: AttentionTap, n_prefix: int) -> Tensor:
+def received_attention(tap: QueryKeyTap, n_prefix: int) -> Tensor:
     """Attention each patch receives, mean over heads and patch queries, (B, N); a head at a time."""
     query, key = tap.query(slice(n_prefix, None)), tap.key()
     n_heads, shared = query.shape[1], query.shape[1] // key.shape[1]
@@ -150,6 +150,6 @@ def received_attention(tap: AttentionTap, n_prefix: int) -> Tensor:
     return total[:, n_prefix:] / n_heads
 
 
-def key_metric(tap: AttentionTap, n_prefix: int) -> Tensor:
+def key_metric(tap: QueryKeyTap, n_prefix: int) -> Tensor:
     """Keys of the patches, after rotary, mean over heads, (B, N, d)."""
     return tap.key().mean(1)[:, n_prefix:]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tokenprune import Cut, ImageReport, Layout, PruningReport, Selection, UnsupportedCallError, VisualTokens
 
-from .attention import AttentionTap
+from .attention import QueryKeyTap
 from .choice import Chosen, choose, gather_rows
 from .hooks import Hooks
 from .intermediates import guard_intermediates
@@ -56,7 +56,7 @@ class VisionCuts:
         for i, block in enumerate(tower.blocks):
             if i == 0 or i >= self.boundaries[0]:
                 self._hooks.before(block, functools.partial(self._enter_block, i), with_kwargs=True)
-        self.taps: dict[int, AttentionTap] = {}
+        self.taps: dict[int, QueryKeyTap] = {}
         if cut.method.needs & FROM_ATTENTION:
             for i in self.boundaries:
                 watch = tower.tap(tower.blocks[i - 1])

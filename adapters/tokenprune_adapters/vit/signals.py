@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from . import attention
-from .attention import AttentionTap
+from .attention import QueryKeyTap
 from .tower import Tower
 
 OF_ATTENTION = {
@@ -33,7 +33,7 @@ def given_by(tower: Tower) -> frozenset[str]:
 
 
 def tower_signals(
-    tower: Tower, tap: AttentionTap | None, rows: Tensor, needs: frozenset[str]
+    tower: Tower, tap: QueryKeyTap | None, rows: Tensor, needs: frozenset[str]
 ) -> dict[str, Any]:
     """Signals for the rows (B, n_prefix + N, D) that enter the block of the cut, computed when asked for.
 

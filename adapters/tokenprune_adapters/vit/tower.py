@@ -12,7 +12,7 @@ from torch import nn
 
 from tokenprune import UnsupportedCallError, UnsupportedModelError
 
-from .attention import AttentionTap
+from .attention import QueryKeyTap
 from .head import TokenHead
 
 
@@ -33,7 +33,7 @@ class Tower:
     has_class_token: bool
     usual: tuple[int, int]
     grid: Callable[[int, int], tuple[int, int]]
-    tap: Callable[[nn.Module], Callable[[], AttentionTap] | None]
+    tap: Callable[[nn.Module], Callable[[], QueryKeyTap] | None]
     head: TokenHead | None
     is_checkpointing: Callable[[], bool]
 
