@@ -23,9 +23,9 @@ from tokenprune.trial import Specimen
 
 from .tiny import specimens
 from .transformers import forms, pictures, stock
-from .transformers.capture import Encoded
+from .transformers.encoded import Encoded, ImageSignal
 from .transformers.grids import grid_of, square_of
-from .transformers.vlm import ImageSignal, TransformersAdapter
+from .transformers.vlm import TransformersAdapter
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from tokenprune.trial import Specimen
 
 from .tiny import specimens
 from .transformers import clip_signals, pictures, stock
-from .transformers.capture import Encoded
+from .transformers.encoded import Encoded, ImageSignal
 from .transformers.grids import grid_of, square_of
-from .transformers.vlm import ImageSignal, TransformersAdapter
+from .transformers.vlm import TransformersAdapter
 
 
 class LlavaAdapter(TransformersAdapter):

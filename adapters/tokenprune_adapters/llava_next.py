@@ -22,7 +22,7 @@ from tokenprune.trial import Specimen
 from .llava import LlavaAdapter
 from .tiny import specimens
 from .transformers import pictures
-from .transformers.capture import Encoded
+from .transformers.encoded import Encoded
 
 
 class LlavaNextAdapter(LlavaAdapter):

@@ -22,8 +22,8 @@ from tokenprune.trial import Specimen
 
 from .tiny import specimens
 from .transformers import pictures, stock
-from .transformers.capture import Encoded
-from .transformers.vlm import ImageSignal, TransformersAdapter
+from .transformers.encoded import Encoded, ImageSignal
+from .transformers.vlm import TransformersAdapter
 
 
 class Qwen25VLAdapter(TransformersAdapter):

@@ -19,7 +19,7 @@ from tokenprune.trial import Specimen
 from .qwen2_5_vl import Qwen25VLAdapter
 from .tiny import specimens
 from .transformers.calls import LanguageCall
-from .transformers.capture import Encoded
+from .transformers.encoded import Encoded
 from .transformers.forms import centred, layer_norm_form
 from .transformers.plan import RowPlan, take
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import stock
 from .errors import EngineRefusedError
+from .families import FAMILIES
 from .settings import KEY
 from .versions import check_version
 
@@ -55,8 +56,6 @@ def __getattr__(name: str) -> Any:
 
     def refuse(engine: Any) -> None:
         if stock.is_configured(engine):
-            from .plugin import FAMILIES
-
             check_version(version)
             raise EngineRefusedError(
                 f"tokenprune: {architecture} cannot be pruned inside vLLM; these can: {', '.join(FAMILIES)}. "

@@ -8,13 +8,8 @@ already, and running it twice changes nothing.
 from __future__ import annotations
 
 from . import guard
+from .families import FAMILIES
 from .versions import is_supported
-
-FAMILIES = {
-    "LlavaForConditionalGeneration": "tokenprune_vllm.llava:PrunedLlava",
-    "LlavaNextForConditionalGeneration": "tokenprune_vllm.llava_next:PrunedLlavaNext",
-    "Qwen2_5_VLForConditionalGeneration": "tokenprune_vllm.qwen2_5_vl:PrunedQwen25VL",
-}
 
 
 def register() -> None:

@@ -8,14 +8,15 @@ does it inside; both go through `get_image_features` of the inner model, which i
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import stock
+from .encoded import Encoded, Seen
 from .exporting import is_exporting
+from .facts import VisionLanguageFacts
 from .interposed import interpose
 from .refusals import refuse_changed_settings
 from .resolved import encoder_signature
@@ -23,43 +24,15 @@ from .tap import AttentionFunctionTap
 from .turn import Turn
 from .undo import UndoStack
 
-if TYPE_CHECKING:
-    from .vlm import TransformersAdapter
-
 FROM_PROJECTOR = frozenset({"pre_features"})
 FROM_ATTENTION = frozenset({"cls_attention", "key_metric", "received_attention"})
 FROM_TOWER = frozenset({"cls_hidden"})
 
 
-@dataclass
-class Seen:
-    """What passed during one encoding: projector inputs, class rows of tower outputs, queries and keys."""
-
-    projector_inputs: list[Tensor] = field(default_factory=list)
-    tower_outputs: list[Tensor] = field(default_factory=list)
-    attention: list[tuple[Tensor, Tensor, float | None]] = field(default_factory=list)
-
-
-@dataclass
-class Encoded:
-    """The images of one encoding call: length of each, what passed, the arguments, rows and output.
-
-    `arguments` are those the adapter reads (`encoder_words`), None where one was not passed. `newlines` marks
-    separator tokens of each image (N,), where the adapter tells them by their rows.
-    """
-
-    lengths: list[int]
-    seen: Seen
-    arguments: dict[str, Any]
-    rows: Any = field(repr=False)
-    output: weakref.ref[Any] = field(repr=False)
-    newlines: list[Tensor] = field(default_factory=list)
-
-
 class FeatureCapture:
     """Watches `get_<modality>_features` of a model and whatever the signals in `needs` are made of."""
 
-    def __init__(self, adapter: TransformersAdapter, needs: frozenset[str], turn: Turn) -> None:
+    def __init__(self, adapter: VisionLanguageFacts, needs: frozenset[str], turn: Turn) -> None:
         self._adapter, self._turn = adapter, turn
         self._encoded: dict[str, list[Encoded]] = {}  # what somebody still has the output of
         self._own: dict[str, Encoded] = {}  # what the current call encoded
@@ -73,7 +46,7 @@ class FeatureCapture:
             self.remove()
             raise
 
-    def _install(self, adapter: TransformersAdapter, needs: frozenset[str]) -> None:
+    def _install(self, adapter: VisionLanguageFacts, needs: frozenset[str]) -> None:
         for modality in adapter.modalities:
             self._watch(adapter.inner, modality)
         if needs & FROM_PROJECTOR:

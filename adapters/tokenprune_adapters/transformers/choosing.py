@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,15 +16,14 @@ from tokenprune.stack import select_all
 from . import stock
 from .call import Call, RemainingRows
 from .calls import ModelCall
-from .capture import Encoded, FeatureCapture
+from .capture import FeatureCapture
 from .decoder_signals import DecoderView
+from .encoded import Encoded
+from .facts import VisionLanguageFacts
 from .front_signals import projector_tokens
 from .images import ImageSpan, locate
 from .rows import HIDDEN, Image, RowChoice
 from .text import last_token, text_after
-
-if TYPE_CHECKING:
-    from .vlm import TransformersAdapter
 
 
 class Chooser(Protocol):
@@ -50,7 +49,7 @@ class MethodChooser:
     """
 
     def __init__(
-        self, adapter: TransformersAdapter, capture: FeatureCapture, front: Cut | None, decoder: Cut | None
+        self, adapter: VisionLanguageFacts, capture: FeatureCapture, front: Cut | None, decoder: Cut | None
     ) -> None:
         self.adapter, self._capture, self._front, self._decoder = adapter, capture, front, decoder
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .capture import Encoded
+from .encoded import Encoded
 from .tap import attention_probabilities
 
 

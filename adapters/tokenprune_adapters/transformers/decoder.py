@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from . import stock
 from .call import Call, RemainingRows, untraced
 from .calls import LayerCall
+from .choosing import Chooser
+from .facts import VisionLanguageFacts
 from .packing import restarts
 from .plan import take
 from .pruned_layer import PrunedLayer
@@ -20,10 +22,6 @@ from .resolved import MaskMakers
 from .signature import Signature
 from .tap import AttentionFunctionTap
 from .undo import UndoStack
-
-if TYPE_CHECKING:
-    from .choosing import Chooser
-    from .vlm import TransformersAdapter
 
 
 class DecoderCuts:
@@ -43,7 +41,7 @@ class DecoderCuts:
 
     def __init__(
         self,
-        adapter: TransformersAdapter,
+        adapter: VisionLanguageFacts,
         signature: Signature,
         masks: MaskMakers,
         chooser: Chooser,

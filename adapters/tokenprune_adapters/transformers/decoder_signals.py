@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,10 @@ from tokenprune import IncompatibleError, Layout, VisualTokens
 
 from . import stock
 from .call import Call
+from .facts import VisionLanguageFacts
 from .pruned_layer import PrunedLayer
 from .rows import Image
 from .tap import attention_probabilities
-
-if TYPE_CHECKING:
-    from .vlm import TransformersAdapter
 
 
 class DecoderView:
@@ -28,7 +26,7 @@ class DecoderView:
     """
 
     def __init__(
-        self, adapter: TransformersAdapter, call: Call, layer: int, hidden: Tensor, rotated: Any
+        self, adapter: VisionLanguageFacts, call: Call, layer: int, hidden: Tensor, rotated: Any
     ) -> None:
         self.adapter, self.call, self.layer, self.hidden, self.rotated = adapter, call, layer, hidden, rotated
         remaining = call.remaining_at(layer)

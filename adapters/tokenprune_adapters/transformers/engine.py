@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .capture import FeatureCapture
 from .choosing import Chooser, MethodChooser
 from .decoder import DecoderCuts
 from .exporting import check_exported, is_exporting
+from .facts import VisionLanguageFacts
 from .interposed import NotCopied
 from .lease import Lease
 from .plan import take
@@ -37,10 +38,6 @@ from .resolved import MaskMakers
 from .tap import ATTENTION_SIGNALS
 from .turn import Turn
 from .undo import UndoStack
-
-if TYPE_CHECKING:
-    from .vlm import TransformersAdapter
-
 
 MODULE_CALLS = inspect.getsourcefile(torch.nn.Module)  # the file of the function that calls hooks
 READS_TEXT = frozenset({"text_embeds", "text_ids"})  # what of it comes later changes the choice
@@ -63,7 +60,7 @@ class Engine(NotCopied):
 
     def __init__(
         self,
-        adapter: TransformersAdapter,
+        adapter: VisionLanguageFacts,
         cuts: Sequence[Cut],
         record: Callable[[PruningReport], None],
         chooser: Chooser | None = None,

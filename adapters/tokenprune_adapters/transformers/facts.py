@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,12 +14,10 @@ from tokenprune.projector import in_float32, weights_mark
 
 from . import pictures, stock
 from .calls import LanguageCall
-from .capture import Encoded
+from .encoded import Encoded, ImageSignal
 from .plan import RowPlan
 from .resolved import Signatures
 from .signature import Signature
-
-ImageSignal = Callable[[Encoded, int], Any]
 
 
 class VisionLanguageFacts(ModelAdapter):

@@ -5,23 +5,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from tokenprune import Projector, UnsupportedCallError, VisualTokens
 
 from .call import Call
+from .encoded import Encoded
+from .facts import VisionLanguageFacts
 from .rows import Image
 from .text import text_after
 
-if TYPE_CHECKING:
-    from .capture import Encoded
-    from .vlm import TransformersAdapter
-
 
 def projector_tokens(
-    adapter: TransformersAdapter,
+    adapter: VisionLanguageFacts,
     call: Call,
     image: Image,
     encoded: Encoded,

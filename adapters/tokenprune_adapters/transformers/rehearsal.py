@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,8 @@ from . import stock
 from .call import Call, RemainingRows
 from .calls import LanguageCall, ModelCall
 from .engine import Engine
+from .facts import VisionLanguageFacts
 from .rows import RowChoice
-
-if TYPE_CHECKING:
-    from .vlm import TransformersAdapter
 
 N_ROWS = 9  # of the prompt; one more is decoded
 N_DROPPED = 3
@@ -41,7 +39,7 @@ TIMES_OWN = 10.0  # how far above the model's own difference a pruned one may li
 FLOOR = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
-def rehearse(adapter: TransformersAdapter, cuts: list[Cut]) -> str:
+def rehearse(adapter: VisionLanguageFacts, cuts: list[Cut]) -> str:
     """Try each cut, and return what was measured.
 
     Raises
@@ -83,7 +81,7 @@ def _remedy() -> str:
     )
 
 
-def _why_not(adapter: TransformersAdapter) -> str:
+def _why_not(adapter: VisionLanguageFacts) -> str:
     """Why nothing can be rehearsed; empty where it can."""
     if any(hasattr(module, "unshard") for module in adapter.model.modules()):
         return "weights are sharded over processes (FSDP)"
@@ -96,7 +94,7 @@ def _why_not(adapter: TransformersAdapter) -> str:
 
 
 @contextmanager
-def _undisturbed(adapter: TransformersAdapter) -> Iterator[None]:
+def _undisturbed(adapter: VisionLanguageFacts) -> Iterator[None]:
     """Evaluation mode, no gradients, no compiled code; everything as it was afterwards."""
     modules = list(adapter.language_model.modules())
     training = [module.training for module in modules]
@@ -145,7 +143,7 @@ class _Rehearsal:
     both stages those of a prompt without the dropped ones.
     """
 
-    def __init__(self, adapter: TransformersAdapter, cut: Cut) -> None:
+    def __init__(self, adapter: VisionLanguageFacts, cut: Cut) -> None:
         self.adapter, self.cut = adapter, cut
         self.language = adapter.language_model
         self._signature = adapter.signatures(False).language

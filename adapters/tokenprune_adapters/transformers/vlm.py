@@ -12,9 +12,11 @@ from tokenprune import Cut, IncompatibleError, PruningReport
 from tokenprune.at_hand import check_at_hand
 from tokenprune.trial import Trial
 
-from . import stock
-from .facts import ImageSignal as ImageSignal
+from . import rehearsal, stock
+from .engine import Engine
 from .facts import VisionLanguageFacts
+from .promises.examples import example_inputs
+from .promises.trial import VisionLanguageTrial
 from .resolved import MaskMakers, encoder_signature
 from .tap import ATTENTION_SIGNALS, check_attention
 
@@ -110,24 +112,16 @@ class TransformersAdapter(VisionLanguageFacts):
 
     def rehearse(self, cuts: Sequence[Cut]) -> str:
         """Try the cuts on a few rows; see `rehearsal`."""
-        from .rehearsal import rehearse
-
-        return rehearse(self, list(cuts))
+        return rehearsal.rehearse(self, list(cuts))
 
     def example_inputs(self, seed: int = 0) -> dict[str, Tensor]:
         """One row with one random picture; see `promises.examples`."""
-        from .promises.examples import example_inputs
-
         return example_inputs(self, seed)
 
     def trial(self, inputs: Any) -> Trial:
         """Checks against stock code run by hand; see `promises`."""
-        from .promises.trial import VisionLanguageTrial
-
         return VisionLanguageTrial(self, inputs)
 
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
         """Hook the model."""
-        from .engine import Engine  # needs transformers; looking strategies up does not
-
         return Engine(self, cuts, record).remove

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +20,10 @@ from tokenprune.trial import slots_of
 
 from .. import stock
 from ..calls import LanguageCall, RotaryCall
+from ..facts import VisionLanguageFacts
 from ..resolved import MaskMakers
 from ..signature import Signature
 from .observed import StockRow
-
-if TYPE_CHECKING:
-    from ..vlm import TransformersAdapter
 
 
 @dataclass
@@ -157,7 +155,7 @@ def _add_visual(row: StockRow, run: Passage, call: LanguageCall) -> None:
 class _rotating:
     """For the length of a block, the rotary embedding gets these positions, whatever it is called with."""
 
-    def __init__(self, adapter: TransformersAdapter, positions: Tensor) -> None:
+    def __init__(self, adapter: VisionLanguageFacts, positions: Tensor) -> None:
         self._adapter, self._positions = adapter, positions
 
     def __enter__(self) -> None:

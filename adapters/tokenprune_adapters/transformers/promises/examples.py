@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +11,8 @@ from torch import Tensor
 from tokenprune import UnsupportedModelError
 
 from .. import stock
+from ..facts import VisionLanguageFacts
 from .prompts import IDS, MASK, encode
-
-if TYPE_CHECKING:
-    from ..vlm import TransformersAdapter
 
 BEFORE, AFTER = 5, 6  # words before and after the picture
 
@@ -28,7 +26,7 @@ def text_tokens(config: Any, n: int, draw: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def example_inputs(adapter: TransformersAdapter, seed: int) -> dict[str, Tensor]:
+def example_inputs(adapter: VisionLanguageFacts, seed: int) -> dict[str, Tensor]:
     """One row with one picture, on the model's device.
 
     Raises

@@ -6,18 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import stock
 from ..calls import LanguageCall, RotaryCall
+from ..facts import VisionLanguageFacts
 from ..images import ImageSpan
 from .prompts import spans_of
-
-if TYPE_CHECKING:
-    from ..vlm import TransformersAdapter
 
 
 @dataclass
@@ -28,7 +26,7 @@ class Answered:
     kv: Any
 
 
-def answered(adapter: TransformersAdapter, inputs: dict[str, Any], tokens: Sequence[int]) -> Answered:
+def answered(adapter: VisionLanguageFacts, inputs: dict[str, Any], tokens: Sequence[int]) -> Answered:
     """Let the model, as it is now, answer each row with `tokens` (T); the last of them is not fed again."""
     heads: list[Tensor] = []
 
@@ -53,7 +51,7 @@ class StockRow:
     them. `spans`: where its images stand.
     """
 
-    adapter: TransformersAdapter
+    adapter: VisionLanguageFacts
     inputs: dict[str, Any]
     tokens: Sequence[int]
     spans: list[ImageSpan]
@@ -65,7 +63,7 @@ class StockRow:
     _before: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def observe(cls, adapter: TransformersAdapter, inputs: dict[str, Any], tokens: Sequence[int]) -> StockRow:
+    def observe(cls, adapter: VisionLanguageFacts, inputs: dict[str, Any], tokens: Sequence[int]) -> StockRow:
         """Run the unpruned model."""
         calls: list[LanguageCall] = []
         positions: list[Tensor] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,16 +13,14 @@ from torch import Tensor
 from tokenprune import UnsupportedCallError
 
 from .. import stock
+from ..facts import VisionLanguageFacts
 from ..images import ImageSpan, locate
-
-if TYPE_CHECKING:
-    from ..vlm import TransformersAdapter
 
 N_LONGER = 3  # text tokens more than another row has
 IDS, MASK = stock.ARGUMENTS["ids"][0], stock.ARGUMENTS["mask"][0]
 
 
-def checked(adapter: TransformersAdapter, inputs: Any) -> dict[str, Any]:
+def checked(adapter: VisionLanguageFacts, inputs: Any) -> dict[str, Any]:
     """Model inputs with their mask.
 
     Raises
@@ -45,14 +43,14 @@ def checked(adapter: TransformersAdapter, inputs: Any) -> dict[str, Any]:
     return given
 
 
-def encode(adapter: TransformersAdapter, inputs: Mapping[str, Any], modality: str) -> Any:
+def encode(adapter: VisionLanguageFacts, inputs: Mapping[str, Any], modality: str) -> Any:
     """The rows of each image or video, as the inner model encodes them."""
     encoder = getattr(adapter.inner, stock.encoder_name(modality))
     taken = inspect.signature(encoder).parameters
     return stock.output_field(encoder(**{k: v for k, v in inputs.items() if k in taken}), "features")
 
 
-def spans_of(adapter: TransformersAdapter, inputs: Mapping[str, Any]) -> list[ImageSpan]:
+def spans_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[ImageSpan]:
     """Where the images and videos of a batch stand: all images, then all videos."""
     spans: list[ImageSpan] = []
     for modality in adapter.modalities:
@@ -62,7 +60,7 @@ def spans_of(adapter: TransformersAdapter, inputs: Mapping[str, Any]) -> list[Im
     return spans
 
 
-def rows_of(adapter: TransformersAdapter, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each row of a batch alone, without padding and without the other rows' images.
 
     Raises
@@ -89,7 +87,7 @@ def rows_of(adapter: TransformersAdapter, inputs: Mapping[str, Any]) -> list[dic
 
 
 def _of_row(
-    adapter: TransformersAdapter, inputs: Mapping[str, Any], spans: Sequence[ImageSpan], name: str, row: int
+    adapter: VisionLanguageFacts, inputs: Mapping[str, Any], spans: Sequence[ImageSpan], name: str, row: int
 ) -> Tensor:
     """Which entries of an input, by its first axis, belong to a row."""
     n_rows, size = len(inputs[IDS]), len(inputs[name])
@@ -116,7 +114,7 @@ def _of_row(
 _OF_VIDEOS = (stock.ARGUMENTS["video_grids"][0],)
 
 
-def longer(adapter: TransformersAdapter, row: Mapping[str, Any]) -> dict[str, Any]:
+def longer(adapter: VisionLanguageFacts, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with a few text tokens more at its end: one of its own again and again."""
     ids = row[IDS][0]
     is_text = torch.ones_like(ids, dtype=torch.bool)
@@ -146,7 +144,7 @@ def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def joined_for(adapter: TransformersAdapter, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def joined_for(adapter: VisionLanguageFacts, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`joined`; rows without images get empty ones where a model wants an entry for each row."""
     if adapter.rows_first:
         names = {name for row in rows for name in row}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +16,12 @@ from tokenprune.promises import BATCH, CACHE, EXACTNESS, FAILED, PromiseRecord
 from tokenprune.trial import Judge, Trial, called, tensors_of
 
 from .. import stock
+from ..facts import VisionLanguageFacts
 from . import differences
 from .by_hand import HandRun, images_of, run_by_hand
 from .examples import text_tokens
 from .observed import Answered, StockRow, answered
 from .prompts import IDS, checked, joined_for, longer, rows_of
-
-if TYPE_CHECKING:
-    from ..vlm import TransformersAdapter
 
 N_ANSWER = 4  # tokens of the answer: a prefill and three decoding steps
 
@@ -34,7 +32,7 @@ class VisionLanguageTrial(Trial):
     The answer's tokens are given beforehand, so that runs can be compared step by step.
     """
 
-    def __init__(self, adapter: TransformersAdapter, inputs: Any) -> None:
+    def __init__(self, adapter: VisionLanguageFacts, inputs: Any) -> None:
         self.adapter, self.model = adapter, adapter.model
         self.inputs = checked(adapter, inputs)
         self.tokens = text_tokens(adapter.model.config, N_ANSWER, torch.Generator().manual_seed(0)).tolist()
@@ -156,7 +154,7 @@ class _Pruned:
 
     @classmethod
     def run(
-        cls, adapter: TransformersAdapter, handle: PruningHandle, row: StockRow, tokens: list[int]
+        cls, adapter: VisionLanguageFacts, handle: PruningHandle, row: StockRow, tokens: list[int]
     ) -> _Pruned:
         """Answer the row."""
         answer = answered(adapter, row.inputs, tokens)
