@@ -3,7 +3,7 @@
 
 import typing
 
-from .adapter import Cut, ModelAdapter
+from .adapter import ModelAdapter
 from .api import (
     apply,
     list_adapters,
@@ -17,6 +17,7 @@ from .api import (
     selector,
 )
 from .budget import Budget
+from .cut import Cut
 from .errors import (
     AlreadyPrunedError,
     BudgetError,

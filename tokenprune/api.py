@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from .adapter import Cut
 from .arguments import combine, place, read_budgets, seeded
+from .cut import Cut
 from .errors import BudgetError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, check_unpruned
 from .methods import Method

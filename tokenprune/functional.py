@@ -6,9 +6,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .greedy import can_fuse, greedy, inside
+from .greedy import can_fuse, greedy
+from .similarity import GRAM_LIMIT, inside
+from .similarity import Similarity as Similarity
+from .similarity import unit_rows as unit_rows
 
-GRAM_LIMIT = 8192  # tokens up to which all pairwise similarities are held at once (N^2 floats)
 LAZY_FROM = 1024  # tokens from which a CPU makes only those similarities that picking asks for
 FLAT = 1e-4  # relative spread below which scores count as one value
 MAP_BYTES = 2**28  # of an attention map held at once, in float32
@@ -33,12 +35,6 @@ def mean_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     for some in torch.split(query.float(), many, dim=1):
         received += (some @ key.float().mT * scaling).softmax(-1).sum((0, 1))
     return received / (heads * n)
-
-
-def unit_rows(features: Tensor) -> Tensor:
-    """Scale rows (..., N, D) to unit length, in float32; a zero row stays zero."""
-    rows: Tensor = torch.nn.functional.normalize(features.float(), dim=-1)
-    return rows
 
 
 def flatten_equal(scores: Tensor) -> Tensor:
@@ -67,50 +63,6 @@ def top_slots(scores: Tensor, keep: int) -> Tensor:
 def even_slots(n: int, keep: int, device: torch.device | None = None) -> Tensor:
     """Return `keep` of `n` slots, evenly spaced: the middles of `keep` equal stretches. Shape (keep,)."""
     return (2 * torch.arange(keep, device=device) + 1) * n // (2 * keep)
-
-
-class Similarity:
-    """Cosine similarities of rows (B, N, D), a column at a time.
-
-    Held as one (B, N, N) matrix up to `GRAM_LIMIT` tokens (one fast matrix product an image: an image's
-    similarities do not depend on the others of its stack), beyond that, or where the `whole` matrix is not
-    wanted, computed column by column.
-    """
-
-    @torch.no_grad()
-    def __init__(self, features: Tensor, whole: bool = True) -> None:
-        self.unit = unit_rows(features.detach())
-        b, n, _ = self.unit.shape
-        self.matrix: Tensor | None = None
-        if whole and n <= GRAM_LIMIT:
-            self.matrix = self.unit.new_empty(b, n, n)
-            for rows, out in zip(self.unit, self.matrix, strict=True):
-                torch.mm(rows, rows.mT, out=out)
-
-    def column(self, slots: Tensor) -> Tensor:
-        """Similarities of all tokens to one slot an image, (B,) -> (B, N)."""
-        rows = torch.arange(len(slots), device=slots.device)
-        if self.matrix is not None:
-            return self.matrix[rows, slots]
-        return (self.unit @ self.unit[rows, slots].unsqueeze(-1)).squeeze(-1)
-
-    def most_isolated(self, counts: Tensor | None = None) -> Tensor:
-        """Return the slot farthest from its nearest neighbour, (B,); of the first `counts` (B,) slots."""
-        n = self.unit.shape[-2]
-        padding = None if counts is None else ~inside(counts, n)
-        nearest = []
-        for start in range(0, n, GRAM_LIMIT):
-            stop = min(n, start + GRAM_LIMIT)
-            block = self.matrix if self.matrix is not None else self.unit[:, start:stop] @ self.unit.mT
-            if padding is not None:
-                block = block.masked_fill(padding.unsqueeze(1), -torch.inf)
-            own = block[:, :, start:stop].diagonal(dim1=1, dim2=2)
-            before = own.clone()
-            own.fill_(-torch.inf)
-            nearest.append(block.amax(-1))
-            own.copy_(before)
-        found = torch.cat(nearest, -1)
-        return (found if padding is None else found.masked_fill(padding, torch.inf)).argmin(-1)
 
 
 def greedy_path(device: torch.device | str, n: int) -> str:

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from . import greedy_cpu
-
-if TYPE_CHECKING:
-    from .functional import Similarity
+from .similarity import Similarity, inside
 
 
 @functools.cache
@@ -24,11 +21,6 @@ def _has_triton() -> bool:
 def can_fuse(device: torch.device | str) -> bool:
     """Whether the kernel runs on a device: an NVIDIA GPU, and triton is installed."""
     return torch.device(device).type == "cuda" and torch.version.cuda is not None and _has_triton()
-
-
-def inside(counts: Tensor, n: int) -> Tensor:
-    """Which of `n` slots are an image's own, (B,) -> (B, N)."""
-    return torch.arange(n, device=counts.device) < counts.unsqueeze(-1)
 
 
 def greedy(

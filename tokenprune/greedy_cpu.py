@@ -7,14 +7,13 @@ likely to be: a token's gain never grows, so those with the largest gains now ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .functional import Similarity
+from .similarity import Similarity
 
 BLOCK = 128  # rows made at once; one matrix product of this many costs little more than one row
 FEWEST = 8  # below this a product's bits differ from the whole matrix's

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from .adapter import Cut
+from .cut import Cut
 from .errors import AlreadyPrunedError, UnsupportedCallError
 from .report import PruningReport
 from .restore import restored_on_error

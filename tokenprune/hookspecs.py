@@ -7,14 +7,11 @@ entry point of the group ``tokenprune``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pluggy
 
-if TYPE_CHECKING:
-    from .adapter import ModelAdapter
-    from .methods import Method
-    from .strategy import Reducer, Scorer, Selector
+from .adapter import ModelAdapter
+from .methods import Method
+from .strategy import Reducer, Scorer, Selector
 
 PROJECT = "tokenprune"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -13,9 +13,9 @@ from torch import Tensor
 from .budget import Budget
 from .checks import blamed, check_scores, check_selection
 from .errors import IncompatibleError
+from .lookup import default_lookup
 from .option_types import check_one_of, check_types
 from .precision import as_written
-from .registry import default_registry
 from .schedule import BUDGETS, Schedule
 from .scope import cover_slices, join, kept_newlines, share_out
 from .select_input import directly
@@ -61,12 +61,12 @@ class Method:
 
     def resolved(self) -> Method:
         """Return this method with every name replaced by the strategy it stands for."""
-        registry = default_registry()
+        lookup = default_lookup()
         return dataclasses.replace(
             self,
-            scorer=registry.scorer(self.scorer),
-            selector=registry.selector(self.selector),
-            reducer=None if self.reducer is None else registry.reducer(self.reducer),
+            scorer=lookup.scorer(self.scorer),
+            selector=lookup.selector(self.selector),
+            reducer=None if self.reducer is None else lookup.reducer(self.reducer),
         )
 
     @property

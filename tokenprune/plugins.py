@@ -19,10 +19,21 @@ from typing import Any
 import pluggy
 
 from . import hookspecs
+from .adapter import ModelAdapter
+from .methods import Method
+from .strategy import Reducer, Scorer, Selector
 
 GROUP = "tokenprune"
 DISABLE_VARIABLE = "TOKENPRUNE_DISABLE_PLUGINS"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("tokenprune_"))
+# what each delivers: of which type, and whether classes or objects
+EXPECTED: dict[str, tuple[type, bool]] = {
+    "tokenprune_scorers": (Scorer, True),
+    "tokenprune_selectors": (Selector, True),
+    "tokenprune_reducers": (Reducer, True),
+    "tokenprune_methods": (Method, False),
+    "tokenprune_adapters": (ModelAdapter, True),
+}
 
 
 @dataclass
@@ -140,7 +151,7 @@ def _collect(plugin: Plugin, hook: str, implementation: Any) -> None:
         delivered = list(implementation())
     if delivered is None:
         return
-    base, is_class = _expected(hook)
+    base, is_class = EXPECTED[hook]
     for thing in delivered:
         fits = isinstance(thing, type) and issubclass(thing, base) if is_class else isinstance(thing, base)
         wanted = f"{'subclasses' if is_class else 'objects'} of tokenprune.{base.__name__}"
@@ -161,19 +172,6 @@ def _collect(plugin: Plugin, hook: str, implementation: Any) -> None:
             )
             return
     plugin.delivers[hook] = delivered
-
-
-def _expected(hook: str) -> tuple[type, bool]:
-    """Base type of what a hook delivers, and whether classes or objects are meant."""
-    from . import adapter, methods, strategy  # these modules ask the registry; it is loaded only now
-
-    return {
-        "tokenprune_scorers": (strategy.Scorer, True),
-        "tokenprune_selectors": (strategy.Selector, True),
-        "tokenprune_reducers": (strategy.Reducer, True),
-        "tokenprune_methods": (methods.Method, False),
-        "tokenprune_adapters": (adapter.ModelAdapter, True),
-    }[hook]
 
 
 def _first_line(error: Exception) -> str:

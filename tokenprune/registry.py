@@ -12,13 +12,14 @@ from torch import nn
 
 from .adapter import ModelAdapter
 from .errors import PluginConflictError, PluginError, UnknownNameError, UnsupportedModelError
+from .lookup import StrategyLookup, set_default_lookup
 from .plugins import DISABLE_VARIABLE, Plugin, discover
 from .strategy import Reducer, Scorer, Selector
 
 Entry = tuple[Any, Plugin]
 
 
-class Registry:
+class Registry(StrategyLookup):
     """Everything the plugins deliver, by kind and name."""
 
     def __init__(self, plugins: list[Plugin]) -> None:
@@ -175,3 +176,6 @@ def _where(thing: Any) -> str:
 def default_registry() -> Registry:
     """Return the registry of the installed plugins, loaded on first use."""
     return Registry(discover())
+
+
+set_default_lookup(default_registry)  # nothing is loaded by this

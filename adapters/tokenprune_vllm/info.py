@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from tokenprune import Budget, BudgetError, Cut, Layout
-from tokenprune.adapter import check_cut
+from tokenprune.cut import check_cut
 
 from . import stock
 from .errors import EngineRefusedError, refusing

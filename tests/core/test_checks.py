@@ -20,7 +20,8 @@ from tokenprune import (
     finite,
     select_input,
 )
-from tokenprune.stack import select_all, stack
+from tokenprune.batch import select_all
+from tokenprune.stack import stack
 from tokenprune.testing import example_tokens
 
 METHODS, SELECTORS = tokenprune.list_methods(), tokenprune.list_selectors()

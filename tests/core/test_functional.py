@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import diversity
 
-from tokenprune import functional, greedy, greedy_cpu
+from tokenprune import functional, greedy, greedy_cpu, similarity
 from tokenprune.functional import (
     Similarity,
     even_slots,
@@ -113,7 +113,7 @@ def test_column_by_column_similarity_equals_the_matrix(monkeypatch):
     features = features_of(0, 40, 8, b=2)
     whole = Similarity(features)
     picks = max_min_diversity(features, 12)
-    monkeypatch.setattr(functional, "GRAM_LIMIT", 16)
+    monkeypatch.setattr(similarity, "GRAM_LIMIT", 16)
     columns = Similarity(features)
     assert whole.matrix is not None and columns.matrix is None
     slots = torch.tensor([3, 39])

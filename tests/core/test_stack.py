@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import tokenprune
-from tokenprune import Budget, Layout, VisualTokens, stack
+from tokenprune import Budget, Layout, VisualTokens, batch, stack
 from tokenprune.testing import example_tokens
 
 METHODS = tokenprune.list_methods()
@@ -48,7 +48,7 @@ def test_choosing_for_many_is_choosing_for_each(name):
     images.insert(2, example_tokens(n=12, seed=9))
     keeps = [6, Budget(6), 6, 6, Budget(keep_ratio=0.5), 30]
     method = tokenprune.method(name)
-    found = stack.select_all(method, images, keeps, layer=2)
+    found = batch.select_all(method, images, keeps, layer=2)
     for image, keep, selection in zip(images, keeps, found, strict=True):
         same(selection, method.select(image, keep, layer=2))
 
@@ -73,11 +73,11 @@ def test_equal_images_and_budgets_go_together(monkeypatch):
     grid = Layout((1, 2, 3))
     images = [VisualTokens(torch.ones(6, 2), layout=grid) for _ in range(4)]
     images += [VisualTokens(torch.ones(6, 2)), VisualTokens(torch.ones(6, 2), layout=Layout((2, 1, 3)))]
-    stack.select_all(method, images, [2, 2, 2, 3, 2, 4])
+    batch.select_all(method, images, [2, 2, 2, 3, 2, 4])
     assert selector.shapes == [(3, 6, 2), (6, 2), (6, 2), (6, 2)]
     selector.shapes.clear()
     monkeypatch.setattr(stack, "STACK_TOKENS", 12)
-    stack.select_all(method, images[:3], [2, 2, 2])
+    batch.select_all(method, images[:3], [2, 2, 2])
     assert selector.shapes == [(2, 6, 2), (6, 2)]
 
 
@@ -85,7 +85,7 @@ def test_a_part_that_takes_no_stacks_gets_one_image_at_a_time():
     selector = Counting()
     method = tokenprune.Method("counting", scorer="relevance", selector=selector)
     assert not tokenprune.scorer("relevance").batched
-    stack.select_all(method, [example_tokens(seed=seed) for seed in (1, 2)], [4, 4])
+    batch.select_all(method, [example_tokens(seed=seed) for seed in (1, 2)], [4, 4])
     assert [len(shape) for shape in selector.shapes] == [2, 2]
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tokenprune import Cut, UnsupportedCallError, VisualTokens
+from tokenprune.batch import select_all
 from tokenprune.precision import as_written
-from tokenprune.stack import select_all
 
 from . import stock
 from .call import Call, RemainingRows
