@@ -19,7 +19,7 @@ DEFAULT_METHOD = "zoo-exact"
 
 
 def combine(given: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method]:
-    """Turn the arguments of `apply` into Method objects."""
+    """Turn the arguments of `apply` into methods whose parts are objects."""
     registry = default_registry()
     parts = [part for part in (scorer, selector, reducer) if part is not None]
     if given is not None and parts:
@@ -37,7 +37,8 @@ def combine(given: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method
     many = list(given) if isinstance(given, (list, tuple)) else [given]
     if not many:
         raise OptionError("method=[] names no method")
-    return [one if isinstance(one, Method) else registry.find("method", one) for one in many]
+    methods = [one if isinstance(one, Method) else registry.find("method", one) for one in many]
+    return [method.resolved() for method in methods]
 
 
 def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, budget: Any, n: int) -> list[Budget]:
@@ -80,7 +81,6 @@ def place(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter
         raise OptionError(
             "stage, layer and schedule go with a single method; give Method objects that carry their own"
         )
-    method = method.resolved()
     in_layers = [name for name in ("vision", "decoder") if name in adapter.provides]
     if (
         stage is None

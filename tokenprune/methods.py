@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,13 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .checks import blamed, check_scores, check_selection
 from .errors import IncompatibleError
 from .lookup import default_lookup
 from .option_types import check_one_of, check_types
+from .pipeline import Pipeline
 from .precision import as_written
 from .schedule import BUDGETS, Schedule
 from .scope import cover_slices, join, kept_newlines, share_out
-from .select_input import directly
 from .selection import Selection
 from .stack import choose_parts
 from .strategy import Reducer, Scorer, Selector, Strategy, check_options
@@ -59,21 +59,29 @@ class Method:
         check_one_of("scope", self.scope, ("image", "tile"))
         check_one_of("newlines", self.newlines, ("drop", "compete", "keep"))
 
+    @functools.cached_property
+    def _pipeline(self) -> Pipeline:
+        """Its scorer, selector and reducer as objects; names are looked up once, when first asked for."""
+        scorer, selector, reducer = self.scorer, self.selector, self.reducer
+        if not isinstance(scorer, Scorer):
+            scorer = default_lookup().scorer(scorer)
+        if not isinstance(selector, Selector):
+            selector = default_lookup().selector(selector)
+        if reducer is not None and not isinstance(reducer, Reducer):
+            reducer = default_lookup().reducer(reducer)
+        return Pipeline(scorer, selector, reducer)
+
     def resolved(self) -> Method:
         """Return this method with every name replaced by the strategy it stands for."""
-        lookup = default_lookup()
-        return dataclasses.replace(
-            self,
-            scorer=lookup.scorer(self.scorer),
-            selector=lookup.selector(self.selector),
-            reducer=None if self.reducer is None else lookup.reducer(self.reducer),
-        )
+        strategies = vars(self._pipeline)
+        if all(getattr(self, role) is strategy for role, strategy in strategies.items()):
+            return self
+        return dataclasses.replace(self, **strategies)
 
     @property
     def parts(self) -> tuple[Strategy, ...]:
-        """The strategies it is made of, resolved."""
-        method = self.resolved()
-        return tuple(p for p in (method.scorer, method.selector, method.reducer) if isinstance(p, Strategy))
+        """The strategies it is made of, as objects."""
+        return self._pipeline.parts
 
     @property
     def needs(self) -> frozenset[str]:
@@ -88,15 +96,14 @@ class Method:
         OptionError
             When neither it nor a part has such an option, or the value is of another type.
         """
-        method = self.resolved()
-        own = {f.name for f in dataclasses.fields(self)} - {"name", "scorer", "selector", "reducer"}
-        known = sorted(own.union(*(part.options() for part in method.parts)))
+        fields = {f.name for f in dataclasses.fields(self)} - {"name", "scorer", "selector", "reducer"}
+        known = sorted(fields.union(*(part.options() for part in self.parts)))
         check_options(f"method {self.name!r}", options, tuple(known))
-        changed: dict[str, Any] = {k: v for k, v in options.items() if k in own}
+        changed: dict[str, Any] = {k: v for k, v in options.items() if k in fields}
         check_types(f"method {self.name!r}", Method, changed)
-        for role in ("scorer", "selector", "reducer"):
-            if (part := getattr(method, role)) is not None:
-                changed[role] = part.with_options(**{k: v for k, v in options.items() if k in part.options()})
+        for role, part in vars(self._pipeline).items():
+            if part is not None:
+                changed[role] = part.with_options(**{k: options[k] for k in part.options() if k in options})
         return dataclasses.replace(self, **changed)
 
     def n_keep(self, layout: Layout, keep: int | Budget) -> int:
@@ -139,60 +146,33 @@ class Method:
         """
         tokens = tokens if layer is None else tokens.before_layer(layer)
         with as_written(tokens.features.device):
-            return self.resolved()._select(tokens, keep)
+            return self._select(tokens, keep if isinstance(keep, Budget) else Budget(keep))
 
-    def _select(self, tokens: VisualTokens, keep: int | Budget) -> Selection:
-        """Select, with parts resolved."""
-        method = self
-        alone = [part for part in method.parts if tokens.is_batch and not part.batched]
+    def _select(self, tokens: VisualTokens, budget: Budget) -> Selection:
+        pipeline, layout = self._pipeline, tokens.layout
+        alone = [part for part in pipeline.parts if tokens.is_batch and not part.batched]
         if alone:
             raise IncompatibleError(
                 f"the {alone[0].kind} {alone[0].name!r} takes one image at a time, (N, D), and not a stack"
             )
-        budget, layout = keep if isinstance(keep, Budget) else Budget(keep), tokens.layout
         if budget.rows(len(tokens)) >= len(tokens) or (layout.tiles is None and layout.newlines is None):
-            rows = min(method.n_keep(layout, budget), len(tokens))
-            scores = method._score(tokens)
-            selection = method._choose(tokens, scores, rows)
+            scores = pipeline.score(tokens)
+            selection = pipeline.choose(tokens, scores, min(self.n_keep(layout, budget), len(tokens)))
             if tokens.is_batch or layout.grid[0] == 1:
                 return selection
 
             def best_of(slots: Tensor) -> int:
-                own = None if scores is None else scores[slots.to(scores.device)]
-                return int(method._choose(tokens.part(slots), own, 1).indices)
+                slice_scores = None if scores is None else scores[slots.to(scores.device)]
+                return int(pipeline.choose(tokens.part(slots), slice_scores, 1).indices)
 
             return cover_slices(selection, layout, best_of)
         if tokens.is_batch:
             raise IncompatibleError("tiled images are taken one at a time, (N, D), not as a stack")
         shares = share_out(layout, self.scope, self.newlines, budget)
-        scores = method._score(tokens.part(torch.cat([share.slots for share in shares])))  # tiles together
-        own = [None] * len(shares) if scores is None else torch.split(scores, [len(s.slots) for s in shares])
+        together = pipeline.score(tokens.part(torch.cat([share.slots for share in shares])))
+        sizes = [len(share.slots) for share in shares]
+        scores_of = [None] * len(shares) if together is None else torch.split(together, sizes)
         parts = [tokens.part(share.slots, share.tile) for share in shares]
-        selections = choose_parts(method._choose, method.parts[1:], parts, own, [s.rows for s in shares])
+        choosers, keeps = pipeline.parts[1:], [share.rows for share in shares]
+        selections = choose_parts(pipeline.choose, choosers, parts, scores_of, keeps)
         return join(shares, selections, kept_newlines(layout, self.newlines), tokens.features)
-
-    def _score(self, tokens: VisualTokens) -> Tensor | None:
-        """Score tokens, with parts resolved."""
-        scorer = self.scorer
-        assert isinstance(scorer, Scorer)
-        with blamed(scorer, tokens):
-            scores = scorer.score(tokens)
-        check_scores(scorer, scores, tokens)
-        return scores
-
-    def _choose(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
-        """Choose among tokens that all compete, with parts resolved."""
-        selector, reducer = self.selector, self.reducer
-        assert isinstance(selector, Selector)
-        if keep == len(tokens):  # everything stays: nothing to reduce
-            reducer = None
-        n_selected = reducer.n_selected(keep, len(tokens)) if isinstance(reducer, Reducer) else keep
-        with blamed(selector, tokens):
-            selection = directly(selector)(tokens, scores, n_selected)
-        check_selection(selector, selection, n_selected, tokens, rows_fit=scores is not None)
-        selection = dataclasses.replace(selection, scores=scores)
-        if isinstance(reducer, Reducer):
-            with blamed(reducer, tokens):
-                selection = reducer.reduce(tokens, selection, keep)
-            check_selection(reducer, selection, keep, tokens)
-        return selection

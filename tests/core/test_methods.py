@@ -141,6 +141,26 @@ def test_resolving_turns_names_into_strategies():
     assert method.reducer is None
 
 
+def test_names_are_looked_up_once_and_objects_never(monkeypatch):
+    asked = []
+    registry = tokenprune.default_registry()
+    monkeypatch.setattr("tokenprune.methods.default_lookup", lambda: asked.append("registry") or registry)
+    method = Method("by-name", scorer="uniform", selector="topk")
+    assert method.needs == frozenset()
+    assert [part.name for part in method.parts] == ["uniform", "topk"]
+    assert method.select(example_tokens(6), keep=2).indices.tolist() == [1, 4]
+    assert asked == ["registry", "registry"]  # scorer and selector, once each
+    resolved = method.resolved()
+    assert resolved.resolved() is resolved
+    for whole in (
+        resolved,
+        resolved.with_options(scope="tile"),
+        dataclasses.replace(resolved, stage="vision"),
+    ):
+        assert whole.select(example_tokens(6), keep=2).indices.tolist() == [1, 4]
+    assert asked == ["registry", "registry"]
+
+
 def test_scores_of_the_wrong_shape_name_the_scorer():
     class Wide(Ramp):
         def score(self, tokens):

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of a method as objects: score, select, reduce, with what each returns checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .checks import blamed, check_scores, check_selection
+from .select_input import directly
+from .selection import Selection
+from .strategy import Reducer, Scorer, Selector, Strategy
+from .tokens import VisualTokens
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The scorer, the selector and the reducer of a method, if it has one."""
+
+    scorer: Scorer
+    selector: Selector
+    reducer: Reducer | None = None
+
+    @property
+    def parts(self) -> tuple[Strategy, ...]:
+        """The strategies, in the order they run."""
+        both = (self.scorer, self.selector)
+        return both if self.reducer is None else (*both, self.reducer)
+
+    def score(self, tokens: VisualTokens) -> Tensor | None:
+        """Score the tokens of an image or a stack, (N,) or (B, N); None: no opinion."""
+        with blamed(self.scorer, tokens):
+            scores = self.scorer.score(tokens)
+        check_scores(self.scorer, scores, tokens)
+        return scores
+
+    def choose(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
+        """Choose `keep` rows among tokens that all compete with each other."""
+        reducer = (
+            None if keep == len(tokens) else self.reducer
+        )  # where everything stays there is nothing to reduce
+        n_selected = keep if reducer is None else reducer.n_selected(keep, len(tokens))
+        with blamed(self.selector, tokens):
+            selection = directly(self.selector)(tokens, scores, n_selected)
+        check_selection(self.selector, selection, n_selected, tokens, rows_fit=scores is not None)
+        selection = dataclasses.replace(selection, scores=scores)
+        if reducer is not None:
+            with blamed(reducer, tokens):
+                selection = reducer.reduce(tokens, selection, keep)
+            check_selection(reducer, selection, keep, tokens)
+        return selection
