@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from .arguments import combine, place, read_budgets, seeded
-from .cut import Cut
+from .cut import Cut, position_rule
 from .errors import BudgetError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, check_unpruned
 from .methods import Method
@@ -98,10 +98,9 @@ def apply(
         cuts = []
         for one, rows in zip(methods, budgets, strict=True):
             one = place(one, stage, layer, schedule, len(methods), adapter)
-            if one.positions not in adapter.positions:  # the paper's choice, on a model that has none
-                one = one.with_options(positions=None)
             one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
-            cuts.append(Cut(seeded(one, seed), rows, min_tokens))
+            rule = position_rule(one, positions, adapter.positions)
+            cuts.append(Cut(seeded(one, seed), rows, min_tokens, rule))
             adapter.check(cuts[-1])
             for part in one.parts:
                 check_parts(f"{part.kind} {part.name!r}", part)

@@ -14,11 +14,36 @@ from .schedule_check import check_schedule
 
 @dataclass(frozen=True)
 class Cut:
-    """One place where tokens are dropped: a resolved method, its budget, and when to leave an image alone."""
+    """One place where tokens are dropped.
+
+    `method` is resolved; images with fewer than `min_tokens` tokens are left alone. `positions` is the rule
+    that holds on this model: `"contiguous"` (kept tokens are renumbered) or `"original"`.
+    """
 
     method: Method
     budget: Budget
     min_tokens: int = 0
+    positions: str = "contiguous"
+
+    @property
+    def closes_up(self) -> bool:
+        """Whether kept tokens are renumbered."""
+        return self.positions == "contiguous"
+
+
+def position_rule(method: Method, asked: str | None, allowed: Sequence[str]) -> str:
+    """Return a cut's position rule: the one asked for, the method's if the model allows it, or its default.
+
+    Parameters
+    ----------
+    asked
+        What the user asked for; it is checked by `check_cut`.
+    allowed
+        Rules the model allows, its default first.
+    """
+    if asked is not None:
+        return asked
+    return allowed[0] if method.positions is None or method.positions not in allowed else method.positions
 
 
 def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], positions: Sequence[str]) -> None:
@@ -56,7 +81,7 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
             f"scope='tile' and newlines='keep' hold for one cut, and method {method.name!r} makes {n_cuts}; "
             "use scope='image' and newlines='compete', or a single layer="
         )
-    if method.positions is not None and method.positions not in positions:
+    if cut.positions not in positions:
         raise IncompatibleError(
-            f"positions={method.positions!r} is not possible on this model; it allows: {', '.join(positions)}"
+            f"positions={cut.positions!r} is not possible on this model; it allows: {', '.join(positions)}"
         )

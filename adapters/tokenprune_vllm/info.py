@@ -48,7 +48,8 @@ class PruningInfo:
                 "something that single requests may say"
             )
         provides = self.signals(self.config)
-        cut = Cut(method, self.settings.budget, self.settings.min_tokens)
+        rule = method.positions or self.positions[0]  # the method's own is refused where it does not fit
+        cut = Cut(method, self.settings.budget, self.settings.min_tokens, rule)
         check_cut(cut, f"{self.family} inside vLLM", {"projector": provides}, self.positions)
         if method.needs and self.options.tower_ranks == "data":
             raise EngineRefusedError(

@@ -192,6 +192,24 @@ def test_overrides_win_and_what_is_left_none_is_the_methods_own(model):
     assert (method.scope, method.newlines, method.positions) == ("image", "drop", "original")
 
 
+@pytest.mark.parametrize(
+    ("allowed", "arguments", "rule"),
+    [
+        (("contiguous", "original"), {"method": "zoo-exact"}, "contiguous"),  # which leaves it to the model
+        (("original", "contiguous"), {"method": "zoo-exact"}, "original"),
+        (("contiguous", "original"), {"method": "divprune"}, "contiguous"),
+        (("contiguous", "original"), {"method": tokenprune.Method("m", positions="original")}, "original"),
+        (("contiguous",), {"method": tokenprune.Method("m", positions="original")}, "contiguous"),
+        (("contiguous", "original"), {"method": "zoo-exact", "positions": "original"}, "original"),
+    ],
+)
+def test_the_position_rule_is_decided_once_and_stands_on_the_cut(model, toy, allowed, arguments, rule):
+    toy.ToyAdapter.positions = allowed
+    with tokenprune.apply(model, keep=4, **arguments) as handle:
+        assert cut_of(handle).positions == rule
+        assert cut_of(handle).closes_up == (rule == "contiguous")
+
+
 def test_the_seed_reaches_parts_that_have_one_unless_they_chose_their_own(model):
     with tokenprune.apply(model, method="zoo-prune", keep=4, seed=7) as handle:
         assert cut_of(handle).method.scorer.seed == 7

@@ -124,9 +124,8 @@ class MethodChooser:
             if key in chosen and image.note != HIDDEN:
                 choice.cut(image, image.slots, chosen[key], 0)
         if choice.has_cut:
-            closes_up = self.adapter.closes_up(cut)
             call.entered = choice.write_new_rows(embeds)
-            call.front = RemainingRows(choice.plan(), choice.gone(call.restarts) if closes_up else None)
+            call.front = RemainingRows(choice.plan(), choice.gone(call.restarts) if cut.closes_up else None)
         call.seconds = time.perf_counter() - start
 
     # -- inside the decoder

@@ -120,7 +120,7 @@ class Engine(NotCopied):
             self._masks,
             self._chooser,
             schedule.boundaries(len(self.adapter.layers)),
-            self.adapter.closes_up(cut),
+            cut.closes_up,
             bool(cut.method.needs & ATTENTION_SIGNALS),
             lambda: self._call,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune import Cut, IncompatibleError, Layout, ModelAdapter, Projector, UnsupportedModelError
+from tokenprune import IncompatibleError, Layout, ModelAdapter, Projector, UnsupportedModelError
 from tokenprune.projector import in_float32, weights_mark
 
 from . import pictures, stock
@@ -90,10 +90,6 @@ class VisionLanguageFacts(ModelAdapter):
     def positions(self) -> tuple[str, ...]:
         """Both rules; only contiguous where layers slide: their windows count what is stored."""
         return ("contiguous",) if self.slides else ("contiguous", "original")
-
-    def closes_up(self, cut: Cut) -> bool:
-        """Whether a cut renumbers the rows that stay."""
-        return (cut.method.positions or self.positions[0]) == "contiguous"
 
     def lengths(self, rows: Any) -> list[int]:
         """Tokens of each image, from what `get_image_features` gives for the language model."""

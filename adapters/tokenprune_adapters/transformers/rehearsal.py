@@ -151,7 +151,7 @@ class _Rehearsal:
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(0, len(table.weight), (1, N_ROWS + 1), generator=draw)
         self.rows: Tensor = table(ids.to(table.weight.device))
-        self.closes_up = adapter.closes_up(cut)
+        self.closes_up = cut.closes_up
         schedule = cut.method.schedule if cut.method.stage == "decoder" else None
         self.boundary = None if schedule is None else schedule.boundaries(len(adapter.layers))[0]
         if self.boundary is not None:  # the same one, however many layers are left

@@ -163,7 +163,7 @@ class _Pruned:
     def by_hand(self, images: list[ImageReport], row: StockRow | None = None) -> HandRun:
         """The reference for a choice, of this row or another."""
         in_decoder = self.cut.method.stage == "decoder"
-        return run_by_hand(row or self.row, images, in_decoder, self.row.adapter.closes_up(self.cut))
+        return run_by_hand(row or self.row, images, in_decoder, self.cut.closes_up)
 
     def miscounted(self) -> str:
         """What the report counts wrongly of the prefill; empty where it is right."""
