@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_cli.console.failures import BadInputError
 
 import tokenprune
 from tokenprune.strategy import check_options

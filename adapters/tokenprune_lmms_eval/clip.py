@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenprune_adapters.clip_space import ClipSpace
-from tokenprune_bench.cli.failures import BadInputError, first_line
+from tokenprune_cli.console.failures import BadInputError, first_line
 
 import tokenprune
 from tokenprune_lmms_eval.arguments import option_names

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_cli.console.failures import BadInputError
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria
 

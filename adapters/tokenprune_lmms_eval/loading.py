@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenprune_bench.cli.failures import BadInputError
-from tokenprune_bench.cli.models import Device, Precision
+from tokenprune_cli.console.failures import BadInputError
+from tokenprune_cli.console.models import Device, Precision
 
 
 @dataclass(frozen=True)

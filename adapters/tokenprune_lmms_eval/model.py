@@ -14,8 +14,8 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.protocol import ChatMessages
 from loguru import logger
-from tokenprune_bench.cli.failures import BadInputError
-from tokenprune_bench.cli.models import load_model
+from tokenprune_cli.console.failures import BadInputError
+from tokenprune_cli.console.models import load_model
 from tqdm import tqdm
 from transformers import StoppingCriteriaList
 

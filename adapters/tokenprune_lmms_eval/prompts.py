@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_cli.console.failures import BadInputError
 from transformers.image_utils import load_image
 
 Conversation = list[dict[str, Any]]

@@ -58,13 +58,12 @@ def _speed(preset: str, keep: int, batch: int) -> tuple[str, ...]:
 def _bench(*options: str) -> tuple[str, ...]:
     methods = [word for method in METHODS for word in ("--method", method)]
     return (
-        "tokenprune_bench",
+        "tokenprune_cli",
         "bench",
         *options,
         *methods,
         "--new-tokens",
         "1",
-        "--no-official",
         "--output",
         "{record}",
     )

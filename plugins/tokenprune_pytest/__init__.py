@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     import tokenprune
-    from tokenprune.promises import ModelCheck
+    from tokenprune.testing import ModelCheck
 
 
 class Checks:

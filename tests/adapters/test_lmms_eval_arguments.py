@@ -8,8 +8,8 @@ from importlib.metadata import entry_points
 
 import pytest
 import torch
-from tokenprune_bench.cli.failures import BadInputError
-from tokenprune_bench.cli.models import Device, Precision
+from tokenprune_cli.console.failures import BadInputError
+from tokenprune_cli.console.models import Device, Precision
 from tokenprune_lmms_eval.arguments import OF_APPLY, read_pruning, read_value
 from tokenprune_lmms_eval.generation import UntilTexts, batches, ended, read_generation
 from tokenprune_lmms_eval.kept_rows import KeptRows

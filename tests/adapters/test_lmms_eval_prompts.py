@@ -6,7 +6,7 @@ import tiny_processors as tp
 import torch
 from PIL import Image
 from tiny_models import IMAGE, PAD
-from tokenprune_bench.cli.failures import BadInputError
+from tokenprune_cli.console.failures import BadInputError
 from tokenprune_lmms_eval.prompts import Prompts, has_pictures, squared
 
 

@@ -4,8 +4,8 @@
 import hashlib
 from pathlib import Path
 
-from tokenprune_bench.embedded_model import embedded_model_path
-from tokenprune_bench.evaluation import (
+from tokenprune_cli.embedded import embedded_model_path
+from tokenprune_cli.evaluation import (
     BASELINES,
     UNPRUNED,
     Setting,
@@ -15,9 +15,9 @@ from tokenprune_bench.evaluation import (
     paired_gap,
     refusal,
 )
-from tokenprune_bench.scenes import held_out_scenes
 
 import tokenprune
+from benchmarks.scenes import held_out_scenes
 
 PINNED = Path(__file__).parent / "pinned.json"
 KEEP = 18  # of 144

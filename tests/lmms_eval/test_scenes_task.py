@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tokenprune_bench.embedded_model import embedded_model_path, load_embedded_model
-from tokenprune_bench.evaluation import UNPRUNED, Setting, accuracy, answer_batch, make_batches
-from tokenprune_bench.scenes import held_out_scenes
-from tokenprune_bench.scenes.files import write_scenes
+from tokenprune_cli.embedded import embedded_model_path, held_out_scenes, load_embedded_model
+from tokenprune_cli.evaluation import UNPRUNED, Setting, accuracy, answer_batch, make_batches
+
+from benchmarks.scenes.files import write_scenes
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "lmms_eval_scenes"
 TASK, N, BATCH = "tokenprune_scenes", 20, 32

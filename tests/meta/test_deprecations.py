@@ -38,7 +38,7 @@ def test_other_messages_pass():
 
 def test_ours_are_the_packages_wherever_installed_the_tests_and_the_pages():
     installed = "/usr/lib/python3/site-packages"
-    assert is_ours("tokenprune_bench.bench.timing", f"{installed}/tokenprune_bench/bench/timing.py")
+    assert is_ours("tokenprune_cli.bench.timing", f"{installed}/tokenprune_cli/bench/timing.py")
     assert is_ours("page_docs_transformers_md", str(CHECKOUT / "docs/transformers.md"))
     assert not is_ours("accelerate.hooks", f"{installed}/accelerate/hooks.py")
     assert not is_ours("accelerate.hooks", str(CHECKOUT / ".venv/lib/site-packages/accelerate/hooks.py"))

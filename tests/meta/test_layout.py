@@ -18,12 +18,12 @@ CORE = sorted((ROOT / "tokenprune").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins/tokenprune_plugins").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters/tokenprune_adapters").rglob("*.py"))
 VLLM = sorted((ROOT / "adapters/tokenprune_vllm").rglob("*.py"))
-BENCH = sorted((ROOT / "plugins/tokenprune_bench").rglob("*.py"))
+CLI = sorted((ROOT / "plugins/tokenprune_cli").rglob("*.py"))
 LMMS_EVAL = sorted((ROOT / "adapters/tokenprune_lmms_eval").rglob("*.py"))
 PYTEST = sorted((ROOT / "plugins/tokenprune_pytest").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
-OURS = CORE + PLUGINS + ADAPTERS + VLLM + BENCH + LMMS_EVAL + PYTEST
+OURS = CORE + PLUGINS + ADAPTERS + VLLM + CLI + LMMS_EVAL + PYTEST
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
 DRAWING = ROOT / "tokenprune/visualize"  # loaded when first used, so that it may import PIL
 
@@ -59,7 +59,7 @@ def test_plugins_and_adapters_import_the_core_by_its_public_modules_and_not_each
             assert parts[0] == own
 
 
-@pytest.mark.parametrize("path", BENCH + LMMS_EVAL + PYTEST, ids=name_of)
+@pytest.mark.parametrize("path", CLI + LMMS_EVAL + PYTEST, ids=name_of)
 def test_the_programs_use_public_names_only(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tokenprune":
@@ -83,7 +83,7 @@ def run(code, **environment):
 def test_importing_tokenprune_loads_no_plugin_and_no_model_library():
     code = "import sys, tokenprune; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = set(run(code).split())
-    assert not loaded & (HEAVY | {"tokenprune_plugins", "tokenprune_adapters", "tokenprune_bench"})
+    assert not loaded & (HEAVY | {"tokenprune_plugins", "tokenprune_adapters", "tokenprune_cli"})
 
 
 def test_importing_tokenprune_has_no_side_effects():
@@ -157,11 +157,12 @@ def test_files_carry_the_licence_and_a_telling_name(path):
     assert path.stem not in {"utils", "helpers", "common", "misc", "util", "helper"}
 
 
-# the training program is run on its own, never imported by what users run; it may seed its own process
-LIBRARY = [path for path in OURS if "training" not in path.parts]
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_nothing_in_the_wheel_imports_the_benchmarks(path):
+    assert not {module for module in imported(path) if module.split(".")[0] == "benchmarks"}
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+@pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_library_code_touches_no_global_state(path):
     text = path.read_text()
     assert not re.search(r"torch\.manual_seed|random\.seed\(|use_deterministic_algorithms\(", text)

@@ -38,7 +38,7 @@ def test_the_packages_are_found():
     assert {package.name for _, package in packages()} >= {
         "tokenprune",
         "tokenprune_vllm",
-        "tokenprune_bench",
+        "tokenprune_cli",
     }
 
 

@@ -6,7 +6,7 @@ import copy
 import torch
 from checks import CLOSE, LOGITS, N_NEW, Checks, cache_in, stacked
 from families import HEADS, KV_HEADS, PIXELS, SPECIAL, WIDTH
-from tokenprune_bench.cache_name import cache_name
+from tokenprune_cli.cache_name import cache_name
 from transformers import CompileConfig, DynamicCache, StaticCache
 
 STATIC = {"cache_implementation": "static"}

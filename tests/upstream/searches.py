@@ -4,7 +4,7 @@
 import torch
 from checks import CLOSE, EVERYTHING, LOGITS, N_NEW, Checks, stacked
 from families import IMAGE, PIXELS, SPECIAL
-from tokenprune_bench.cache_name import cache_name
+from tokenprune_cli.cache_name import cache_name
 from transformers import DynamicCache
 
 SAMPLED = {"do_sample": True, "top_k": 10, "top_p": 0.9, "temperature": 0.7}

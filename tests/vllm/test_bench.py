@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenprune bench --engine vllm`, once through, as short as it can be."""
+"""`python -m benchmarks.serving`, once through, as short as it can be."""
 
 import json
 import subprocess
@@ -9,10 +9,10 @@ from pathlib import Path
 
 def test_the_three_engines_answer_and_the_pruned_one_has_the_shorter_prompt(tmp_path):
     output = tmp_path / "record.json"
-    program = Path(sys.executable).with_name("tokenprune")
     options = ["--clients", "1", "--new-tokens", "1", "--output", output, "--json"]
     done = subprocess.run(
-        [program, "bench", "--engine", "vllm", *options],
+        [sys.executable, "-m", "benchmarks.serving", *options],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

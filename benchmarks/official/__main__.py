@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time the official algorithms beside ours: `python -m benchmarks.official`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tokenprune_cli.console.failures import plain_errors
+from tokenprune_cli.console.files import check_folder, deliver
+from tokenprune_cli.console.options import OnlyJson
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
+    as_json: OnlyJson = False,
+) -> None:
+    """Time the official loop of picks and the official sensitivity beside ours, on random rows."""
+    with plain_errors():
+        import torch
+        from tokenprune_cli.bench.record import machine
+
+        from benchmarks.official.algorithms import compare_picks, compare_scores
+
+        check_folder(output)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        record = {
+            "command": shlex.join(["python", "-m", "benchmarks.official", *sys.argv[1:]]),
+            **machine(device),
+            "official": [compare_picks(device), compare_scores(device)],
+        }
+        deliver(record, _show, as_json, output)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    from benchmarks.official.sentences import official_lines
+
+    for line in official_lines(record):
+        typer.echo(line)
+
+
+if __name__ == "__main__":
+    app()

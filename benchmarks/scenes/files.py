@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out scenes as files: pictures, and a question file for programs that read questions from disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+from tokenprune_cli.embedded.scenes import CHECKSUM_FILE, QUESTION_FILE, digest
+
+from benchmarks.scenes.splits import held_out_scenes
+
+
+def write_scenes(folder: Path, n: int) -> Path:
+    """Write the first `n` held-out scenes as PNG files and their questions beside them.
+
+    The questions are one JSON object a line (image, family, question, answer), a question file of
+    `tokenprune compare`, in the order of `held_out_scenes`; a checksum of everything stands in a file too.
+
+    Returns
+    -------
+    Path
+        The question file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, (scene, questions) in enumerate(held_out_scenes(n)):
+        name = f"scene-{number:04d}.png"
+        Image.fromarray(scene.image).save(folder / name, optimize=True)
+        for question in questions:
+            entry = {
+                "image": name,
+                "family": question.family,
+                "question": question.text,
+                "answer": question.answer,
+            }
+            lines.append(json.dumps(entry) + "\n")
+    path = folder / QUESTION_FILE
+    path.write_text("".join(lines), encoding="utf-8")
+    (folder / CHECKSUM_FILE).write_text(digest(folder) + "\n")
+    return path

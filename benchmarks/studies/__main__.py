@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Repeat a study of the paper on the embedded model or any other: `python -m benchmarks.studies NAME`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tokenprune_cli.console.failures import plain_errors, quietly
+from tokenprune_cli.console.files import check_folder, deliver
+from tokenprune_cli.console.models import Device, Precision
+from tokenprune_cli.console.options import (
+    Batch,
+    InPrecision,
+    Metric,
+    ModelName,
+    OnDevice,
+    OnlyJson,
+    QuestionFile,
+    Scenes,
+    TrustRemoteCode,
+)
+from tokenprune_cli.model_name import model_name
+
+
+class Name(str, Enum):
+    """Studies; see `benchmarks.studies.catalogue`."""
+
+    layers = "layers"
+    correlation = "correlation"
+    sampling = "sampling"
+    combination = "combination"
+    normalise = "normalise"
+    positions = "positions"
+    precision = "precision"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def study(
+    name: Annotated[Name, typer.Argument(help="Which study.", metavar="NAME")],
+    model: ModelName = None,
+    questions: QuestionFile = None,
+    metric: Metric = None,
+    scenes: Scenes = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the record there, as JSON.", metavar="FILE")
+    ] = None,
+    batch: Batch = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 8,
+    device: OnDevice = Device.auto,
+    dtype: InPrecision = Precision.auto,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: OnlyJson = False,
+) -> None:
+    """Repeat one of the paper's studies: layers, correlation, sampling, combination and others."""
+    with plain_errors(), quietly():
+        from tokenprune_cli.compare.question_set import check_questions
+        from tokenprune_cli.compare.workers import Source
+        from tokenprune_cli.console.progress import ProgressBar
+        from tokenprune_cli.console.questions import loaded_questions, what_to_ask
+
+        from benchmarks.studies import STUDIES, run_study
+
+        asked_of = what_to_ask(questions, metric, scenes)
+        check_folder(output)
+        source = Source(model, device, dtype, trust_remote_code, *asked_of)
+        asked = loaded_questions(source)
+        network, processor = source.load_model()
+        check_questions(processor, asked)
+        with ProgressBar() as progress:
+            found = run_study(
+                STUDIES[name.value],
+                network,
+                processor,
+                asked,
+                max_new_tokens=max_new_tokens,
+                batch=batch,
+                progress=progress,
+            )
+        record = {
+            "command": shlex.join(["python", "-m", "benchmarks.studies", *sys.argv[1:]]),
+            "model": model_name(model),
+            **found,
+        }
+        deliver(record, _show, as_json, output)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.studies import STUDIES
+    from benchmarks.studies.table import ranking_table, score_table
+
+    console = Console(highlight=False)
+    about = record["questions"]
+    console.print(STUDIES[record["study"]].asks, markup=False)
+    console.print(
+        f"{record['model']}; {about['count']} questions about {about['pictures']} pictures", markup=False
+    )
+    for head, rows in (score_table(record), ranking_table(record)):
+        if rows:
+            table = Table(*head)
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+    if record["cells"]:
+        console.print("Intervals: 95 %, paired bootstrap over pictures; a difference that holds 0 is noise.")
+
+
+if __name__ == "__main__":
+    app()

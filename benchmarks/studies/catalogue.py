@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The studies: what each varies, and what it is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+import tokenprune
+from benchmarks.studies.encoder import EncoderScorer, EncoderWatch
+from benchmarks.studies.parts import HalfDifferences, Remembered, SumSelector
+from benchmarks.studies.study import EIGHTH, QUARTER, SIXTEENTH, Pair, Plan, Study, Variant
+
+PROJECTOR, ENCODER = "projector", "whole encoder"
+FLOOR = 0.5  # supplement A: "a 0.5 threshold to filter out low-sensitivity tokens"
+DIRECTIONS = (1, 4, 16, 64, 256)
+STEPS = (0.001, 1.0, 10.0, 100.0)
+
+
+def _variant(
+    name: str, scorer: tokenprune.Scorer, selector: str | tokenprune.Selector = "diverse", **options: Any
+) -> Variant:
+    """`zoo-prune` with other parts; a picture's scores are computed once."""
+    whole = dataclasses.replace(
+        tokenprune.method("zoo-prune"), name=name, scorer=Remembered(scorer), selector=selector
+    )
+    return Variant(name, whole, options)
+
+
+def _zoo(**options: Any) -> tokenprune.Scorer:
+    return tokenprune.scorer("zoo", **options)
+
+
+def _exact() -> tokenprune.Scorer:
+    return tokenprune.scorer("zoo-exact")
+
+
+def _encoder_scorers(watch: EncoderWatch) -> dict[str, tokenprune.Scorer]:
+    """Each layer on its own, and the layers up to the one whose output is projected."""
+    layers = {f"layer {n}": EncoderScorer(watch, n, n) for n in range(1, len(watch.layers) + 1)}
+    return {**layers, ENCODER: EncoderScorer(watch, 1, watch.feature)}
+
+
+def layers(model: Any) -> Plan:
+    """Supplement, table D: tokens chosen by a layer's sensitivity instead of the projector's."""
+    watch = EncoderWatch(model)
+    scorers = {PROJECTOR: _zoo(), **_encoder_scorers(watch)}
+    variants = tuple(_variant(name, scorer) for name, scorer in scorers.items())
+    return Plan(variants, PROJECTOR, (EIGHTH, SIXTEENTH), watch=watch)
+
+
+def correlation(model: Any) -> Plan:
+    """Supplement, A: rankings of the encoder's layers against the projector's."""
+    watch = EncoderWatch(model)
+    encoder = _encoder_scorers(watch)
+    pairs = [Pair(name, PROJECTOR, floor) for floor in (None, FLOOR) for name in reversed(encoder)]
+    return Plan(scorers={PROJECTOR: _zoo(), **encoder}, pairs=tuple(pairs), watch=watch)
+
+
+def sampling(model: Any) -> Plan:
+    """How many directions, how long a step."""
+    names = {f"m = {m}, h = 0.01": _zoo(n_directions=m) for m in DIRECTIONS}
+    names |= {f"m = 64, h = {h:g}": _zoo(step_size=h) for h in STEPS}
+    scorers = {"closed form": _exact(), **names}
+    seeds = {f"m = {m}, another seed": _zoo(n_directions=m, seed=1) for m in DIRECTIONS}
+    pairs = [Pair(name, "closed form") for name in names]
+    pairs += [Pair(f"m = {m}, another seed", f"m = {m}, h = 0.01") for m in DIRECTIONS]
+    return Plan(
+        tuple(_variant(name, scorer) for name, scorer in scorers.items()),
+        "closed form",
+        (EIGHTH,),
+        {**scorers, **seeds},
+        pairs=tuple(pairs),
+    )
+
+
+def combination(model: Any) -> Plan:
+    """Sensitivity times diversity, plus it, or either alone; and chance."""
+    variants = (
+        _variant("product", _exact()),
+        _variant("sum", _exact(), SumSelector()),
+        _variant("sensitivity alone", _exact(), "topk"),
+        _variant("diversity alone", tokenprune.scorer("uniform")),
+        _variant("random", tokenprune.scorer("random"), "topk"),
+    )
+    return Plan(variants, "product", (QUARTER, EIGHTH, SIXTEENTH))
+
+
+def normalise(model: Any) -> Plan:
+    """Scores spread over 0 to 1, or divided by the largest."""
+    variants = [
+        _variant(way, _exact(), tokenprune.selector("diverse", normalise=way)) for way in ("minmax", "max")
+    ]
+    variants.append(_variant("diversity alone", tokenprune.scorer("uniform")))
+    return Plan(tuple(variants), "max", (QUARTER, EIGHTH, SIXTEENTH))
+
+
+def positions(model: Any) -> Plan:
+    """Kept tokens renumbered, or where they stood."""
+    rules = ("contiguous", "original")
+    variants = [_variant(rule, _exact(), positions=rule) for rule in rules]
+    return Plan(tuple(variants), rules[0], (QUARTER, EIGHTH, SIXTEENTH))
+
+
+def precision(model: Any) -> Plan:
+    """Half precision, of the model or of the differences."""
+    if model.dtype != torch.float32:
+        raise tokenprune.IncompatibleError(
+            "this study compares half precision with float32; load the model in float32 (--dtype float32)"
+        )
+    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    base = "float32"
+    rounded = {f"differences in {name}": HalfDifferences(dtype) for name, dtype in halves.items()}
+    models = {f"model in {name}": _zoo() for name in halves} | {
+        f"closed form, model in {name}": _exact() for name in halves
+    }
+    formats = {name: halves[name.rpartition(" ")[2]] for name in models}
+    pairs = [Pair(name, base) for name in (*rounded, *models) if not name.startswith("closed")]
+    pairs += [Pair(name, "closed form") for name in models if name.startswith("closed")]
+    pairs.append(Pair("another seed", base))
+    scorers = {base: _zoo(), "closed form": _exact(), "another seed": _zoo(seed=1), **rounded, **models}
+    variants = [_variant(name, scorers[name]) for name in (base, *rounded)]
+    return Plan(tuple(variants), base, (EIGHTH, SIXTEENTH), scorers, formats, tuple(pairs))
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            "layers",
+            "Sensitivity at the encoder's layers, or at the projector",
+            "Is sensitivity better measured at a layer of the vision encoder than at the projector?",
+            layers,
+        ),
+        Study(
+            "correlation",
+            "Rankings of encoder and projector",
+            "Do the encoder's layers rank tokens as the projector does?",
+            correlation,
+        ),
+        Study(
+            "sampling",
+            "Directions and step size",
+            "How many random directions and how long a step does the estimate need, against the closed form?",
+            sampling,
+        ),
+        Study(
+            "combination",
+            "Product, sum, or either alone",
+            "Is sensitivity times diversity better than their sum, or than one of them?",
+            combination,
+        ),
+        Study(
+            "normalise",
+            "Min-max or maximum",
+            "Should scores be spread over 0 to 1, or only divided by the largest?",
+            normalise,
+        ),
+        Study(
+            "positions",
+            "Positions renumbered or kept",
+            "Should kept tokens be renumbered, or keep the positions they had?",
+            positions,
+        ),
+        Study(
+            "precision",
+            "Half precision",
+            "What is left of the ranking when the model, or the differences, are in half precision?",
+            precision,
+        ),
+    )
+}

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of several scorers on the very same tokens of a model, and how alike their rankings are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from tokenprune_cli.compare.question_set import QuestionSet
+from tokenprune_cli.evaluation import tokenized
+from tokenprune_cli.evaluation.prompts import placed
+from torch import Tensor, nn
+
+import tokenprune
+from benchmarks.studies.ranking import shared_share, spearman
+from benchmarks.studies.study import EIGHTH, Pair, Plan
+from tokenprune.functional import min_max
+
+KEPT = EIGHTH  # share of the tokens that the choices compared keep
+FEWEST = 3  # tokens a correlation needs
+
+
+@dataclass(frozen=True)
+class Probe(tokenprune.Scorer):
+    """Asks several scorers about each image and writes down scores, and what ZOO-Prune would keep by them."""
+
+    name: ClassVar[str] = "probe"
+    scorers: Mapping[str, tokenprune.Scorer]
+    scores: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
+    kept: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What any of them needs."""
+        return frozenset().union(*(scorer.needs for scorer in self.scorers.values()))
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse what any of them refuses."""
+        for scorer in self.scorers.values():
+            scorer.check(model)
+
+    def score(self, tokens: tokenprune.VisualTokens) -> None:
+        """Have no opinion of its own."""
+        keep = tokenprune.Budget(keep_ratio=KEPT).rows(len(tokens))
+        for name, scorer in self.scorers.items():
+            scores = scorer.score(tokens)
+            chosen = tokenprune.selector("diverse").select(tokens, scores, keep)
+            assert scores is not None
+            self.scores.setdefault(name, []).append(scores.cpu())
+            self.kept.setdefault(name, []).append(chosen.indices.cpu())
+
+
+def check_scorers(model: Any, plan: Plan) -> None:
+    """Refuse scorers that this model has not the signals for."""
+    if plan.scorers:
+        _probing(model, Probe(plan.scorers)).remove()
+
+
+def compared(
+    model: Any, processor: Any, questions: QuestionSet, plan: Plan, done: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
+    """Entry for each of the plan's pairs: rank correlation and share of common choices over the pictures."""
+    formats = dict.fromkeys([None, *plan.formats.values()])
+    scores: dict[str, list[Tensor]] = {}
+    kept: dict[str, list[Tensor]] = {}
+    numbers = list(dict.fromkeys(item.image for item in questions.items))
+    asked = {item.image: item.question.text for item in reversed(questions.items)}
+    total, i = len(formats) * len(numbers), 0
+    for dtype in formats:
+        own = {name: one for name, one in plan.scorers.items() if plan.formats.get(name) is dtype}
+        probe, subject = Probe(own, scores, kept), model if dtype is None else copy.deepcopy(model).to(dtype)
+        with _probing(subject, probe), plan.watch.listening() if plan.watch else nullcontext():
+            for number in numbers:
+                inputs = tokenized(processor, [questions.open_image(number)], [asked[number]])
+                with torch.no_grad():
+                    subject(**placed(subject, inputs))
+                i += 1
+                done(i, total)
+    return [_entry(pair, scores, kept) for pair in plan.pairs]
+
+
+def _probing(model: Any, probe: Probe) -> tokenprune.PruningHandle:
+    method = tokenprune.Method("probe", scorer=probe, scope="tile")
+    return tokenprune.apply(model, method=method, keep=1)
+
+
+def _entry(
+    pair: Pair, scores: Mapping[str, list[Tensor]], kept: Mapping[str, list[Tensor]]
+) -> dict[str, Any]:
+    found, sizes = [], []
+    for one, other in zip(scores[pair.of], scores[pair.against], strict=True):
+        counts = (
+            torch.ones_like(other, dtype=torch.bool) if pair.floor is None else min_max(other) >= pair.floor
+        )
+        sizes.append(int(counts.sum()))
+        if sizes[-1] >= FEWEST:
+            found.append(spearman(one[counts], other[counts]))
+    shares = [shared_share(a, b) for a, b in zip(kept[pair.of], kept[pair.against], strict=True)]
+    return {
+        "of": pair.of,
+        "against": pair.against,
+        "floor": pair.floor,
+        "tokens": round(sum(sizes) / len(sizes), 1),
+        "spearman": spread([value for value in found if value is not None]),
+        "kept_in_common": spread(shares),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean over pictures and the quartiles; None where there are none."""
+    if not values:
+        return {"mean": None, "low": None, "high": None, "pictures": 0}
+    low, high = np.percentile(values, [25, 75])
+    mean = float(np.mean(values))
+    return {
+        "mean": round(mean, 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "pictures": len(values),
+    }

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a study: refuse before any work, compare rankings, answer under every variant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from tokenprune_cli.bench.record import machine
+from tokenprune_cli.compare import bootstrap
+from tokenprune_cli.compare.question_set import Item, QuestionSet
+from tokenprune_cli.compare.scoring import Array, cluster_sums
+from tokenprune_cli.compare.tower import shared_tower
+from tokenprune_cli.evaluation import Batch, answer_batch, tokenized
+
+import tokenprune
+from benchmarks.studies.rankings import check_scorers, compared
+from benchmarks.studies.study import UNPRUNED, Plan, Study, Variant
+
+Cell = tuple[str, float | None]  # a variant's name, and the share it keeps
+Progress = Callable[[str, int, int], None]
+BATCH = 64  # questions answered at once
+
+
+def run_study(
+    study: Study,
+    model: Any,
+    processor: Any,
+    questions: QuestionSet,
+    *,
+    max_new_tokens: int = 8,
+    batch: int = BATCH,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Run one study on one model; what came out, as plain data.
+
+    Parameters
+    ----------
+    questions
+        Of one metric. Rankings are compared on their pictures.
+    progress
+        Told what is going on, how much of it is done, and of how much.
+
+    Raises
+    ------
+    IncompatibleError
+        Before anything runs, when the study cannot be made on this model.
+    """
+    if len(questions.metrics) != 1:
+        raise tokenprune.IncompatibleError(
+            f"a study's questions are of one metric, and these of {', '.join(questions.metrics)}"
+        )
+    plan = study.plan(model)
+    check_scorers(model, plan)
+    for variant in plan.variants:
+        for share in plan.shares:
+            with variant.applied(model, share):
+                pass
+    pairs: list[dict[str, Any]] = []
+    if plan.pairs:
+        pairs = compared(model, processor, questions, plan, lambda i, n: progress("ranking", i, n))
+    cells: list[dict[str, Any]] = []
+    if plan.variants:
+        answers, kept = _answers(plan, model, processor, questions, max_new_tokens, batch, progress)
+        cells = _cells(plan, questions.items, answers, kept)
+    return {
+        "study": study.name,
+        "questions": {
+            "name": questions.name,
+            "count": len(questions.items),
+            "pictures": questions.n_images,
+            "metric": questions.metrics[0],
+        },
+        **machine(torch.device(model.device)),
+        "base": plan.base,
+        "cells": cells,
+        "rankings": pairs,
+    }
+
+
+def _answers(
+    plan: Plan,
+    model: Any,
+    processor: Any,
+    questions: QuestionSet,
+    max_new_tokens: int,
+    size: int,
+    progress: Progress,
+) -> tuple[dict[Cell, list[str]], dict[Cell, list[int]]]:
+    """Answers of every variant at every share, and how many visual tokens each question kept."""
+    wanted: list[tuple[Variant, float]] = [(v, share) for share in plan.shares for v in plan.variants]
+    answers: dict[Cell, list[str]] = {(UNPRUNED, None): []} | {(v.name, share): [] for v, share in wanted}
+    kept: dict[Cell, list[int]] = {cell: [] for cell in answers}
+    starts = range(0, len(questions.items), size)
+    done, total = 0, len(starts) * len(answers)
+
+    def note(cell: Cell, found: Sequence[Any]) -> None:
+        nonlocal done
+        answers[cell] += [one.text for one in found]
+        kept[cell] += [one.n_visual for one in found]
+        done += 1
+        progress("answering", done, total)
+
+    for start in starts:
+        items = questions.items[start : start + size]
+        images = [questions.open_image(item.image) for item in items]
+        inputs = tokenized(processor, images, [item.question.text for item in items])
+        batch = Batch(tuple((item.image, item.question) for item in items), inputs)
+        with shared_tower(model):
+            with plan.watch.listening() if plan.watch else nullcontext():
+                found = answer_batch(model, processor, batch, max_new_tokens=max_new_tokens)
+            note((UNPRUNED, None), found)
+            for variant, share in wanted:
+                with variant.applied(model, share) as handle:
+                    found = answer_batch(model, processor, batch, handle, max_new_tokens=max_new_tokens)
+                note((variant.name, share), found)
+    return answers, kept
+
+
+draws = cache(bootstrap.draws)
+
+
+def _cells(
+    plan: Plan,
+    items: Sequence[Item],
+    answers: Mapping[Cell, Sequence[str]],
+    kept: Mapping[Cell, Sequence[int]],
+) -> list[dict[str, Any]]:
+    """Score of every variant with its 95 % interval, and how far it is above the base at the same share."""
+    sums: dict[Cell, Array] = {cell: cluster_sums(items, own) for cell, own in answers.items()}
+    counts = draws(len(sums[UNPRUNED, None]))
+    entries = []
+    for (name, share), own in sums.items():
+        gap = None
+        if share is not None and name != plan.base:
+            gap = _rounded(bootstrap.difference(own, sums[plan.base, share], counts))
+        entries.append(
+            {
+                "variant": name,
+                "share": share,
+                "kept": round(sum(kept[name, share]) / len(items), 2),
+                "score": _rounded(bootstrap.interval(own, counts)),
+                "above_base": gap,
+            }
+        )
+    return entries
+
+
+def _rounded(interval: bootstrap.Interval) -> dict[str, Any]:
+    ends = {"low": interval.low, "high": interval.high}
+    return {
+        "value": round(interval.value, 5),
+        **{name: None if end is None else round(end, 5) for name, end in ends.items()},
+    }

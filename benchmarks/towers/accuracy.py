@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy of the embedded tower with a linear probe, pruned before several blocks, on held-out scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from tokenprune_cli.evaluation.downsample import NAME as DOWNSAMPLE
+from tokenprune_cli.evaluation.downsample import grid_side
+from torch import Tensor, nn
+
+import tokenprune
+from benchmarks.scenes.scene import PATCH_SIDE
+from benchmarks.scenes.splits import held_out_scenes
+from benchmarks.towers.probe import TASKS, f1, f1_interval, labelled, outputs
+
+N_HELD_OUT = 1000
+LAYERS = (1, 2, 3)
+KEEPS = (108, 72, 36, 18)
+UNPRUNED, ALWAYS = "unpruned", "everything is there"
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """What is compared: arguments of `tokenprune.apply` by name, everything a tower can serve."""
+    received = tokenprune.scorer("attention", source="received")
+    return {
+        "divprune": {"method": "divprune"},
+        "vispruner": {"method": "vispruner"},
+        "attention + diverse": {"scorer": "attention", "selector": "diverse"},
+        "attention + topk": {"scorer": "attention", "selector": "topk"},
+        "received attention + diverse": {"scorer": received, "selector": "diverse"},
+        "received attention + topk": {"scorer": received, "selector": "topk"},
+        "zoo-exact": {"method": "zoo-exact"},
+        "zoo-prune": {"method": "zoo-prune"},
+        "zoo-exact + topk": {"scorer": "zoo-exact", "selector": "topk"},
+        "random": {"method": "random"},
+        "stride": {"method": "stride"},
+        "pool": {"method": "pool"},
+    }
+
+
+def smaller(pixels: Tensor, keep: int) -> Tensor:
+    """Pictures (S, 3, H, W) resized to at most `keep` patches."""
+    side = grid_side(keep) * PATCH_SIDE
+    return nn.functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+
+
+def figures(found: Tensor, there: Tensor) -> dict[str, dict[str, float]]:
+    """F1 of each task in percent, with its interval; `found` and `there` are (S, M) booleans."""
+    read = {}
+    for task, where in TASKS.items():
+        pair = found[:, where], there[:, where]
+        values = (f1(*pair), *f1_interval(*pair))
+        read[task] = {
+            name: round(100 * value, 2) for name, value in zip(("f1", "low", "high"), values, strict=True)
+        }
+    return read
+
+
+def measure(
+    model: nn.Module,
+    compared: Mapping[str, Mapping[str, Any]],
+    n_scenes: int = N_HELD_OUT,
+    tick: Callable[[str], None] = lambda what: None,
+) -> list[dict[str, Any]]:
+    """Read `n_scenes` held-out scenes with a probed tower, as it is and under every setting.
+
+    Returns
+    -------
+    list
+        One entry for each: setting, `layer` of the cut, `keep`, F1 of each task.
+    """
+    pixels, labels = labelled(scene for scene, _ in held_out_scenes(n_scenes))
+    there = labels > 0
+
+    def entry(name: str, found: Tensor, layer: int | None = None, keep: int | None = None) -> dict[str, Any]:
+        tick(f"{name}, before block {layer}, keep {keep}")
+        return {"setting": name, "layer": layer, "keep": keep, **figures(found, there)}
+
+    entries = [
+        entry(UNPRUNED, outputs(model, pixels) > 0),
+        entry(ALWAYS, torch.ones_like(there)),
+        *(entry(DOWNSAMPLE, outputs(model, smaller(pixels, keep)) > 0, None, keep) for keep in KEEPS),
+    ]
+    for layer in LAYERS:
+        for name, setting in compared.items():
+            for keep in KEEPS:
+                with tokenprune.apply(model, **setting, keep=keep, layer=layer):
+                    entries.append(entry(name, outputs(model, pixels) > 0, layer, keep))
+    return entries

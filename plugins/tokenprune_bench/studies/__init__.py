@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""The paper's own studies, to be run on any model: what is asked, measured and found; nothing here prints."""
-
-from tokenprune_bench.studies.catalogue import STUDIES
-from tokenprune_bench.studies.running import run_study
-from tokenprune_bench.studies.study import Plan, Study, Variant
-
-__all__ = ["STUDIES", "Plan", "Study", "Variant", "run_study"]

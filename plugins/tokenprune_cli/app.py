@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All commands together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tokenprune_cli.commands.bench import bench
+from tokenprune_cli.commands.check import check
+from tokenprune_cli.commands.compare import compare
+from tokenprune_cli.commands.demo import demo
+from tokenprune_cli.commands.listing import list_names
+from tokenprune_cli.commands.plugins import plugins
+from tokenprune_cli.commands.run import run
+from tokenprune_cli.commands.study import study
+
+app = typer.Typer(
+    help="Prune the visual tokens of vision-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo)
+app.command("run")(run)
+app.command("compare")(compare)
+app.command("study", hidden=True)(study)  # until 0.3
+app.command("bench")(bench)
+app.command("check")(check)
+app.command("list")(list_names)
+app.command("plugins")(plugins)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"tokenprune-vlm {version('tokenprune-vlm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Prune the visual tokens of vision-language models."""

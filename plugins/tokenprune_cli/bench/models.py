@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that is timed: of a configuration with random weights, or as it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tokenprune_cli.bench.fit import check_fit
+from tokenprune_cli.bench.presets import Preset
+from tokenprune_cli.console.failures import BadInputError, first_line
+from tokenprune_cli.console.models import Device, Precision, check_directory
+
+
+def configuration(preset: Preset, model: str | None) -> Any:
+    """Read a model's configuration, or take the preset's.
+
+    Raises
+    ------
+    BadInputError
+        When there is none, or it is none of a model that takes pictures in a chat.
+    """
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
+    if model is None:
+        return preset.config()
+    check_directory(model, f"the model '{model}'")
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load
+        raise BadInputError(f"the model '{model}' does not load: {first_line(error)}") from None
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise BadInputError(
+            f"the model '{model}' is of type {config.model_type!r}, which is no image-and-text chat model"
+        )
+    return config
+
+
+def prepared(
+    config: Any, preset: Preset, device: Device, precision: Precision, load: Callable[[], Any] | None = None
+) -> Any:
+    """Make the model where it is to run, after asking whether it fits.
+
+    Parameters
+    ----------
+    load
+        Loads stored weights; None: random ones.
+
+    Raises
+    ------
+    BadInputError
+        When the device is missing or too small.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise BadInputError(
+            "--device cuda: PyTorch finds no usable NVIDIA GPU on this machine; use --device cpu"
+        )
+    place = torch.device("cuda" if device is not Device.cpu and torch.cuda.is_available() else "cpu")
+    auto = "bfloat16" if place.type == "cuda" else "float32"
+    dtype: torch.dtype = getattr(torch, auto if precision is Precision.auto else precision.value)
+    rows = preset.text_tokens + visual_tokens(config, preset.side) + max(preset.new_tokens)
+    check_fit(config, place, dtype.itemsize, max(preset.batches), rows)
+    if load is None:
+        with place, torch.random.fork_rng(devices=[] if place.type == "cpu" else None):
+            model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    else:
+        model = load()
+    model.generation_config.eos_token_id = None  # answers have the length asked for
+    return model.to(place).eval()
+
+
+def visual_tokens(config: Any, side: int) -> int:
+    """Visual tokens of a picture, about."""
+    vision = config.vision_config
+    if config.model_type.startswith("qwen"):
+        return side * side
+    tokens: int = (vision.image_size // vision.patch_size) ** 2
+    if config.model_type != "llava_next":
+        return tokens
+    canvas = max(int(height * width) for height, width in config.image_grid_pinpoints)
+    return tokens * (1 + canvas // int(vision.image_size) ** 2)

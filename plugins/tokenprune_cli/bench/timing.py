@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timing one run of one contender, part by part."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from tokenprune_cli.bench.clock import Clock, PeakMemory
+from tokenprune_cli.bench.contenders import Contender
+from tokenprune_cli.bench.oracle import Profile, profile_of
+from tokenprune_cli.cache_name import cache_name
+
+aten = torch.ops.aten
+LIKE = {  # what some versions of PyTorch have no formula for, and whose formula holds
+    aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention
+}
+
+
+@dataclass
+class Found:
+    """What one prefill showed besides its times: FLOPs as PyTorch counts them, cache bytes, rows by layer."""
+
+    profile: Profile
+    kv_bytes: int
+    flops_counted: int | None = None
+    peak_memory_bytes: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def time_prefill(
+    model: Any,
+    contender: Contender,
+    clock: Clock,
+    decode_steps: int,
+    counter: AbstractContextManager[Any] | None = None,
+) -> tuple[dict[str, float], Found]:
+    """Time a prefill and some decode steps; `counter` is entered around the prefill alone.
+
+    Returns
+    -------
+    tuple
+        Seconds by part (`prefill` from pixels to the first token's logits = `tower` until the language model
+        is called + `language`, which begins with `choosing`; `decode_token`; `apply` of methods, with its
+        rehearsal) and what else was seen.
+    """
+    language = model.model.language_model
+    name, memory = cache_name(model), PeakMemory(model.device)
+    entering = language.register_forward_pre_hook(lambda *_: clock.mark("entered"))
+    try:
+        clock.restart()
+        clock.mark("apply")
+        with contender.ready() as handle:  # a pruned model's own hook runs between these two
+            clock.mark("applied")
+            apply_seconds = clock.between("apply", "applied")
+            chosen = language.register_forward_pre_hook(lambda *_: clock.mark("chosen"))
+            try:
+                _prime(model, contender)
+                memory.restart()
+                clock.restart()
+                clock.mark("start")
+                with counter or nullcontext():
+                    out = model(**contender.arguments(), use_cache=True, logits_to_keep=1)
+                clock.mark("prefilled")
+                cache, report = getattr(out, name), getattr(handle, "last", None)
+                kv_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+                token = out.logits[:, -1:].argmax(-1)
+                for _ in range(decode_steps):
+                    model(input_ids=token, **{name: cache}, use_cache=True)
+                clock.mark("decoded")
+                peak = memory.bytes()
+            finally:
+                chosen.remove()
+    finally:
+        entering.remove()
+    seconds = {
+        "prefill": clock.between("start", "prefilled"),
+        "tower": clock.between("start", "entered"),
+        "language": clock.between("entered", "prefilled"),
+        "choosing": clock.between("entered", "chosen"),
+        "decode_token": clock.between("prefilled", "decoded") / max(1, decode_steps),
+    }
+    if report is None:
+        profile = contender.profile or ()
+    else:
+        seconds["apply"] = apply_seconds
+        image = report.images[0]
+        profile = profile_of(image.cuts, image.n_before)
+        if max(image.cuts, default=0) > 0:  # chosen inside the language model
+            seconds["choosing"] += report.seconds_choosing
+    return seconds, Found(profile, kv_bytes, peak_memory_bytes=peak)
+
+
+@torch.no_grad()
+def time_answer(model: Any, contender: Contender, clock: Clock, n_tokens: int) -> float:
+    """Time `generate` from pixels to the last of `n_tokens` tokens, in seconds."""
+    with contender.ready():
+        _prime(model, contender)
+        clock.restart()
+        clock.mark("start")
+        arguments = contender.arguments()
+        model.generate(
+            **arguments, max_new_tokens=n_tokens, min_new_tokens=n_tokens, do_sample=False, pad_token_id=0
+        )
+        clock.mark("end")
+        return clock.between("start", "end")
+
+
+def _prime(model: Any, contender: Contender) -> None:
+    if contender.first is not None:
+        model(**contender.first, use_cache=False, logits_to_keep=1)
+
+
+def warm_up(model: Any, contender: Contender, clock: Clock) -> Found:
+    """Run once untimed, counting FLOPs of the prefill with PyTorch's counter."""
+    counter = FlopCounter()
+    found = time_prefill(model, contender, clock, 0, counter)[1]
+    found.flops_counted = counter.total
+    return found
+
+
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what PyTorch's own formulas say; its ready-made counter cannot be used where gradients flow."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count it."""
+        out = func(*args, **(kwargs or {}))
+        operation = func._overloadpacket
+        formula = flop_registry.get(operation) or flop_registry.get(LIKE.get(operation))
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out

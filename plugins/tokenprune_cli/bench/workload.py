@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs of the right sizes for a model: random pictures and random words, one picture a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune_cli.console.failures import BadInputError
+
+FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Model inputs for `batch` rows of `before` text tokens, `n_visual` visual tokens, `after` text tokens.
+
+    `tower_arguments` are those of the inputs that the vision tower takes.
+    """
+
+    inputs: dict[str, Tensor]
+    tower_arguments: tuple[str, ...]
+    batch: int
+    n_visual: int
+    before: int
+    after: int
+
+    @property
+    def n_text(self) -> int:
+        """Text tokens of a row."""
+        return self.before + self.after
+
+    def first_row(self) -> dict[str, Tensor]:
+        """Inputs of the first row alone."""
+        return {name: rows[: len(rows) // self.batch] for name, rows in self.inputs.items()}
+
+
+@torch.no_grad()
+def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int = 0) -> Workload:
+    """Make the inputs, on the model's device.
+
+    Parameters
+    ----------
+    model
+        A LLaVA, LLaVA-NeXT, Qwen2-VL or Qwen2.5-VL of transformers.
+    text_tokens
+        Text tokens of a row, at least 2.
+    side
+        Side of the picture in visual tokens, for models that take pictures of any size.
+
+    Raises
+    ------
+    BadInputError
+        For other models.
+    """
+    config, generator = model.config, torch.Generator().manual_seed(seed)
+    family = config.model_type
+    if family not in FAMILIES:
+        raise BadInputError(f"bench makes inputs for {', '.join(FAMILIES)}; this model is a {family!r}")
+    tower = _qwen_picture(config, side) if family.startswith("qwen") else _clip_picture(config, family)
+    pixels = torch.randn(tower.pop("shape"), generator=generator)
+    tower["pixel_values"] = pixels.to(model.device, model.dtype)
+    tower = {name: value.to(model.device) for name, value in tower.items()}
+    n_visual = len(model.model.get_image_features(**tower).pooler_output[0])
+    before = text_tokens // 2 + 1
+    words = min(config.text_config.vocab_size, config.image_token_id)
+    text = torch.randint(words // 4, words // 2, (batch, text_tokens), generator=generator)
+    picture = torch.full((batch, n_visual), config.image_token_id)
+    ids = torch.cat([text[:, :before], picture, text[:, before:]], 1).to(model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if family.startswith("qwen"):
+        inputs["mm_token_type_ids"] = (ids == config.image_token_id).int()
+    inputs |= {name: value.repeat(batch, *[1] * (value.ndim - 1)) for name, value in tower.items()}
+    return Workload(inputs, tuple(tower), batch, n_visual, before, text_tokens - before)
+
+
+def _clip_picture(config: Any, family: str) -> dict[str, Any]:
+    """One picture of LLaVA, or of LLaVA-NeXT filling the largest square canvas."""
+    size = config.vision_config.image_size
+    if family == "llava":
+        return {"shape": (1, 3, size, size)}
+    canvas = max((c for c in config.image_grid_pinpoints if c[0] == c[1]), default=[size, size])
+    tiles = 1 + (canvas[0] // size) ** 2
+    return {"shape": (1, tiles, 3, size, size), "image_sizes": torch.tensor([canvas])}
+
+
+def _qwen_picture(config: Any, side: int) -> dict[str, Any]:
+    """One square picture of side x side visual tokens, as packed patches."""
+    vision = config.vision_config
+    patches = side * vision.spatial_merge_size
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    grid = torch.tensor([[1, patches, patches]])
+    return {"shape": (patches * patches, values), "image_grid_thw": grid}

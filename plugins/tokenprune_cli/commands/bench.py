@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune bench`: how fast pruning is, beside the fastest that it could be."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
+from tokenprune_cli.console.files import check_folder, deliver
+from tokenprune_cli.console.models import Device, Precision, load_model
+from tokenprune_cli.console.options import InPrecision, Keeps, MethodNames, OnDevice, OnlyJson
+from tokenprune_cli.model_name import model_name
+
+if TYPE_CHECKING:
+    from tokenprune_cli.bench.presets import Preset
+
+
+def bench(
+    preset: Annotated[
+        str | None, typer.Option(help="A model of known sizes with random weights (default: cpu-small).")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Instead: a directory or a hub id.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Of --model read only the configuration.")
+    ] = False,
+    method: MethodNames = None,
+    keep: Keeps = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Only this batch size; may be repeated.")
+    ] = None,
+    new_tokens: Annotated[
+        list[int] | None, typer.Option(min=1, help="Length of answers; may be repeated.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="How often everything is timed.")] = None,
+    device: OnDevice = Device.auto,
+    dtype: InPrecision = Precision.auto,
+    output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture (needs matplotlib).")] = None,
+    as_json: OnlyJson = False,
+) -> None:
+    """Time a model pruned, unpruned and fed only what is kept."""
+    with plain_errors(), quietly():
+        import tokenprune
+        from tokenprune_cli.bench.plot import check_plot, save_plot
+        from tokenprune_cli.console.budgets import budget
+
+        chosen = _preset(preset, model)
+        for name in method or ():
+            tokenprune.method(name)
+        changed: dict[str, Any] = {
+            "methods": tuple(method or ()) or None,
+            "keeps": tuple(budget(text, None).keep or 0 for text in keep or ()) or None,
+            "batches": tuple(batch or ()) or None,
+            "new_tokens": tuple(new_tokens or ()) or None,
+            "repeats": repeats,
+            "end_to_end_repeats": None if repeats is None else min(repeats, chosen.end_to_end_repeats),
+        }
+        chosen = dataclasses.replace(chosen, **{k: v for k, v in changed.items() if v is not None})
+        if plot is not None:
+            check_plot(plot)
+        check_folder(output)
+        record = _measured(chosen, model, random_weights, device, dtype)
+        deliver(record, _show, as_json, output)
+        if plot is not None:
+            save_plot(record, plot)
+
+
+def _preset(preset: str | None, model: str | None) -> Preset:
+    """The preset asked for; for another model what is measured of cpu-small."""
+    from tokenprune_cli.bench.presets import PRESETS
+
+    if preset is not None and model is not None:
+        raise BadInputError("give either --preset or --model, not both")
+    if preset is not None and preset not in PRESETS:
+        raise BadInputError(f"there is no preset {preset!r}; presets: {', '.join(PRESETS)}")
+    if model is None:
+        return PRESETS[preset or "cpu-small"]
+    name = model_name(model)
+    changed: dict[str, Any] = {
+        "name": name,
+        "about": f"the model {name}",
+        "new_tokens": (1, 32),
+    }
+    return dataclasses.replace(PRESETS["cpu-small"], **changed)
+
+
+def _measured(
+    preset: Preset, model: str | None, random_weights: bool, device: Device, dtype: Precision
+) -> dict[str, Any]:
+    """Make or load the model, measure behind a progress bar on stderr, and put the record together."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tokenprune_cli.bench import record as records
+    from tokenprune_cli.bench.measure import Amount, measure, n_ticks
+    from tokenprune_cli.bench.models import configuration, prepared
+
+    config = configuration(preset, model)
+    amount = Amount(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(Amount)})
+    make = None if model is None or random_weights else lambda: load_model(model, device, dtype)[0]
+    network = prepared(config, preset, device, dtype, make)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=n_ticks(amount, config.model_type != "llava_next"))
+        timed, skipped, workload = measure(
+            network, amount, lambda what: progress.update(bar, advance=1, description=what)
+        )
+    return {
+        "command": shlex.join(["tokenprune", *sys.argv[1:]]),
+        "model": {
+            "name": preset.name,
+            "about": preset.about,
+            "family": config.model_type,
+            "random_weights": make is None,
+            "parameters": sum(weight.numel() for weight in network.parameters()),
+            "dtype": str(network.dtype).removeprefix("torch."),
+            "device": network.device.type,
+            "visual_tokens": workload.n_visual,
+            "text_tokens": workload.n_text,
+        },
+        "amount": dataclasses.asdict(amount),
+        "picking": records.picking(network.device, workload.n_visual),
+        **records.machine(network.device),
+        "runs": records.runs_record(timed, config.text_config),
+        "skipped": skipped,
+    }
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    from tokenprune_cli.bench.table import EXPLANATION, terminal_tables
+
+    console = Console(highlight=False)
+    for table in terminal_tables(record):
+        console.print(table)
+        console.print()
+    console.print(EXPLANATION, markup=False)
+    picking = record["picking"]
+    console.print(f"diverse tokens were picked by {picking['path']}: {picking['why']}", markup=False)
+    for name, reason in record["skipped"].items():
+        console.print(f"left out: {name}: {reason}", markup=False)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune list`: what can be asked for by name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Annotated, Any
+
+import typer
+
+from tokenprune_cli.console.failures import BadInputError, plain_errors
+
+KINDS = ("methods", "scorers", "selectors", "reducers", "adapters")
+
+
+def list_names(
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """List methods, scorers, selectors, reducers and model adapters."""
+    with plain_errors():
+        kinds = KINDS if kind is None else (_kind(kind),)
+        found = {name: _entries(name.removesuffix("s")) for name in kinds}
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    for name, entries in found.items():
+        if not entries and kind is None:
+            continue
+        console.print(f"[bold]{name}[/bold]")
+        for entry in entries or [{"name": "none installed", "about": "", "distribution": ""}]:
+            console.print(
+                f"  {entry['name']:<14} {entry['about']}{_source(entry)}", highlight=False, markup=False
+            )
+
+
+def _kind(given: str) -> str:
+    wanted = given.lower()
+    for kind in KINDS:
+        if wanted in (kind, kind.removesuffix("s")):
+            return kind
+    close = difflib.get_close_matches(wanted, KINDS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise BadInputError(f"there is no kind {given!r} to list.{hint} Kinds: {', '.join(KINDS)}")
+
+
+def _entries(kind: str) -> list[dict[str, Any]]:
+    import tokenprune
+
+    registry = tokenprune.default_registry()
+    entries = []
+    for name in registry.names(kind):
+        try:
+            found, plugin = registry.find(kind, name), registry.origin(kind, name)
+        except tokenprune.PluginConflictError as error:
+            entries.append({"name": name, "about": str(error), "distribution": "", "plugin": ""})
+            continue
+        about = getattr(found, "title", "") or (found.__doc__ or "").strip().split("\n")[0]
+        paper = getattr(found, "paper", "")
+        entry = {"name": name, "about": about, "distribution": plugin.distribution, "plugin": plugin.name}
+        entries.append({**entry, "paper": paper} if kind == "method" else entry)
+    return entries
+
+
+def _source(entry: dict[str, Any]) -> str:
+    """Paper, and the distribution where it is not ours."""
+    notes = [entry.get("paper", "")]
+    if entry["distribution"] not in ("tokenprune-vlm", ""):
+        notes.append(f"from {entry['distribution']}")
+    text = "; ".join(note for note in notes if note)
+    return f" ({text})" if text else ""

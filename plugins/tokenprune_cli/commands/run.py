@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune run`: one question about one picture, answered from fewer visual tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
+from tokenprune_cli.console.models import Device, Precision, load_model
+from tokenprune_cli.console.options import InPrecision, ModelName, OnDevice, Seed, TrustRemoteCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    import tokenprune
+
+
+def run(
+    image: Annotated[Path, typer.Option(help="The picture.", metavar="FILE")],
+    prompt: Annotated[str, typer.Option(help="The question about it.")],
+    model: ModelName = None,
+    method: Annotated[str | None, typer.Option(help="A method by name (default: zoo-exact).")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Instead of a method: a scorer ...")] = None,
+    selector: Annotated[str | None, typer.Option(help="... and a selector.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Visual tokens to keep.", metavar="N")] = None,
+    keep_ratio: Annotated[
+        str | None, typer.Option(help="Or the share of them to keep, above 0 and up to 1.", metavar="SHARE")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Save a picture of what was kept.", metavar="FILE")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of the answer.")] = 64,
+    seed: Seed = 0,
+    device: OnDevice = Device.auto,
+    dtype: InPrecision = Precision.auto,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Answer a question about a picture from a few of its visual tokens."""
+    with plain_errors():
+        import tokenprune
+        from tokenprune_cli.console.budgets import budget
+        from tokenprune_cli.console.images import check_writable, open_image, save_image
+        from tokenprune_cli.evaluation import unusable_character
+
+        if not prompt.strip():
+            raise BadInputError("--prompt is empty; ask something about the picture")
+        bad = unusable_character(prompt)
+        if bad is not None:
+            raise BadInputError(f"--prompt holds {bad!r}, which is no character; leave it out")
+        kept = budget(keep, keep_ratio)
+        strategy = _strategy(method, scorer, selector)
+        picture = open_image(image)
+        if save is not None:
+            check_writable(save)
+        with quietly():
+            network, processor = load_model(model, device, dtype, trust_remote_code)
+            _check_prompt(processor, prompt)
+            budgets: dict[str, Any] = {"keep": kept.keep, "keep_ratio": kept.keep_ratio}
+            with tokenprune.apply(network, **strategy, **budgets, seed=seed) as handle:
+                inputs, answer = _answer(network, processor, picture, prompt, max_new_tokens)
+                report = handle.last
+                name = handle.cuts[0].method.name
+        if report is None:
+            raise BadInputError("no visual token reached the language model, so nothing was pruned")
+        if model is None:
+            _warn_of_unknown_words(processor, prompt)
+        if as_json:
+            typer.echo(json.dumps(_record(answer, name, report), indent=2))
+        else:
+            typer.echo(answer)
+            typer.echo(f"{name}: {report}")
+        if save is not None:
+            save_image(_kept_picture(processor, inputs, report, [prompt, f"{answer} ({name})"]), save)
+            typer.echo(f"picture of the kept tokens: {save}", err=as_json)
+
+
+def _strategy(method: str | None, scorer: str | None, selector: str | None) -> dict[str, Any]:
+    """Look the names up before any model is loaded."""
+    import tokenprune
+
+    if method is not None and (scorer is not None or selector is not None):
+        raise BadInputError("give either --method or --scorer and --selector, not both")
+    if method is not None:
+        return {"method": tokenprune.method(method)}
+    return {
+        "scorer": None if scorer is None else tokenprune.scorer(scorer),
+        "selector": None if selector is None else tokenprune.selector(selector),
+    }
+
+
+def _check_prompt(processor: Any, prompt: str) -> None:
+    from tokenprune_cli.evaluation import picture_token
+
+    token = picture_token(processor, prompt)
+    if token is not None:
+        raise BadInputError(
+            f"--prompt holds {token!r}, which stands for a picture; leave it out, the picture is put before "
+            "the question"
+        )
+
+
+def _answer(
+    network: Any, processor: Any, picture: Image, prompt: str, max_new_tokens: int
+) -> tuple[dict[str, Any], str]:
+    """Model inputs, and the answer they get."""
+    from tokenprune_cli.evaluation import placed, tokenized
+
+    inputs = tokenized(processor, [picture], [prompt])
+    output = network.generate(**placed(network, inputs), max_new_tokens=max_new_tokens, do_sample=False)
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return inputs, processor.batch_decode(new, skip_special_tokens=True)[0].strip()
+
+
+def _warn_of_unknown_words(processor: Any, prompt: str) -> None:
+    tokenizer = processor.tokenizer
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    if tokenizer.unk_token_id in ids:
+        typer.echo(
+            "tokenprune: the embedded model knows only the words of its drawn scenes, and not all of this "
+            "prompt's; try 'what color is the star ?', or another model with --model",
+            err=True,
+        )
+
+
+def _kept_picture(
+    processor: Any, inputs: dict[str, Any], report: tokenprune.PruningReport, lines: Sequence[str]
+) -> Image:
+    """Draw the kept patches on the picture as the model sees it: cropped, or cut into pieces."""
+    from tokenprune.visualize import captioned, in_rows, kept
+
+    pieces = [kept(image, inputs=inputs, processor=processor) for image in report.images]
+    return captioned(pieces[0] if len(pieces) == 1 else in_rows(pieces), lines)
+
+
+def _record(answer: str, name: str, report: tokenprune.PruningReport) -> dict[str, Any]:
+    return {
+        "answer": answer,
+        "method": name,
+        "images": [
+            {
+                "grid": list(image.layout.grid),
+                "visual_tokens_before": image.n_before,
+                "visual_tokens": image.n_after,
+                "kept": None if image.kept is None else image.kept.tolist(),
+            }
+            for image in report.images
+        ],
+        "kv_cache_bytes": report.kv_bytes,
+        "kv_cache_bytes_unpruned": report.kv_bytes_unpruned,
+    }

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenprune study`, which is a benchmark of the repository now; removed in 0.3."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tokenprune_cli.console.failures import BadInputError, plain_errors
+
+
+def study(
+    arguments: Annotated[list[str] | None, typer.Argument(help="What `tokenprune study` took.")] = None,
+) -> None:
+    """Say where studies are run now."""
+    with plain_errors():
+        words = " ".join(arguments or ["NAME"])
+        raise BadInputError(
+            f"studies are run in a checkout of the repository: python -m benchmarks.studies {words}"
+        )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answering a batch of questions under many settings, the vision tower's work shared between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenprune
+from tokenprune_cli.compare.pictures import picture_path, save_kept, save_seen
+from tokenprune_cli.compare.plan import key
+from tokenprune_cli.compare.question_set import QuestionSet
+from tokenprune_cli.compare.tower import shared_tower
+from tokenprune_cli.evaluation import Answered, Batch, Setting, answer_batch, tokenized
+
+QUESTIONS = "questions"  # the track in which every question is asked on its own
+
+
+@dataclass(frozen=True)
+class Work:
+    """How questions are answered: so many at once, up to so many new tokens, with this seed.
+
+    Pictures of the example questions go to the folder `pictures`.
+    """
+
+    batch: int
+    max_new_tokens: int
+    seed: int
+    pictures: Path
+    share_tower: bool = True
+
+
+def n_batches(questions: QuestionSet, work: Work) -> int:
+    """How many batches there are."""
+    return -(-len(questions.items) // work.batch)
+
+
+def answer(
+    model: Any, processor: Any, questions: QuestionSet, work: Work, number: int, settings: Sequence[Setting]
+) -> Iterator[dict[str, Any]]:
+    """Answer batch `number` under each of some settings.
+
+    Yields
+    ------
+    dict
+        A line for the journal: `cell`, `batch` and `track`, and either `refused`, why the model cannot run
+        under this setting, or `answers` with the rows that entered each layer (`rows`, as [layer, rows] where
+        they change), of which `text` are the text's; visual tokens before pruning (`tokens`) and the mean
+        bytes of the cache.
+    """
+    numbers = range(number * work.batch, min((number + 1) * work.batch, len(questions.items)))
+    items = [questions.items[i] for i in numbers]
+    inputs = tokenized(
+        processor,
+        [questions.open_image(item.image) for item in items],  # not held while the settings run
+        [item.question.text for item in items],
+    )
+    batch = Batch(tuple((item.image, item.question) for item in items), inputs)
+    if work.share_tower:
+        with shared_tower(model):
+            yield from _under_each(model, processor, questions, work, number, settings, batch)
+    else:
+        yield from _under_each(model, processor, questions, work, number, settings, batch)
+
+
+def _under_each(
+    model: Any,
+    processor: Any,
+    questions: QuestionSet,
+    work: Work,
+    number: int,
+    settings: Sequence[Setting],
+    batch: Batch,
+) -> Iterator[dict[str, Any]]:
+    for setting in settings:
+        head = {"cell": key(setting), "batch": number, "track": QUESTIONS}
+        try:
+            with setting.applied(model, work.seed) as handle:
+                found = answer_batch(model, processor, batch, handle, setting, work.max_new_tokens)
+                report = None if handle is None else handle.last
+        except tokenprune.TokenPruneError as error:
+            yield {**head, "refused": str(error)}
+            continue
+        for row, i in enumerate(range(number * work.batch, number * work.batch + len(found))):
+            if i in questions.examples:
+                path = picture_path(work.pictures, key(setting), i)
+                if report is not None:
+                    own = next(image for image in report.images if image.row == row)
+                    save_kept(path, own, batch.inputs, processor)
+                else:
+                    share = (found[row].n_visual / found[row].n_visual_before) ** 0.5
+                    save_seen(path, questions.open_image(questions.items[i].image), share)
+        yield {**head, **_line(found)}
+
+
+def _line(found: Sequence[Answered]) -> dict[str, Any]:
+    return {
+        "answers": [a.text for a in found],
+        "rows": [changes(a.rows) for a in found],
+        "text": [a.rows[-1] - a.n_visual for a in found],
+        "tokens": [a.n_visual_before for a in found],
+        "kv_bytes": round(sum(a.kv_bytes for a in found) / len(found)),
+    }
+
+
+def changes(rows: Sequence[int]) -> list[list[int]]:
+    """Rows of each layer as [layer, rows] wherever they change."""
+    return [[i, n] for i, n in enumerate(rows) if i == 0 or rows[i - 1] != n]

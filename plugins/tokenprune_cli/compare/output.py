@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files a comparison leaves: JSON, CSV, plots, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenprune_cli.bench.record import machine
+from tokenprune_cli.compare.comparison import Compared
+from tokenprune_cli.compare.curves import plots
+from tokenprune_cli.compare.plot import standalone
+from tokenprune_cli.compare.question_set import QuestionSet
+from tokenprune_cli.compare.report import report
+from tokenprune_cli.compare.spreadsheet import csv_text
+from tokenprune_cli.console.files import write_text
+
+RECORD, TABLE, REPORT = FILES = "compare.json", "compare.csv", "report.html"
+
+
+def write_all(
+    output: Path, command: str, questions: QuestionSet, compared: Sequence[Compared]
+) -> tuple[dict[str, Any], list[Path]]:
+    """Write everything; returns the record and the files.
+
+    Raises
+    ------
+    BadInputError
+        When a file cannot be written.
+    """
+    record = {
+        "command": command,
+        **machine(torch.device(compared[0].record["configuration"]["device"])),
+        "models": [one.record for one in compared],
+    }
+    texts = {RECORD: json.dumps(record, indent=1) + "\n", TABLE: csv_text(record["models"])}
+    for one in record["models"]:
+        for protocol in dict.fromkeys(line["protocol"] for line in one["lines"]):
+            for metric in one["metrics"]:
+                for axis, drawn in plots(one, protocol, metric).items():
+                    texts[f"{one['name']}/{protocol}-{metric}-{axis}.svg"] = standalone(drawn)
+    texts[REPORT] = report(record, questions, compared)
+    files = []
+    for name, text in texts.items():
+        files.append(output / name)
+        write_text(files[-1], text, end="")
+    return record, files

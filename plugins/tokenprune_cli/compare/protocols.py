@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two ways of comparing: every method as its authors ran it, and all methods under the same rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tokenprune
+from tokenprune_cli.evaluation import BASELINES, Setting
+
+PAPER, MATCHED = "paper", "matched"
+PROTOCOLS = (PAPER, MATCHED)
+EXPLANATIONS = {
+    PAPER: "Every method as its authors ran it: what a budget counts, what it is shared over, newline tokens "
+    "and positions are the method's own. Methods that cut inside the language model see more rows at the "
+    "same nominal budget; look at the rows, not at the budget.",
+    MATCHED: "Every method under the same rules: a budget is the mean number of visual rows entering a layer "
+    "of the language model, over all layers; it is shared over the whole image, newline tokens compete like "
+    "any other, and positions follow the model's default. Methods that see all tokens in their first layers "
+    "cannot reach small budgets.",
+}
+
+
+def tells_views_apart(model: Any) -> bool:
+    """Whether this model cuts a picture into tiles, so that scope and newlines matter."""
+    return getattr(model.config, "image_grid_pinpoints", None) is not None
+
+
+def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
+    """Spell a protocol out for one method at one budget on one model.
+
+    Everything that makes a difference is in the setting's options, and nothing else: settings of both
+    protocols that are equal give the same answers and need to be run once.
+
+    Parameters
+    ----------
+    protocol
+        `"paper"` or `"matched"`.
+    method
+        Name of a method, or of a baseline, which has no options.
+    keep
+        The budget.
+    model
+        The unpruned model.
+    """
+    if method in BASELINES:
+        return Setting(method, keep)
+    own = tokenprune.method(method)
+    allowed = tokenprune.default_registry().adapter_for(model)(model).positions
+    positions = allowed[0] if protocol == MATCHED or own.positions not in allowed else own.positions
+    options = {"positions": str(positions)}
+    if own.stage == "decoder":
+        options["budget"] = "average" if protocol == MATCHED else "paper"
+    if tells_views_apart(model):
+        options["scope"] = "image" if protocol == MATCHED else own.scope
+        options["newlines"] = "compete" if protocol == MATCHED else own.newlines
+    return Setting(method, keep, tuple(sorted(options.items())))

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and directories that commands write."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from tokenprune_cli.console.failures import BadInputError, first_line
+
+
+def check_folder(output: Path | None) -> None:
+    """Refuse a file that could not be written, before any work.
+
+    Raises
+    ------
+    BadInputError
+        When its directory does not exist, it is a directory itself, or it may not be written.
+    """
+    if output is None:
+        return
+    if not os.path.isdir(output.parent):
+        raise BadInputError(
+            f"the directory '{output.parent}' does not exist, so '{output.name}' cannot be written there"
+        )
+    if os.path.isdir(output):
+        raise BadInputError(f"'{output}' is a directory; a file is to be written there")
+    if not os.access(output if os.path.exists(output) else output.parent, os.W_OK):
+        raise BadInputError(f"'{output}' may not be written: permission denied")
+
+
+def make_directory(folder: Path) -> None:
+    """Make a directory that is to be written to; it may be there already.
+
+    Raises
+    ------
+    BadInputError
+        When it cannot be made, or may not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise BadInputError(f"the directory '{folder}' cannot be made: {reason}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInputError(f"the directory '{folder}' may not be written to: permission denied")
+
+
+def write_text(path: Path, text: str, end: str = "\n") -> None:
+    """Write a text and an end of line; bytes of file names in it that are no UTF-8 are written as escapes.
+
+    Raises
+    ------
+    BadInputError
+        When the file cannot be written.
+    """
+    try:
+        path.write_text(text + end, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def deliver(
+    record: Mapping[str, Any],
+    show: Callable[[Mapping[str, Any]], None],
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    """Print what was measured, as JSON or by `show`, and write it; when one fails the other is done.
+
+    Raises
+    ------
+    BadInputError
+        When the file cannot be written.
+    """
+    text = json.dumps(record, indent=1)
+    try:
+        if as_json:
+            typer.echo(text)
+        else:
+            show(record)
+    finally:
+        if output is not None:
+            write_text(output, text)
+
+
+def cannot_write(path: Path, error: OSError) -> BadInputError:
+    """What to say when writing a file failed."""
+    return BadInputError(f"'{path}' cannot be written: {error.strerror or first_line(error)}")

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands take, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenprune_cli.console.models import Device, Precision
+
+ModelName = Annotated[str | None, typer.Option(help="A directory or a hub id; default: the embedded model.")]
+OnDevice = Annotated[Device, typer.Option(help="Where to run.")]
+InPrecision = Annotated[Precision, typer.Option(help="Number format of the model.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]
+
+MethodNames = Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")]
+Keeps = Annotated[list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="For methods that draw random numbers.", metavar="N")
+]
+
+QuestionFile = Annotated[
+    Path | None, typer.Option(help="JSON lines of image, question, answer(s).", metavar="FILE")
+]
+Metric = Annotated[
+    str | None, typer.Option(help="Of --questions' lines that name none (default: exact_match).")
+]
+Scenes = Annotated[int | None, typer.Option(min=2, help="Without --questions: how many scenes (default 40).")]
+Batch = Annotated[int, typer.Option(min=1, help="Questions answered at once.")]
+
+OnlyJson = Annotated[bool, typer.Option("--json", help="Only machine-readable output.")]

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model and pictures to ask it about, which come with the package: no network is needed."""
+
+from tokenprune_cli.embedded.model import embedded_model_path, load_embedded_model
+from tokenprune_cli.embedded.scenes import FAMILIES, N_SCENES, Question, Scene, held_out_scenes
+
+__all__ = [
+    "FAMILIES",
+    "N_SCENES",
+    "Question",
+    "Scene",
+    "embedded_model_path",
+    "held_out_scenes",
+    "load_embedded_model",
+]

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about two scenes, and what it takes to compare on an untrained model."""
+
+import dataclasses
+
+import pytest
+from tokenprune_cli.compare.answers import Work
+from tokenprune_cli.compare.comparison import Asked, compare
+from tokenprune_cli.compare.question_set import embedded_scenes
+from tokenprune_cli.compare.workers import Source
+from tokenprune_cli.console.models import Device, Precision
+
+
+@pytest.fixture(scope="session")
+def questions():
+    """The first four questions of each of two scenes."""
+    whole = embedded_scenes(2)
+    items = [[i for i in whole.items if i.image == image][:4] for image in (0, 1)]
+    return dataclasses.replace(whole, items=(*items[0], *items[1]))
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    return Work(batch=4, max_new_tokens=2, seed=0, pictures=tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def source(untrained):
+    return Source(str(untrained), Device.cpu, Precision.auto, False, 2, "exact_match")
+
+
+@pytest.fixture(scope="session")
+def asked():
+    return Asked(("zoo-exact", "fastv"), (36, 9), ("paper", "matched"), conversation=True, repeats=1)
+
+
+@pytest.fixture(scope="session")
+def compared(source, questions, work, asked, tmp_path_factory):
+    """A whole comparison: (what came out, its folder)."""
+    folder = tmp_path_factory.mktemp("compared")
+    return compare(source, questions, work, asked, folder, lambda *_: None), folder

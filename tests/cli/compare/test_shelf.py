@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of a question file are opened when they are needed, and few are held."""
+
+import gc
+import json
+import weakref
+
+import pytest
+from PIL import Image
+from tokenprune_cli.compare import shelf
+from tokenprune_cli.compare.question_set import embedded_scenes, questions_from_file
+
+A_PICTURE = 3 * 40 * 30
+
+
+@pytest.fixture
+def questions(tmp_path, monkeypatch):
+    """Twelve questions about twelve pictures, of which three may be held."""
+    monkeypatch.setattr(shelf, "HELD_BYTES", 3 * A_PICTURE)
+    lines = []
+    for i in range(12):
+        Image.new("RGB", (40, 30), (i, 0, 0)).save(tmp_path / f"{i}.png")
+        lines.append(json.dumps({"image": f"{i}.png", "question": "what?", "answer": "it"}))
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(lines))
+    return questions_from_file(path)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the files that are opened."""
+    names, real = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path: names.append(path.name) or real(path))
+    return names
+
+
+def test_nothing_is_opened_before_it_is_needed_and_few_stay(questions, read):
+    assert read == []
+    alive = []
+    for item in questions.items:
+        picture = questions.open_image(item.image)
+        assert picture.getpixel((0, 0)) == (item.image, 0, 0)
+        alive.append(weakref.ref(picture))
+    del picture
+    gc.collect()
+    assert [i for i, ref in enumerate(alive) if ref() is not None] == [9, 10, 11]
+    assert questions.open_image.held_bytes == 3 * A_PICTURE
+    assert len(read) == 12
+
+
+def test_who_comes_back_soon_finds_the_picture_open(questions, read):
+    for i in (0, 1, 0, 2, 0, 3, 0):  # four pictures: 1 goes, being the one asked for longest ago
+        questions.open_image(i)
+    assert read == ["0.png", "1.png", "2.png", "3.png"]
+    questions.open_image(1)
+    assert read[4:] == ["1.png"]
+
+
+def test_a_picture_larger_than_the_shelf_is_opened_and_not_held():
+    large = Image.new("RGB", (100, 100))
+    opened = shelf.Shelf(lambda i: large if i == 1 else Image.new("RGB", (40, 30)), 3 * A_PICTURE)
+    opened(0)
+    assert opened(1) is large
+    assert opened.held_bytes == 0
+
+
+def test_a_batch_holds_no_picture_while_its_settings_run(questions, monkeypatch):
+    """Only what the processor made of them."""
+    from tokenprune_cli.compare import answers
+
+    seen = []
+
+    def tokenized(processor, images, texts):
+        seen.extend(map(weakref.ref, images))
+        return {}
+
+    monkeypatch.setattr(shelf, "HELD_BYTES", 0)
+    questions.open_image._limit = 0
+    monkeypatch.setattr(answers, "tokenized", tokenized)
+    monkeypatch.setattr(
+        answers, "_under_each", lambda *_: iter([sum(ref() is not None for ref in seen), len(seen)])
+    )
+    work = type("Work", (), {"batch": 5, "share_tower": False})
+    assert list(answers.answer(None, None, questions, work, 0, ())) == [0, 5]
+
+
+def test_digests_are_as_before(questions, tmp_path):
+    """A run that was begun goes on: the same file has the same digest, another picture another."""
+    again = questions_from_file(tmp_path / "questions.jsonl")
+    assert again.digest == questions.digest
+    Image.new("RGB", (40, 30), (99, 0, 0)).save(tmp_path / "3.png")
+    assert questions_from_file(tmp_path / "questions.jsonl").digest != questions.digest
+    assert embedded_scenes(2).digest == embedded_scenes(2).digest

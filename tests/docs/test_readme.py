@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README.md and docs/cli.md say what the program says."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pages.readme import demo_part, filled, methods_part
+from tokenprune_cli.commands.check import check
+from tokenprune_cli.commands.demo import demo
+from tokenprune_cli.commands.listing import KINDS
+from tokenprune_cli.commands.run import run
+
+import tokenprune
+from tokenprune.promises import PROMISES
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+CLI_PAGE = (ROOT / "docs" / "cli.md").read_text()
+
+
+def test_the_generated_parts_are_up_to_date():
+    record = json.loads((ROOT / "docs" / "benchmarks" / "demo.json").read_text())
+    pages = (page.stem for page in (ROOT / "docs" / "methods").glob("*.md"))
+    parts = {"demo": demo_part(record), "methods": methods_part(pages)}
+    assert filled(README, parts) == README, "run python -m pages.readme"
+
+
+def test_every_method_is_in_the_catalogue_and_has_a_page():
+    for name in tokenprune.list_methods():
+        (line,) = [line for line in README.splitlines() if line.startswith(f"- [`{name}`](")]
+        assert (ROOT / re.search(r"\]\(([^)]*)\)", line)[1]).is_file()
+
+
+def test_the_demo_in_the_readme_is_of_the_embedded_model():
+    record = json.loads((ROOT / "docs" / "benchmarks" / "demo.json").read_text())
+    assert record["model"] == "embedded" and record["command"].startswith("tokenprune demo")
+    assert record["questions"] >= 500
+
+
+def test_the_check_in_the_readme_has_every_method_and_promise():
+    section = README.split("## Does it work here?")[1].split("\n## ")[0]
+    head, *lines = section.split("$ tokenprune check --model embedded\n")[1].splitlines()
+    assert [word for word in head.split() if word in PROMISES] == list(PROMISES)
+    rows = [line.split()[0] for line in lines[1 : len(tokenprune.list_methods())]]
+    assert sorted([*rows, "cdpruner"]) == tokenprune.list_methods()
+    assert f"passed: all {len(rows) * len(PROMISES)} checks on embedded" in section
+
+
+def test_a_part_is_replaced_and_the_rest_stays():
+    page = "a\n<!-- x: generated -->\nold\n<!-- x: end -->\nb\n"
+    new = "a\n<!-- x: generated -->\nnew\n<!-- x: end -->\nb\n"
+    assert filled(page, {"x": "new\n"}) == new
+    assert filled(new, {"x": "new"}) == new
+    with pytest.raises(ValueError, match="no part between"):
+        filled("a", {"x": "new"})
+
+
+def test_no_text_installs_the_namesake():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        assert not re.search(r"pip install\s+tokenprune(?!-)", page.read_text()), page
+
+
+@pytest.mark.parametrize("command", [demo, run, check])
+def test_every_option_is_on_the_page(command):
+    section = CLI_PAGE.split(f"## tokenprune {command.__name__}")[1].split("\n## ")[0]
+    for name in inspect.signature(command).parameters:
+        option = "--" + {"as_json": "json"}.get(name, name).replace("_", "-")
+        assert f"`{option}" in section, option
+
+
+def test_every_kind_is_on_the_page():
+    assert all(f"`{kind}`" in CLI_PAGE for kind in KINDS)
