@@ -22,6 +22,7 @@ from .errors import IncompatibleError, PluginError
 from .functional import top_slots
 from .methods import STAGES, Method
 from .model_check import check_model as check_model
+from .promises import ModelCheck as ModelCheck
 from .selection import Selection
 from .specimen import all_equal
 from .specimen import example_tokens as example_tokens
@@ -195,6 +196,5 @@ def _check_pure_selection(who: str, selection: Selection, n: int, keep: int) -> 
     _require(bool(((slots >= 0) & (slots < n)).all()), f"{who} returned a slot outside 0 ... {n - 1}")
     ascending = bool((slots.diff() > 0).all())
     _require(ascending, f"{who} must return slots ascending and each once, got {slots.tolist()}")
-    if selection.order is not None:
-        same = torch.equal(selection.order.sort().values, slots)
-        _require(same, f"{who} returned an `order` that is no permutation of its indices")
+    same = selection.order is None or torch.equal(selection.order.sort().values, slots)
+    _require(same, f"{who} returned an `order` that is no permutation of its indices")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tokenprune import IncompatibleError
 
-from .transformers import stock
+from .authoring import output_field
 
 # what chat templates and benchmarks put behind a question; CLIP is to read the question alone
 ENDS = ("ASSISTANT:", "[/INST]", "<|im_end|>", "<|im_start|>", "\nAnswer the question using", "\nAnswer with")
@@ -87,5 +87,5 @@ class ClipSpace:
         }
         device = self.clip.text_projection.weight.device
         given = {name: rows.to(device) for name, rows in segments.items()}
-        embeds: Tensor = stock.output_field(self.clip.get_text_features(**given), "features")
+        embeds: Tensor = output_field(self.clip.get_text_features(**given), "features")
         return embeds.to(ids.device)

@@ -14,14 +14,23 @@ from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import Layout, Projector, UnsupportedCallError
-from tokenprune.projector import in_float32, two_layer_form
-from tokenprune.trial import Specimen
 
+from .authoring import (
+    Encoded,
+    ImageSignal,
+    Specimen,
+    TransformersAdapter,
+    argument_name,
+    clip_signals,
+    config_value,
+    grid_of,
+    in_float32,
+    output_field,
+    pictures,
+    square_of,
+    two_layer_form,
+)
 from .tiny import specimens
-from .transformers import clip_signals, pictures, stock
-from .transformers.encoded import Encoded, ImageSignal
-from .transformers.grids import grid_of, square_of
-from .transformers.vlm import TransformersAdapter
 
 
 class LlavaAdapter(TransformersAdapter):
@@ -41,12 +50,10 @@ class LlavaAdapter(TransformersAdapter):
 
     def vision_attention(self) -> nn.Module | None:
         """Attention of the layer whose output is projected; None without a class token to look from."""
-        layer = stock.config_value(self.model.config, "feature_layer")
+        layer = config_value(self.model.config, "feature_layer")
         tower = getattr(self.vision_tower, "vision_model", self.vision_tower)
         embeddings = getattr(tower, "embeddings", None)
-        with_class_row = (
-            stock.config_value(self.model.config, "feature_rule") == "full"
-        )  # a token without a place
+        with_class_row = config_value(self.model.config, "feature_rule") == "full"  # a token without a place
         if not isinstance(layer, int) or not hasattr(embeddings, "class_embedding") or with_class_row:
             return None
         # hidden state i > 0 is the output of layer i - 1; counted from the end both agree
@@ -87,9 +94,9 @@ class LlavaAdapter(TransformersAdapter):
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Refuse a call that projects another layer than the configuration, where signals come from."""
         for word in ("feature_layer", "feature_rule"):
-            passed, wanted = arguments[word], stock.config_value(self.model.config, word)
+            passed, wanted = arguments[word], config_value(self.model.config, word)
             if passed is not None and passed != wanted:
-                name = stock.ARGUMENTS[word][0]
+                name = argument_name(word)
                 raise UnsupportedCallError(
                     f"this call asks for {name}={passed!r}, the model was pruned with {wanted!r}; set it in "
                     "model.config before apply()"
@@ -141,8 +148,8 @@ class LlavaAdapter(TransformersAdapter):
 
     def class_rows(self, output: Any) -> Tensor:
         """The class token's rows of the layer that is projected, (tiles of all images, D_v)."""
-        states = stock.output_field(output, "states")
-        layer = stock.config_value(self.model.config, "feature_layer")
+        states = output_field(output, "states")
+        layer = config_value(self.model.config, "feature_layer")
         rows: Tensor = states[layer][:, 0].detach().clone()
         return rows
 

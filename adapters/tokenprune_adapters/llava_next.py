@@ -16,13 +16,10 @@ from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import Layout
-from tokenprune.tiles import tiled_layout
-from tokenprune.trial import Specimen
 
+from .authoring import Encoded, Specimen, pictures, tiled_layout
 from .llava import LlavaAdapter
 from .tiny import specimens
-from .transformers import pictures
-from .transformers.encoded import Encoded
 
 
 class LlavaNextAdapter(LlavaAdapter):

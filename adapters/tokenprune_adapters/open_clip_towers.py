@@ -14,14 +14,19 @@ import torch
 from torch import Tensor, nn
 
 import tokenprune
-from tokenprune.trial import Specimen
 
+from .authoring import (
+    Matrix,
+    NormTap,
+    ProjectionTap,
+    QueryKeyTap,
+    Specimen,
+    TokenHead,
+    Tower,
+    VisionTowerAdapter,
+    filled,
+)
 from .timm_vit import timm_tower
-from .tiny import filled
-from .vit.adapter import VisionTowerAdapter
-from .vit.attention import NormTap, ProjectionTap, QueryKeyTap
-from .vit.head import Matrix, TokenHead
-from .vit.tower import Tower
 
 MODELS = frozenset({"CLIP", "CustomTextCLIP"})
 REASONS = {

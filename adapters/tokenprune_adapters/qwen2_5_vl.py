@@ -17,13 +17,18 @@ from torch import Tensor, nn
 import tokenprune
 from tokenprune import Cut, IncompatibleError, Layout, LinearForm, Projector
 from tokenprune.functional import mean_attention
-from tokenprune.projector import in_float32, two_layer_form
-from tokenprune.trial import Specimen
 
+from .authoring import (
+    MODALITY_KINDS,
+    Encoded,
+    ImageSignal,
+    Specimen,
+    TransformersAdapter,
+    in_float32,
+    pictures,
+    two_layer_form,
+)
 from .tiny import specimens
-from .transformers import pictures, stock
-from .transformers.encoded import Encoded, ImageSignal
-from .transformers.vlm import TransformersAdapter
 
 
 class Qwen25VLAdapter(TransformersAdapter):
@@ -90,7 +95,7 @@ class Qwen25VLAdapter(TransformersAdapter):
     def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
         """Which tokens are of an image, and which of a video."""
         kinds = (ids == self.token_id("image")).int() + 2 * (ids == self.token_id("video")).int()
-        return {stock.MODALITY_KINDS: kinds}
+        return {MODALITY_KINDS: kinds}
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
         """Merger inputs; attention and keys averaged over each token's patches. There is no class token."""

@@ -13,15 +13,19 @@ from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import Cut, IncompatibleError, Projector
-from tokenprune.projector import in_float32
-from tokenprune.trial import Specimen
 
+from .authoring import (
+    Encoded,
+    LanguageCall,
+    RowPlan,
+    Specimen,
+    centred,
+    in_float32,
+    layer_norm_form,
+    take,
+)
 from .qwen2_5_vl import Qwen25VLAdapter
 from .tiny import specimens
-from .transformers.calls import LanguageCall
-from .transformers.encoded import Encoded
-from .transformers.forms import centred, layer_norm_form
-from .transformers.plan import RowPlan, take
 
 
 class Qwen2VLAdapter(Qwen25VLAdapter):

@@ -14,13 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import tokenprune
-from tokenprune.trial import Specimen
 
-from .tiny import filled
-from .vit.adapter import VisionTowerAdapter
-from .vit.attention import NormTap, QueryKeyTap
-from .vit.head import TokenHead
-from .vit.tower import Tower
+from .authoring import NormTap, QueryKeyTap, Specimen, TokenHead, Tower, VisionTowerAdapter, filled
 
 KNOWN = frozenset({"VisionTransformer", "Eva"})
 # attention whose queries and keys, normalised and turned by their positions, are what attends

@@ -212,6 +212,11 @@ def check_outputs() -> None:
 # -- configuration, embeddings
 
 
+def argument_name(word: str) -> str:
+    """What transformers calls an argument today, from our word for it: "sizes", "feature_layer" and so on."""
+    return ARGUMENTS[word][0]
+
+
 def config_value(config: Any, word: str) -> Any:
     """A setting of the configuration that an argument of that word overrides."""
     for name in ARGUMENTS[word]:

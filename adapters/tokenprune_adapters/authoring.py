@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that an adapter in another package may import beside the public modules of `tokenprune`.
+
+**Vision-language models of transformers.** Derive from `FamilyAdapter`, with a table of `Family` entries by
+the name of the model's class (`FAMILIES` is the table of the adapter `generic`), or from
+`TransformersAdapter`, whose methods say where things are in a model. `Encoded` is what passed while images
+were encoded; an `ImageSignal` is a function of it and the number of an image, which returns the signal of
+that image. `LanguageCall` and `RowPlan` are what `TransformersAdapter.prune_arguments` gets, and `take`
+gathers rows by a plan.
+
+Names of transformers are found by words of ours, in all tested versions: `argument_name`, `config_value` and
+`output_field`. `MODALITY_KINDS` and `BLOCK_KINDS` are the names of inputs that tell, token by token, what is
+an image or a video, and which tokens see each other both ways.
+
+**Vision towers of other libraries.** Derive from `VisionTowerAdapter`, whose `find_tower` describes the model
+as a `Tower`: its blocks, a `TokenHead` (with `Matrix` for a bare weight) for what follows them, and for their
+attention a `QueryKeyTap`, which is a `NormTap` or a `ProjectionTap`.
+
+**Projectors.** `in_float32` runs a module in float32; `two_layer_form`, `layer_norm_form` and `linear_form`
+read its weights for closed forms, the second of them for `centred` rows. `RowWise` is the part of a projector
+that works row by row, for a `Family`.
+
+**Layouts and signals.** `grid_of`, `square_of` and `tiled_layout` say where an image's tokens lie; the
+functions of `clip_signals` compute the signals of a CLIP-like tower.
+
+**Checks.** A `Specimen` is a tiny model that `tokenprune check` tries, and `filled` gives it weights; the
+functions of `pictures` make random inputs. `Trial` and `PromiseRecord` are for models whose promises are to
+be checked in another way than that of the base class.
+"""
+
+from tokenprune.projector import in_float32, two_layer_form
+from tokenprune.promises import PromiseRecord
+from tokenprune.tiles import tiled_layout
+from tokenprune.trial import Specimen, Trial
+
+from .families import FAMILIES, Family, FamilyAdapter
+from .tiny import filled
+from .transformers import clip_signals, pictures
+from .transformers.calls import LanguageCall
+from .transformers.encoded import Encoded, ImageSignal
+from .transformers.forms import RowWise, centred, layer_norm_form, linear_form
+from .transformers.grids import grid_of, square_of
+from .transformers.plan import RowPlan, take
+from .transformers.stock import BLOCK_KINDS, MODALITY_KINDS, argument_name, config_value, output_field
+from .transformers.vlm import TransformersAdapter
+from .vit.adapter import VisionTowerAdapter
+from .vit.attention import NormTap, ProjectionTap, QueryKeyTap
+from .vit.head import Matrix, TokenHead
+from .vit.tower import Tower
+
+__all__ = [
+    "BLOCK_KINDS",
+    "FAMILIES",
+    "MODALITY_KINDS",
+    "Encoded",
+    "Family",
+    "FamilyAdapter",
+    "ImageSignal",
+    "LanguageCall",
+    "Matrix",
+    "NormTap",
+    "ProjectionTap",
+    "PromiseRecord",
+    "QueryKeyTap",
+    "RowPlan",
+    "RowWise",
+    "Specimen",
+    "TokenHead",
+    "Tower",
+    "TransformersAdapter",
+    "Trial",
+    "VisionTowerAdapter",
+    "argument_name",
+    "centred",
+    "clip_signals",
+    "config_value",
+    "filled",
+    "grid_of",
+    "in_float32",
+    "layer_norm_form",
+    "linear_form",
+    "output_field",
+    "pictures",
+    "square_of",
+    "take",
+    "tiled_layout",
+    "two_layer_form",
+]
