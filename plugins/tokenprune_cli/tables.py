@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One table for the terminal, for Markdown and for HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import jinja2
+import rich.box
+import rich.table
+from rich.text import Text
+
+_HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+    """\
+{% macro cell(tag, text, i) -%}
+<{{ tag }}{% if sides[i] == "right" %} style="text-align: right"{% endif %}>{{ text }}</{{ tag }}>
+{%- endmacro %}
+<table>
+{% if title %}
+<caption>{{ title }}</caption>
+{% endif %}
+<thead><tr>{% for text in heads %}{{ cell("th", text, loop.index0) }}{% endfor %}</tr></thead>
+{% for section in sections %}
+<tbody>
+{% for style, row in section %}
+<tr{% if style %} class="{{ style }}"{% endif %}>
+{%- if row | length == 1 and heads | length > 1 -%}
+<th class="section" colspan="{{ heads | length }}">{{ row[0] }}</th>
+{%- else -%}
+{% for text in row %}{{ cell("td", text, loop.index0) }}{% endfor %}
+{%- endif -%}
+</tr>
+{% endfor %}
+</tbody>
+{% endfor %}
+</table>
+"""
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of strings, written for the terminal, for Markdown or for HTML.
+
+    Parameters
+    ----------
+    heads
+        One for each column. A line break in a heading is kept on the terminal and a space elsewhere.
+    rows
+        As many cells in each as there are headings, or a single cell: the title of the rows below it.
+    title
+        Stands above the table.
+    align
+        A letter for each column, `l` or `r`; without it, all but the first are set to the right.
+    styles
+        Style of some rows, by their number: a style of rich's, and the class of the row in HTML.
+    sections
+        Numbers of the rows that start a section, set apart by space. A row of a single cell starts one too.
+    wrap
+        Whether long cells are broken where the terminal is narrow; they are cut off otherwise.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str | None = None
+    align: str | None = None
+    styles: Mapping[int, str] = field(default_factory=dict)
+    sections: Collection[int] = ()
+    wrap: bool = False
+
+    def __post_init__(self) -> None:
+        n = len(self.heads)
+        if self.align is not None and (len(self.align) != n or set(self.align) - set("lr")):
+            raise ValueError(f"align takes a letter for each of {n} columns, l or r, not {self.align!r}")
+        for i, row in enumerate(self.rows):
+            if len(row) not in (1, n):
+                raise ValueError(f"row {i} has {len(row)} cells and the table {n} columns: {list(row)}")
+
+    def rich(self) -> rich.table.Table:
+        """Return the table for `rich.console.Console.print`; cells are no markup."""
+        table = rich.table.Table(
+            box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True,
+            title=None if self.title is None else Text(self.title), title_justify="left",
+        )  # fmt: skip
+        for head, side in zip(self.heads, self._sides(), strict=True):
+            table.add_column(
+                Text(head), justify="right" if side == "right" else "left",
+                no_wrap=not self.wrap, overflow="fold" if self.wrap else "ellipsis",
+            )  # fmt: skip
+        for i, row in enumerate(self.rows):
+            if i and self._starts_section(i):
+                table.add_section()
+            style = self.styles.get(i, "bold" if self._is_title(row) else None)
+            table.add_row(*map(Text, row), style=style)
+        return table
+
+    def markdown(self) -> str:
+        """Return the table as lines of Markdown; the title stands above it, in bold."""
+        rules = ["---:" if side == "right" else "---" for side in self._sides()]
+        lines = [self.heads, rules]
+        for row in self.rows:
+            is_title = self._is_title(row)
+            lines.append([f"**{row[0]}**", *[""] * (len(self.heads) - 1)] if is_title else row)
+        text = "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
+        return text if self.title is None else f"**{self.title}**\n\n{text}"
+
+    def html(self) -> str:
+        """Return the table as an HTML element; all text is escaped, and each section is a `tbody`."""
+        starts = [i for i in range(len(self.rows)) if i == 0 or self._starts_section(i)]
+        rows = iter([(self.styles.get(i, ""), row) for i, row in enumerate(self.rows)])
+        ends = [*starts[1:], len(self.rows)]
+        return _HTML.render(
+            heads=[head.replace("\n", " ") for head in self.heads],
+            sides=self._sides(),
+            title=self.title,
+            sections=[list(islice(rows, end - start)) for start, end in zip(starts, ends, strict=False)],
+        )
+
+    def _sides(self) -> list[str]:
+        letters = self.align or "l" + "r" * (len(self.heads) - 1)
+        return ["right" if letter == "r" else "left" for letter in letters]
+
+    def _is_title(self, row: Sequence[str]) -> bool:
+        return len(row) == 1 < len(self.heads)
+
+    def _starts_section(self, i: int) -> bool:
+        return i in self.sections or self._is_title(self.rows[i])
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("\n", " ").replace("|", "\\|")
