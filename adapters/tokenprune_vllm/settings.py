@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from tokenprune import Budget, BudgetError, IncompatibleError, Layout, Method, OptionError, Reducer
+from tokenprune import Budget, BudgetError, Cut, IncompatibleError, Layout, Method, OptionError, Reducer
 from tokenprune.arguments import combine, seeded
+from tokenprune.image_plan import plan_image
 from tokenprune.scope import share_out
 
 KEY = "tokenprune"
@@ -89,7 +90,7 @@ class Settings:
 
     def rows(self, layout: Layout, budget: Budget) -> int:
         """Rows that stay of an image; vLLM asks before the tower runs."""
-        if len(layout) < self.min_tokens:
+        if plan_image(Cut(self.method, budget, self.min_tokens), len(layout)).left_alone is not None:
             return len(layout)
         return self.method.n_keep(layout, budget)
 

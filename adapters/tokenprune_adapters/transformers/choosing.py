@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenprune import Cut, UnsupportedCallError, VisualTokens
 from tokenprune.batch import select_all
+from tokenprune.image_plan import LeftAlone, plan_image
 from tokenprune.precision import as_written
 
 from . import stock
@@ -22,7 +23,7 @@ from .encoded import Encoded
 from .facts import VisionLanguageFacts
 from .front_signals import projector_tokens
 from .images import ImageSpan, locate
-from .rows import HIDDEN, Image, RowChoice
+from .rows import Image, RowChoice
 from .text import last_token, text_after
 
 
@@ -107,13 +108,8 @@ class MethodChooser:
         asked: dict[tuple[str, int], VisualTokens] = {}  # rows repeated for beams share their images' choice
         for image in call.images:
             n, key = len(image.slots), (image.span.modality, image.span.number)
-            if n < cut.min_tokens:
-                image.note = f"fewer than {cut.min_tokens} tokens"
-            elif call.hides(image):
-                image.note = HIDDEN
-            elif cut.budget.rows(n) >= n:
-                image.note = "budget not below N"
-            elif key not in asked:
+            image.plan(cut, plan_image(cut, n, hidden=call.hides(image)))
+            if image.left_alone is None and key not in asked:
                 encoded = self._encoded(brought, image.span.modality)
                 asked[key] = projector_tokens(self.adapter, call, image, encoded, embeds, brought.ids)
         with torch.no_grad():
@@ -121,7 +117,7 @@ class MethodChooser:
         chosen = dict(zip(asked, selections, strict=True))
         for image in call.images:
             key = image.span.modality, image.span.number
-            if key in chosen and image.note != HIDDEN:
+            if image.left_alone is None:
                 choice.cut(image, image.slots, chosen[key], 0)
         if choice.has_cut:
             call.entered = choice.write_new_rows(embeds)
@@ -133,23 +129,15 @@ class MethodChooser:
     def before_layers(self, call: Call) -> None:
         """Plan how many rows of each image stay before which layer."""
         cut, entered = self._decoder, call.entered
-        assert cut is not None and cut.method.schedule is not None and entered is not None
+        assert cut is not None and entered is not None
         for image in call.images:
             image.entered = image.began = _where_entered(call, image, image.slots)
             image.text = _where_entered(call, image, text_after(call.images, image, call))
             image.last = _where_entered(call, image, last_token(image, call))
-            n = len(image.slots)
-            if n < cut.min_tokens:
-                image.note = f"fewer than {cut.min_tokens} tokens"
-                continue
-            if image.note == HIDDEN or (call.front is None and call.hides(image)):
-                image.note = HIDDEN
-                continue
-            image.schedule = cut.method.schedule.cuts(
-                cut.budget.rows(n), n, len(self.adapter.layers), cut.method.budget
-            )
-            if not image.schedule:
-                image.note = "budget not below N"
+            hidden = image.left_alone is LeftAlone.HIDDEN or (call.front is None and call.hides(image))
+            plan = plan_image(cut, len(image.slots), len(self.adapter.layers), hidden)
+            image.plan(cut, plan)
+            image.schedule = dict(plan.cuts)
         call.choice = RowChoice(entered.shape[:2], call.entered_real, entered.device)
         call.due = frozenset(layer for image in call.images for layer in image.schedule)
 

@@ -217,7 +217,7 @@ class Engine(NotCopied):
             return args, kwargs
         if is_exporting():
             if self.brought is not None:
-                check_exported(self._cuts, self._capture.lengths())
+                check_exported(self._cuts, self._capture.lengths(), len(self.adapter.layers))
             return args, kwargs
         receipts.check_passed(language, self._kv_class)
         if self.brought is not None and not torch.compiler.is_compiling() and not self.turn.held():

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from tokenprune import Cut, UnsupportedCallError
+from tokenprune.image_plan import plan_image
 
 
-def check_exported(cuts: Sequence[Cut], lengths: Iterable[int]) -> None:
+def check_exported(cuts: Sequence[Cut], lengths: Iterable[int], n_layers: int) -> None:
     """Refuse to export a call whose images, of `lengths` tokens each, would be cut.
 
     Raises
@@ -20,8 +21,9 @@ def check_exported(cuts: Sequence[Cut], lengths: Iterable[int]) -> None:
     """
     for n in lengths:
         for cut in cuts:
-            rows = cut.budget.rows(n)
-            if cut.min_tokens <= n and rows < n:
+            plan = plan_image(cut, n, n_layers)
+            if plan.left_alone is None:
+                rows = min(plan.cuts.values())
                 raise UnsupportedCallError(
                     f"torch.export cannot follow {cut.method.name!r}: which {rows} of {n} visual tokens stay "
                     f"depends on the picture. Export with keep={n} or more, which drops none, or remove() "

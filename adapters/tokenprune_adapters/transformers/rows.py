@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tokenprune import ImageReport, Layout, Selection
+from tokenprune import Cut, ImageReport, Layout, Selection
+from tokenprune.image_plan import ImagePlan, LeftAlone
 from tokenprune.selection import fill_new_rows
 
 from .images import ImageSpan
 from .packing import counted_anew
 from .plan import RowPlan
-
-HIDDEN = "hidden by the attention mask"
 
 
 @dataclass
@@ -38,11 +37,18 @@ class Image:
     cuts: dict[int, int] = field(default_factory=dict)
     selections: dict[int, Selection] = field(default_factory=dict)
     note: str = ""
+    left_alone: LeftAlone | None = None
     entered: Tensor | None = None
     began: Tensor | None = None
     text: Tensor | None = None
     last: Tensor | None = None
     schedule: dict[int, int] = field(default_factory=dict)
+
+    def plan(self, cut: Cut, plan: ImagePlan) -> None:
+        """Remember whether a cut leaves this image alone, and why."""
+        self.left_alone = plan.left_alone
+        if plan.left_alone is not None:
+            self.note = plan.left_alone.note(cut)
 
     def report(self) -> ImageReport:
         """What became of it."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import Cut, ImageReport, Layout, PruningReport, Selection, UnsupportedCallError, VisualTokens
+from tokenprune.image_plan import LeftAlone, plan_image
 
 from .attention import QueryKeyTap
 from .choice import Chosen, choose, gather_rows
@@ -48,7 +49,7 @@ class VisionCuts:
         self.tower, self.cut, self.record = tower, cut, record
         schedule = cut.method.schedule
         assert schedule is not None  # refused by the adapter's check
-        self.schedule, self.boundaries = schedule, schedule.boundaries(len(tower.blocks))
+        self.boundaries = schedule.boundaries(len(tower.blocks))
         self._run: Run | None = None
         self._hooks = Hooks()
         self._hooks.before(tower.entry, self._begin)
@@ -75,15 +76,14 @@ class VisionCuts:
     def plan(self, height: int, width: int) -> Run:
         """What shall be cut of pictures of this size."""
         grid = self.tower.grid(height, width)
-        n, method = grid[0] * grid[1], self.cut.method
-        if n < self.cut.min_tokens:
-            return Run(grid, {}, f"fewer than {self.cut.min_tokens} tokens")
-        cuts = self.schedule.cuts(self.cut.budget.rows(n), n, len(self.tower.blocks), method.budget)
-        left, real = n, {}
-        for layer, rows in cuts.items():
+        n = grid[0] * grid[1]
+        plan = plan_image(self.cut, n, len(self.tower.blocks))
+        left, cuts = n, {}
+        for layer, rows in plan.cuts.items():
             if rows < left:
-                real[layer] = left = rows
-        return Run(grid, real, "" if real else "budget not below N")
+                cuts[layer] = left = rows
+        left_alone = plan.left_alone or (None if cuts else LeftAlone.NOTHING_TO_CUT)
+        return Run(grid, cuts, "" if left_alone is None else left_alone.note(self.cut))
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._run = None

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a cut is to do to one image, decided before any token is scored; the same rule at every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .cut import Cut
+
+
+class LeftAlone(Enum):
+    """Why an image keeps all its tokens."""
+
+    TOO_FEW_TOKENS = "fewer than {min_tokens} tokens"
+    HIDDEN = "hidden by the attention mask"
+    NOTHING_TO_CUT = "budget not below N"
+
+    def note(self, cut: Cut) -> str:
+        """Return the reason in words, for `ImageReport.note`."""
+        return self.value.format(min_tokens=cut.min_tokens)
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """Rows left of an image from which layer on, or why it is left alone.
+
+    `cuts` is empty if the image is left alone. A cut without layers stands at 0, with the number of rows that
+    the budget asks for; `Method.n_keep` says what tiles and newline tokens make of it.
+    """
+
+    cuts: Mapping[int, int] = field(default_factory=dict)
+    left_alone: LeftAlone | None = None
+
+
+def plan_image(cut: Cut, n: int, n_layers: int = 0, hidden: bool = False) -> ImagePlan:
+    """Plan a cut of an image of `n` tokens.
+
+    Parameters
+    ----------
+    n_layers
+        Layers of the model or tower that is cut, at the stages that have layers.
+    hidden
+        Whether the attention mask hides some token of the image.
+
+    Raises
+    ------
+    BudgetError, IncompatibleError
+        When the schedule cannot meet the budget, or the model has too few layers for it.
+    """
+    if n < cut.min_tokens:
+        return ImagePlan(left_alone=LeftAlone.TOO_FEW_TOKENS)
+    if hidden:
+        return ImagePlan(left_alone=LeftAlone.HIDDEN)
+    method, rows = cut.method, cut.budget.rows(n)
+    if method.schedule is not None and method.stage != "projector":
+        cuts = method.schedule.cuts(rows, n, n_layers, method.budget)
+    else:
+        cuts = {0: rows} if rows < n else {}
+    return ImagePlan(cuts) if cuts else ImagePlan(left_alone=LeftAlone.NOTHING_TO_CUT)
