@@ -27,6 +27,10 @@ WITHOUT_LONG ?= $(LONG:%=--ignore=tests/adapters/%.py)
 # can have, and the last before 5.24 renamed an argument. Their environments borrow as above.
 MATRIX := 5.20.2 5.23.0
 
+# Tests compute on one thread each; files of tests are spread over the cores. WORKERS=0: one after another.
+WORKERS ?= auto
+SPREAD := -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
 # What no constraint holds: the newest release, and the branch that becomes the next one.
 NEWEST_newest := transformers<6
 NEWEST_main := git+https://github.com/huggingface/transformers
@@ -67,21 +71,21 @@ demo: $(READY)
 	$(BIN)/tokenprune demo
 
 test: $(TEST_READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-lowest: $(LOW)/.ready
 	$(LOW)/bin/python -c "import transformers as t; assert t.__version__ == '$(LOWEST)', t.__version__"
-	$(LOW)/bin/python -m pytest $(LOWEST_TESTS) $(WITHOUT_LONG)
+	$(LOW)/bin/python -m pytest $(SPREAD) $(LOWEST_TESTS) $(WITHOUT_LONG)
 
 # not phony: for phony targets make looks at no pattern
 test-on-%: .venv-tf-%/.ready
-	.venv-tf-$*/bin/python -m pytest $(UNTESTED) $(LOWEST_TESTS)
+	.venv-tf-$*/bin/python -m pytest $(SPREAD) $(UNTESTED) $(LOWEST_TESTS)
 
 test-newest test-main: test-%: install-%
-	.venv-$*/bin/python -m pytest $(UNTESTED) -o junit_family=xunit1 --junitxml=.venv-$*/tests.xml $(LOWEST_TESTS)
+	.venv-$*/bin/python -m pytest $(SPREAD) $(UNTESTED) -o junit_family=xunit1 --junitxml=.venv-$*/tests.xml $(LOWEST_TESTS)
 
 test-pinned: $(TEST_READY)
-	$(BIN)/python -m pytest $(LOWEST_TESTS)
+	$(BIN)/python -m pytest $(SPREAD) $(LOWEST_TESTS)
 
 test-full: WITHOUT_LONG :=
 test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned
