@@ -16,6 +16,7 @@ from .api import (
     scorer,
     selector,
 )
+from .boundaries import BoundaryTrace, CallTrace, RowTrace
 from .budget import Budget
 from .cut import Cut
 from .errors import (
@@ -60,8 +61,10 @@ else:
 
 __all__ = [
     "AlreadyPrunedError",
+    "BoundaryTrace",
     "Budget",
     "BudgetError",
+    "CallTrace",
     "Cut",
     "ExplicitSchedule",
     "GeometricSchedule",
@@ -80,6 +83,7 @@ __all__ = [
     "PruningReport",
     "ReceiptError",
     "Reducer",
+    "RowTrace",
     "Schedule",
     "Scorer",
     "Selection",

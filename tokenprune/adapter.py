@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from .boundaries import CallTrace
 from .cut import Cut, check_cut
 from .errors import IncompatibleError, UnsupportedModelError
 from .methods import Method
@@ -20,11 +21,14 @@ class ModelAdapter(ABC):
     """What tokenprune has to know of a model family.
 
     `provides` maps each stage the adapter can cut at to the signals it can supply there. `positions` are the
-    position rules the family allows, its default first.
+    position rules the family allows, its default first. `can_trace` says that `install` makes the model hand
+    a trace of each call to `record_trace`, which `apply(..., trace=True)` sets beforehand.
     """
 
     name: ClassVar[str]
     default_stage: ClassVar[str] = "projector"
+    can_trace: ClassVar[bool] = False
+    record_trace: Callable[[CallTrace], None] | None = None
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from .arguments import combine, place, read_budgets, seeded
+from .boundaries import TraceRecorder
 from .cut import Cut, position_rule
-from .errors import BudgetError, OptionError, UnsupportedModelError
+from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, check_unpruned
 from .methods import Method
 from .option_types import check_parts
@@ -42,6 +43,7 @@ def apply(
     min_tokens: int = 0,
     seed: int = 0,
     verify: bool = True,
+    trace: bool = False,
 ) -> PruningHandle:
     """Make a model drop visual tokens; `generate` goes on working, and the handle undoes it.
 
@@ -75,6 +77,9 @@ def apply(
         Try the cut on a few rows before the model is touched (about a decoding step), and refuse a model
         whose cache, masks or positions would be misunderstood. `PruningHandle.rehearsal` says what was
         measured.
+    trace
+        Record what each call does at each boundary, for `PruningHandle.trace`. It waits for the device, and
+        is meant for debugging.
 
     Raises
     ------
@@ -88,11 +93,15 @@ def apply(
         raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
     if not isinstance(verify, bool):
         raise OptionError(f"verify is True or False, got {verify!r}")
+    if not isinstance(trace, bool):
+        raise OptionError(f"trace is True or False, got {trace!r}")
     methods = combine(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, budget, len(methods))
     with _APPLYING:  # models may share modules, so that one lock a model would not do
         check_unpruned(model)
         adapter = registry.adapter_for(model)(model)
+        if trace and not adapter.can_trace:
+            raise IncompatibleError(f"the adapter {adapter.name!r} records no traces; leave trace=True out")
         adapter.check_model()
         overrides = {"scope": scope, "newlines": newlines, "positions": positions, "budget": budget}
         cuts = []
@@ -108,7 +117,8 @@ def apply(
         adapter.check_together(cuts)
         with restored_on_error(model):
             rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
-        handle = PruningHandle(model, cuts, rehearsal)
+        handle = PruningHandle(model, cuts, rehearsal, TraceRecorder() if trace else None)
+        adapter.record_trace = handle.record_trace
         handle.install(lambda record: adapter.install(cuts, record))
         return handle
 

@@ -11,8 +11,9 @@ from types import TracebackType
 import torch
 from torch import nn
 
+from .boundaries import CallTrace, TraceRecorder
 from .cut import Cut
-from .errors import AlreadyPrunedError, UnsupportedCallError
+from .errors import AlreadyPrunedError, OptionError, UnsupportedCallError
 from .report import PruningReport
 from .restore import restored_on_error
 
@@ -26,10 +27,17 @@ class PruningHandle:
     ``with tokenprune.apply(model, ...) as handle:`` prunes inside the block; `remove()` does it by hand.
     """
 
-    def __init__(self, model: nn.Module, cuts: Sequence[Cut], rehearsal: str = "") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        cuts: Sequence[Cut],
+        rehearsal: str = "",
+        traces: TraceRecorder | None = None,
+    ) -> None:
         self.cuts = tuple(cuts)
         self.rehearsal = rehearsal  # what the rehearsal measured, or why there was none
         self._last: PruningReport | None = None
+        self._traces = traces
         self._undo: Callable[[], None] | None = None
         self._model = weakref.ref(model)
         self._entered = False
@@ -54,6 +62,27 @@ class PruningHandle:
     def last(self) -> PruningReport | None:
         """What the last prefill with visual tokens kept; None before the first."""
         return self._last
+
+    def trace(self) -> CallTrace:
+        """Return what the last call did at each boundary, a decoding step included; `str()` gives a table.
+
+        Raises
+        ------
+        OptionError
+            If `apply` was not called with ``trace=True``.
+        UnsupportedCallError
+            If the pruned model has not been called yet.
+        """
+        if self._traces is None:
+            raise OptionError("calls are not recorded; prune with tokenprune.apply(..., trace=True)")
+        if self._traces.last is None:
+            raise UnsupportedCallError("there is no trace yet; call the pruned model first")
+        return self._traces.last
+
+    @property
+    def record_trace(self) -> Callable[[CallTrace], None] | None:
+        """What an adapter calls at the end of each call; None without ``trace=True``."""
+        return None if self._traces is None else self._traces.record
 
     @property
     def is_active(self) -> bool:

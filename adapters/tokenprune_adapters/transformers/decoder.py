@@ -21,6 +21,7 @@ from .receipts import check_rows
 from .resolved import MaskMakers
 from .signature import Signature
 from .tap import AttentionFunctionTap
+from .tracing import CallTracer
 from .undo import UndoStack
 
 
@@ -37,6 +38,8 @@ class DecoderCuts:
         Whether the attention of the layers before boundaries is looked at.
     current
         Gives the call that is being made.
+    tracer
+        Records what layers at boundaries get; None: nobody asked.
     """
 
     def __init__(
@@ -49,9 +52,11 @@ class DecoderCuts:
         closes_up: bool,
         taps: bool,
         current: Callable[[], Call | None],
+        tracer: CallTracer | None = None,
     ) -> None:
         self.adapter, self._signature, self._masks, self._chooser = adapter, signature, masks, chooser
         self.boundaries, self._closes_up, self._current = boundaries, closes_up, current
+        self._tracer = tracer
         self._taps: dict[int, AttentionFunctionTap] = {}
         self._undo, self._cut = UndoStack(), untraced(self._cut_before)
         try:
@@ -108,6 +113,9 @@ class DecoderCuts:
             layer_call.mask = self._mask(i, call, layer_call.hidden, layer)
         elif isinstance(layer, PrunedLayer):
             self._go_on(i, call, layer, layer_call)
+        if self._tracer is not None and i in self.boundaries:
+            positions = self._positions(i, call, remaining)
+            self._tracer.enter_layer(i, call, layer_call.hidden, layer_call.mask, positions)
         return self._signature.write(layer_call)
 
     def _cut_before(self, i: int, call: Call, layer_call: LayerCall) -> None:
@@ -139,12 +147,18 @@ class DecoderCuts:
             return call.rotated[key]
         key = id(remaining), self._group(i)
         if key not in call.rotated:
-            positions = call.positions
+            positions = self._positions(i, call, remaining)
             assert positions is not None
-            positions = positions if remaining is None else remaining.positions(positions)
-            positions = positions if closed is None else positions - closed.to(positions.device)
             call.rotated[key] = self.adapter.rotate(layer_call.hidden, positions)
         return call.rotated[key]
+
+    def _positions(self, i: int, call: Call, remaining: RemainingRows | None) -> Tensor | None:
+        """Positions (..., 1 or B, P) of the remaining rows (None: of all), as a layer's past closed up."""
+        positions, closed = call.positions, self._closed_up(i, call)
+        if positions is None:
+            return None
+        positions = positions if remaining is None else remaining.positions(positions)
+        return positions if closed is None else positions - closed.to(positions.device)
 
     def _closed_up(self, i: int, call: Call) -> Tensor | None:
         """By how much earlier calls closed up a layer's positions beyond those of the first, (B, 1)."""

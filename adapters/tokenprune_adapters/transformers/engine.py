@@ -36,6 +36,7 @@ from .refusals import (
 )
 from .resolved import MaskMakers
 from .tap import ATTENTION_SIGNALS
+from .tracing import CallTracer
 from .turn import Turn
 from .undo import UndoStack
 
@@ -76,6 +77,10 @@ class Engine(NotCopied):
         self._masks, self._kv_class = MaskMakers.resolve(), stock.kv_class()
         needs = frozenset() if front is None else front.method.needs
         self._reads_text = bool(needs & READS_TEXT)
+        self._tracer = CallTracer.of(
+            adapter.record_trace,
+            {cut.method.stage: cut.positions for cut in cuts},
+        )
         self.decoder: DecoderCuts | None = None
         self._undo = UndoStack()
         inner, language = adapter.inner, adapter.language_model
@@ -123,6 +128,7 @@ class Engine(NotCopied):
             cut.closes_up,
             bool(cut.method.needs & ATTENTION_SIGNALS),
             lambda: self._call,
+            self._tracer,
         )
         return self.decoder.remove
 
@@ -239,6 +245,8 @@ class Engine(NotCopied):
             language.mask = own_masks(self._masks, module.config, call, language.mask, flat, None)
         if self.decoder is not None and self.brought is not None:
             self._before_layers(call)
+        if self._tracer is not None:
+            self._tracer.enter_language(language.mask)
         return signature.write(language)
 
     def _cut(self, call: Call, front: RemainingRows, language: LanguageCall) -> None:
@@ -304,6 +312,8 @@ class Engine(NotCopied):
                 stock.set_output_field(output, "states", tuple(widened))
         commit = self._commit_images if call.images else self._commit
         commit(call, kv)
+        if self._tracer is not None:
+            self._tracer.leave_language(call, kv)
 
     def _commit(self, call: Call, kv: Any) -> None:
         """Tell the cache what was left out of each layer, and report."""

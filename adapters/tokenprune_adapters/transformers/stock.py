@@ -383,14 +383,21 @@ def bytes_held(layer: Any, n: int, stored: int) -> int:
     tensors = contents_of(layer)
     if not tensors:
         return sum(_bytes(value) for value in vars(layer).values()) * n // max(stored, 1)
-    if getattr(layer, attribute("whether a cache layer slides")):
-        slots = getattr(layer, attribute("slots of a preallocated layer"), None)
-        if slots is not None:  # all of them from the start
-            n = min(n, slots)
-        elif not getattr(layer, attribute("whether a sliding layer keeps its past")):
-            # the window without the token that is to look through it
-            n = min(n, getattr(layer, attribute("window of a layer")) - 1)
+    n = slots_held(layer, n)
     return sum(n * (t.numel() // t.shape[-2]) * t.element_size() for t in tensors)
+
+
+def slots_held(layer: Any, n: int) -> int:
+    """How many of `n` tokens a cache layer holds: a layer that slides holds its window at most."""
+    if not getattr(layer, attribute("whether a cache layer slides")):
+        return n
+    slots = getattr(layer, attribute("slots of a preallocated layer"), None)
+    if slots is not None:  # all of them from the start
+        return min(n, int(slots))
+    if getattr(layer, attribute("whether a sliding layer keeps its past")):
+        return n
+    # the window without the token that is to look through it
+    return min(n, int(getattr(layer, attribute("window of a layer"))) - 1)
 
 
 def _bytes(value: Any) -> int:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -26,6 +26,8 @@ DECODER_SIGNALS |= {"position_ids", "text_position_ids"}
 
 class TransformersAdapter(VisionLanguageFacts):
     """A vision-language model of transformers; families override what is not the same everywhere."""
+
+    can_trace: ClassVar[bool] = True
 
     @property
     def provides(self) -> Mapping[str, frozenset[str]]:

@@ -28,6 +28,7 @@ class VisionTowerAdapter(ModelAdapter):
     """A model whose pictures go through a vision transformer; everything else is left alone."""
 
     default_stage: ClassVar[str] = "vision"
+    can_trace: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -108,4 +109,4 @@ class VisionTowerAdapter(ModelAdapter):
         """Hook the tower."""
         from .cuts import VisionCuts
 
-        return VisionCuts(self.tower, cuts[0], record).remove
+        return VisionCuts(self.tower, cuts[0], record, self.record_trace).remove

@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune import Cut, ImageReport, Layout, PruningReport, Selection, UnsupportedCallError, VisualTokens
+from tokenprune import (
+    BoundaryTrace,
+    CallTrace,
+    Cut,
+    ImageReport,
+    Layout,
+    PruningReport,
+    Selection,
+    UnsupportedCallError,
+    VisualTokens,
+)
 from tokenprune.image_plan import LeftAlone, plan_image
 
 from .attention import QueryKeyTap
@@ -21,6 +31,7 @@ from .hooks import Hooks
 from .intermediates import guard_intermediates
 from .signals import FROM_ATTENTION, tower_signals
 from .tower import Tower, refuse_tracing
+from .tracing import boundary_before
 
 
 @dataclass
@@ -40,13 +51,20 @@ class Run:
     selections: list[Selection] = field(default_factory=list)
     seconds: float = 0.0
     rope: tuple[Tensor, Tensor] | None = None
+    boundaries: list[BoundaryTrace] = field(default_factory=list)
 
 
 class VisionCuts:
     """Hooks on a tower's entry and blocks; `remove` takes them away."""
 
-    def __init__(self, tower: Tower, cut: Cut, record: Callable[[PruningReport], None]) -> None:
-        self.tower, self.cut, self.record = tower, cut, record
+    def __init__(
+        self,
+        tower: Tower,
+        cut: Cut,
+        record: Callable[[PruningReport], None],
+        record_trace: Callable[[CallTrace], None] | None = None,
+    ) -> None:
+        self.tower, self.cut, self.record, self._record_trace = tower, cut, record, record_trace
         schedule = cut.method.schedule
         assert schedule is not None  # refused by the adapter's check
         self.boundaries = schedule.boundaries(len(tower.blocks))
@@ -111,6 +129,10 @@ class VisionCuts:
             self._look_at_first(run, rows, kwargs)
         if i in run.cuts:
             rows = self._cut_before(i, run, rows)
+        if self._record_trace is not None and i in self.boundaries:
+            n_patches = run.grid[0] * run.grid[1]
+            run.boundaries.append(boundary_before(i, args[0].shape[1], rows, n_patches, run.place))
+            self._record_trace(CallTrace(self.tower.n_prefix + n_patches, tuple(run.boundaries)))
         if run.place is None:
             return None
         if kwargs.get("rope") is not None:
