@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prune the visual tokens of stock vision-language models: one call, any method, undone when you like."""
 
-import typing
-
 from .adapter import ModelAdapter
 from .api import (
     apply,
@@ -46,17 +44,12 @@ from .selection import Selection
 from .strategy import Reducer, Scorer, Selector
 from .tokens import Layout, VisualTokens
 
-if typing.TYPE_CHECKING:
-    from . import visualize as visualize
-else:
 
-    def __getattr__(name: str) -> object:
-        """Load `tokenprune.visualize` when it is first used: nothing else here needs pillow."""
-        if name == "visualize":
-            import importlib
-
-            return importlib.import_module(".visualize", __name__)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    """Say where `tokenprune.visualize` has gone."""
+    if name == "visualize":
+        raise ImportError("tokenprune.visualize is now a package of its own: import tokenprune_visualize")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

@@ -7,6 +7,8 @@ import tiny_models
 import tiny_towers
 import torch
 from model_cases import Case
+from tokenprune_visualize import kept, panels, scores, seen_image, seen_pictures
+from tokenprune_visualize.sheets import GAP
 from transformers import (
     CLIPImageProcessor,
     LlavaNextImageProcessor,
@@ -15,8 +17,6 @@ from transformers import (
 )
 
 import tokenprune
-from tokenprune.visualize import kept, panels, scores, seen_image, seen_pictures
-from tokenprune.visualize.sheets import GAP
 
 PLAIN = {"do_resize": False, "do_normalize": False}
 CELL = 8

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from tokenprune_cli.evaluation import UNPRUNED, Setting, answer_batch, kv_cache_bytes, make_batches, refusal
 from tokenprune_cli.evaluation.prompts import question_prompt, tokenized
+from tokenprune_visualize import seen_image
 
 import tokenprune
-from tokenprune.visualize import seen_image
 
 N, LAYERS = 144, 12
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from tokenprune_cli.app import app
 from tokenprune_cli.commands import plugins as plugins_command
+from tokenprune_visualize.drawing import PICTURE_SIDE
 from typer.testing import CliRunner
 
 import tokenprune
-from tokenprune.visualize.drawing import PICTURE_SIDE
 
 
 def invoke(*arguments):

@@ -4,9 +4,9 @@
 import numpy as np
 import torch
 from tokenprune_cli.commands.run import _kept_picture
+from tokenprune_visualize import captioned, in_rows, kept
 
 from tokenprune import ImageReport, Layout, PruningReport
-from tokenprune.visualize import captioned, in_rows, kept
 
 
 class Parts:

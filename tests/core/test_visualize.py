@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+import tokenprune_visualize
 import torch
 from PIL import Image
+from tokenprune_visualize.drawing import COLORS, OPACITY
+from tokenprune_visualize.sheets import GAP
 
 import tokenprune
 from tokenprune import ImageReport, IncompatibleError, Layout, PruningHandle, PruningReport, Selection
-from tokenprune.visualize.drawing import COLORS, OPACITY
-from tokenprune.visualize.sheets import GAP
 
 CELL = 10
 T = torch.tensor
@@ -51,20 +52,20 @@ def is_clear(picture, image, row, column, at=(0, 0)):
 
 def test_kept_patches_are_clear_and_dropped_ones_faded():
     image = coloured(2, 3)
-    drawn = tokenprune.visualize.kept(report(Layout((1, 2, 3)), [1, 5]), image, cell=CELL)
+    drawn = tokenprune_visualize.kept(report(Layout((1, 2, 3)), [1, 5]), image, cell=CELL)
     assert drawn.size == (30, 20)
     assert [is_clear(drawn, image, i // 3, i % 3) for i in range(6)] == [0, 1, 0, 0, 0, 1]
 
 
 def test_an_image_left_alone_is_all_clear():
     image = coloured(2, 3)
-    drawn = tokenprune.visualize.kept(report(Layout((1, 2, 3)), None), Image.fromarray(image), cell=CELL)
+    drawn = tokenprune_visualize.kept(report(Layout((1, 2, 3)), None), Image.fromarray(image), cell=CELL)
     assert (np.asarray(drawn) == image).all()
 
 
 def test_rows_that_were_made_are_not_drawn():
     image = coloured(2, 2)
-    drawn = tokenprune.visualize.kept(report(Layout((1, 2, 2)), [-1, 3, -1]), image, cell=CELL)
+    drawn = tokenprune_visualize.kept(report(Layout((1, 2, 2)), [-1, 3, -1]), image, cell=CELL)
     assert [is_clear(drawn, image, i // 2, i % 2) for i in range(4)] == [0, 0, 0, 1]
 
 
@@ -78,17 +79,17 @@ def test_rows_that_were_made_are_not_drawn():
 )
 def test_what_is_no_picture_is_refused(given, options, said):
     with pytest.raises(IncompatibleError, match=said):
-        tokenprune.visualize.kept(report(Layout((1, 2, 2)), [0]), given, **options)
+        tokenprune_visualize.kept(report(Layout((1, 2, 2)), [0]), given, **options)
 
 
 def test_a_model_is_no_report():
     with pytest.raises(IncompatibleError, match=r"got Linear; of a pruned model that is tokenprune"):
-        tokenprune.visualize.kept(torch.nn.Linear(1, 1), coloured(2, 2))
+        tokenprune_visualize.kept(torch.nn.Linear(1, 1), coloured(2, 2))
 
 
 def test_a_video_is_one_picture_a_slice():
     first, second = coloured(2, 2), coloured(2, 2)[::-1, ::-1]
-    drawn = tokenprune.visualize.kept(report(Layout((2, 2, 2)), [0, 6]), [first, second], cell=CELL)
+    drawn = tokenprune_visualize.kept(report(Layout((2, 2, 2)), [0, 6]), [first, second], cell=CELL)
     assert drawn.size == (2 * 20 + 3 * GAP, 20 + 2 * GAP)
     left, right = (GAP, GAP), (GAP, 2 * GAP + 20)
     assert [is_clear(drawn, first, i // 2, i % 2, left) for i in range(4)] == [1, 0, 0, 0]
@@ -108,12 +109,12 @@ TILED = Layout(
 
 
 def test_tiles_are_the_base_view_and_their_canvas():
-    base, canvas = tokenprune.visualize.panels(TILED)
+    base, canvas = tokenprune_visualize.panels(TILED)
     assert (base.slots.tolist(), base.first, base.tiles) == ([[0, 1], [2, 3]], 0, (1, 1))
     assert canvas.slots.tolist() == [[4, 5, 6, 7], [9, 10, 11, 12]]
     assert (canvas.first, canvas.tiles) == (1, (1, 2))
     views = [coloured(2, 2), coloured(2, 4)]
-    drawn = tokenprune.visualize.kept(report(TILED, [3, 6, 8, 9, 13]), views, cell=CELL)
+    drawn = tokenprune_visualize.kept(report(TILED, [3, 6, 8, 9, 13]), views, cell=CELL)
     left, right = (GAP, GAP), (GAP, 2 * GAP + 20)
     assert [is_clear(drawn, views[0], i // 2, i % 2, left) for i in range(4)] == [0, 0, 0, 1]
     assert [is_clear(drawn, views[1], i // 4, i % 4, right) for i in range(8)] == [0, 0, 1, 0, 1, 0, 0, 0]
@@ -121,12 +122,12 @@ def test_tiles_are_the_base_view_and_their_canvas():
 
 def test_tiles_without_newlines_are_drawn_one_by_one():
     layout = Layout((1, 1, 6), tiles=T([0, 0, 1, 1, 1, 1]), tile_grids=((1, 2), (2, 2)))
-    assert [p.slots.tolist() for p in tokenprune.visualize.panels(layout)] == [[[0, 1]], [[2, 3], [4, 5]]]
+    assert [p.slots.tolist() for p in tokenprune_visualize.panels(layout)] == [[[0, 1]], [[2, 3], [4, 5]]]
 
 
 def test_scores_are_colours_between_the_lowest_and_the_highest():
     grey = np.full((20, 20, 3), 100, np.uint8)
-    drawn = tokenprune.visualize.scores(report(Layout((1, 2, 2)), [0], [7.0, 5.0, 6.0, 5.0]), grey, cell=CELL)
+    drawn = tokenprune_visualize.scores(report(Layout((1, 2, 2)), [0], [7.0, 5.0, 6.0, 5.0]), grey, cell=CELL)
     for slot, color in enumerate([COLORS[2], COLORS[0], COLORS[1], COLORS[0]]):
         expected = [round(OPACITY * channel + (1 - OPACITY) * 100) for channel in color]
         assert np.abs(inner(drawn, slot // 2, slot % 2).astype(int) - expected).max() <= 1
@@ -138,8 +139,8 @@ def test_scores_are_colours_between_the_lowest_and_the_highest():
 def test_tokens_dropped_by_an_earlier_cut_have_no_score():
     image = coloured(2, 2)
     twice = report(Layout((1, 2, 2)), [3], [1.0, 2.0], found=T([0, 3]))
-    drawn = tokenprune.visualize.scores(twice, image, cell=CELL)
-    faded = tokenprune.visualize.kept(report(Layout((1, 2, 2)), [3]), image, cell=CELL)
+    drawn = tokenprune_visualize.scores(twice, image, cell=CELL)
+    faded = tokenprune_visualize.kept(report(Layout((1, 2, 2)), [3]), image, cell=CELL)
     assert (inner(drawn, 0, 1) == inner(faded, 0, 1)).all() and (
         inner(drawn, 1, 0) == inner(faded, 1, 0)
     ).all()
@@ -148,7 +149,7 @@ def test_tokens_dropped_by_an_earlier_cut_have_no_score():
 
 def test_newlines_do_not_spread_the_colours():
     values = [0.0] * 8 + [99.0] + [0.0] * 3 + [1.0, -99.0]
-    drawn = tokenprune.visualize.scores(
+    drawn = tokenprune_visualize.scores(
         report(TILED, [4], values), np.full((9, 9, 3), 0, np.uint8), cell=CELL
     )
     top = [round(OPACITY * channel) for channel in COLORS[2]]
@@ -159,13 +160,13 @@ def test_a_handle_draws_its_last_report_and_the_image_asked_for():
     image = coloured(1, 1)
     handle = PruningHandle(torch.nn.Identity(), [])
     with pytest.raises(IncompatibleError, match="no report yet"):
-        tokenprune.visualize.kept(handle, image)
+        tokenprune_visualize.kept(handle, image)
     one, other = report(Layout((1, 2, 2)), [0]), report(Layout((1, 2, 2)), [3])
     handle._record(PruningReport((one, other)))
-    drawn = tokenprune.visualize.kept(handle, image, image=1, cell=CELL)
-    assert drawn.tobytes() == tokenprune.visualize.kept(other, image, cell=CELL).tobytes()
+    drawn = tokenprune_visualize.kept(handle, image, image=1, cell=CELL)
+    assert drawn.tobytes() == tokenprune_visualize.kept(other, image, cell=CELL).tobytes()
     with pytest.raises(IncompatibleError, match=r"image=2, and the report is of 2 image\(s\)"):
-        tokenprune.visualize.kept(handle, image, image=2)
+        tokenprune_visualize.kept(handle, image, image=2)
 
 
 class Axes:
@@ -180,7 +181,7 @@ class Axes:
 
 def test_axes_get_the_same_picture():
     axes = Axes()
-    drawn = tokenprune.visualize.kept(report(Layout((1, 2, 2)), [0]), coloured(2, 2), axes=axes)
+    drawn = tokenprune_visualize.kept(report(Layout((1, 2, 2)), [0]), coloured(2, 2), axes=axes)
     assert (axes.picture == np.asarray(drawn)).all() and axes.off
 
 
@@ -217,28 +218,39 @@ def test_axes_get_the_same_picture():
 )
 def test_what_cannot_be_drawn_is_refused(layout, given, message):
     with pytest.raises(IncompatibleError, match=message):
-        tokenprune.visualize.kept(report(layout, [0]), **given)
+        tokenprune_visualize.kept(report(layout, [0]), **given)
 
 
 def test_no_scores_no_heat_map():
     image = coloured(1, 1)
     with pytest.raises(IncompatibleError, match="its method has no opinion"):
-        tokenprune.visualize.scores(report(Layout((1, 2, 2)), [0]), image)
+        tokenprune_visualize.scores(report(Layout((1, 2, 2)), [0]), image)
     with pytest.raises(IncompatibleError, match=r"left alone \(budget not below N\)"):
-        tokenprune.visualize.scores(report(Layout((1, 2, 2)), None, note="budget not below N"), image)
+        tokenprune_visualize.scores(report(Layout((1, 2, 2)), None, note="budget not below N"), image)
 
 
 def test_an_image_the_inputs_do_not_bring_is_refused():
     inputs = {"pixel_values": torch.zeros(1, 3, 8, 8)}
     with pytest.raises(IncompatibleError, match=r"bring 1 image\(s\), and number 1"):
-        tokenprune.visualize.kept(report(Layout((1, 2, 2)), [0], number=1), inputs=inputs, processor=1)
+        tokenprune_visualize.kept(report(Layout((1, 2, 2)), [0], number=1), inputs=inputs, processor=1)
 
 
-def test_it_is_loaded_when_first_used():
-    code = (
-        "import sys, tokenprune\n"
-        "print('PIL' in sys.modules, tokenprune.visualize.kept.__name__, 'PIL' in sys.modules)\n"
-        "print('matplotlib' in sys.modules, hasattr(tokenprune, 'visualise'))"
-    )
+def test_matplotlib_is_loaded_only_for_axes():
+    code = "import sys, tokenprune_visualize; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "kept", "True", "False", "False"]
+    assert done.stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tokenprune.visualize",
+        "from tokenprune.visualize import kept",
+        "from tokenprune import visualize",
+        "import tokenprune; tokenprune.visualize.kept",
+    ],
+)
+def test_the_old_module_names_the_new_package(code):
+    with pytest.raises(ImportError, match="is now a package of its own: import tokenprune_visualize"):
+        exec(code, {})
+    assert not hasattr(tokenprune, "visualise")

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from tokenprune.visualize import captioned, in_rows, kept_picture, score_picture, sheet
-from tokenprune.visualize.drawing import BORDER, COLORS, OPACITY, PICTURE_SIDE
-from tokenprune.visualize.sheets import GAP
+from tokenprune_visualize import captioned, in_rows, kept_picture, score_picture, sheet
+from tokenprune_visualize.drawing import BORDER, COLORS, OPACITY, PICTURE_SIDE
+from tokenprune_visualize.sheets import GAP
 
 RED = (200, 20, 20)
 

@@ -133,7 +133,7 @@ def _kept_picture(
     processor: Any, inputs: dict[str, Any], report: tokenprune.PruningReport, lines: Sequence[str]
 ) -> Image:
     """Draw the kept patches on the picture as the model sees it: cropped, or cut into pieces."""
-    from tokenprune.visualize import captioned, in_rows, kept
+    from tokenprune_visualize import captioned, in_rows, kept
 
     pieces = [kept(image, inputs=inputs, processor=processor) for image in report.images]
     return captioned(pieces[0] if len(pieces) == 1 else in_rows(pieces), lines)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tokenprune_visualize
 from PIL import Image
 
-from tokenprune import ImageReport, IncompatibleError, visualize
+from tokenprune import ImageReport, IncompatibleError
 from tokenprune_cli.console.files import cannot_write, make_directory
 
 SIDE = 132  # pixels of the longer side, about
@@ -25,7 +26,7 @@ def picture_path(folder: Path, key: str, number: int) -> Path:
 def save_kept(path: Path, report: ImageReport, inputs: Mapping[str, Any], processor: Any) -> None:
     """Draw what was kept of one image; nothing is drawn where tokens have no place on the picture."""
     try:
-        whole = visualize.kept(report, inputs=inputs, processor=processor, cell=_cell(report))
+        whole = tokenprune_visualize.kept(report, inputs=inputs, processor=processor, cell=_cell(report))
     except IncompatibleError:
         return
     _save(whole, path)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from tokenprune_visualize import captioned, kept_picture, sheet
 
-from tokenprune.visualize import captioned, kept_picture, sheet
 from tokenprune_cli.demo.outcomes import Outcome
 from tokenprune_cli.embedded import FAMILIES, Question, Scene
 from tokenprune_cli.evaluation import Answered

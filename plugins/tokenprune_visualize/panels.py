@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.errors import IncompatibleError
-from tokenprune.tokens import Layout
+from tokenprune import IncompatibleError, Layout
 
 
 @dataclass(frozen=True)

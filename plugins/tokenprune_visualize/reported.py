@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tokenprune.errors import IncompatibleError
-from tokenprune.handle import PruningHandle
-from tokenprune.report import ImageReport, PruningReport
+from tokenprune import ImageReport, IncompatibleError, PruningHandle, PruningReport
 
 from .drawing import Picture
 from .panels import panels

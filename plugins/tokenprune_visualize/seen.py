@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tokenprune.errors import IncompatibleError
-from tokenprune.report import ImageReport
+from tokenprune import ImageReport, IncompatibleError
 
 from .panels import Panel, panels
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tokenprune.errors import IncompatibleError
+from tokenprune import IncompatibleError
 
 from .sheets import Color, captioned
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what a method kept, and of the scores it chose by; needs pillow, loaded when first used.
+"""Pictures of what a method kept, and of the scores it chose by.
 
 One line in a notebook, once a pruned model has run:
 
-    tokenprune.visualize.kept(handle, photo)
-    tokenprune.visualize.scores(handle, inputs=inputs, processor=processor)
+    tokenprune_visualize.kept(handle, photo)
+    tokenprune_visualize.scores(handle, inputs=inputs, processor=processor)
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tokenprune.errors import IncompatibleError
+from tokenprune import ImageReport, IncompatibleError
 from tokenprune.functional import min_max
-from tokenprune.report import ImageReport
 
 from .drawing import Picture, cell_side, kept_picture, score_picture, with_bar
 from .panels import Panel, panels
