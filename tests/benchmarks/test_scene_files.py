@@ -36,7 +36,7 @@ def test_the_command_says_what_it_wrote(tmp_path, scenes):
     n = sum(len(questions) for _, questions in scenes)
     assert (done.returncode, done.stdout) == (
         0,
-        f"{n} questions about 3 scenes: {tmp_path / 'scenes.jsonl'}\n",
+        f"{n} questions about 3 scenes: {tmp_path / 'questions.jsonl'}\n",
     )
 
 

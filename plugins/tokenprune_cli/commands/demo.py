@@ -29,7 +29,7 @@ def demo(
     method: MethodNames = None,
     keep: Keeps = None,
     scenes: Annotated[
-        int | None, typer.Option(min=1, help="How many pictures (about 13 questions each).")
+        int | None, typer.Option(min=1, max=100, help="How many pictures (about 13 questions each).")
     ] = None,
     output: Annotated[Path, typer.Option(help="Where pictures and results go.", metavar="DIR")] = Path(
         "demo-output"

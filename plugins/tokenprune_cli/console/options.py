@@ -29,7 +29,9 @@ QuestionFile = Annotated[
 Metric = Annotated[
     str | None, typer.Option(help="Of --questions' lines that name none (default: exact_match).")
 ]
-Scenes = Annotated[int | None, typer.Option(min=2, help="Without --questions: how many scenes (default 40).")]
+Scenes = Annotated[
+    int | None, typer.Option(min=2, max=100, help="Without --questions: how many scenes (default 40).")
+]
 Batch = Annotated[int, typer.Option(min=1, help="Questions answered at once.")]
 
 OnlyJson = Annotated[bool, typer.Option("--json", help="Only machine-readable output.")]

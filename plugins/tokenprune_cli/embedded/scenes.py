@@ -54,16 +54,14 @@ def held_out_scenes(n: int, start: int = 0) -> Iterator[tuple[Scene, list[Questi
             f"scenes {start} to {start + n} were asked for; {N_SCENES} come with the package. In a checkout, "
             f"`python -m benchmarks.scenes FOLDER --scenes {max(n, 1)}` draws more, as a question file"
         )
-    return (scene for scene in _read()[start : start + n])
+    return iter(_read()[start : start + n])
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 of the question file and of the pictures it names, in its order."""
-    questions = (folder / QUESTION_FILE).read_bytes()
-    pictures = dict.fromkeys(json.loads(line)["image"] for line in questions.splitlines())
-    state = hashlib.sha256(questions)
-    for name in pictures:
-        state.update((folder / name).read_bytes())
+    """Return the SHA-256 of the question file and of all pictures, in the order of their names."""
+    state = hashlib.sha256((folder / QUESTION_FILE).read_bytes())
+    for path in sorted(folder.glob("*.png")):
+        state.update(path.name.encode() + path.read_bytes())
     return state.hexdigest()
 
 
@@ -80,7 +78,7 @@ def _read() -> tuple[tuple[Scene, list[Question]], ...]:
     scenes = []
     for name, asked in groupby(entries, key=lambda entry: str(entry["image"])):
         with Image.open(_FOLDER / name) as picture:
-            image = np.asarray(picture.convert("RGB"))
+            image = np.array(picture.convert("RGB"))
         questions = [Question(entry["family"], entry["question"], entry["answer"]) for entry in asked]
         scenes.append((Scene(image), questions))
     return tuple(scenes)
