@@ -14,7 +14,7 @@ from .cut import Cut, check_cut
 from .errors import IncompatibleError, UnsupportedModelError
 from .methods import Method
 from .report import PruningReport
-from .trial import PlainTrial, Specimen, Trial
+from .trial import Specimen, Trial
 
 
 class ModelAdapter(ABC):
@@ -106,15 +106,15 @@ class ModelAdapter(ABC):
         """Arguments of `apply` that say where a method cuts that does not say so itself, for checks."""
         return {}
 
-    def trial(self, inputs: Any) -> Trial:
-        """Runs of this model by which its promises are checked; by default identity and undoing alone.
+    def trial(self, inputs: Any) -> Trial | None:
+        """Runs of this model by which its promises are checked; None: identity and undoing alone.
 
         Raises
         ------
         UnsupportedCallError
             When these are no inputs that can be pruned.
         """
-        return PlainTrial(self.model, inputs)
+        return None
 
     def check_together(self, cuts: Sequence[Cut]) -> None:
         """Refuse cuts that do not go together; by default more than one."""

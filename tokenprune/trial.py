@@ -5,18 +5,63 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import UnsupportedCallError
 from .handle import PruningHandle
-from .promises import EXACTNESS, PromiseRecord
-from .selection import Selection
+
+PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
+
+IDENTITY, UNDO, EXACTNESS, BATCH, CACHE = "identity", "undo", "exactness", "batch", "cache"
+# What each promise says; the documentation's page about `tokenprune check` says how it is checked.
+PROMISES: Mapping[str, str] = {
+    IDENTITY: "with a budget of all visual tokens the model answers bit for bit as before",
+    UNDO: "after remove() it answers bit for bit as before, and nothing is left on it",
+    EXACTNESS: "prefill and decoding equal the language model run by hand on the kept rows",
+    BATCH: "rows of a padded batch are answered as each row alone",
+    CACHE: "the key-value cache holds exactly the kept rows, and the report counts its bytes",
+}
+ALL_PROMISES = "all"  # of a method that does not run on the model
+
+
+@dataclass(frozen=True)
+class PromiseRecord:
+    """One promise, checked with one method.
+
+    `outcome` is `"passed"`, `"failed"` or `"not applicable"`. `difference` is the largest that was found and
+    `allowed` the tolerance, both relative to the size of a row where the promise is not about equal bits or
+    counts, and then 0 is allowed; None where nothing was measured. `note` gives the reason.
+    """
+
+    promise: str
+    method: str
+    outcome: str
+    difference: float | None = None
+    allowed: float | None = None
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls, promise: str, method: str, difference: float, allowed: float, note: str = ""
+    ) -> PromiseRecord:
+        """Judge a difference: passed where it is not above what is allowed; NaN never is."""
+        outcome = PASSED if difference <= allowed else FAILED
+        return cls(promise, method, outcome, difference, allowed, note)
+
+    @classmethod
+    def failed(cls, promise: str, method: str, note: str) -> PromiseRecord:
+        """A promise that was broken in another way than by a difference."""
+        return cls(promise, method, FAILED, note=note)
+
+    @classmethod
+    def skipped(cls, promise: str, method: str, note: str) -> PromiseRecord:
+        """A promise that is not applicable, and why."""
+        return cls(promise, method, NOT_APPLICABLE, note=note)
+
 
 Judge = Callable[[], Iterable[PromiseRecord]]
 
@@ -78,76 +123,3 @@ class Trial(ABC):
         finally:
             for module, was in zip(modules, training, strict=True):
                 module.training = was
-
-
-class PlainTrial(Trial):
-    """The trial of an adapter without one of its own: the model is called, and its tensors are compared."""
-
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
-        self.model, self.inputs = model, inputs
-
-    def outputs(self, brief: bool = False) -> list[Tensor]:
-        """All tensors of what the model returns."""
-        return tensors_of(called(self.model, self.inputs))
-
-    def run(self, handle: PruningHandle) -> Judge:
-        """Run the pruned model; the adapter knows nothing to compare its answer with."""
-        called(self.model, self.inputs)
-        name, note = handle.cuts[0].method.name, "the model's adapter brings no reference to compare with"
-        return lambda: [PromiseRecord.skipped(EXACTNESS, name, note)]
-
-
-def called(model: nn.Module, inputs: Any) -> Any:
-    """Call a model with arguments by name, by position, or with a single one."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """All tensors in an output, in order.
-
-    Raises
-    ------
-    UnsupportedCallError
-        When there are none.
-    """
-    found = list(_walk(output))
-    if not found:
-        raise UnsupportedCallError(f"the model returned {type(output).__name__}, in which there is no tensor")
-    return found
-
-
-def _walk(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _walk(value)
-    elif isinstance(output, (tuple, list)):
-        for value in output:
-            yield from _walk(value)
-
-
-def slots_of(selection: Selection, n: int) -> Tensor:
-    """The slot (K,) of each chosen row; a made one (-1) gets the next free of n after the one before it."""
-    slots: list[int] = selection.indices.tolist()
-    taken = {slot for slot in slots if slot >= 0}
-    for place, slot in enumerate(slots):
-        if slot < 0:
-            after = slots[place - 1] + 1 if place else 0
-            slots[place] = next(s % n for s in range(after, after + n) if s % n not in taken)
-            taken.add(slots[place])
-    return torch.tensor(slots, device=selection.indices.device)
-
-
-def largest_difference(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """The largest difference of tensors, 0 where all bits are equal; infinite where shapes are not.
-
-    Where one has more tensors than the other, the first ones of both are compared.
-    """
-    both = list(zip(ones, others, strict=False))
-    if any(one.shape != other.shape for one, other in both):
-        return float("inf")
-    pairs = [(a, b) for a, b in both if not torch.equal(a, b)]
-    return max((float((a.double() - b.double()).abs().max()) for a, b in pairs), default=0.0)

@@ -29,9 +29,8 @@ be checked in another way than that of the base class.
 """
 
 from tokenprune.projector import in_float32, two_layer_form
-from tokenprune.promises import PromiseRecord
 from tokenprune.tiles import tiled_layout
-from tokenprune.trial import Specimen, Trial
+from tokenprune.trial import PromiseRecord, Specimen, Trial
 
 from .families import FAMILIES, Family, FamilyAdapter
 from .tiny import filled

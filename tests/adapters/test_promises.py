@@ -16,9 +16,9 @@ from tokenprune_adapters.transformers.promises import differences, prompts
 from tokenprune_adapters.transformers.promises.by_hand import Passage
 
 import tokenprune
-from tokenprune.promises import NOT_APPLICABLE, PASSED, PROMISES
 from tokenprune.testing import check_model
-from tokenprune.trial import slots_of
+from tokenprune.testing.outputs import slots_of
+from tokenprune.trial import NOT_APPLICABLE, PASSED, PROMISES
 
 FAMILIES = sorted(path.stem for path in FOLDER.glob("*.json"))
 SPECIMENS = {

@@ -15,8 +15,7 @@ from tokenprune_cli.check import running
 from typer.testing import CliRunner
 
 import tokenprune
-from tokenprune.promises import PROMISES
-from tokenprune.trial import Specimen
+from tokenprune.trial import PROMISES, Specimen
 
 QUICK = ("--method", "divprune", "--method", "cdpruner")
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from tokenprune import IncompatibleError, Layout, Projector, VisualTokens
 from tokenprune.signals import SIGNALS
-from tokenprune.specimen import all_equal
 from tokenprune.testing import example_tokens
+from tokenprune.testing.examples import all_equal
 
 
 def counted(value):

@@ -14,7 +14,7 @@ from tokenprune_cli.commands.listing import KINDS
 from tokenprune_cli.commands.run import run
 
 import tokenprune
-from tokenprune.promises import PROMISES
+from tokenprune.trial import PROMISES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

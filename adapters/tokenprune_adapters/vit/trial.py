@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import ImageReport, PruningHandle, PruningReport, UnsupportedCallError
-from tokenprune.promises import BATCH, CACHE, EXACTNESS, PromiseRecord
-from tokenprune.trial import Judge, Trial, called, slots_of, tensors_of
+from tokenprune.testing.outputs import called, slots_of, tensors_of
+from tokenprune.trial import BATCH, CACHE, EXACTNESS, Judge, PromiseRecord, Trial
 
 from .tower import Tower
 

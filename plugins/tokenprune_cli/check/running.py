@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 
 import tokenprune
-from tokenprune.promises import ALL_PROMISES, ModelCheck, PromiseRecord
-from tokenprune.testing import check_model
-from tokenprune.trial import Specimen
+from tokenprune.testing import ModelCheck, check_model
+from tokenprune.trial import ALL_PROMISES, PromiseRecord, Specimen
 from tokenprune_cli.check.table import is_broken
 from tokenprune_cli.console.failures import BadInputError, first_line
 

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tokenprune.promises import ALL_PROMISES, CACHE, FAILED, NOT_APPLICABLE, PROMISES
+from tokenprune.trial import ALL_PROMISES, CACHE, FAILED, NOT_APPLICABLE, PROMISES
 
 Record = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenprune import ImageReport, Selection
-from tokenprune.trial import slots_of
+from tokenprune.testing.outputs import slots_of
 
 from .. import stock
 from ..calls import LanguageCall, RotaryCall

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tokenprune import Cut, ImageReport, PruningHandle, PruningReport
-from tokenprune.promises import BATCH, CACHE, EXACTNESS, FAILED, PromiseRecord
-from tokenprune.trial import Judge, Trial, called, tensors_of
+from tokenprune.testing.outputs import called, tensors_of
+from tokenprune.trial import BATCH, CACHE, EXACTNESS, FAILED, Judge, PromiseRecord, Trial
 
 from .. import stock
 from ..facts import VisionLanguageFacts

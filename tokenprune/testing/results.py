@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was found when a model's promises were checked: a record for each promise and method."""
+"""What a check of a model found, and how it is told."""
 
 from __future__ import annotations
 
@@ -10,53 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
-
-IDENTITY, UNDO, EXACTNESS, BATCH, CACHE = "identity", "undo", "exactness", "batch", "cache"
-# What each promise says; the documentation's page about `tokenprune check` says how it is checked.
-PROMISES: Mapping[str, str] = {
-    IDENTITY: "with a budget of all visual tokens the model answers bit for bit as before",
-    UNDO: "after remove() it answers bit for bit as before, and nothing is left on it",
-    EXACTNESS: "prefill and decoding equal the language model run by hand on the kept rows",
-    BATCH: "rows of a padded batch are answered as each row alone",
-    CACHE: "the key-value cache holds exactly the kept rows, and the report counts its bytes",
-}
-ALL_PROMISES = "all"  # of a method that does not run on the model
-
-
-@dataclass(frozen=True)
-class PromiseRecord:
-    """One promise, checked with one method.
-
-    `outcome` is `"passed"`, `"failed"` or `"not applicable"`. `difference` is the largest that was found and
-    `allowed` the tolerance, both relative to the size of a row where the promise is not about equal bits or
-    counts, and then 0 is allowed; None where nothing was measured. `note` gives the reason.
-    """
-
-    promise: str
-    method: str
-    outcome: str
-    difference: float | None = None
-    allowed: float | None = None
-    note: str = ""
-
-    @classmethod
-    def of(
-        cls, promise: str, method: str, difference: float, allowed: float, note: str = ""
-    ) -> PromiseRecord:
-        """Judge a difference: passed where it is not above what is allowed; NaN never is."""
-        outcome = PASSED if difference <= allowed else FAILED
-        return cls(promise, method, outcome, difference, allowed, note)
-
-    @classmethod
-    def failed(cls, promise: str, method: str, note: str) -> PromiseRecord:
-        """A promise that was broken in another way than by a difference."""
-        return cls(promise, method, FAILED, note=note)
-
-    @classmethod
-    def skipped(cls, promise: str, method: str, note: str) -> PromiseRecord:
-        """A promise that is not applicable, and why."""
-        return cls(promise, method, NOT_APPLICABLE, note=note)
+from ..trial import FAILED, NOT_APPLICABLE, PASSED, PromiseRecord
 
 
 @dataclass(frozen=True)

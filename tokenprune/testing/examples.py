@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .projector import LinearForm
-from .signals import SIGNALS
-from .tokens import Layout, VisualTokens
+from ..projector import LinearForm
+from ..signals import SIGNALS
+from ..tokens import Layout, VisualTokens
 
 
 def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:

@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 
-class Traces:
+class ModelState:
     """How a model's modules looked at one time, but for the values of their tensors."""
 
     def __init__(self, model: nn.Module) -> None:
         self._before = _looks(model)
 
-    def left_on(self, model: nn.Module) -> str:
+    def changed_on(self, model: nn.Module) -> str:
         """What is not as it was, in words; empty where everything is."""
         now = _looks(model)
         for name in [*self._before, *(name for name in now if name not in self._before)]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contract checks for plugin authors: one call in a test says whether a strategy keeps its promises.
+"""What a strategy or an adapter promises by being one, checked on imagined images.
 
 Each check raises AssertionError with one sentence: who broke which promise, and how.
 """
@@ -17,18 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .adapter import ModelAdapter
-from .errors import IncompatibleError, PluginError
-from .functional import top_slots
-from .methods import STAGES, Method
-from .model_check import check_model as check_model
-from .promises import ModelCheck as ModelCheck
-from .selection import Selection
-from .specimen import all_equal
-from .specimen import example_tokens as example_tokens
-from .stack import stack
-from .strategy import Reducer, Scorer, Selector, Strategy
-from .tokens import VisualTokens
+from ..adapter import ModelAdapter
+from ..errors import IncompatibleError, PluginError
+from ..functional import top_slots
+from ..methods import STAGES, Method
+from ..selection import Selection
+from ..stack import stack
+from ..strategy import Reducer, Scorer, Selector, Strategy
+from ..tokens import VisualTokens
+from .examples import all_equal, example_tokens
 
 R = TypeVar("R")
 

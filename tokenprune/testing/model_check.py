@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .api import apply
-from .budget import Budget
-from .errors import (
+from ..api import apply
+from ..budget import Budget
+from ..errors import (
     AlreadyPrunedError,
     BudgetError,
     IncompatibleError,
@@ -21,12 +21,13 @@ from .errors import (
     UnsupportedCallError,
     UnsupportedModelError,
 )
-from .handle import PruningHandle, is_pruned
-from .methods import Method
-from .promises import ALL_PROMISES, EXACTNESS, IDENTITY, UNDO, ModelCheck, PromiseRecord
-from .registry import default_registry
-from .traces import Traces
-from .trial import Judge, Trial, largest_difference
+from ..handle import PruningHandle, is_pruned
+from ..methods import Method
+from ..registry import default_registry
+from ..trial import ALL_PROMISES, EXACTNESS, IDENTITY, UNDO, Judge, PromiseRecord, Trial
+from .leftovers import ModelState
+from .outputs import PlainTrial, largest_difference
+from .results import ModelCheck
 
 EVERYTHING = 2**40  # a budget no image reaches
 SHARE = 0.5  # of the visual tokens, where nothing is said
@@ -83,7 +84,8 @@ def check_model(
     chosen = _methods(methods)
     adapter = default_registry().adapter_for(model)(model)
     adapter.check_model()
-    trial = adapter.trial(adapter.example_inputs(seed) if inputs is None else inputs)
+    inputs = adapter.example_inputs(seed) if inputs is None else inputs
+    trial = adapter.trial(inputs) or PlainTrial(model, inputs)
     with trial.undisturbed():
         check = _Check(model, trial, budget, seed)
         found: list[PromiseRecord] = []
@@ -126,7 +128,7 @@ class _Check:
                 f"the unpruned {type(model).__name__} cannot be run on these inputs "
                 f"({type(error).__name__}: {error}); inputs are what the model is called with"
             ) from error
-        self._traces = Traces(model)
+        self._state = ModelState(model)
 
     def records(self, method: Method, placing: dict[str, Any], is_last: bool) -> Iterator[PromiseRecord]:
         """Check one method; after the last one the model answers at length once more."""
@@ -183,7 +185,7 @@ class _Check:
 
     def _undone(self, name: str, brief: bool) -> PromiseRecord:
         """Whether the model is what it was."""
-        left = self._traces.left_on(self._model)
+        left = self._state.changed_on(self._model)
         return PromiseRecord.failed(UNDO, name, left) if left else self._same(UNDO, name, brief)
 
     def _same(self, promise: str, name: str, brief: bool = False) -> PromiseRecord:
