@@ -30,7 +30,7 @@ class BudgetError(TokenPruneError, ValueError):
 
 
 class InputError(TokenPruneError, ValueError):
-    """Rows or scores that a strategy was handed are not finite, or do not fit each other."""
+    """Rows or scores are not finite or do not fit, a model does not load, or an argument cannot be used."""
 
 
 class UnsupportedModelError(TokenPruneError, TypeError):

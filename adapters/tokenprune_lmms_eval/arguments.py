@@ -11,9 +11,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from tokenprune_cli.console.failures import BadInputError
-
 import tokenprune
+from tokenprune import InputError
 from tokenprune.strategy import check_options
 
 UNPRUNED = "unpruned"
@@ -37,14 +36,14 @@ def read_pruning(given: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dic
 
     Raises
     ------
-    TokenPruneError, BadInputError
+    TokenPruneError
         A name or an option that does not exist, a budget that cannot be used, arguments that contradict.
     """
     values = {name: read_value(value) for name, value in given.items()}
     if values.get("method") == UNPRUNED:
         values.pop("method")
         if values:
-            raise BadInputError(f"method={UNPRUNED} prunes nothing and takes no {', '.join(sorted(values))}")
+            raise InputError(f"method={UNPRUNED} prunes nothing and takes no {', '.join(sorted(values))}")
         return None
     found = {role: _look_up(role, values[role]) for role in ROLES if values.get(role) is not None}
     named = [one for many in found.values() for one in many]
@@ -52,9 +51,7 @@ def read_pruning(given: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dic
     known = {name for one in named for name in option_names(one)}
     check_options("--model tokenprune", options, (*loading, *OF_APPLY, *sorted(known - set(OF_APPLY))))
     if options and len(found.get("method", ())) > 1:
-        raise BadInputError(
-            f"{', '.join(options)}: options of a method go with a single one, not with a list"
-        )
+        raise InputError(f"{', '.join(options)}: options of a method go with a single one, not with a list")
     for role, many in found.items():
         fitting = []
         for one in many:
@@ -75,7 +72,7 @@ def read_value(value: Any) -> Any:
     if text[:1] + text[-1:] == "{}":
         pairs = [part.partition(":") for part in text[1:-1].split(",") if part.strip()]
         if not all(colon for _, colon, _ in pairs):
-            raise BadInputError(f"a schedule is written {{layer:rows,layer:rows}}, got {text}")
+            raise InputError(f"a schedule is written {{layer:rows,layer:rows}}, got {text}")
         return {_scalar(key): _scalar(rest) for key, _, rest in pairs}
     return None if text.lower() == "none" else text
 
@@ -98,7 +95,7 @@ def _scalar(text: str) -> Any:
 def _look_up(role: str, given: Any) -> list[Any]:
     """Strategies or methods of these names; only methods come in lists."""
     if isinstance(given, list) and role != "method":
-        raise BadInputError(f"{role} takes one name, got a list")
+        raise InputError(f"{role} takes one name, got a list")
     return [getattr(tokenprune, role)(name) for name in (given if isinstance(given, list) else [given])]
 
 

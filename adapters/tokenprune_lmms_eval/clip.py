@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenprune_adapters.clip_space import ClipSpace
-from tokenprune_cli.console.failures import BadInputError, first_line
+from tokenprune_adapters.loading import first_line
 
 import tokenprune
+from tokenprune import InputError
 from tokenprune_lmms_eval.arguments import option_names
 
 
@@ -18,14 +19,14 @@ def taker(pruning: Mapping[str, Any] | None) -> str:
 
     Raises
     ------
-    BadInputError
+    InputError
         When none does.
     """
     for role in ("method", "scorer"):
         one = (pruning or {}).get(role)
         if isinstance(one, tokenprune.Method | tokenprune.Scorer) and "clip" in option_names(one):
             return role
-    raise BadInputError("clip names a CLIP checkpoint for method=cdpruner or scorer=relevance, alone")
+    raise InputError("clip names a CLIP checkpoint for method=cdpruner or scorer=relevance, alone")
 
 
 def with_clip(pruning: Mapping[str, Any], name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def with_clip(pruning: Mapping[str, Any], name: str, model: Any, tokenizer: Any)
 
     Raises
     ------
-    BadInputError
+    InputError
         When the checkpoint does not load.
     """
     from transformers import AutoTokenizer, CLIPModel
@@ -51,6 +52,6 @@ def with_clip(pruning: Mapping[str, Any], name: str, model: Any, tokenizer: Any)
         clip = CLIPModel.from_pretrained(name, use_safetensors=True).to(model.device).eval()
         space = ClipSpace(clip, AutoTokenizer.from_pretrained(name), tokenizer)
     except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load
-        raise BadInputError(f"clip: '{name}' does not load: {first_line(error)}") from None
+        raise InputError(f"clip: '{name}' does not load: {first_line(error)}") from None
     role = taker(pruning)
     return {**pruning, role: pruning[role].with_options(clip=space)}

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tokenprune_cli.console.failures import BadInputError
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria
+
+from tokenprune import InputError
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
@@ -40,7 +41,7 @@ def read_generation(given: Mapping[str, Any], max_new_tokens: int) -> Generation
 
     Raises
     ------
-    BadInputError
+    InputError
         When `until` is no text or list of texts, or several answers a question are asked for.
     """
     known = vars(GenerationConfig())
@@ -48,9 +49,9 @@ def read_generation(given: Mapping[str, Any], max_new_tokens: int) -> Generation
     until = given.get("until") or []
     texts = [until] if isinstance(until, str) else until
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise BadInputError(f"until must be a text or a list of texts, got {until!r}")
+        raise InputError(f"until must be a text or a list of texts, got {until!r}")
     if options.pop("num_return_sequences", 1) != 1:
-        raise BadInputError("num_return_sequences must be 1: a question has one answer; see --repeats")
+        raise InputError("num_return_sequences must be 1: a question has one answer; see --repeats")
     options.setdefault("max_new_tokens", max_new_tokens)
     temperature = options.get("temperature")
     asked = temperature is not None if options.get("do_sample") is None else options["do_sample"]

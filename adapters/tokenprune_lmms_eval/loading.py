@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.console.models import Device, Precision
+from tokenprune_adapters.loading import Device, Precision
+
+from tokenprune import InputError
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,15 @@ class Loading:
     def __post_init__(self) -> None:
         if self.dtype not in [one.value for one in Precision]:
             listed = ", ".join(one.value for one in Precision)
-            raise BadInputError(f"dtype must be one of {listed}, got {self.dtype!r}")
+            raise InputError(f"dtype must be one of {listed}, got {self.dtype!r}")
         for name in ("trust_remote_code", "pad_to_square"):
             if not isinstance(getattr(self, name), bool):
-                raise BadInputError(f"{name} must be true or false, got {getattr(self, name)!r}")
+                raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name in ("max_new_tokens", "min_pixels", "max_pixels"):
             value = getattr(self, name)
             given = value is not None or name == "max_new_tokens"
             if given and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise BadInputError(f"{name} must be a whole number, 1 or more, got {value!r}")
+                raise InputError(f"{name} must be a whole number, 1 or more, got {value!r}")
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -71,7 +72,7 @@ class Loading:
 
         Raises
         ------
-        BadInputError
+        InputError
             When it cannot be read or is empty.
         """
         if self.system_prompt is None:
@@ -79,9 +80,9 @@ class Loading:
         try:
             text = Path(str(self.system_prompt)).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise BadInputError(f"system_prompt names a file, '{self.system_prompt}': {error}") from None
+            raise InputError(f"system_prompt names a file, '{self.system_prompt}': {error}") from None
         if not text:
-            raise BadInputError(f"system_prompt: the file '{self.system_prompt}' is empty")
+            raise InputError(f"system_prompt: the file '{self.system_prompt}' is empty")
         return text
 
     @property
@@ -95,19 +96,17 @@ class Loading:
 
         Raises
         ------
-        BadInputError
+        InputError
             When it is none of cpu, cuda and cuda:N, or the GPU is not there, or several processes share it.
         """
         name, _, number = (device or "auto").partition(":")
         if name not in [one.value for one in Device] or (number and (name != "cuda" or not number.isdigit())):
-            raise BadInputError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
+            raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
         if number:
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-                raise BadInputError(f"--device {device} names one GPU for several processes; give cuda")
+                raise InputError(f"--device {device} names one GPU for several processes; give cuda")
             if int(number) >= torch.cuda.device_count():
-                raise BadInputError(
-                    f"--device {device}: PyTorch finds {torch.cuda.device_count()} NVIDIA GPUs"
-                )
+                raise InputError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} NVIDIA GPUs")
             torch.cuda.set_device(int(number))
         return Device(name)
 
@@ -117,11 +116,11 @@ def split_arguments(given: Mapping[str, Any]) -> tuple[Loading, dict[str, Any]]:
 
     Raises
     ------
-    BadInputError
+    InputError
         When no checkpoint is named, or a value cannot be used.
     """
     own = {name: value for name, value in given.items() if name in Loading.names()}
     if not own.get("pretrained"):
-        raise BadInputError("name the checkpoint: --model_args pretrained=embedded, a directory or a hub id")
+        raise InputError("name the checkpoint: --model_args pretrained=embedded, a directory or a hub id")
     own["pretrained"] = str(own["pretrained"])
     return Loading(**own), {name: value for name, value in given.items() if name not in own}

@@ -14,8 +14,8 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.protocol import ChatMessages
 from loguru import logger
-from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.console.models import load_model
+from tokenprune_adapters.loading import load_model
+from tokenprune_cli.embedded import embedded_model_path
 from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
@@ -42,7 +42,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
 
     Raises
     ------
-    TokenPruneError, BadInputError
+    TokenPruneError
         Before any question is read, and what can be known without the model before it is loaded.
     """
 
@@ -62,9 +62,14 @@ class TokenPrune(lmms):  # type: ignore[misc]
             taker(pruning)
         self._batch_size = _whole(batch_size)
         system = loading.system_text()
-        name = None if loading.pretrained == EMBEDDED else loading.pretrained
+        embedded = loading.pretrained == EMBEDDED
         self._model, self.processor = load_model(
-            name, loading.placed(device), loading.precision, loading.trust_remote_code
+            embedded_model_path() if embedded else loading.pretrained,
+            loading.placed(device),
+            loading.precision,
+            loading.trust_remote_code,
+            local_files_only=embedded,
+            label="the embedded model" if embedded else None,
         )
         self.tokenizer = self.processor.tokenizer
         if self.tokenizer.pad_token_id is None:
@@ -91,12 +96,14 @@ class TokenPrune(lmms):  # type: ignore[misc]
             try:
                 given = simple_parse_args_string(arg_string)
             except ValueError:
-                raise BadInputError(f"--model_args is name=value,name=value, got {arg_string!r}") from None
+                raise tokenprune.InputError(
+                    f"--model_args is name=value,name=value, got {arg_string!r}"
+                ) from None
             twice = sorted(set(given) & set(own))
             if twice:
-                raise BadInputError(f"give {twice[0]} as --{twice[0]}, not in --model_args")
+                raise tokenprune.InputError(f"give {twice[0]} as --{twice[0]}, not in --model_args")
             return cls(**given, **own)
-        except (tokenprune.TokenPruneError, BadInputError) as error:
+        except tokenprune.TokenPruneError as error:
             print(f"tokenprune: {error}", file=sys.stderr)
             raise SystemExit(2) from None
 
@@ -190,5 +197,5 @@ class TokenPrune(lmms):  # type: ignore[misc]
 
 def _whole(batch_size: int | str) -> int:
     if not str(batch_size).isdigit() or int(batch_size) < 1:
-        raise BadInputError(f"--batch_size must be a whole number, 1 or more, got {batch_size!r}")
+        raise tokenprune.InputError(f"--batch_size must be a whole number, 1 or more, got {batch_size!r}")
     return int(batch_size)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from tokenprune_cli.console.failures import BadInputError
 from transformers.image_utils import load_image
+
+from tokenprune import InputError
 
 Conversation = list[dict[str, Any]]
 
@@ -32,13 +33,13 @@ class Prompts:
 
         Raises
         ------
-        BadInputError
+        InputError
             When its chat template leaves out the system prompt, or its pictures have one size.
         """
         if self.system is not None and self.system not in self._system_rendered():
-            raise BadInputError("this checkpoint's chat template has no place for a system prompt")
+            raise InputError("this checkpoint's chat template has no place for a system prompt")
         if any(self.pixels) and not hasattr(self.processor.image_processor, "merge_size"):
-            raise BadInputError(
+            raise InputError(
                 "min_pixels and max_pixels are for processors that keep a picture's shape, as Qwen2.5-VL's; "
                 "this checkpoint's brings all pictures to one size"
             )
@@ -50,7 +51,7 @@ class Prompts:
                 tokenize=False,
             )
         except Exception as error:  # a template may raise whatever it likes
-            raise BadInputError(f"this checkpoint's chat template takes no system prompt: {error}") from None
+            raise InputError(f"this checkpoint's chat template takes no system prompt: {error}") from None
         return str(rendered[0])
 
     def inputs(self, conversations: Sequence[Conversation]) -> dict[str, Any]:

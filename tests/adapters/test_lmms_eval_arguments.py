@@ -8,8 +8,7 @@ from importlib.metadata import entry_points
 
 import pytest
 import torch
-from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.console.models import Device, Precision
+from tokenprune_adapters.loading import Device, Precision
 from tokenprune_lmms_eval.arguments import OF_APPLY, read_pruning, read_value
 from tokenprune_lmms_eval.generation import UntilTexts, batches, ended, read_generation
 from tokenprune_lmms_eval.kept_rows import KeptRows
@@ -91,7 +90,7 @@ def test_unpruned_is_said():
     ],
 )
 def test_what_cannot_be_used_is_refused_without_a_model(given, said):
-    with pytest.raises((tokenprune.TokenPruneError, BadInputError)) as refusal:
+    with pytest.raises(tokenprune.TokenPruneError) as refusal:
         read_pruning(given, ("pretrained",))
     assert said in str(refusal.value)
 
@@ -118,7 +117,7 @@ def test_loading_is_told_from_pruning():
     ],
 )
 def test_loading_arguments_that_cannot_be_used(given, said):
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(tokenprune.InputError, match=said):
         split_arguments(given if not given else {"pretrained": "embedded", **given})
 
 
@@ -128,13 +127,13 @@ def test_a_system_prompt_is_a_files_text(tmp_path):
     assert Loading("embedded", system_prompt=str(tmp_path / "prompt.txt")).system_text() == "be brief"
     (tmp_path / "empty.txt").write_text("\n")
     for name, said in (("empty.txt", "is empty"), ("none.txt", "names a file")):
-        with pytest.raises(BadInputError, match=said):
+        with pytest.raises(tokenprune.InputError, match=said):
             Loading("embedded", system_prompt=str(tmp_path / name)).system_text()
 
 
 @pytest.mark.parametrize("device", ["mps", "cpu:0", "cuda:x"])
 def test_a_device_that_is_none(device):
-    with pytest.raises(BadInputError, match=f"cpu, cuda or cuda:N, got '{device}'"):
+    with pytest.raises(tokenprune.InputError, match=f"cpu, cuda or cuda:N, got '{device}'"):
         Loading.placed(device)
 
 
@@ -174,7 +173,7 @@ def test_until_and_what_is_not_used():
     [({"until": 3}, "until must be a text or a list of texts"), ({"num_return_sequences": 2}, "one answer")],
 )
 def test_generation_arguments_that_cannot_be_used(given, said):
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(tokenprune.InputError, match=said):
         read_generation(given, 9)
 
 

@@ -6,8 +6,9 @@ import tiny_processors as tp
 import torch
 from PIL import Image
 from tiny_models import IMAGE, PAD
-from tokenprune_cli.console.failures import BadInputError
 from tokenprune_lmms_eval.prompts import Prompts, has_pictures, squared
+
+import tokenprune
 
 
 def turn(*parts):
@@ -57,10 +58,10 @@ def test_a_system_prompt_stands_first():
 def test_a_template_without_a_place_for_it_is_noticed():
     processor = tp.llava()
     processor.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
-    with pytest.raises(BadInputError, match="no place for a system prompt"):
+    with pytest.raises(tokenprune.InputError, match="no place for a system prompt"):
         Prompts(processor, system="the video").check()
     processor.chat_template = "{{ raise_exception('no system turn') }}"
-    with pytest.raises(BadInputError, match="takes no system prompt: no system turn"):
+    with pytest.raises(tokenprune.InputError, match="takes no system prompt: no system turn"):
         Prompts(processor, system="the video").check()
 
 
@@ -91,6 +92,6 @@ def test_a_bound_on_pixels_bounds_the_tokens():
 
 
 def test_bounds_are_for_processors_that_keep_a_pictures_shape():
-    with pytest.raises(BadInputError, match="brings all pictures to one size"):
+    with pytest.raises(tokenprune.InputError, match="brings all pictures to one size"):
         Prompts(tp.llava(), pixels=(None, 256)).check()
     Prompts(tp.qwen(), pixels=(None, 256)).check()

@@ -26,6 +26,7 @@ ADAPTERS = [
     for path in sorted((ROOT / "adapters/tokenprune_adapters").glob("*.py"))
     if path.name not in {"__init__.py", "authoring.py", "families.py"}
 ]
+LMMS_EVAL = sorted((ROOT / "adapters/tokenprune_lmms_eval").glob("*.py"))
 
 
 def name_of(path):
@@ -74,6 +75,12 @@ def test_our_adapters_import_the_authoring_module_and_each_other_only(path):
             assert name in authoring.__all__
         elif module.startswith("."):  # `tiny` holds the configurations of the built-in adapters' specimens
             assert module in siblings | {".tiny"}, module
+
+
+@pytest.mark.parametrize("path", LMMS_EVAL, ids=name_of)
+def test_lmms_eval_imports_no_command_line(path):
+    for module, _ in imports(path):  # the embedded model is data that comes with the command line
+        assert not module.startswith("tokenprune_cli") or module == "tokenprune_cli.embedded"
 
 
 def names_of(module):

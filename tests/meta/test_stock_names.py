@@ -8,8 +8,9 @@ import pytest
 from tokenprune_adapters.transformers import stock
 
 ADAPTERS = Path(__file__).parents[2] / "adapters/tokenprune_adapters"
-# adapters of other libraries' models, whose names are their own
-OTHERS = {"timm_vit.py", "open_clip_towers.py"}
+# adapters of other libraries' models, whose names are their own; and what loads a model by its name, with the
+# classes that every user of transformers calls
+OTHERS = {"timm_vit.py", "open_clip_towers.py", "loading.py"}
 FILES = [
     path
     for path in sorted(ADAPTERS.rglob("*.py"))

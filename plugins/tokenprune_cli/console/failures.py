@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
+from tokenprune_adapters.loading import first_line as first_line
 
 BAD_INPUT = 2
 CLIP_SIGNAL = "clip_text_embeds"
@@ -59,16 +60,3 @@ def quietly() -> Iterator[None]:
         hub_logging.set_verbosity(hub_verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error's message that says something, or the name of its class.
-
-    A line that ends in a colon goes on in the next one.
-    """
-    said = ""
-    for line in filter(None, map(str.strip, str(error).splitlines())):
-        said = f"{said} {line}".strip()
-        if not said.endswith(":"):
-            break
-    return said or type(error).__name__

@@ -1,34 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading the model the user names, and nothing else."""
+"""Loading the model the user names, or the embedded one."""
 
 from __future__ import annotations
 
-import os
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tokenprune_cli.console.failures import BadInputError, first_line
-
-if TYPE_CHECKING:
-    import torch
-
-
-class Device(str, Enum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(str, Enum):
-    """The model's number format; `auto` is float32 on the CPU and the checkpoint's own on a GPU."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+from tokenprune_adapters import loading
+from tokenprune_adapters.loading import Device as Device
+from tokenprune_adapters.loading import Precision as Precision
+from tokenprune_adapters.loading import check_directory as check_directory
+from tokenprune_adapters.loading import place_of as place_of
+from tokenprune_adapters.loading import precision_of as precision_of
 
 
 def load_model(
@@ -40,97 +23,14 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load a model and its processor: a local directory, a hub id, or (None) the embedded model.
 
-    Weights are read from safetensors files only, which hold no code. `attention` is an implementation by
-    its name in transformers; None: what transformers chooses.
-
     Raises
     ------
-    BadInputError
+    InputError
         When the device is missing, the model does not load, or it is none that takes pictures in a chat.
     """
     from tokenprune_cli.embedded import embedded_model_path
 
-    place = place_of(device)
-    dtype = "float32" if precision is Precision.auto and place == "cpu" else precision.value
+    embedded = name is None
     source: str | Path = embedded_model_path() if name is None else name
-    what = "the embedded model" if name is None else f"the model '{name}'"
-    check_directory(source, what)
-    try:
-        model, processor, missing = _load(
-            source, what, dtype, trust_remote_code, attention, local=name is None
-        )
-    except BadInputError:
-        raise
-    except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load
-        raise BadInputError(f"{what} does not load: {first_line(error)}") from None
-    if missing:
-        raise BadInputError(
-            f"{what} is incomplete: its files lack {len(missing)} weights, {missing[0]} among them"
-        )
-    if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
-        raise BadInputError(f"{what} has no processor with an image processor and a chat template beside it")
-    return model.to(place).eval(), processor
-
-
-def place_of(device: Device) -> str:
-    """Where to run: "cuda" or "cpu".
-
-    Raises
-    ------
-    BadInputError
-        When a GPU is asked for and there is none.
-    """
-    import torch
-
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise BadInputError(
-            "--device cuda: PyTorch finds no usable NVIDIA GPU on this machine; use --device cpu"
-        )
-    return "cuda" if device is not Device.cpu and torch.cuda.is_available() else "cpu"
-
-
-def precision_of(precision: Precision, place: str) -> torch.dtype:
-    """The number format of a model without a checkpoint: bfloat16 on a GPU where nothing else is said."""
-    import torch
-
-    auto = "float32" if place == "cpu" else "bfloat16"
-    dtype: torch.dtype = getattr(torch, auto if precision is Precision.auto else precision.value)
-    return dtype
-
-
-def _load(
-    source: str | Path, what: str, dtype: str, trust_remote_code: bool, attention: str | None, local: bool
-) -> tuple[Any, Any, list[str]]:
-    """Model, processor, and the names of weights that the files lack; the small files first."""
-    from transformers import (
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoConfig,
-        AutoModelForImageTextToText,
-        AutoProcessor,
-    )
-
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
-    config = AutoConfig.from_pretrained(source, **options)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
-        raise BadInputError(f"{what} is of type {config.model_type!r}, which is no image-and-text chat model")
-    processor = AutoProcessor.from_pretrained(source, **options)
-    model, info = AutoModelForImageTextToText.from_pretrained(
-        source,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        **({} if attention is None else {"attn_implementation": attention}),
-        **options,
-    )
-    return model, processor, sorted(info["missing_keys"])
-
-
-def check_directory(source: str | Path, what: str) -> None:
-    """Refuse what is plainly meant as a local directory and is none, without asking the hub."""
-    if os.path.isdir(source):  # which, unlike Path's, takes a name of any length
-        if not os.path.isfile(os.path.join(source, "config.json")):
-            raise BadInputError(f"{what} does not load: the directory holds no config.json")
-    elif os.path.exists(source):
-        raise BadInputError(f"{what} does not load: it is a file; give the directory with config.json")
-    elif os.path.isabs(source) or str(source).startswith((".", "~")) or str(source).count("/") > 1:
-        raise BadInputError(f"{what} does not load: there is no such directory")
+    label = "the embedded model" if embedded else None
+    return loading.load_model(source, device, precision, trust_remote_code, attention, embedded, label)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading a vision-language model of transformers by its name, for programs that prune it.
+
+Importing this module loads neither torch nor transformers, so that a command line can offer `Device` and
+`Precision` at once.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Device(str, Enum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(str, Enum):
+    """The model's number format; `auto` is float32 on the CPU and the checkpoint's own on a GPU."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def load_model(
+    source: str | Path,
+    device: Device = Device.auto,
+    precision: Precision = Precision.auto,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
+    local_files_only: bool = False,
+    label: str | None = None,
+) -> tuple[Any, Any]:
+    """Load a model and its processor, in evaluation mode.
+
+    Weights are read from safetensors files only, which hold no code.
+
+    Parameters
+    ----------
+    source
+        A local directory or a hub id.
+    trust_remote_code
+        Run code that comes with the checkpoint.
+    attention
+        An attention implementation by its name in transformers; None: what transformers chooses.
+    local_files_only
+        Never ask the hub.
+    label
+        What errors call the model; None: by its source.
+
+    Raises
+    ------
+    InputError
+        When the device is missing, the model does not load, or it is none that takes pictures in a chat.
+    """
+    from tokenprune import InputError
+
+    place = place_of(device)
+    dtype = "float32" if precision is Precision.auto and place == "cpu" else precision.value
+    what = f"the model '{source}'" if label is None else label
+    check_directory(source, what)
+    try:
+        model, processor, missing = _load(
+            source, what, dtype, trust_remote_code, attention, local=local_files_only
+        )
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load
+        raise InputError(f"{what} does not load: {first_line(error)}") from None
+    if missing:
+        raise InputError(
+            f"{what} is incomplete: its files lack {len(missing)} weights, {missing[0]} among them"
+        )
+    if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
+        raise InputError(f"{what} has no processor with an image processor and a chat template beside it")
+    return model.to(place).eval(), processor
+
+
+def place_of(device: Device) -> str:
+    """Where to run: "cuda" or "cpu".
+
+    Raises
+    ------
+    InputError
+        When a GPU is asked for and there is none.
+    """
+    import torch
+
+    from tokenprune import InputError
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise InputError(
+            "--device cuda: PyTorch finds no usable NVIDIA GPU on this machine; use --device cpu"
+        )
+    return "cuda" if device is not Device.cpu and torch.cuda.is_available() else "cpu"
+
+
+def precision_of(precision: Precision, place: str) -> torch.dtype:
+    """The number format of a model without a checkpoint: bfloat16 on a GPU where nothing else is said."""
+    import torch
+
+    auto = "float32" if place == "cpu" else "bfloat16"
+    dtype: torch.dtype = getattr(torch, auto if precision is Precision.auto else precision.value)
+    return dtype
+
+
+def check_directory(source: str | Path, what: str) -> None:
+    """Refuse what is plainly meant as a local directory and is none, without asking the hub.
+
+    Raises
+    ------
+    InputError
+        Beginning with `what`.
+    """
+    from tokenprune import InputError
+
+    if os.path.isdir(source):  # which, unlike Path's, takes a name of any length
+        if not os.path.isfile(os.path.join(source, "config.json")):
+            raise InputError(f"{what} does not load: the directory holds no config.json")
+    elif os.path.exists(source):
+        raise InputError(f"{what} does not load: it is a file; give the directory with config.json")
+    elif os.path.isabs(source) or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+        raise InputError(f"{what} does not load: there is no such directory")
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message that says something, or the name of its class.
+
+    A line that ends in a colon goes on in the next one.
+    """
+    said = ""
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        said = f"{said} {line}".strip()
+        if not said.endswith(":"):
+            break
+    return said or type(error).__name__
+
+
+def _load(
+    source: str | Path, what: str, dtype: str, trust_remote_code: bool, attention: str | None, local: bool
+) -> tuple[Any, Any, list[str]]:
+    """Model, processor, and the names of weights that the files lack; the small files first."""
+    from transformers import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForImageTextToText,
+        AutoProcessor,
+    )
+
+    from tokenprune import InputError
+
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    config = AutoConfig.from_pretrained(source, **options)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
+        raise InputError(f"{what} is of type {config.model_type!r}, which is no image-and-text chat model")
+    processor = AutoProcessor.from_pretrained(source, **options)
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        source,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **({} if attention is None else {"attn_implementation": attention}),
+        **options,
+    )
+    return model, processor, sorted(info["missing_keys"])
