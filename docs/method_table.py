@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import tokenprune
-from tokenprune.schedule import BUDGETS
+from tokenprune.schedule import BUDGET_UNITS
 
 PAGE = Path(__file__).parent / "methods" / "index.md"
 MARKS = "<!-- {}: written by docs/method_table.py -->", "<!-- end of {} -->"
@@ -78,7 +78,7 @@ def choices_table() -> str:
             layers += f" of {method.schedule.depth}"
         signals = ", ".join(f"`{signal}`" for signal in sorted(method.needs))
         cells = (_link(name), method.paper, method.stage, layers, method.positions or "the model's")
-        counts = dict.fromkeys([method.budget, *BUDGETS]) if method.stage == "decoder" else [method.budget]
+        counts = dict.fromkeys([method.budget, *BUDGET_UNITS]) if method.stage == "decoder" else [method.budget]
         cells = (*cells, method.scope, method.newlines, ", ".join(counts), signals or "none")
         rows.append(_row(*cells))
     return "\n".join(rows)

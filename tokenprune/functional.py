@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .greedy import can_fuse, greedy
+from .max_min import can_fuse, pick
 from .similarity import GRAM_LIMIT, inside
 from .similarity import Similarity as Similarity
 from .similarity import unit_rows as unit_rows
@@ -126,4 +126,4 @@ def max_min_diversity(
         heavy = weights if counts is None else weights.masked_fill(~inside(counts, n), -torch.inf)
         first = heavy.argmax(-1, keepdim=True)
     picks, start = keep - first.shape[-1], first if start is None else start
-    return torch.cat([first, greedy(similarity, picks, weights, start, counts)], -1)
+    return torch.cat([first, pick(similarity, picks, weights, start, counts)], -1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _greedy(
+def _pick_kernel(
     similarity: tl.tensor,
     weights: tl.tensor,
     start: tl.tensor,
@@ -52,8 +52,8 @@ def _greedy(
         free = free & (slots != pick)
 
 
-def greedy(matrix: Tensor, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor) -> Tensor:
-    """Pick as `tokenprune.greedy.greedy` does, in one launch.
+def pick_triton(matrix: Tensor, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor) -> Tensor:
+    """Pick as `tokenprune.max_min.pick` does, in one launch.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def greedy(matrix: Tensor, picks: int, weights: Tensor | None, start: Tensor, co
     if not order.numel():
         return order
     block = max(16, triton.next_power_of_2(n))
-    _greedy[(b,)](
+    _pick_kernel[(b,)](
         matrix,
         matrix if weights is None else weights.float().contiguous(),
         start.to(torch.int32).contiguous(),

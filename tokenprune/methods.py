@@ -17,7 +17,7 @@ from .lookup import default_lookup
 from .option_types import check_one_of, check_types
 from .pipeline import Pipeline
 from .precision import as_written
-from .schedule import BUDGETS, Schedule
+from .schedule import BUDGET_UNITS, Schedule
 from .scope import cover_slices, join, kept_newlines, share_out
 from .selection import Selection
 from .stack import choose_parts
@@ -54,7 +54,7 @@ class Method:
 
     def __post_init__(self) -> None:
         check_one_of("stage", self.stage, STAGES)
-        check_one_of("budget", self.budget, BUDGETS)
+        check_one_of("budget", self.budget, BUDGET_UNITS)
         check_one_of("positions", self.positions, (None, "contiguous", "original"))
         check_one_of("scope", self.scope, ("image", "tile"))
         check_one_of("newlines", self.newlines, ("drop", "compete", "keep"))

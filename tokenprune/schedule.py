@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from .errors import BudgetError, IncompatibleError
+from .option_types import check_one_of
 
-BUDGETS = ("rows", "average", "paper")  # what `keep` means at the decoder stage
+BUDGET_UNITS = ("rows", "average", "paper")  # what `keep` means at the decoder stage
 
 
 class Schedule(ABC):
@@ -76,8 +77,7 @@ class Schedule(ABC):
         IncompatibleError
             When the model has too few layers.
         """
-        if budget not in BUDGETS:
-            raise IncompatibleError(f"budget must be one of {', '.join(map(repr, BUDGETS))}, got {budget!r}")
+        check_one_of("budget", budget, BUDGET_UNITS)
         layers = self.boundaries(n_layers)
         if keep >= n:
             return {}
@@ -86,12 +86,12 @@ class Schedule(ABC):
 
 @functools.lru_cache(maxsize=1024)
 def _rows(
-    schedule: Schedule, layers: tuple[int, ...], keep: int, n: int, n_layers: int, budget: str
+    schedule: Schedule, layers: tuple[int, ...], keep: int, n: int, n_layers: int, unit: str
 ) -> tuple[int, ...]:
-    if budget == "paper":
+    if unit == "paper":
         return falling(schedule.rows_at(keep, n), n)
     levels = {level: falling(schedule.rows_at(level, n), n) for level in range(1, n + 1)}
-    if budget == "rows":
+    if unit == "rows":
         nearest = min(levels, key=lambda level: (abs(levels[level][-1] - keep), level))
         return (*(max(rows, keep) for rows in levels[nearest][:-1]), keep)
     means = {level: mean_rows(dict(zip(layers, levels[level], strict=True)), n, n_layers) for level in levels}

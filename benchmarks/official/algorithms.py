@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import tokenprune
 from tokenprune.functional import Similarity, max_min_diversity, min_max, unit_rows
-from tokenprune.greedy import greedy
+from tokenprune.max_min import pick
 
 
 def official_picks(distance: Tensor, weights: Tensor, keep: int) -> Tensor:
@@ -61,7 +61,7 @@ def compare_picks(device: torch.device, n: int = 2880, keep: int = 640, width: i
     assert similarity.matrix is not None
     distance, start = (1 - similarity.matrix[0]).clamp(min=0), weights.argmax().view(1, 1)
     ours = _seconds(clock, lambda: max_min_diversity(features, keep, weights))
-    loop = _seconds(clock, lambda: greedy(similarity, keep - 1, weights.unsqueeze(0), start, None))
+    loop = _seconds(clock, lambda: pick(similarity, keep - 1, weights.unsqueeze(0), start, None))
     theirs = _seconds(clock, official_whole)
     their_loop = _seconds(clock, lambda: official_picks(distance, weights, keep))
     same = torch.equal(max_min_diversity(features, keep, weights), official_picks(distance, weights, keep))

@@ -11,15 +11,15 @@ import torch
 
 from tokenprune import max_min_triton
 from tokenprune.functional import Similarity, max_min_diversity
-from tokenprune.greedy import greedy
+from tokenprune.max_min import pick
 
 
 def both(features, picks, weights, start, counts=None):
     """Slots by kernel and by loop."""
     similarity = Similarity(features)
     whole = torch.full((len(features),), features.shape[1]) if counts is None else counts
-    kernel = max_min_triton.greedy(similarity.matrix, picks, weights, start, whole)
-    return [kernel.tolist(), greedy(similarity, picks, weights, start, counts).tolist()]
+    kernel = max_min_triton.pick_triton(similarity.matrix, picks, weights, start, whole)
+    return [kernel.tolist(), pick(similarity, picks, weights, start, counts).tolist()]
 
 
 def cases():
@@ -49,6 +49,6 @@ if __name__ == "__main__":
     found = dict(cases())
     features = torch.randn(3, 20, 4, generator=torch.Generator().manual_seed(7))
     by_loop = max_min_diversity(features, 8).tolist()
-    sys.modules["tokenprune.greedy"].can_fuse = lambda device: True
+    sys.modules["tokenprune.max_min"].can_fuse = lambda device: True
     found["whole function"] = [max_min_diversity(features, 8).tolist(), by_loop]
     print(json.dumps(found))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import diversity
 
-from tokenprune import functional, greedy, greedy_cpu, similarity
+from tokenprune import functional, max_min, max_min_numpy, similarity
 from tokenprune.functional import (
     Similarity,
     even_slots,
@@ -131,8 +131,8 @@ def test_the_loops_in_torch_and_numpy_pick_the_same(counts, given):
     start = torch.tensor([[2, 5], [0, 6], [22, 1]])[:, : 1 if given == "weights" else 2]
     sizes = None if counts is None else torch.tensor(counts)
     similarity = Similarity(features)
-    picks = greedy.greedy_torch(similarity, 12, weights, start, sizes)
-    assert torch.equal(greedy_cpu.greedy(similarity, 12, weights, start, sizes), picks)
+    picks = max_min.pick_torch(similarity, 12, weights, start, sizes)
+    assert torch.equal(max_min_numpy.pick_numpy(similarity, 12, weights, start, sizes), picks)
     assert (picks == -1).sum() == (0 if counts is None else 12 - (7 - start.shape[1]))
 
 
@@ -144,11 +144,11 @@ def test_rows_made_when_asked_for_are_those_of_the_whole_matrix(monkeypatch, blo
     chosen = None if weighted else torch.tensor([[3], [59]])
     picks = max_min_diversity(features, 30, weights, chosen)
     made = []
-    make = greedy_cpu.Rows._make
+    make = max_min_numpy.Rows._make
     monkeypatch.setattr(
-        greedy_cpu.Rows, "_make", lambda rows, slots: made.append(len(slots)) or make(rows, slots)
+        max_min_numpy.Rows, "_make", lambda rows, slots: made.append(len(slots)) or make(rows, slots)
     )
-    monkeypatch.setattr(greedy_cpu, "BLOCK", block)
+    monkeypatch.setattr(max_min_numpy, "BLOCK", block)
     monkeypatch.setattr(functional, "LAZY_FROM", 0)
     assert torch.equal(max_min_diversity(features, 30, weights, chosen), picks)
     assert 0 < sum(made) <= 2 * 60 and max(made) <= block
@@ -159,11 +159,11 @@ def test_heavy_tokens_are_made_ready_together(monkeypatch):
     weights = 2.0 ** -torch.arange(32)
     features = torch.eye(32)
     made = []
-    make = greedy_cpu.Rows._make
+    make = max_min_numpy.Rows._make
     monkeypatch.setattr(
-        greedy_cpu.Rows, "_make", lambda rows, slots: made.append(sorted(slots)) or make(rows, slots)
+        max_min_numpy.Rows, "_make", lambda rows, slots: made.append(sorted(slots)) or make(rows, slots)
     )
-    monkeypatch.setattr(greedy_cpu, "BLOCK", 8)
+    monkeypatch.setattr(max_min_numpy, "BLOCK", 8)
     monkeypatch.setattr(functional, "LAZY_FROM", 0)
     assert max_min_diversity(features, 24, weights).tolist() == list(range(24))
     assert made == [list(range(8)), list(range(8, 16)), list(range(16, 24))]

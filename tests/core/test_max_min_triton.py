@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tokenprune import functional
-from tokenprune import greedy as loops
+from tokenprune import max_min as loops
 from tokenprune.functional import greedy_path, max_min_diversity
 
 CASES = (
@@ -53,10 +53,10 @@ COMPILE = """
 import json, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tokenprune.max_min_triton import _greedy
+from tokenprune.max_min_triton import _pick_kernel
 pointers = dict(similarity="*fp32", weights="*fp32", start="*i32", counts="*i32", order="*i64")
 sizes = dict(n="i32", n_start="i32", n_picks="i32", WEIGHTED="constexpr", BLOCK="constexpr")
-source = ASTSource(_greedy, pointers | sizes, constexprs=dict(WEIGHTED=True, BLOCK=4096))
+source = ASTSource(_pick_kernel, pointers | sizes, constexprs=dict(WEIGHTED=True, BLOCK=4096))
 options = dict(num_warps=16, enable_fp_fusion=False)
 print(json.dumps(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]))
 """
@@ -74,7 +74,7 @@ def test_the_kernel_compiles_for_a_gpu_that_need_not_be_here(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     code = json.loads(done.stdout)
-    assert ".entry _greedy" in code
+    assert ".entry _pick_kernel" in code
     assert "fma" not in code  # every product and sum is rounded, as PyTorch rounds them
 
 
@@ -88,10 +88,10 @@ def test_the_compiled_kernel_picks_the_same_slots(b, n, keep, weighted):
     weights = torch.rand(b, n, generator=generator).cuda() if weighted else None
     start, counts = torch.zeros(b, 1, dtype=torch.long).cuda(), torch.full((b,), n - 3).cuda()
     similarity = functional.Similarity(features)
-    by_kernel = loops.greedy(similarity, keep, weights, start, counts)
+    by_kernel = loops.pick(similarity, keep, weights, start, counts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loops, "can_fuse", lambda device: False)
-        by_loop = loops.greedy(similarity, keep, weights, start, counts)
+        by_loop = loops.pick(similarity, keep, weights, start, counts)
     assert torch.equal(by_kernel, by_loop)
 
 

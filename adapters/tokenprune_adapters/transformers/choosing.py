@@ -21,7 +21,7 @@ from .capture import FeatureCapture
 from .decoder_signals import DecoderView
 from .encoded import Encoded
 from .facts import VisionLanguageFacts
-from .front_signals import projector_tokens
+from .front_signals import tokens_before_language
 from .images import ImageSpan, locate
 from .rows import Image, RowChoice
 from .text import last_token, text_after
@@ -111,7 +111,7 @@ class MethodChooser:
             image.plan(cut, plan_image(cut, n, hidden=call.hides(image)))
             if image.left_alone is None and key not in asked:
                 encoded = self._encoded(brought, image.span.modality)
-                asked[key] = projector_tokens(self.adapter, call, image, encoded, embeds, brought.ids)
+                asked[key] = tokens_before_language(self.adapter, call, image, encoded, embeds, brought.ids)
         with torch.no_grad():
             selections = select_all(cut.method, list(asked.values()), [cut.budget] * len(asked))
         chosen = dict(zip(asked, selections, strict=True))

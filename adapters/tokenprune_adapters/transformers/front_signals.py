@@ -18,7 +18,7 @@ from .rows import Image
 from .text import text_after
 
 
-def projector_tokens(
+def tokens_before_language(
     adapter: VisionLanguageFacts,
     call: Call,
     image: Image,

@@ -9,7 +9,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from . import greedy_cpu
+from .max_min_numpy import pick_numpy
 from .similarity import Similarity, inside
 
 
@@ -23,7 +23,7 @@ def can_fuse(device: torch.device | str) -> bool:
     return torch.device(device).type == "cuda" and torch.version.cuda is not None and _has_triton()
 
 
-def greedy(
+def pick(
     similarity: Similarity, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor | None
 ) -> Tensor:
     """Pick the token with the largest weighted distance to its nearest chosen one, `picks` times.
@@ -50,15 +50,15 @@ def greedy(
         from . import max_min_triton
 
         whole = torch.full((b,), n, device=device) if counts is None else counts
-        return max_min_triton.greedy(similarity.matrix, picks, weights, start, whole)
-    loop = greedy_cpu.greedy if device.type == "cpu" else greedy_torch
+        return max_min_triton.pick_triton(similarity.matrix, picks, weights, start, whole)
+    loop = pick_numpy if device.type == "cpu" else pick_torch
     return loop(similarity, picks, weights, start, counts)
 
 
-def greedy_torch(
+def pick_torch(
     similarity: Similarity, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor | None
 ) -> Tensor:
-    """Pick as `greedy` does, all images of a stack in step, on any device."""
+    """Pick as `pick` does, all images of a stack in step, on any device."""
     b, n, _ = similarity.unit.shape
     device = similarity.unit.device
     rows = torch.arange(b, device=device)

@@ -44,10 +44,10 @@ class Rows:
         self._is_made[slots] = True
 
 
-def greedy(
+def pick_numpy(
     similarity: Similarity, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor | None
 ) -> Tensor:
-    """Pick as `tokenprune.greedy.greedy` does, (B, picks)."""
+    """Pick as `tokenprune.max_min.pick` does, (B, picks)."""
     b, n, _ = similarity.unit.shape
     order = torch.full((b, picks), -1)
     for i in range(b):
