@@ -76,7 +76,12 @@ def remove_similar(rows: Tensor, keep: int) -> Tensor:
     left = torch.arange(len(rows), device=rows.device)[: len(rows) if keep else 0]
     if rows.device.type == "cpu":
         return torch.from_numpy(_removed_on_cpu(similarity, left.numpy(), keep))
-    while len(left) > keep:  # an accelerator is quicker with all pairs than with asking what is missing
+    return _removed_by_all_pairs(similarity, left, keep)
+
+
+def _removed_by_all_pairs(similarity: Tensor, left: Tensor, keep: int) -> Tensor:
+    """The rounds of `remove_similar` on an accelerator: all pairs are quicker than asking what is missing."""
+    while len(left) > keep:
         even, odd = left[0::2], left[1::2]
         closest = similarity[even.unsqueeze(1), odd].amax(-1)
         n_removed = min(STEP, len(left) - keep, len(even))

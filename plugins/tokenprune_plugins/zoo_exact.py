@@ -126,9 +126,8 @@ def squared_jacobian_with_norm(
     slope = act_slope(form.act, form.hidden(rows))
     outer = _made(form, keep, "outer", lambda: form.W2.mT @ form.W2, None)  # W2^T W2, (D_h, D_h)
     radials = _made(form, keep, "outer", lambda: outer, dtype)
-    first = form.W1.view(-1, patches, width)
-    if form.norm_weight is not None:
-        first = first * form.norm_weight
+    assert form.norm_weight is not None  # without a norm there is `squared_jacobian`
+    first = form.W1.view(-1, patches, width) * form.norm_weight
     rms = (rows.square().mean(-1) + form.norm_eps).sqrt()  # (N, P)
     unit = rows / (width**0.5 * rms.unsqueeze(-1))
     total = torch.zeros(n, device=rows.device, dtype=rows.dtype)
