@@ -125,7 +125,9 @@ def test_one_row_needs_no_mask(llava_sdpa):
         llava_sdpa.generate(**inputs, max_new_tokens=2, **GREEDY)
         step = handle.trace().boundaries[0]
     assert bare == boundary("projector", 0, [(25, 14, 0, 13, 0)], "contiguous", None, None, None)
-    assert step == boundary("projector", 0, [(1, 1, 14, 14, 0)], "contiguous", None, 15, 26)
+    assert step.mask in (None, (1, 26))  # older versions of `generate` always pass one
+    want = boundary("projector", 0, [(1, 1, 14, 14, 0)], "contiguous", step.mask, 15, 26)
+    assert step == want
 
 
 @pytest.mark.parametrize("options", [{"method": "divprune"}, {"method": "fastv"}], ids=lambda o: o["method"])
@@ -171,7 +173,9 @@ def test_positions_on_three_axes():
     row = RowTrace(35, 16, (0, 0, 0), (16, 16, 16))
     assert prefill == CallTrace(35, (BoundaryTrace("projector", 0, (row,), "original", None, 16, 35),))
     row = RowTrace(1, 1, (18, 18, 18), (18, 18, 18))
-    assert step == CallTrace(1, (BoundaryTrace("projector", 0, (row,), "original", None, 18, 37),))
+    (only,) = step.boundaries
+    assert only.mask in (None, (1, 37))  # older versions of `generate` always pass one
+    assert only == BoundaryTrace("projector", 0, (row,), "original", only.mask, 18, 37)
 
 
 def test_positions_on_three_axes_of_a_row_that_ends_in_its_image():

@@ -70,6 +70,13 @@ def model(toy):
     return toy.Toy(2, 2)
 
 
+def test_an_adapter_that_records_no_traces_says_so(model):
+    message = "the adapter 'toy' records no traces; leave trace=True out"
+    with pytest.raises(tokenprune.IncompatibleError, match=message):
+        tokenprune.apply(model, scorer="uniform", keep=1, trace=True)
+    assert not tokenprune.is_pruned(model)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
