@@ -11,4 +11,4 @@ elif [[ -x $root/.venv/bin/python ]]; then
 else
     python=python3
 fi
-exec "$python" "$root/benchmarks/gpu/measure.py" "$@"
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m benchmarks.gpu "$@"

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""benchmarks/reliability/growth.py: its record, and that it notices what is left behind."""
+"""`python -m benchmarks.growth`: its record, and that it notices what is left behind."""
 
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/reliability"
-
 
 @pytest.fixture
-def growth(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("growth")
+def growth():
+    return importlib.import_module("benchmarks.growth")
 
 
 def run(growth, monkeypatch, *arguments):

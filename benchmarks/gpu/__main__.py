@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run every step that DIR has no record of, and write each record at once: `measure.py --out DIR`.
+"""Run every step that DIR has no record of, and write each record at once: `benchmarks/gpu/run.sh --out DIR`.
 
-DIR/STEP.json holds what a step found, DIR/STEP.log what it printed. A second run goes on where the first one
+DIR/STEP.json holds what a step found, DIR/STEP.log what it printed. A second run resumes where the first one
 ended; remove a file to have its step run again. Exit codes: 0 all steps have a good record; 1 a step failed;
 2 bad input, or no GPU; 3 the time was up before the last step.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from checkout import ROOT, environment
-from steps import Step, steps
+from benchmarks.gpu.checkout import ROOT, environment
+from benchmarks.gpu.steps import Step, steps
 
 LEAST = 20.0
 """Seconds that must be left for a step to begin."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process holds after many prunings and generations: tensors, hooks, registered functions, memory.
 
-    python benchmarks/reliability/growth.py --cycles 500 --out growth.json
+    python -m benchmarks.growth --cycles 500 --out growth.json
 
 Every method that runs on the tiny LLaVA of `tokenprune check` is applied and removed `--cycles` times, and
 generates as often. The model is the same throughout: what one cycle leaves behind is there in the end.
@@ -60,7 +60,7 @@ def repeated(model: torch.nn.Module, cycles: int, act: Callable[[], Any]) -> dic
 
 def measured(model: Any, inputs: dict[str, Any], method: str, cycles: int) -> dict[str, Any]:
     """Growth over applying and removing a method, and over generating with it."""
-    options = {"method": method, "keep": 4, "layer": LAYERS.get(method)}
+    options: dict[str, Any] = {"method": method, "keep": 4, "layer": LAYERS.get(method)}
 
     def cycle() -> None:
         tokenprune.apply(model, **options).remove()
