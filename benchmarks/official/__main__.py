@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +11,15 @@ import typer
 from tokenprune_cli.console.failures import plain_errors
 from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.options import OnlyJson
+from tokenprune_cli.records import Provenance
+
+
+@dataclass(frozen=True)
+class OfficialRecord(Provenance):
+    """What was compared: picks, then scores."""
+
+    official: list[dict[str, Any]]
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -25,24 +32,20 @@ def main(
     """Time the official loop of picks and the official sensitivity beside ours, on random rows."""
     with plain_errors():
         import torch
-        from tokenprune_cli.bench.record import machine
 
         from benchmarks.official.algorithms import compare_picks, compare_scores
 
         check_folder(output)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        record = {
-            "command": shlex.join(["python", "-m", "benchmarks.official", *sys.argv[1:]]),
-            **machine(device),
-            "official": [compare_picks(device), compare_scores(device)],
-        }
+        made = Provenance.here(device, program="python -m benchmarks.official")
+        record = OfficialRecord(**vars(made), official=[compare_picks(device), compare_scores(device)])
         deliver(record, _show, as_json, output)
 
 
-def _show(record: Mapping[str, Any]) -> None:
+def _show(record: OfficialRecord) -> None:
     from benchmarks.official.sentences import official_lines
 
-    for line in official_lines(record):
+    for line in official_lines({"official": record.official}):
         typer.echo(line)
 
 

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
-from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tokenprune_cli.console.failures import plain_errors, quietly
 from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.options import Keeps, MethodNames, OnlyJson
+
+if TYPE_CHECKING:
+    from benchmarks.serving.record import ServingRecord
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -34,7 +33,8 @@ def main(
     with plain_errors(), quietly():
         from tokenprune_cli.console.budgets import budget
 
-        from benchmarks.serving.measure import Load, check_contenders
+        from benchmarks.serving.measure import check_contenders
+        from benchmarks.serving.record import Load
 
         check_folder(output)
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
@@ -43,23 +43,26 @@ def main(
         deliver(record, _show, as_json, output)
 
 
-def _show(record: Mapping[str, Any]) -> None:
+def _show(record: ServingRecord) -> None:
     from rich.console import Console
 
-    from benchmarks.serving.table import terminal_table
+    from benchmarks.serving.record import CAPTION, SHORT, table
 
-    Console(highlight=False).print(terminal_table(record))
+    console = Console(highlight=False)
+    console.print(table(record, SHORT).rich())
+    console.print(CAPTION)
 
 
 def serving_record(
     methods: tuple[str, ...], keeps: tuple[int, ...], clients: tuple[int, ...], new_tokens: int | None
-) -> dict[str, Any]:
+) -> ServingRecord:
     """Measure behind a progress line on stderr, and put the record together; empty: what is measured else."""
     import torch
     from rich.console import Console
-    from tokenprune_cli.bench import record as records
+    from tokenprune_cli.records import Provenance
 
-    from benchmarks.serving.measure import Load, check_vllm, measure
+    from benchmarks.serving.measure import check_vllm, measure
+    from benchmarks.serving.record import Load, Served, ServingRecord
 
     check_vllm()
     changed: dict[str, Any] = {"methods": methods, "keeps": keeps, "concurrency": clients}
@@ -69,17 +72,15 @@ def serving_record(
         changed["new_tokens"] = new_tokens
     load = dataclasses.replace(Load(), **{name: value for name, value in changed.items() if value})
     console = Console(stderr=True)
-    found = measure(load, lambda what: console.print(f"vLLM: {what} ...", highlight=False))
-    machine = records.machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    machine["versions"]["vllm"] = version("vllm")
-    return {
-        "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]),
-        "engine": "vllm",
-        "model": {"about": "a LLaVA with random weights", "parameters": found["parameters"]},
-        "load": dataclasses.asdict(load),
-        **machine,
-        "runs": found["entries"],
-    }
+    parameters, runs = measure(load, lambda what: console.print(f"vLLM: {what} ...", highlight=False))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return ServingRecord(
+        **vars(Provenance.here(device, "vllm", program="python -m benchmarks.serving")),
+        engine="vllm",
+        model=Served("a LLaVA with random weights", parameters),
+        load=load,
+        runs=runs,
+    )
 
 
 if __name__ == "__main__":

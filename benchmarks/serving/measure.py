@@ -11,26 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenprune_cli.console.failures import BadInputError
 
-NONE, IDLE = "no plugin", "plugin, idle"
-
-
-@dataclass(frozen=True)
-class Load:
-    """What each engine is asked: `requests` at each of `concurrency` clients, who wait for their answers."""
-
-    methods: tuple[str, ...] = ("zoo-exact",)
-    keeps: tuple[int, ...] = (64,)
-    concurrency: tuple[int, ...] = (1, 8, 32)
-    requests: tuple[int, ...] = (6, 16, 32)
-    new_tokens: int = 1
-    text_tokens: int = 32
-    seed: int = 0
+from benchmarks.serving.record import IDLE, NONE, Load, Run, with_ratios
 
 
 def check_vllm() -> None:
@@ -43,8 +29,8 @@ def check_vllm() -> None:
         )
 
 
-def measure(load: Load, tick: Callable[[str], None]) -> dict[str, Any]:
-    """Time all contenders; `tick` is told what begins."""
+def measure(load: Load, tick: Callable[[str], None]) -> tuple[int, tuple[Run, ...]]:
+    """Time all contenders; `tick` is told what begins. Returns the model's parameters and the runs."""
     from benchmarks.serving.checkpoint import save
 
     contenders: list[tuple[str, dict[str, Any] | None]] = [(NONE, None), (IDLE, None)]
@@ -60,8 +46,7 @@ def measure(load: Load, tick: Callable[[str], None]) -> dict[str, Any]:
         for name, pruning in contenders:
             tick(name)
             found[name] = _run(folder, pruning, load, plugin=name != NONE)
-    entries = [entry for name, result in found.items() for entry in _entries(name, result)]
-    return {"parameters": parameters, "entries": with_ratios(entries)}
+    return parameters, with_ratios([run for name, result in found.items() for run in _runs(name, result)])
 
 
 def _run(folder: str, pruning: Mapping[str, Any] | None, load: Load, plugin: bool) -> Any:
@@ -119,28 +104,19 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _entries(name: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    entries = []
+def _runs(name: str, result: Mapping[str, Any]) -> list[Run]:
+    runs = []
     for run in result["runs"]:
         firsts = [round(value, 4) for value in run["first_token_seconds"]]
-        entries.append(
-            {
-                "name": name,
-                "concurrency": run["concurrency"],
-                "prompt_tokens": result["prompt_tokens"],
-                "requests_per_second": round(len(firsts) / run["seconds"], 4),
-                "first_token_p50": percentile(firsts, 0.5),
-                "first_token_p99": percentile(firsts, 0.99),
-                "first_token_seconds": firsts,
-            }
+        runs.append(
+            Run(
+                name=name,
+                concurrency=run["concurrency"],
+                prompt_tokens=result["prompt_tokens"],
+                requests_per_second=round(len(firsts) / run["seconds"], 4),
+                first_token_p50=percentile(firsts, 0.5),
+                first_token_p99=percentile(firsts, 0.99),
+                first_token_seconds=tuple(firsts),
+            )
         )
-    return entries
-
-
-def with_ratios(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Entries with their throughput by that without the plugin, for as many clients; above 1 is faster."""
-    base = {one["concurrency"]: one["requests_per_second"] for one in entries if one["name"] == NONE}
-    return [
-        {**one, "throughput_ratio": round(one["requests_per_second"] / base[one["concurrency"]], 3)}
-        for one in entries
-    ]
+    return runs

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tokenprune_cli.console.failures import plain_errors, quietly
@@ -26,6 +23,9 @@ from tokenprune_cli.console.options import (
     TrustRemoteCode,
 )
 from tokenprune_cli.model_name import model_name
+
+if TYPE_CHECKING:
+    from benchmarks.studies.study import StudyRecord
 
 
 class Name(str, Enum):
@@ -66,8 +66,10 @@ def study(
         from tokenprune_cli.compare.workers import Source
         from tokenprune_cli.console.progress import ProgressBar
         from tokenprune_cli.console.questions import loaded_questions, what_to_ask
+        from tokenprune_cli.records import Provenance
 
         from benchmarks.studies import STUDIES, run_study
+        from benchmarks.studies.study import StudyRecord
 
         asked_of = what_to_ask(questions, metric, scenes)
         check_folder(output)
@@ -85,34 +87,27 @@ def study(
                 batch=batch,
                 progress=progress,
             )
-        record = {
-            "command": shlex.join(["python", "-m", "benchmarks.studies", *sys.argv[1:]]),
-            "model": model_name(model),
-            **found,
-        }
+        made = Provenance.here(network.device, program="python -m benchmarks.studies")
+        record = StudyRecord(**vars(made), model=model_name(model), **found)
         deliver(record, _show, as_json, output)
 
 
-def _show(record: Mapping[str, Any]) -> None:
+def _show(record: StudyRecord) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from benchmarks.studies import STUDIES
     from benchmarks.studies.table import ranking_table, score_table
 
     console = Console(highlight=False)
-    about = record["questions"]
-    console.print(STUDIES[record["study"]].asks, markup=False)
+    about = record.questions
+    console.print(STUDIES[record.study].asks, markup=False)
     console.print(
-        f"{record['model']}; {about['count']} questions about {about['pictures']} pictures", markup=False
+        f"{record.model}; {about['count']} questions about {about['pictures']} pictures", markup=False
     )
-    for head, rows in (score_table(record), ranking_table(record)):
-        if rows:
-            table = Table(*head)
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
-    if record["cells"]:
+    for table in (score_table(record), ranking_table(record)):
+        if table.rows:
+            console.print(table.rich())
+    if record.cells:
         console.print("Intervals: 95 %, paired bootstrap over pictures; a difference that holds 0 is noise.")
 
 

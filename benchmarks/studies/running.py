@@ -8,8 +8,6 @@ from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
-import torch
-from tokenprune_cli.bench.record import machine
 from tokenprune_cli.compare import bootstrap
 from tokenprune_cli.compare.question_set import Item, QuestionSet
 from tokenprune_cli.compare.scoring import Array, cluster_sums
@@ -74,7 +72,6 @@ def run_study(
             "pictures": questions.n_images,
             "metric": questions.metrics[0],
         },
-        **machine(torch.device(model.device)),
         "base": plan.base,
         "cells": cells,
         "rankings": pairs,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from tokenprune_cli.records import Provenance
 
 import tokenprune
 from benchmarks.studies.encoder import EncoderWatch
@@ -70,3 +71,15 @@ class Study:
     title: str
     asks: str
     plan: Callable[[Any], Plan]
+
+
+@dataclass(frozen=True)
+class StudyRecord(Provenance):
+    """What came out of a study on a model: answers (`cells`) and rankings, compared; see `running`."""
+
+    model: str
+    study: str
+    questions: dict[str, Any]
+    base: str
+    cells: list[dict[str, Any]]
+    rankings: list[dict[str, Any]]

@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study's results as tables, for the terminal and for Markdown."""
+"""A study's results as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # head, rows
+from tokenprune_cli.tables import Table
+
+from benchmarks.studies.study import StudyRecord
 
 
-def score_table(record: Mapping[str, Any]) -> Table:
+def score_table(record: StudyRecord) -> Table:
     """A row for each variant at each budget: score, and how far it is from the base, in per cent."""
-    rows: list[tuple[str, ...]] = []
-    for cell in record["cells"]:
+    heads = ("tokens kept", "variant", "right %", f"above {record.base}", "which is")
+    rows = []
+    for cell in record.cells:
         gap = "" if cell["above_base"] is None else interval(cell["above_base"], signed=True)
         verdict = "" if cell["above_base"] is None else said(cell["above_base"])
-        name = cell["variant"] + (" (the base)" if cell["variant"] == record["base"] else "")
+        name = cell["variant"] + (" (the base)" if cell["variant"] == record.base else "")
         rows.append((f"{cell['kept']:g}", name, interval(cell["score"]), gap, verdict))
-    return ("tokens kept", "variant", "right %", f"above {record['base']}", "which is"), rows
+    return Table(heads, rows, align="lllll", wrap=True)
 
 
-def ranking_table(record: Mapping[str, Any]) -> Table:
+def ranking_table(record: StudyRecord) -> Table:
     """A row for each pair of rankings: correlation and common choices, means over pictures and quartiles."""
-    rows: list[tuple[str, ...]] = []
-    for pair in record["rankings"]:
+    heads = ("ranking", "against", "tokens", "Spearman (quartiles)", "kept in common % (quartiles)")
+    rows = []
+    for pair in record.rankings:
         which = "all" if pair["floor"] is None else f"at least {pair['floor']:g}"
         which = f"{pair['tokens']:g} ({which})"
         common = pair["kept_in_common"]
         rows.append((pair["of"], pair["against"], which, _spread(pair["spearman"], 1), _spread(common, 100)))
-    return ("ranking", "against", "tokens", "Spearman (quartiles)", "kept in common % (quartiles)"), rows
+    return Table(heads, rows, align="lllll", wrap=True)
 
 
 def interval(found: Mapping[str, Any], signed: bool = False) -> str:
@@ -45,13 +49,6 @@ def said(gap: Mapping[str, Any]) -> str:
     if gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
         return "noise"
     return "better" if gap["value"] > 0 else "worse"
-
-
-def markdown(table: Table) -> str:
-    """A table for a page."""
-    head, rows = table
-    lines: list[Sequence[str]] = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _spread(found: Mapping[str, Any], scale: int) -> str:

@@ -8,12 +8,11 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenprune_cli.bench.record import machine
+from tokenprune_cli.records import Provenance, dumps, to_dict
 
 from benchmarks.towers import accuracy, probe, speed
 from benchmarks.towers.embedded import embedded_tower
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     command = " ".join([PROGRAM, *(f'"{word}"' if " " in word else word for word in words)])
-    about = {"command": command, **_machine()}
+    about = to_dict(Provenance.here(None, "timm", "open_clip_torch", command=command))
     if given.task == "accuracy":
         record = about | measured_accuracy(given.scenes, given.probe_scenes)
     else:
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         for name in given.models or SUBJECTS:
             record[name] = about | measured_speed(name)
-    RECORDS[given.task].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    RECORDS[given.task].write_text(dumps(record) + "\n", encoding="utf-8")
 
 
 def measured_accuracy(n_scenes: int, n_probe_scenes: int) -> dict[str, Any]:
@@ -103,12 +102,6 @@ def measured_speed(name: str) -> dict[str, Any]:
         "side": subject.side,
         "entries": speed.measure(subject, tick=_say),
     }
-
-
-def _machine() -> dict[str, Any]:
-    about = machine(torch.device("cpu"))
-    about["versions"] |= {name: version(name) for name in ("timm", "open_clip_torch")}
-    return about
 
 
 def _say(what: str) -> None:

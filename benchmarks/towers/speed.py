@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from tokenprune_cli.bench.clock import Clock
 from tokenprune_cli.bench.contenders import ORACLE, UNPRUNED
-from tokenprune_cli.bench.record import ratio, summary
+from tokenprune_cli.bench.record import Seconds, ratio
 from tokenprune_cli.bench.timing import FlopCounter
+from tokenprune_cli.records import to_dict
 from torch import Tensor, nn
 
 import tokenprune
@@ -124,7 +125,7 @@ def measure(
             entry = {
                 "batch": batch,
                 "name": name,
-                "seconds": summary(samples.whole),
+                "seconds": to_dict(Seconds.of(samples.whole)),
                 "choosing_seconds": float(f"{median(samples.choosing):.4g}") if samples.choosing else None,
                 "flops_of_a_picture": flops[name],
                 "flops_ratio": round(flops[name] / flops[UNPRUNED], 4),

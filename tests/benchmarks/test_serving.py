@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m benchmarks.serving`: everything about it but vLLM's run, which tests/vllm has."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from tokenprune_cli.records import read, to_dict
 from typer.testing import CliRunner
 
 from benchmarks.serving import checkpoint, child
 from benchmarks.serving.__main__ import app
-from benchmarks.serving.measure import last_words, percentile, with_ratios
-from benchmarks.serving.table import markdown_table, rows, terminal_table
+from benchmarks.serving.measure import last_words, percentile
+from benchmarks.serving.record import SHORT, Run, ServingRecord, table, with_ratios
 
 RECORDS = Path(__file__).parents[2] / "docs/benchmarks"
 
@@ -25,8 +27,8 @@ def test_percentiles_are_values_that_were_measured():
 
 
 def test_throughput_is_compared_at_the_same_number_of_clients():
-    entries = [
-        {"name": name, "concurrency": clients, "requests_per_second": speed}
+    runs = [
+        Run(name, clients, 9, speed, 0.1, 0.2, (0.1, 0.2))
         for name, clients, speed in (
             ("no plugin", 1, 2.0),
             ("no plugin", 8, 4.0),
@@ -34,7 +36,7 @@ def test_throughput_is_compared_at_the_same_number_of_clients():
             ("x", 1, 5.0),
         )
     ]
-    assert [one["throughput_ratio"] for one in with_ratios(entries)] == [1.0, 1.0, 3.5, 2.5]
+    assert [run.throughput_ratio for run in with_ratios(runs)] == [1.0, 1.0, 3.5, 2.5]
 
 
 def test_the_model_has_about_150_million_parameters_and_576_visual_tokens():
@@ -60,27 +62,25 @@ def test_prompts_have_a_picture_each_and_differ():
 
 @pytest.mark.parametrize("file", sorted(RECORDS.glob("vllm-*.json")), ids=lambda file: file.stem)
 def test_committed_records_hold_what_they_conclude(file):
-    record = json.loads(file.read_text())
-    for run in record["runs"]:
-        firsts = run["first_token_seconds"]
-        assert run["first_token_p50"] == percentile(firsts, 0.5)
-        assert run["first_token_p99"] == percentile(firsts, 0.99)
-    bare = [
-        {name: value for name, value in run.items() if name != "throughput_ratio"} for run in record["runs"]
-    ]
-    assert with_ratios(bare) == record["runs"]
-    assert len(rows(record)) == len(record["runs"])
-    assert markdown_table(record) in (RECORDS.parent / "serving.md").read_text()
-    assert markdown_table(record).splitlines()[2].startswith("| no plugin | 1 | 609 |")
+    record = read(ServingRecord, file)
+    assert to_dict(record) == json.loads(file.read_text())
+    for run in record.runs:
+        assert run.first_token_p50 == percentile(run.first_token_seconds, 0.5)
+        assert run.first_token_p99 == percentile(run.first_token_seconds, 0.99)
+    bare = [dataclasses.replace(run, throughput_ratio=float("nan")) for run in record.runs]
+    assert with_ratios(bare) == record.runs
+    text = table(record).markdown()
+    assert text in (RECORDS.parent / "serving.md").read_text()
+    assert text.splitlines()[2].startswith("| no plugin | 1 | 609 |")
 
 
 def test_the_table_fits_a_terminal():
-    record = json.loads((RECORDS / "vllm-cpu.json").read_text())
+    record = read(ServingRecord, RECORDS / "vllm-cpu.json")
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal_table(record))
-    said = console.export_text()
-    assert "\u2026" not in said and all(f" {run['name']} " in said for run in record["runs"])
-    assert all(f" {cell} " in said for row in rows(record) for cell in row)
+    console.print(table(record, SHORT).rich())
+    said = [line.strip() for line in console.export_text().splitlines()]
+    assert [" ".join(line.split()) for line in said[2:]] == [" ".join(row) for row in table(record).rows]
+    assert max(map(len, said)) <= 80
 
 
 @pytest.mark.parametrize(

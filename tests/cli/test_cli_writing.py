@@ -76,7 +76,6 @@ def test_a_record_that_could_not_be_written_is_refused_before_any_work(tmp_path,
 
 
 def test_a_plot_that_could_not_be_written_is_refused_before_any_work(tmp_path, locked, no_work):
-    pytest.importorskip("matplotlib")
     (tmp_path / "dir.png").mkdir()
     plot = [*BENCH, "--plot"]
     assert "'nomodel' has no ending of a picture format" in refused(*plot, "nomodel")

@@ -4,17 +4,20 @@
 import dataclasses
 import io
 import json
+from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
-from pages.speed_goals import goals
+from blocks.speed_goals import goals
 from rich.console import Console
 from tokenprune_cli.app import app
 from tokenprune_cli.bench import fit, oracle, record
 from tokenprune_cli.bench.presets import PRESETS
-from tokenprune_cli.bench.table import columns, markdown_table, rows, terminal_tables
+from tokenprune_cli.bench.record import BenchRecord
+from tokenprune_cli.bench.table import full_table, terminal_tables
 from tokenprune_cli.console.failures import BadInputError
+from tokenprune_cli.records import from_dict, read, to_dict
 from typer.testing import CliRunner
 
 METHODS = ("zoo-exact", "divprune", "visionzip", "fastv", "zoo-prune")
@@ -48,6 +51,12 @@ def test_machine_versions_and_the_way_of_picking_are_recorded(found):
     assert found["picking"] == {"path": "numpy", "why": "no NVIDIA GPU in use"}
     assert set(found["versions"]) == {"python", "tokenprune-vlm", "torch", "transformers"}
     assert set(found["machine"]) == {"system", "architecture", "cores", "threads", "processor", "gpu"}
+
+
+def test_a_record_is_read_as_it_was_written(found):
+    assert to_dict(from_dict(BenchRecord, found)) == found
+    file = Path(__file__).parents[2] / "docs/benchmarks/cpu-small.json"
+    assert to_dict(read(BenchRecord, file)) == json.loads(file.read_text())
 
 
 def test_parts_add_up_and_summaries_can_be_computed_again(found):
@@ -126,22 +135,21 @@ def test_the_oracle_does_the_arithmetic_of_the_unpruned_model_on_fewer_rows(foun
 
 
 def test_tables_have_a_cell_for_each_heading(found):
-    assert all(len(row) == len(columns(found)) for row in rows(found))
-    text = markdown_table(found)
+    text = full_table(from_dict(BenchRecord, found)).markdown()
     assert len(text.splitlines()) == 2 + len(found["runs"])
     assert "oracle, 9 @1" in text
 
 
 def test_the_terminal_tables_fit_80_columns_and_hold_every_column(found):
-    shown = []
-    for table in terminal_tables(found):
+    shown, record = [], from_dict(BenchRecord, found)
+    for table in terminal_tables(record):
         console = Console(width=80, file=io.StringIO())
-        console.print(table)
+        console.print(table.rich())
         lines = console.file.getvalue().splitlines()
         assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
-        shown += [column.header.replace("\n", " ") for column in table.columns][2:]
-        assert table.row_count == len(found["runs"])
-    assert sorted(shown) == sorted(columns(found)[2:])
+        shown += [head.replace("\n", " ") for head in table.heads][2:]
+        assert len(table.rows) == len(found["runs"])
+    assert sorted(shown) == sorted(full_table(record).heads[2:])
 
 
 def test_goals_are_read_off_the_ratios(found):
@@ -149,11 +157,12 @@ def test_goals_are_read_off_the_ratios(found):
     for run in made["runs"]:
         for parts in run["ratios"].values():
             parts["prefill"] = 1.04 if run["name"] == "zoo-exact" else 1.2
-    by_sentence = {goal.sentence: goal.reached for goal in goals(made)}
-    assert len(by_sentence) == 2 * 4 + 2
-    assert [v for k, v in by_sentence.items() if k.startswith("zoo-exact")] == [True, True]
-    assert [v for k, v in by_sentence.items() if k.startswith("fastv")] == [False, False]
-    assert [v for k, v in by_sentence.items() if k.startswith("no method")] == [False, False]
+    reached = [(goal.kind, goal.figures["name"], goal.figures["batch"], goal.reached) for goal in goals(made)]
+    assert len(reached) == 2 * 4 + 2
+    for batch in (1, 2):
+        assert ("overhead", "zoo-exact", batch, True) in reached
+        assert ("overhead", "fastv", batch, False) in reached
+        assert [r[3] for r in reached if r[0] == "no slower" and r[2] == batch] == [False]
 
 
 def test_the_papers_formula_by_hand():
@@ -232,21 +241,8 @@ def test_a_stored_model_is_measured_by_its_name(untrained):
     assert str(untrained.parent) not in json.dumps({**made, "command": ""})
 
 
-def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(monkeypatch):
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
-    )
-    result = CliRunner().invoke(app, ["bench", "--preset", "micro", "--plot", "speed.png"])
-    assert result.exit_code == 2
-    assert "--plot needs matplotlib; in a clone: pip install -e '.[bench]'" in result.stderr
-
-
 def test_the_plot_draws_a_bar_for_each_contender(found, tmp_path):
-    pytest.importorskip("matplotlib")
     from tokenprune_cli.bench.plot import save_plot
 
-    save_plot(found, tmp_path / "speed.png")
+    save_plot(from_dict(BenchRecord, found), tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

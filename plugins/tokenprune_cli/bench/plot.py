@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of a benchmark's record, where matplotlib is installed."""
+"""A picture of a benchmark's record."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure  # which opens no window and has no global state
+
+from tokenprune_cli.bench.record import BenchRecord
 from tokenprune_cli.bench.table import label
 from tokenprune_cli.console.failures import BadInputError, first_line
 from tokenprune_cli.console.files import check_folder
@@ -18,20 +20,14 @@ def check_plot(path: Path) -> None:
     Raises
     ------
     BadInputError
-        When matplotlib is missing or knows no such format, or the file could not be written.
+        When matplotlib knows no such format, or the file could not be written.
     """
-    import importlib
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadInputError("--plot needs matplotlib; in a clone: pip install -e '.[bench]'")
-    backends: Any = importlib.import_module("matplotlib.backend_bases")
-    if path.suffix.lower().removeprefix(".") not in backends.FigureCanvasBase.get_supported_filetypes():
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
         raise BadInputError(f"'{path}' has no ending of a picture format; use for example .png")
     check_folder(path)
 
 
-def save_plot(record: Mapping[str, Any], path: Path) -> None:
+def save_plot(record: BenchRecord, path: Path) -> None:
     """Draw how many times faster each prefill is than the unpruned one, a group of bars for each batch size.
 
     Raises
@@ -39,20 +35,15 @@ def save_plot(record: Mapping[str, Any], path: Path) -> None:
     BadInputError
         When the file cannot be written.
     """
-    from importlib import import_module
-
-    figures: Any = import_module("matplotlib.figure")  # no window, no global state
-
-    batches = sorted({run["batch"] for run in record["runs"]})
-    shown = [run for run in record["runs"] if "unpruned" in run["ratios"]]
-    figure = figures.Figure(figsize=(8, 1 + 0.3 * len(shown)), layout="constrained")
+    batches = sorted({run.batch for run in record.runs})
+    shown = [run for run in record.runs if "unpruned" in run.ratios]
+    figure = Figure(figsize=(8, 1 + 0.3 * len(shown)), layout="constrained")
     axes = figure.subplots(len(batches), 1, squeeze=False)[:, 0]
     for batch, axis in zip(batches, axes, strict=True):
-        group = [run for run in shown if run["batch"] == batch]
-        names = [label(run) for run in group]
+        group = [run for run in shown if run.batch == batch]
         places = range(len(group))
-        axis.barh(places, [1 / run["ratios"]["unpruned"]["prefill"] for run in group])
-        axis.set_yticks(places, names)
+        axis.barh(places, [1 / run.ratios["unpruned"]["prefill"] for run in group])
+        axis.set_yticks(places, [label(run) for run in group])
         axis.invert_yaxis()
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_title(f"prefill, times faster than unpruned, batch {batch}", fontsize=9)

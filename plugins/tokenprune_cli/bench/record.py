@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark found, as JSON: every sample, medians, and ratios that can be computed again from them."""
+"""What a benchmark found: every sample, medians, and ratios that can be computed again from them."""
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -14,14 +12,71 @@ import torch
 
 from tokenprune.functional import greedy_path
 from tokenprune_cli.bench.contenders import DOWNSAMPLE, ORACLE, UNPRUNED
-from tokenprune_cli.bench.measure import Timed
+from tokenprune_cli.bench.measure import Amount, Timed
 from tokenprune_cli.bench.oracle import Profile, rows_by_layer
+from tokenprune_cli.records import Provenance
 
 
-def summary(samples: Sequence[float]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Seconds:
     """Median and spread of some seconds, and the seconds themselves."""
-    rounded = [float(f"{value:.4g}") for value in samples]
-    return {"median": median(rounded), "low": min(rounded), "high": max(rounded), "samples": rounded}
+
+    median: float
+    low: float
+    high: float
+    samples: tuple[float, ...]
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Seconds:
+        """Round samples to four digits and summarise them."""
+        rounded = [float(f"{value:.4g}") for value in samples]
+        return cls(median(rounded), min(rounded), max(rounded), tuple(rounded))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A contender at a batch size.
+
+    `seconds` are by part of the run (`timing.time_prefill`). `ratios` divide them by those of the unpruned
+    model, of smaller pictures and of the run's oracle, by name and part; below 1 is faster.
+    """
+
+    batch: int
+    name: str
+    keep: int | None
+    visual_rows: Profile
+    seconds: dict[str, Seconds]
+    kv_bytes: int
+    peak_memory_bytes: int | None
+    flops_counted: int | None
+    flops_formula: int
+    ratios: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that was measured, and the tokens of a row."""
+
+    name: str
+    about: str
+    family: str
+    random_weights: bool
+    parameters: int
+    dtype: str
+    device: str
+    visual_tokens: int
+    text_tokens: int
+
+
+@dataclass(frozen=True)
+class BenchRecord(Provenance):
+    """A benchmark; `skipped` maps contenders that this model cannot use to the reason."""
+
+    model: Subject
+    amount: Amount
+    picking: dict[str, str]
+    runs: tuple[Run, ...]
+    skipped: dict[str, str]
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -39,83 +94,45 @@ def formula_flops(config: Any, profile: Profile) -> int:
     return sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in rows)
 
 
-def runs_record(timed: Sequence[Timed], config: Any) -> list[dict[str, Any]]:
-    """One entry for each contender at each batch size, with its ratios to the others."""
-    entries = []
-    for one in timed:
-        entries.append(
-            {
-                "batch": one.batch,
-                "name": one.contender.name,
-                "keep": one.contender.keep,
-                "visual_rows": [list(pair) for pair in one.found.profile],
-                "seconds": {part: summary(values) for part, values in one.samples.items()},
-                "kv_bytes": one.found.kv_bytes,
-                "peak_memory_bytes": one.found.peak_memory_bytes,
-                "flops_counted": one.found.flops_counted,
-                "flops_formula": one.batch * formula_flops(config, one.found.profile),
-            }
+def runs(timed: Sequence[Timed], config: Any) -> tuple[Run, ...]:
+    """Summarise each contender at each batch size, with its ratios to the others."""
+    entries = [
+        Run(
+            batch=one.batch,
+            name=one.contender.name,
+            keep=one.contender.keep,
+            visual_rows=one.found.profile,
+            seconds={part: Seconds.of(values) for part, values in one.samples.items()},
+            kv_bytes=one.found.kv_bytes,
+            peak_memory_bytes=one.found.peak_memory_bytes,
+            flops_counted=one.found.flops_counted,
+            flops_formula=one.batch * formula_flops(config, one.found.profile),
         )
-    for entry in entries:
-        entry["ratios"] = ratios(entry, entries)
-    return entries
+        for one in timed
+    ]
+    return tuple(replace(run, ratios=_ratios(run, entries)) for run in entries)
 
 
-def ratios(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Our time by the unpruned model's, smaller pictures' and our own oracle's; below 1 is faster."""
-    found = {}
+def _ratios(run: Run, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    ratios = {}
     for name in (UNPRUNED, DOWNSAMPLE, ORACLE):
-        other = reference(entry, entries, name)
-        if other is not None and other is not entry:
-            mine, theirs = entry["seconds"], other["seconds"]
-            found[name] = {
-                part: ratio(mine[part]["samples"], theirs[part]["samples"])
-                for part in mine
-                if part in theirs and part not in ("tower", "choosing")
+        other = next((other for other in runs if other.name == name and _comparable(run, other)), None)
+        if other is not None and other is not run:
+            ratios[name] = {
+                part: ratio(seconds.samples, other.seconds[part].samples)
+                for part, seconds in run.seconds.items()
+                if part in other.seconds and part not in ("tower", "choosing")
             }
-    return found
+    return ratios
 
 
-def reference(
-    entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], name: str
-) -> Mapping[str, Any] | None:
-    """What an entry is compared with: same batch size, and same budget or (oracle) same rows by layer."""
-    for other in entries:
-        if other["batch"] != entry["batch"] or other["name"] != name:
-            continue
-        if name == ORACLE:
-            fits = entry["name"] not in (UNPRUNED, DOWNSAMPLE) and (
-                other["visual_rows"] == entry["visual_rows"]
-            )
-        else:
-            fits = name == UNPRUNED or (entry["keep"] == other["keep"] and entry["name"] != UNPRUNED)
-        if fits:
-            return other
-    return None
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Kind of machine, and versions; nothing that names it."""
-    kind: dict[str, Any] = {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": _processor(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-    }
-    names = ("tokenprune-vlm", "torch", "transformers")
-    versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
-    return {"machine": kind, "versions": versions}
-
-
-def _processor() -> str | None:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        return None
-    return names[0] if names else None
+def _comparable(run: Run, other: Run) -> bool:
+    """Whether batch sizes are equal, and budgets or (oracle) rows by layer."""
+    if run.batch != other.batch:
+        return False
+    if other.name == ORACLE:
+        return run.name not in (UNPRUNED, DOWNSAMPLE) and run.visual_rows == other.visual_rows
+    return other.name == UNPRUNED or (run.keep == other.keep and run.name != UNPRUNED)
 
 
 def picking(device: torch.device, n_visual: int) -> dict[str, str]:

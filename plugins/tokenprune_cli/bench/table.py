@@ -3,95 +3,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
 
-from rich import box
-from rich.table import Table
+from tokenprune_cli.bench.record import BenchRecord, Run
+from tokenprune_cli.tables import Table
 
-HEADINGS = ("batch", "what", "tower ms", "choosing ms", "prefill ms", "vs unpruned", "vs downsample")
-
-
-def columns(record: Mapping[str, Any]) -> list[str]:
-    """Headings of the table."""
-    lengths = record["amount"]["new_tokens"]
-    answers = [f"{n} token{'s' if n > 1 else ''} s" for n in lengths]
-    return [*HEADINGS, "vs oracle", "without tower", "ms a token", *answers, "KV MB", "peak MB", "GFLOP"]
+FIRST = 2  # columns that stand in every table: batch and what ran
+GAINS = ("prefill ms", "vs unpruned", "vs downsample", "vs oracle", "without tower")
 
 
-def rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """Cells of the table, a line for each run."""
-    return [_row(run, record["amount"]["new_tokens"]) for run in record["runs"]]
-
-
-def label(run: Mapping[str, Any]) -> str:
+def label(run: Run) -> str:
     """Name, budget, and where inside the language model it cuts."""
-    if run["keep"] is None:
-        return str(run["name"])
-    inside = [layer for layer, _ in run["visual_rows"] if layer]
+    if run.keep is None:
+        return run.name
+    inside = [layer for layer, _ in run.visual_rows if layer]
     cuts = f" @{','.join(map(str, inside))}" if inside else ""
-    return f"{run['name']}, {run['keep']}{cuts}"
+    return f"{run.name}, {run.keep}{cuts}"
 
 
-def _row(run: Mapping[str, Any], lengths: Sequence[int]) -> list[str]:
-    seconds, ratios = run["seconds"], run["ratios"]
-
-    def faster(name: str) -> str:
-        return f"{1 / ratios[name]['prefill']:.2f}x" if name in ratios else ""
-
-    def overhead(part: str) -> str:
-        return f"{ratios['oracle'][part]:.3f}" if "oracle" in ratios else ""
-
-    prefill = seconds["prefill"]
-    spread = (prefill["high"] - prefill["low"]) / 2 / prefill["median"]
-    peak = run["peak_memory_bytes"]
-    return [
-        str(run["batch"]),
-        label(run),
-        f"{1e3 * seconds['tower']['median']:.1f}",
-        f"{1e3 * seconds['choosing']['median']:.1f}",
-        f"{1e3 * prefill['median']:.1f} ± {100 * spread:.0f} %",
-        faster("unpruned"),
-        faster("downsample"),
-        overhead("prefill"),
-        overhead("language"),
-        f"{1e3 * seconds['decode_token']['median']:.1f}",
-        *(f"{seconds[f'end_to_end_{n}']['median']:.2f}" for n in lengths),
-        f"{run['kv_bytes'] / 1e6:.1f}",
-        "" if peak is None else f"{peak / 1e6:.0f}",
-        f"{run['flops_counted'] / 1e9:.1f}",
-    ]
+def full_table(record: BenchRecord) -> Table:
+    """Every column, a row for each run and a section for each batch size."""
+    columns = _columns(record)
+    batches = [run.batch for run in record.runs]
+    return Table(
+        list(columns),
+        [[cell(run) for cell in columns.values()] for run in record.runs],
+        align="rl" + "r" * (len(columns) - FIRST),
+        sections={i for i in range(1, len(batches)) if batches[i] != batches[i - 1]},
+    )
 
 
-def terminal_tables(record: Mapping[str, Any]) -> list[Table]:
+def terminal_tables(record: BenchRecord) -> list[Table]:
     """For terminals of 80 columns: what pruning gains, then what it is made of."""
-    heads = columns(record)
-    gains = ["prefill ms", "vs unpruned", "vs downsample", "vs oracle", "without tower"]
-    return [_part(record, gains), _part(record, [h for h in heads[2:] if h not in gains])]
+    whole = full_table(record)
+    gains = [i for i, head in enumerate(whole.heads) if i >= FIRST and head in GAINS]
+    parts = [i for i in range(FIRST, len(whole.heads)) if i not in gains]
+    return [_part(whole, [*range(FIRST), *columns]) for columns in (gains, parts)]
 
 
-def _part(record: Mapping[str, Any], wanted: Sequence[str]) -> Table:
-    """Some columns, beside batch and name."""
-    heads = columns(record)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for i, heading in enumerate(heads):
-        if i < 2 or heading in wanted:
-            side: Literal["left", "right"] = "left" if i == 1 else "right"
-            table.add_column(heading.replace(" ", "\n"), justify=side, no_wrap=True)
-    previous = None
-    for run, cells in zip(record["runs"], rows(record), strict=True):
-        if previous not in (None, run["batch"]):
-            table.add_section()
-        previous = run["batch"]
-        table.add_row(*(cell for i, cell in enumerate(cells) if i < 2 or heads[i] in wanted))
-    return table
+def _part(table: Table, columns: list[int]) -> Table:
+    """Some columns, their headings a word a line."""
+    return Table(
+        [table.heads[i].replace(" ", "\n") for i in columns],
+        [[row[i] for i in columns] for row in table.rows],
+        align="rl" + "r" * (len(columns) - FIRST),
+        sections=table.sections,
+    )
 
 
-def markdown_table(record: Mapping[str, Any]) -> str:
-    """For the documentation."""
-    heads = columns(record)
-    lines = [heads, ["---:" if i != 1 else "---" for i in range(len(heads))], *rows(record)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _columns(record: BenchRecord) -> dict[str, Callable[[Run], str]]:
+    """Headings, and what makes the cells below them."""
+
+    def faster_than(name: str) -> Callable[[Run], str]:
+        return lambda run: f"{1 / run.ratios[name]['prefill']:.2f}x" if name in run.ratios else ""
+
+    def over_oracle(part: str) -> Callable[[Run], str]:
+        return lambda run: f"{run.ratios['oracle'][part]:.3f}" if "oracle" in run.ratios else ""
+
+    def milliseconds(part: str) -> Callable[[Run], str]:
+        return lambda run: f"{1e3 * run.seconds[part].median:.1f}"
+
+    def answer(n: int) -> Callable[[Run], str]:
+        return lambda run: f"{run.seconds[f'end_to_end_{n}'].median:.2f}"
+
+    def peak(run: Run) -> str:
+        return "" if run.peak_memory_bytes is None else f"{run.peak_memory_bytes / 1e6:.0f}"
+
+    lengths = record.amount.new_tokens
+    return {
+        "batch": lambda run: str(run.batch),
+        "what": label,
+        "tower ms": milliseconds("tower"),
+        "choosing ms": milliseconds("choosing"),
+        "prefill ms": _prefill,
+        "vs unpruned": faster_than("unpruned"),
+        "vs downsample": faster_than("downsample"),
+        "vs oracle": over_oracle("prefill"),
+        "without tower": over_oracle("language"),
+        "ms a token": milliseconds("decode_token"),
+        **{f"{n} token{'s' if n > 1 else ''} s": answer(n) for n in lengths},
+        "KV MB": lambda run: f"{run.kv_bytes / 1e6:.1f}",
+        "peak MB": peak,
+        "GFLOP": lambda run: f"{(run.flops_counted or 0) / 1e9:.1f}",
+    }
+
+
+def _prefill(run: Run) -> str:
+    seconds = run.seconds["prefill"]
+    spread = (seconds.high - seconds.low) / 2 / seconds.median
+    return f"{1e3 * seconds.median:.1f} ± {100 * spread:.0f} %"
 
 
 EXPLANATION = (

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +17,7 @@ from tokenprune_cli.model_name import model_name
 
 if TYPE_CHECKING:
     from tokenprune_cli.bench.presets import Preset
+    from tokenprune_cli.bench.record import BenchRecord
 
 
 def bench(
@@ -42,7 +40,7 @@ def bench(
     device: OnDevice = Device.auto,
     dtype: InPrecision = Precision.auto,
     output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw a picture (needs matplotlib).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture.")] = None,
     as_json: OnlyJson = False,
 ) -> None:
     """Time a model pruned, unpruned and fed only what is kept."""
@@ -93,14 +91,15 @@ def _preset(preset: str | None, model: str | None) -> Preset:
 
 def _measured(
     preset: Preset, model: str | None, random_weights: bool, device: Device, dtype: Precision
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Make or load the model, measure behind a progress bar on stderr, and put the record together."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from tokenprune_cli.bench import record as records
     from tokenprune_cli.bench.measure import Amount, measure, n_ticks
     from tokenprune_cli.bench.models import configuration, prepared
+    from tokenprune_cli.bench.record import BenchRecord, Subject, picking, runs
+    from tokenprune_cli.records import Provenance
 
     config = configuration(preset, model)
     amount = Amount(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(Amount)})
@@ -112,38 +111,37 @@ def _measured(
         timed, skipped, workload = measure(
             network, amount, lambda what: progress.update(bar, advance=1, description=what)
         )
-    return {
-        "command": shlex.join(["tokenprune", *sys.argv[1:]]),
-        "model": {
-            "name": preset.name,
-            "about": preset.about,
-            "family": config.model_type,
-            "random_weights": make is None,
-            "parameters": sum(weight.numel() for weight in network.parameters()),
-            "dtype": str(network.dtype).removeprefix("torch."),
-            "device": network.device.type,
-            "visual_tokens": workload.n_visual,
-            "text_tokens": workload.n_text,
-        },
-        "amount": dataclasses.asdict(amount),
-        "picking": records.picking(network.device, workload.n_visual),
-        **records.machine(network.device),
-        "runs": records.runs_record(timed, config.text_config),
-        "skipped": skipped,
-    }
+    return BenchRecord(
+        **vars(Provenance.here(network.device)),
+        model=Subject(
+            name=preset.name,
+            about=preset.about,
+            family=config.model_type,
+            random_weights=make is None,
+            parameters=sum(weight.numel() for weight in network.parameters()),
+            dtype=str(network.dtype).removeprefix("torch."),
+            device=network.device.type,
+            visual_tokens=workload.n_visual,
+            text_tokens=workload.n_text,
+        ),
+        amount=amount,
+        picking=picking(network.device, workload.n_visual),
+        runs=runs(timed, config.text_config),
+        skipped=skipped,
+    )
 
 
-def _show(record: Mapping[str, Any]) -> None:
+def _show(record: BenchRecord) -> None:
     from rich.console import Console
 
     from tokenprune_cli.bench.table import EXPLANATION, terminal_tables
 
     console = Console(highlight=False)
     for table in terminal_tables(record):
-        console.print(table)
+        console.print(table.rich())
         console.print()
     console.print(EXPLANATION, markup=False)
-    picking = record["picking"]
-    console.print(f"diverse tokens were picked by {picking['path']}: {picking['why']}", markup=False)
-    for name, reason in record["skipped"].items():
+    picked = record.picking
+    console.print(f"diverse tokens were picked by {picked['path']}: {picked['why']}", markup=False)
+    for name, reason in record.skipped.items():
         console.print(f"left out: {name}: {reason}", markup=False)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from tokenprune_cli.bench.record import machine
 from tokenprune_cli.compare.answers import Work
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.model_name import model_name
+from tokenprune_cli.records import Provenance
 
 FORMAT = 1  # of the journal
 OF_PICTURES = (
@@ -42,7 +42,7 @@ def configuration(
         "batch": work.batch,
         "max_new_tokens": work.max_new_tokens,
         "seed": work.seed,
-        "versions": machine(model.device)["versions"],
+        "versions": Provenance.here(model.device).versions,
     }
 
 

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import typer
 
 from tokenprune_cli.console.failures import BadInputError, first_line
+from tokenprune_cli.records import dumps
+
+Record = TypeVar("Record")
 
 
 def check_folder(output: Path | None) -> None:
@@ -65,12 +67,7 @@ def write_text(path: Path, text: str, end: str = "\n") -> None:
         raise cannot_write(path, error) from None
 
 
-def deliver(
-    record: Mapping[str, Any],
-    show: Callable[[Mapping[str, Any]], None],
-    as_json: bool,
-    output: Path | None,
-) -> None:
+def deliver(record: Record, show: Callable[[Record], None], as_json: bool, output: Path | None) -> None:
     """Print what was measured, as JSON or by `show`, and write it; when one fails the other is done.
 
     Raises
@@ -78,7 +75,7 @@ def deliver(
     BadInputError
         When the file cannot be written.
     """
-    text = json.dumps(record, indent=1)
+    text = dumps(record)
     try:
         if as_json:
             typer.echo(text)

@@ -2,11 +2,16 @@
 """`python -m benchmarks.studies`: its record, its tables, and one sentence for what cannot be used."""
 
 import json
+from pathlib import Path
 
 import pytest
+from tokenprune_cli.records import from_dict, read, to_dict
 from typer.testing import CliRunner
 
 from benchmarks.studies.__main__ import app
+from benchmarks.studies.study import StudyRecord
+
+RECORDS = Path(__file__).parents[3] / "docs/benchmarks/studies"
 
 
 def invoke(*arguments):
@@ -31,6 +36,12 @@ def test_the_record_says_what_was_run(run, untrained):
     kept = [(variant, keep) for keep in (36, 18, 9) for variant in ("contiguous", "original")]
     assert cells == [("unpruned", 144), *kept]
     assert record["rankings"] == []
+
+
+def test_records_are_read_as_they_were_written(run):
+    assert to_dict(from_dict(StudyRecord, run[1])) == run[1]
+    for file in RECORDS.glob("*.json"):
+        assert to_dict(read(StudyRecord, file)) == json.loads(file.read_text())
 
 
 def test_the_terminal_says_what_was_asked_and_shows_the_table(run):
