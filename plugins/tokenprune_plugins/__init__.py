@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in strategies, one file each; found through entry points, as anybody's are."""
+"""The built-in strategies, one file each; found through entry points, like third-party ones."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention as a score: how much somebody looks at a visual token.
+"""Score visual tokens by the attention they receive.
 
-The evidence of VisionZip and VisPruner (the tower's CLS row; arXiv 2412.04467 and 2412.01818), and of FastV
-and PyramidDrop (the prompt's last row in the decoder; arXiv 2403.06764 and 2410.17247).
+Used by VisionZip and VisPruner (attention of the tower's CLS token; arXiv 2412.04467 and 2412.01818), and by
+FastV and PyramidDrop (attention of the prompt's last token in the decoder; arXiv 2403.06764 and 2410.17247).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class AttentionScorer(tokenprune.Scorer):
     Parameters
     ----------
     source
-        `"cls"`: from the tower's CLS row. `"received"`: from all patches, for towers without CLS.
+        `"cls"`: from the tower's CLS token. `"received"`: from all patches, for towers without a CLS token.
         `"text"`: from the last token of the prompt, in the decoder.
     offset
-        For `"text"`, which layer's attention, relative to the layer before which is cut: -1 the layer just
-        run, 0 the layer about to run.
+        For `"text"`, the layer whose attention is used, relative to the layer before the cut: -1 for the last
+        layer run, 0 for the next layer to run.
     """
 
     name: ClassVar[str] = "attention"
@@ -45,11 +45,11 @@ class AttentionScorer(tokenprune.Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The signal of the source."""
+        """Name of the attention signal that `source` selects."""
         return frozenset({SIGNAL_OF[self.source]})
 
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
-        """Return the attention received, (N,) or (B, N)."""
+        """Return the attention each token receives, (N,) or (B, N)."""
         signal = tokens.signal(SIGNAL_OF[self.source])
         if self.source == "received":
             return torch.as_tensor(signal).float()
@@ -61,11 +61,11 @@ class AttentionScorer(tokenprune.Scorer):
 
 
 def attention_layer(tokens: tokenprune.VisualTokens, offset: int) -> int:
-    """Return the layer whose attention is meant, `offset` layers from the cut."""
+    """Return the index of the layer `offset` layers from the cut."""
     layer = tokens.cut_layer + offset
     if layer < 0:
         raise tokenprune.IncompatibleError(
-            f"the attention of layer {layer} was asked for, by a cut before layer {tokens.cut_layer}; "
+            f"a cut before layer {tokens.cut_layer} needs attention of layer {layer}, which does not exist; "
             "cut before layer 1 or later"
         )
     return layer
@@ -73,5 +73,5 @@ def attention_layer(tokens: tokenprune.VisualTokens, offset: int) -> int:
 
 @tokenprune.hookimpl
 def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
-    """Deliver the scorer."""
+    """Return the scorer class."""
     return [AttentionScorer]

@@ -8,7 +8,7 @@ import tokenprune
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the method."""
+    """Return the method."""
     return [
         tokenprune.Method(
             name="cdpruner",
@@ -19,7 +19,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             newlines="drop",
             paper="arXiv 2506.10967 (NeurIPS 2025)",
             deviations=(
-                "more picks than dimensions are filled up by relevance; the official code gives NaN",
+                "picks beyond the number of dimensions go by relevance; the official code gives NaN",
             ),
         )
     ]

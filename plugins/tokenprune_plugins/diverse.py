@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Max-min diversity, weighted by scores: the selection of ZOO-Prune and of DivPrune.
+"""Select by max-min diversity, weighted by scores, as in ZOO-Prune and DivPrune.
 
 ZOO-Prune (arXiv 2509.24837) picks argmax w_i min_{j chosen} (1 - cos(z_i, z_j)) with w the normalised scores,
 starting from the highest score. DivPrune (Alvar et al., CVPR 2025, arXiv 2503.02175) has no scores and
@@ -25,8 +25,8 @@ class DiverseSelector(tokenprune.Selector):
     Parameters
     ----------
     normalise
-        `"minmax"`: (s - min) / (max - min), the official code's; the lowest score then has weight 0.
-        `"max"`: s / max, which keeps the scores' proportions. Constant scores weigh 1 either way.
+        `"minmax"`: (s - min) / (max - min), as in the official code; the lowest score then has weight 0.
+        `"max"`: s / max, which preserves ratios between scores. Constant scores get weight 1 either way.
     """
 
     name: ClassVar[str] = "diverse"
@@ -39,7 +39,7 @@ class DiverseSelector(tokenprune.Selector):
             raise tokenprune.OptionError(f"normalise must be 'minmax' or 'max', got {self.normalise!r}")
 
     def weights(self, scores: Tensor) -> Tensor:
-        """Scores (..., N) as weights of the distances."""
+        """Normalise scores (..., N) to weights of the distances."""
         if self.normalise == "minmax":
             return min_max(scores)
         scores = scores.float()
@@ -50,12 +50,12 @@ class DiverseSelector(tokenprune.Selector):
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:
-        """Return `keep` tokens far from each other, the better scored first."""
+        """Return `keep` tokens far from each other, preferring high scores."""
         weights = None if scores is None else self.weights(scores)
         return tokenprune.Selection.from_order(max_min_diversity(tokens.features, keep, weights))
 
 
 @tokenprune.hookimpl
 def tokenprune_selectors() -> list[type[tokenprune.Selector]]:
-    """Deliver the selector."""
+    """Return the selector class."""
     return [DiverseSelector]

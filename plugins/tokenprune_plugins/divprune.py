@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DivPrune: diversity alone. Alvar et al., CVPR 2025, arXiv 2503.02175."""
+"""DivPrune: select by diversity alone. Alvar et al., CVPR 2025, arXiv 2503.02175."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tokenprune
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the method: no scores, max-min cosine distance of the rows entering the language model."""
+    """Return the method: no scores, max-min cosine distance of the rows entering the language model."""
     return [
         tokenprune.Method(
             name="divprune",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Largest volume: greedy choice by a determinantal point process, as in CDPruner (arXiv 2506.10967).
+"""Greedy MAP selection with a determinantal point process (DPP), as in CDPruner (arXiv 2506.10967).
 
-Tokens are chosen that point in different directions, each stretched by its score:
-argmax det(diag(r) cos(Z, Z) diag(r)), one token after the other.
+Selects tokens that point in different directions, each direction scaled by its score: one token at a time,
+argmax det(diag(r) cos(Z, Z) diag(r)).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 import tokenprune
 from tokenprune.functional import Similarity
 
-FLAT_VOLUME = 1e-6  # a token this close to what is chosen (squared sine) adds nothing but rounding
+FLAT_VOLUME = 1e-6  # below this squared sine to the chosen tokens, a volume is only rounding error
 
 
 @dataclass(frozen=True)
 class DppSelector(tokenprune.Selector):
-    """Greedy largest volume of the tokens, each scaled by its score; negative scores count as 0."""
+    """Selects greedily the tokens of largest volume, each scaled by its score; negative scores count as 0."""
 
     name: ClassVar[str] = "dpp"
     space: ClassVar[str | None] = "features"
@@ -30,7 +30,7 @@ class DppSelector(tokenprune.Selector):
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:
-        """Return `keep` tokens; without scores all count the same."""
+        """Return `keep` tokens; without scores all have equal weight."""
         features = tokens.features if tokens.is_batch else tokens.features.unsqueeze(0)
         relevance = features.new_ones(features.shape[:2]) if scores is None else scores
         order = largest_volume(features, relevance.view(features.shape[:2]), keep)
@@ -38,18 +38,18 @@ class DppSelector(tokenprune.Selector):
 
 
 def largest_volume(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
-    """Greedy MAP of the process with kernel diag(r) cos(Z, Z) diag(r), by a growing Cholesky factor.
+    """Greedy MAP inference for the DPP with kernel diag(r) cos(Z, Z) diag(r), by incremental Cholesky.
 
-    Features (B, N, D) and relevance (B, N) give (B, keep) slots in the order they were picked. Where no token
-    adds volume any more (more picks than dimensions), the most relevant of the rest follow.
+    Takes features (B, N, D) and relevance (B, N); returns slots (B, keep) in the order they were picked. Once
+    no token adds volume (more picks than dimensions), the most relevant of the remaining tokens follow.
     """
     b, n, _ = features.shape
     precise = torch.float32 if features.device.type == "mps" else torch.float64
     similarity, batch = Similarity(features), torch.arange(b, device=features.device)
     r = relevance.to(precise).clamp(min=0)
-    volume = whole = r.square()  # squared height of each token over what is chosen
+    volume = whole = r.square()  # squared height of each token above the span of the chosen tokens
     factor = torch.zeros(b, keep, n, dtype=precise, device=features.device)
-    flat = -1 / (whole + torch.finfo(precise).tiny)  # below 0, in order of relevance however small
+    flat = -1 / (whole + torch.finfo(precise).tiny)  # negative, ordered by relevance however small
     free = torch.zeros_like(r)  # -inf where taken
     order = torch.empty(b, keep, dtype=torch.long, device=features.device)
     for step in range(keep):
@@ -67,5 +67,5 @@ def largest_volume(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
 
 @tokenprune.hookimpl
 def tokenprune_selectors() -> list[type[tokenprune.Selector]]:
-    """Deliver the selector."""
+    """Return the selector class."""
     return [DppSelector]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FastV: what the prompt's last token looks at after two layers. Chen et al., ECCV 2024, arXiv 2403.06764."""
+"""FastV: keep what the prompt's last token attends to after two layers.
+
+Chen et al., ECCV 2024, arXiv 2403.06764.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from .attention import AttentionScorer
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the method: one cut before layer 2 by the attention of layer 1, positions as they were."""
+    """Return the method: one cut before layer 2 by the attention of layer 1, original positions."""
     return [
         tokenprune.Method(
             name="fastv",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part of the budget by score, the rest by diversity."""
+"""Select part of the budget by score and the rest by diversity."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tokenprune.functional import max_min_diversity, top_slots
 
 @dataclass(frozen=True)
 class HybridSelector(tokenprune.Selector):
-    """The best `fraction` of the budget by score, the rest as far as possible from what is chosen already.
+    """Selects `fraction` of the budget by score, the rest by diversity from the tokens already chosen.
 
     Parameters
     ----------
     fraction
-        Share of the budget that goes by score, in [0, 1], rounded half up.
+        Share of the budget selected by score, in [0, 1]; the count is rounded half up.
     """
 
     name: ClassVar[str] = "hybrid"
@@ -30,12 +30,12 @@ class HybridSelector(tokenprune.Selector):
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
-            raise tokenprune.OptionError(f"fraction must lie in [0, 1], got {self.fraction}")
+            raise tokenprune.OptionError(f"fraction must be in [0, 1], got {self.fraction}")
 
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:
-        """Return `keep` tokens; without scores all of them by diversity."""
+        """Return `keep` tokens; without scores, all are selected by diversity."""
         n_best = 0 if scores is None else int(self.fraction * keep + 0.5)
         if scores is None or n_best == 0:
             return tokenprune.Selection.from_order(max_min_diversity(tokens.features, keep))
@@ -46,5 +46,5 @@ class HybridSelector(tokenprune.Selector):
 
 @tokenprune.hookimpl
 def tokenprune_selectors() -> list[type[tokenprune.Selector]]:
-    """Deliver the selector."""
+    """Return the selector class."""
     return [HybridSelector]

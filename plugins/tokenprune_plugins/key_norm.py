@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Size of a token's keys: what DART takes its pivots by. Wen et al., EMNLP 2025, arXiv 2502.11494."""
+"""Score tokens by the norm of their keys, as DART does to select pivots.
+
+Wen et al., EMNLP 2025, arXiv 2502.11494.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ from .attention import attention_layer
 
 @dataclass(frozen=True)
 class KeyNormScorer(tokenprune.Scorer):
-    """L1 norm of a token's keys, heads together, in the layer just run."""
+    """L1 norm of a token's keys, over all heads, in the last layer run before the cut."""
 
     name: ClassVar[str] = "key-norm"
 
     @property
     def needs(self) -> frozenset[str]:
-        """Keys of the image."""
+        """Keys of the image tokens."""
         return frozenset({"keys"})
 
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
@@ -30,11 +33,11 @@ class KeyNormScorer(tokenprune.Scorer):
 
 
 def key_norm(keys: Tensor) -> Tensor:
-    """L1 norms (N,) of keys (H, N, d_head) over heads and coordinates."""
+    """Return L1 norms (N,) of keys (H, N, d_head), over heads and coordinates."""
     return keys.float().abs().sum((-3, -1))
 
 
 @tokenprune.hookimpl
 def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
-    """Deliver the scorer."""
+    """Return the scorer class."""
     return [KeyNormScorer]

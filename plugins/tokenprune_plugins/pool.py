@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average pooling of the token grid to the budget: a baseline that drops nothing and blurs everything."""
+"""Average-pool the token grid to the budget: a baseline that drops no token but blurs all of them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import tokenprune
 
 @dataclass(frozen=True)
 class PoolReducer(tokenprune.Reducer):
-    """Replaces all rows by means of `keep` cells of the grid, in raster order; what was chosen is ignored.
+    """Replaces all rows by the means of `keep` cells of the grid, in raster order; ignores the selection.
 
-    Frames of a video stand below each other. Tokens that fill no grid count as one line.
+    Video frames are stacked vertically. Tokens that do not form a grid are treated as a single line.
     """
 
     name: ClassVar[str] = "pool"
 
     def n_selected(self, keep: int, n: int) -> int:
-        """All of them: nothing is left to choose for the reducer."""
+        """Return `keep`: the reducer uses all rows, whatever is selected."""
         return keep
 
     def reduce(
         self, tokens: tokenprune.VisualTokens, selection: tokenprune.Selection, keep: int
     ) -> tokenprune.Selection:
-        """Return the means."""
+        """Return the cell means."""
         t, h, w = tokens.layout.grid
         n_lines = t * h if t * h * w == len(tokens) else 1
         grid = tokens.features.reshape(n_lines, -1, tokens.features.shape[-1])
@@ -38,16 +38,17 @@ class PoolReducer(tokenprune.Reducer):
 
 
 def n_bands(h: int, w: int, n_cells: int) -> int:
-    """Into how many bands of lines a grid is cut, so that `n_cells` cells are about as wide as high."""
+    """Return into how many bands of lines to cut a grid, so that `n_cells` cells are about square."""
     square = round(math.sqrt(n_cells * h / w))
     return min(max(square, -(-n_cells // w), 1), h, n_cells)
 
 
 def pooled(grid: Tensor, n_cells: int) -> Tensor:
-    """Means (n_cells, D) of cells of a grid (h, w, D), in float32: bands of lines, each cut into its cells.
+    """Return means (n_cells, D) of the cells of a grid (h, w, D), in float32: bands of lines, cut into cells.
 
-    Bands and cells are bounded as in adaptive average pooling; with n_cells = a b, a and b dividing h and w,
-    this is plain average pooling. Cells that do not divide evenly among the bands are spread over them.
+    Bands and cells have the bounds of adaptive average pooling; with n_cells = a b, where a divides h and b
+    divides w, this is plain average pooling. If cells do not divide evenly among the bands, they are spread
+    over them.
     """
     h, w, _ = grid.shape
     bands, rows = n_bands(h, w, n_cells), []
@@ -60,13 +61,13 @@ def pooled(grid: Tensor, n_cells: int) -> Tensor:
 
 @tokenprune.hookimpl
 def tokenprune_reducers() -> list[type[tokenprune.Reducer]]:
-    """Deliver the reducer."""
+    """Return the reducer class."""
     return [PoolReducer]
 
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the baseline."""
+    """Return the baseline."""
     return [
         tokenprune.Method(
             name="pool",

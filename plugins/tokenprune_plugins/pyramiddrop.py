@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyramidDrop: FastV's rule in three steps. Xing et al., CVPR 2025, arXiv 2410.17247."""
+"""PyramidDrop: FastV's rule, applied in three steps. Xing et al., CVPR 2025, arXiv 2410.17247."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .attention import AttentionScorer
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the method: the same share stays before each of the layers 8, 16 and 24 of 32."""
+    """Return the method: each of the cuts before layers 8, 16 and 24 of 32 keeps the same ratio."""
     return [
         tokenprune.Method(
             name="pyramiddrop",
@@ -24,7 +24,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             newlines="compete",
             paper="arXiv 2410.17247 (CVPR 2025)",
             deviations=(
-                "the share of each step follows from the budget, (keep / N)^(1/3); the paper fixes it to 1/2",
+                "the ratio of each step follows from the budget, (keep / N)^(1/3); the paper fixes it at 1/2",
             ),
         )
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random scores: the baseline every informed method has to beat."""
+"""Random scores: the baseline that every informed method has to beat."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import tokenprune
 
 @dataclass(frozen=True)
 class RandomScorer(tokenprune.Scorer):
-    """Uniform random scores in [0, 1); the same for every image with as many tokens, whatever its batch.
+    """Uniform random scores in [0, 1); equal for images with equal numbers of tokens, alone or in a batch.
 
     Parameters
     ----------
     seed
-        Of the generator, which is made anew for each image.
+        Seed of the generator, which is created anew for each image.
     """
 
     name: ClassVar[str] = "random"
@@ -36,13 +36,13 @@ class RandomScorer(tokenprune.Scorer):
 
 @tokenprune.hookimpl
 def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
-    """Deliver the scorer."""
+    """Return the scorer class."""
     return [RandomScorer]
 
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the random baseline."""
+    """Return the random baseline."""
     return [
         tokenprune.Method(
             name="random", title="random tokens", scorer="random", selector="topk", paper="baseline"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text tokens that resemble the image rate its tokens with their attention.
+"""Score visual tokens by the attention of the text tokens most similar to the image (raters).
 
-SparseVLM's score (Zhang et al., ICML 2025, arXiv 2410.04417), and that of its + variant, which corrects the
-attention for the rotary embedding and trusts the heads that look at the image most.
+The score of SparseVLM (Zhang et al., ICML 2025, arXiv 2410.04417) and of its + variant, which corrects the
+attention for the rotary embedding and uses only the heads that attend to the image most.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .attention import attention_layer
 
 @dataclass(frozen=True)
 class RaterScorer(tokenprune.Scorer):
-    """Attention of the rating text tokens to the image, mean over raters and heads, in the layer just run.
+    """Attention from the rating text tokens to the image, mean over raters and heads, in the last layer run.
 
     Parameters
     ----------
     undo_rotary
-        Divide probabilities by what the rotary embedding alone makes of the two positions (SparseVLM+).
+        Divide attention probabilities by the rotary factor of the two positions alone (SparseVLM+).
     n_heads
-        Only the heads with the largest total (SparseVLM+: 14); None for all.
+        Use only this many heads, those with the largest total (SparseVLM+: 14); None uses all.
     """
 
     name: ClassVar[str] = "raters"
@@ -37,7 +37,7 @@ class RaterScorer(tokenprune.Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Both sides at layer 0 and the raters' attention; positions and rotary to undo it."""
+        """Text and image rows at layer 0 and attention rows; positions and `rotary` for `undo_rotary`."""
         positions = {"position_ids", "text_position_ids", "rotary"} if self.undo_rotary else set()
         return frozenset({"text_embeds", "input_features", "attention_rows"} | positions)
 
@@ -57,10 +57,10 @@ class RaterScorer(tokenprune.Scorer):
 
 
 def rater_rows(text: Tensor, image: Tensor) -> Tensor:
-    """Numbers (R,) of the text rows (T, D) that the image (N, D) is more than averagely similar to.
+    """Return indices (R,) of the text rows (T, D) of above-average similarity to the image (N, D).
 
-    p = mean over image rows of softmax(V T^T), raters = {t: p_t > mean p}. Where none stands out all rate;
-    without text after the image the prompt's last row does.
+    p = mean over image rows of softmax(V T^T), raters = {t: p_t > mean p}. If no row is above the mean, all
+    are raters; without text after the image, the prompt's last row is.
     """
     if len(text) == 0:
         return torch.tensor([-1], device=text.device)
@@ -70,22 +70,22 @@ def rater_rows(text: Tensor, image: Tensor) -> Tensor:
 
 
 def rotary_envelope(queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor]) -> Tensor:
-    """w(q, k) = (R_q 1) . (R_k 1) / sqrt(d_head), (R, N), of cosines and sines (R, d_head), (N, d_head).
+    """Return w(q, k) = (R_q 1) . (R_k 1) / sqrt(d_head), (R, N), from cosines and sines (R or N, d_head).
 
-    Far apart (with heads of 128, from about 1300 tokens on) it can be negative, and so can then be a score.
+    At large distances (about 1300 tokens or more for heads of 128) it can be negative, and so can a score.
     """
-    turned_queries, turned_keys = (_turned_ones(cos.float(), sin.float()) for cos, sin in (queries, keys))
-    envelope: Tensor = turned_queries @ turned_keys.mT / turned_keys.shape[-1] ** 0.5
+    rotated_queries, rotated_keys = (_rotated_ones(c.float(), s.float()) for c, s in (queries, keys))
+    envelope: Tensor = rotated_queries @ rotated_keys.mT / rotated_keys.shape[-1] ** 0.5
     return torch.where(envelope == 0, torch.finfo(envelope.dtype).tiny, envelope)
 
 
-def _turned_ones(cos: Tensor, sin: Tensor) -> Tensor:
-    """Rows of ones after the rotary embedding, (P, d_head): the first half loses what the second gains."""
+def _rotated_ones(cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply the rotary embedding to rows of ones, (P, d_head): first half cos - sin, second cos + sin."""
     first, second = (cos - sin).chunk(2, -1)[0], (cos + sin).chunk(2, -1)[1]
     return torch.cat([first, second], -1)
 
 
 @tokenprune.hookimpl
 def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
-    """Deliver the scorer."""
+    """Return the scorer class."""
     return [RaterScorer]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SparseVLM: rated by text tokens, in three cuts. Zhang et al., ICML 2025, arXiv 2410.04417."""
+"""SparseVLM: three cuts by the attention of text tokens. Zhang et al., ICML 2025, arXiv 2410.04417."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ N_HEADS = 14  # of 32, in the official code of the + variant
 
 @dataclass(frozen=True)
 class SparseVlmSchedule(tokenprune.Schedule):
-    """The official lists, between budgets interpolated, scaled by N / 576; recycled rows counted.
+    """The official lists of budgets, interpolated and scaled by N / 576; recycled rows are counted.
 
-    Below the smallest list in proportion to it, above the largest towards keeping everything.
+    Below the smallest list rows scale in proportion to it; above the largest, towards keeping all tokens.
     """
 
     table: tuple[tuple[int, tuple[int, ...]], ...]
@@ -30,43 +30,43 @@ class SparseVlmSchedule(tokenprune.Schedule):
     depth: int | None = 32
 
     def rows_at(self, level: int, n: int) -> tuple[int, ...]:
-        """Rows left after each cut at a nominal budget of `level` of `n`.
+        """Return the rows left after each cut at a nominal budget of `level` of `n`.
 
         Raises
         ------
         OptionError
-            When there are not as many layers as the lists have rows for.
+            If the number of layers differs from the number of cuts in the lists.
         """
         n_cuts = len(self.table[0][1])
         if len(self.layers) != n_cuts:
             raise tokenprune.OptionError(
-                f"SparseVLM's lists have rows for {n_cuts} cuts, got the layers "
-                f"{', '.join(map(str, self.layers)) or 'none'}; give layer= {n_cuts} of them, such as "
-                "layer=[3, 7, 16], or say the rows yourself: schedule={layer: rows, ...}"
+                f"SparseVLM's lists have rows for {n_cuts} cuts, got layers "
+                f"{', '.join(map(str, self.layers)) or 'none'}; pass {n_cuts} layers, such as "
+                "layer=[3, 7, 16], or set the rows yourself: schedule={layer: rows, ...}"
             )
         nominal = level * OFFICIAL_N / n
         ends = ((0, (0,) * len(self.layers)), *self.table, (OFFICIAL_N, (OFFICIAL_N,) * len(self.layers)))
-        (low, less), (high, more) = next(
+        (low, low_rows), (high, high_rows) = next(
             (a, b) for a, b in zip(ends, ends[1:], strict=False) if nominal <= b[0]
         )
         t = (nominal - low) / (high - low)
-        rows, left = [], n
-        for a, b in zip(less, more, strict=True):
-            kept = max(1, min(left - 1, round((a + t * (b - a)) * n / OFFICIAL_N)))
-            left = kept + n_recycled_rows(left - kept) if self.recycles else kept
-            rows.append(left)
+        rows, remaining = [], n
+        for a, b in zip(low_rows, high_rows, strict=True):
+            kept = max(1, min(remaining - 1, round((a + t * (b - a)) * n / OFFICIAL_N)))
+            remaining = kept + n_recycled_rows(remaining - kept) if self.recycles else kept
+            rows.append(remaining)
         return tuple(rows)
 
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver SparseVLM with recycling, and its + variant without."""
+    """Return SparseVLM with recycling, and its + variant without."""
     paper = "arXiv 2410.04417 (ICML 2025)"
-    lists = "fixed lists of budgets, as in the official code; the paper's rank rule is not in it"
+    lists = "fixed lists of budgets, as in the official code, which does not contain the paper's rank rule"
     return [
         tokenprune.Method(
             name="sparsevlm",
-            title="SparseVLM: rated by text tokens, with recycling",
+            title="SparseVLM: attention of text tokens, with recycling",
             scorer="raters",
             selector="topk",
             reducer="recycle",
@@ -79,7 +79,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
         ),
         tokenprune.Method(
             name="sparsevlm-plus",
-            title="SparseVLM+: rated by text tokens, rotary undone, without recycling",
+            title="SparseVLM+: attention of text tokens, corrected for rotary, without recycling",
             scorer=RaterScorer(undo_rotary=True, n_heads=N_HEADS),
             selector="topk",
             stage="decoder",

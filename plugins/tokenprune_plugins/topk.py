@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The highest scores."""
+"""Select the highest scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenprune.functional import even_slots, top_slots
 
 @dataclass(frozen=True)
 class TopKSelector(tokenprune.Selector):
-    """Keeps the highest scores; without scores an evenly spaced grid of slots."""
+    """Selects the tokens with the highest scores; without scores, evenly spaced tokens."""
 
     name: ClassVar[str] = "topk"
     batched: ClassVar[bool] = True
@@ -22,7 +22,7 @@ class TopKSelector(tokenprune.Selector):
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:
-        """Return the `keep` best."""
+        """Return the `keep` tokens with the highest scores."""
         if scores is None:
             slots = even_slots(len(tokens), keep, tokens.features.device)
             return tokenprune.Selection.from_order(slots.expand(*tokens.features.shape[:-2], keep))
@@ -31,5 +31,5 @@ class TopKSelector(tokenprune.Selector):
 
 @tokenprune.hookimpl
 def tokenprune_selectors() -> list[type[tokenprune.Selector]]:
-    """Deliver the selector."""
+    """Return the selector class."""
     return [TopKSelector]

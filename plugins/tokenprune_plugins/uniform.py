@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No opinion: leaves the choice to the selector."""
+"""A scorer without scores: the selector decides alone."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import tokenprune
 
 @dataclass(frozen=True)
 class UniformScorer(tokenprune.Scorer):
-    """Scores nothing. With `diverse` this is DivPrune, with `topk` an evenly spaced grid."""
+    """Returns no scores. With `diverse` this is DivPrune; with `topk`, evenly spaced tokens."""
 
     name: ClassVar[str] = "uniform"
     batched: ClassVar[bool] = True
 
     def score(self, tokens: tokenprune.VisualTokens) -> None:
-        """Return None: no opinion."""
+        """Return None: the selector decides."""
         return None
 
 
 @tokenprune.hookimpl
 def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
-    """Deliver the scorer."""
+    """Return the scorer class."""
     return [UniformScorer]
 
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the evenly spaced baseline."""
+    """Return the evenly spaced baseline."""
     return [
         tokenprune.Method(
             name="stride",
-            title="every so many-th token",
+            title="evenly spaced tokens",
             scorer="uniform",
             selector="topk",
             paper="baseline",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VisionZip: keep what the CLS row looks at, merge the rest. Yang et al., CVPR 2025, arXiv 2412.04467.
+"""VisionZip: keep what the CLS token attends to, merge the rest. Yang et al., CVPR 2025, arXiv 2412.04467.
 
 Dominant rows are the CLS row itself and the patches with the highest CLS attention. The other patches are
-merged into contextual rows around evenly spaced targets, by the cosine of their keys. All of it happens
-before the projector, which is then applied to the new rows. For towers without CLS (Qwen2.5-VL) dominant are
-the tokens that receive most attention, and what is merged are the projector's own rows.
+merged into contextual rows around evenly spaced targets, by the cosine of their keys. All of this happens
+before the projector, which is then applied to the new rows. For towers without a CLS token (Qwen2.5-VL) the
+dominant rows are the tokens that receive most attention, and the projector's output rows are merged.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ SOURCES = ("cls", "received")
 
 @dataclass(frozen=True)
 class VisionZipReducer(tokenprune.Reducer):
-    """Adds the CLS row before the chosen patches and contextual rows after them.
+    """Adds the CLS row before the selected patches and contextual rows after them.
 
     Parameters
     ----------
     dominant
-        D, rows that stay as they are; the CLS row counts as one of them, as in the official code.
+        D, the number of rows kept as they are, including the CLS row, as in the official code.
     contextual
-        Merged rows. Where neither is given: round(5 keep / 32), the paper's split of 32 into 27 + 5; with
-        `source="received"` a twentieth of the image's tokens, as the official Qwen2.5-VL code has it.
+        Number of merged rows. Default if `dominant` is None too: round(5 keep / 32), the paper's split of 32
+        into 27 + 5; with `source="received"`, 1/20 of the image's tokens, as in the official Qwen2.5-VL code.
     source
-        `"cls"`, or `"received"` for towers without CLS: no CLS row, and merging behind the projector.
+        `"cls"`, or `"received"` for towers without a CLS token: no CLS row, and merging after the projector.
     """
 
     name: ClassVar[str] = "visionzip"
@@ -51,18 +51,18 @@ class VisionZipReducer(tokenprune.Reducer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Keys; and with CLS the tower's rows and the way from there to the language model."""
+        """Keys; with `source="cls"` also the tower's rows, its CLS row and the projector."""
         if self.source == "received":
             return frozenset({"key_metric"})
         return frozenset({"pre_features", "cls_hidden", "key_metric", "projector"})
 
     def split(self, keep: int, n: int) -> tuple[int, int]:
-        """Return (dominant, contextual) rows of a budget for `n` tokens; a single row is a patch, not CLS.
+        """Split a budget for `n` tokens into (dominant, contextual) rows; a single row is a patch, not CLS.
 
         Raises
         ------
         BudgetError
-            When the options do not make up the budget, or leave no patch.
+            If the options do not add up to the budget, or leave no patch.
         """
         if self.contextual is not None:
             contextual = self.contextual
@@ -73,41 +73,41 @@ class VisionZipReducer(tokenprune.Reducer):
         dominant = keep - contextual if self.dominant is None else self.dominant
         if dominant + contextual != keep or contextual < 0:
             raise tokenprune.BudgetError(
-                f"dominant={dominant} and contextual={contextual} rows do not make up keep={keep}"
+                f"dominant={dominant} and contextual={contextual} rows do not add up to keep={keep}"
             )
-        least = 2 if self.source == "cls" else 1
-        if dominant < least and keep > 1:
-            beside = " beside the CLS row" if self.source == "cls" else ""
+        minimum = 2 if self.source == "cls" else 1
+        if dominant < minimum and keep > 1:
+            beside_cls = " beside the CLS row" if self.source == "cls" else ""
             raise tokenprune.BudgetError(
-                f"keep={keep} with {contextual} contextual rows leaves no patch{beside}; "
-                f"give keep={contextual + least} or more"
+                f"keep={keep} with {contextual} contextual rows leaves no patch{beside_cls}; "
+                f"use keep={contextual + minimum} or more"
             )
         return dominant, contextual
 
     def n_selected(self, keep: int, n: int) -> int:
-        """Patches among the dominant rows."""
+        """Return the number of patches among the dominant rows."""
         return max(1, self.split(keep, n)[0] - (self.source == "cls"))
 
     def reduce(
         self, tokens: tokenprune.VisualTokens, selection: tokenprune.Selection, keep: int
     ) -> tokenprune.Selection:
-        """Return [CLS (where there is one), chosen patches in their order, contextual rows]."""
+        """Return [CLS row if there is one, selected patches in their order, contextual rows]."""
         if keep == len(selection):
             return selection
-        rest = torch.ones(len(tokens), dtype=torch.bool, device=selection.indices.device)
-        rest[selection.indices] = False
+        is_rest = torch.ones(len(tokens), dtype=torch.bool, device=selection.indices.device)
+        is_rest[selection.indices] = False
         with_cls = self.source == "cls"
         hidden = (tokens.signal("pre_features") if with_cls else tokens.features).float()
         metric = tokens.signal("key_metric").float()
-        new = merge_contextual(hidden[rest], metric[rest], self.split(keep, len(tokens))[1])
+        new = merge_contextual(hidden[is_rest], metric[is_rest], self.split(keep, len(tokens))[1])
         if with_cls:
-            cls_row = tokens.signal("cls_hidden")[:1].float()  # of the whole picture, where tiles compete
+            cls_row = tokens.signal("cls_hidden")[:1].float()  # of the base view, if tiles compete
             new = tokens.projector(torch.cat([cls_row, new]))
         new = new.to(tokens.features.dtype)
-        mark, front = selection.indices.new_full((len(new),), -1), int(with_cls)
+        new_slots, n_front = selection.indices.new_full((len(new),), -1), int(with_cls)
         return tokenprune.Selection(
-            indices=torch.cat([mark[:front], selection.indices, mark[front:]]),
-            features=torch.cat([new[:front], tokens.features[selection.indices], new[front:]]),
+            indices=torch.cat([new_slots[:n_front], selection.indices, new_slots[n_front:]]),
+            features=torch.cat([new[:n_front], tokens.features[selection.indices], new[n_front:]]),
             scores=selection.scores,
         )
 
@@ -115,8 +115,8 @@ class VisionZipReducer(tokenprune.Reducer):
 def merge_contextual(hidden: Tensor, metric: Tensor, n_targets: int) -> Tensor:
     """Merge rows (R, D_v) into (C, D_v) around C evenly spaced targets, by cosine of `metric` (R, d_head).
 
-    A merged row is its target **plus** the mean of the rows assigned to it, as the official code has it (the
-    paper speaks of merging); a target nobody was assigned to stays alone.
+    A merged row is its target **plus** the mean of the rows assigned to it, as in the official code (the
+    paper only says "merge"); a target to which no row is assigned is unchanged.
     """
     if n_targets == 0:
         return hidden[:0]
@@ -132,13 +132,13 @@ def merge_contextual(hidden: Tensor, metric: Tensor, n_targets: int) -> Tensor:
 
 @tokenprune.hookimpl
 def tokenprune_reducers() -> list[type[tokenprune.Reducer]]:
-    """Deliver the reducer."""
+    """Return the reducer class."""
     return [VisionZipReducer]
 
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the method, and its variant for towers without CLS."""
+    """Return the method, and its variant for towers without a CLS token."""
     in_float32 = "scores and merging in float32; the official code works in the model's precision"
     return [
         tokenprune.Method(
@@ -152,7 +152,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             paper="arXiv 2412.04467 (CVPR 2025)",
             deviations=(
                 in_float32,
-                "a budget of one row keeps the best patch; the official code would keep the CLS row",
+                "with a budget of one row the best patch is kept; the official code would keep the CLS row",
             ),
         ),
         tokenprune.Method(
@@ -166,8 +166,8 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             paper="arXiv 2412.04467 (CVPR 2025)",
             deviations=(
                 in_float32,
-                "at least one kept row is no merged one, whatever the budget",
-                "where its Qwen2.5-VL code cuts inside the language model, this cuts before it",
+                "at least one row that is not merged is kept, whatever the budget",
+                "cuts before the language model; the official Qwen2.5-VL code cuts inside it",
             ),
         ),
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VisPruner: half by CLS attention, half by weeding out look-alikes.
+"""VisPruner: half of the budget by CLS attention, half by removing similar tokens.
 
 Zhang et al., ICCV 2025, arXiv 2412.01818.
 """
@@ -22,19 +22,19 @@ from .attention import AttentionScorer
 Slots = NDArray[np.int64]
 Values = NDArray[Any]
 
-STEP = 8  # tokens removed at most in one round
-LISTED = 16  # most similar rows of each that are kept at hand
+STEP = 8  # tokens removed in one round, at most
+N_NEAREST = 16  # length of each row's list of most similar rows
 BLOCK = 1024  # rows whose similarities are sorted at once
 
 
 @dataclass(frozen=True)
 class VisPrunerSelector(tokenprune.Selector):
-    """The best tokens by score, and of the others those left when look-alikes are removed round by round.
+    """Selects the best tokens by score, and of the others those left after removing similar ones in rounds.
 
     Parameters
     ----------
     important_ratio
-        Share of the budget that goes by score, truncated; without scores nothing does.
+        Share of the budget selected by score; the count is truncated. Without scores it is 0.
     """
 
     name: ClassVar[str] = "vispruner"
@@ -44,17 +44,17 @@ class VisPrunerSelector(tokenprune.Selector):
 
     def __post_init__(self) -> None:
         if not 0 <= self.important_ratio <= 1:
-            raise tokenprune.OptionError(f"important_ratio must lie in [0, 1], got {self.important_ratio}")
+            raise tokenprune.OptionError(f"important_ratio must be in [0, 1], got {self.important_ratio}")
 
     @property
     def needs(self) -> frozenset[str]:
-        """Look-alikes are found among the tower's rows."""
+        """The tower's rows, in which similarity is measured."""
         return frozenset({"pre_features"})
 
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:
-        """Return `keep` tokens, those by score first."""
+        """Return `keep` tokens, those selected by score first."""
         rows: Tensor = tokens.signal("pre_features").flatten(1)
         n_important = 0 if scores is None else int(keep * self.important_ratio)
         slots = (
@@ -66,10 +66,10 @@ class VisPrunerSelector(tokenprune.Selector):
 
 
 def remove_similar(rows: Tensor, keep: int) -> Tensor:
-    """Numbers (keep,) of the rows (R, D) that stay when look-alikes are removed, at most 8 a round.
+    """Return indices (keep,) of the rows (R, D) left after removing similar ones, at most 8 in each round.
 
-    Each round splits the list into even and odd places and removes the even ones most similar (cosine) to any
-    odd one; the even ones that stay go in front, the more similar first.
+    Each round splits the list into even and odd positions and removes the even rows most similar (cosine) to
+    any odd row. The remaining even rows go to the front, most similar first.
     """
     unit = unit_rows(rows.detach())
     similarity = unit @ unit.mT
@@ -80,7 +80,7 @@ def remove_similar(rows: Tensor, keep: int) -> Tensor:
 
 
 def _removed_by_all_pairs(similarity: Tensor, left: Tensor, keep: int) -> Tensor:
-    """The rounds of `remove_similar` on an accelerator: all pairs are quicker than asking what is missing."""
+    """Run the rounds of `remove_similar` on an accelerator, where comparing all pairs is faster."""
     while len(left) > keep:
         even, odd = left[0::2], left[1::2]
         closest = similarity[even.unsqueeze(1), odd].amax(-1)
@@ -90,7 +90,7 @@ def _removed_by_all_pairs(similarity: Tensor, left: Tensor, keep: int) -> Tensor
 
 
 def _removed_on_cpu(similarity: Tensor, left: Slots, keep: int) -> Slots:
-    """The rounds of `remove_similar` in numpy."""
+    """Run the rounds of `remove_similar` in NumPy."""
     if len(left) <= keep:
         return left
     nearest = Nearest(similarity, left)
@@ -102,83 +102,84 @@ def _removed_on_cpu(similarity: Tensor, left: Slots, keep: int) -> Slots:
 
 
 class Nearest:
-    """Finds the largest similarity of some rows to any of some others, for a list that only gets shorter.
+    """Finds the largest similarity of query rows to any candidate row, for a shrinking list of rows.
 
-    All pairs of each of R / 8 rounds would be R^3 / 100 numbers. Each row has a short list of those most
-    similar to it, half of which are likely among the others; where none is, all others are gone through. Once
-    that has cost as much as making the lists, they are made anew, of the rows that are left.
+    Comparing all pairs in each of R / 8 rounds would take R^3 / 100 comparisons. Instead, each row has a
+    short list of its most similar rows, of which about half are candidates; only if none is, the row is
+    compared with all candidates. Once these comparisons have cost as much as building the lists, the lists
+    are rebuilt from the remaining rows.
 
     Parameters
     ----------
     similarity
-        (R, R) of all rows.
+        (R, R), similarity of all rows.
     left
-        Numbers of the rows to begin with.
+        Indices of the rows to start with.
     """
 
     def __init__(self, similarity: Tensor, left: Slots) -> None:
         self._similarity, self._all_pairs = similarity, similarity.numpy()
-        self._place = np.zeros(len(similarity), dtype=np.int64)
-        self._list(left)
+        self._position = np.zeros(len(similarity), dtype=np.int64)
+        self._build_lists(left)
 
-    def _list(self, left: Slots) -> None:
-        """Write down who is most similar to each row that is left."""
-        values, rows, numbers = [], [], torch.from_numpy(left)
+    def _build_lists(self, left: Slots) -> None:
+        """Store the most similar rows of each remaining row."""
+        values, rows, indices = [], [], torch.from_numpy(left)
         for start in range(0, len(left), BLOCK):
-            block = self._similarity[numbers[start : start + BLOCK]][:, numbers]
-            near = block.topk(min(LISTED, len(left)), -1)
+            block = self._similarity[indices[start : start + BLOCK]][:, indices]
+            near = block.topk(min(N_NEAREST, len(left)), -1)
             values.append(near.values.numpy())
             rows.append(left[near.indices.numpy()])
-        self._values, self._rows = np.concatenate(values), np.concatenate(rows)  # (L, LISTED)
-        self._place[left] = np.arange(len(left))
-        self._gone_through, self._worth = 0, len(left) ** 2
+        self._values, self._rows = np.concatenate(values), np.concatenate(rows)  # (L, N_NEAREST)
+        self._position[left] = np.arange(len(left))
+        self._n_comparisons, self._rebuild_after = 0, len(left) ** 2
 
-    def among(self, some: Slots, others: Slots) -> Values:
-        """Largest similarity of each of `some` rows (E,) to one of the `others` (O,), (E,)."""
-        if self._gone_through > self._worth:
-            self._list(np.concatenate([some, others]))
-        is_other = np.zeros(len(self._place), dtype=bool)
-        is_other[others] = True
-        place, here = self._place[some], np.arange(len(some))
-        hit = is_other[self._rows[place]]  # (E, LISTED), the most similar first
+    def among(self, queries: Slots, candidates: Slots) -> Values:
+        """Return the largest similarity of each query row (E,) to any candidate row (O,), (E,)."""
+        if self._n_comparisons > self._rebuild_after:
+            self._build_lists(np.concatenate([queries, candidates]))
+        is_candidate = np.zeros(len(self._position), dtype=bool)
+        is_candidate[candidates] = True
+        position, row = self._position[queries], np.arange(len(queries))
+        hit = is_candidate[self._rows[position]]  # (E, N_NEAREST), most similar first
         first = hit.argmax(-1)
-        closest: Values = self._values[place, first]
-        missing = ~hit[here, first]
+        closest: Values = self._values[position, first]
+        missing = ~hit[row, first]
         if missing.any():
-            closest[missing] = self._all_pairs[np.ix_(some[missing], others)].max(-1)
-            self._gone_through += int(missing.sum()) * len(others)
+            closest[missing] = self._all_pairs[np.ix_(queries[missing], candidates)].max(-1)
+            self._n_comparisons += int(missing.sum()) * len(candidates)
         return closest
 
 
 @tokenprune.hookimpl
 def tokenprune_selectors() -> list[type[tokenprune.Selector]]:
-    """Deliver the selector."""
+    """Return the selector class."""
     return [VisPrunerSelector]
 
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the method, and its variant for towers without CLS."""
-    odd = "an odd number of remaining tokens works; the official code fails there"
+    """Return the method, and its variant for towers without a CLS token."""
+    odd_counts = "an odd number of remaining tokens is supported; the official code fails there"
     return [
         tokenprune.Method(
             name="vispruner",
-            title="VisPruner: CLS attention, then look-alikes removed",
+            title="VisPruner: CLS attention, then similar tokens removed",
             scorer="attention",
             selector="vispruner",
             scope="tile",
             newlines="drop",
             paper="arXiv 2412.01818 (ICCV 2025)",
-            deviations=(odd,),
+            deviations=(odd_counts,),
         ),
         tokenprune.Method(
             name="vispruner-received",
-            title="VisPruner without CLS: attention received, then look-alikes removed",
+            title="VisPruner without CLS: attention received, then similar tokens removed",
             scorer=AttentionScorer(source="received"),
             selector="vispruner",
             scope="tile",
             newlines="drop",
             paper="arXiv 2412.01818 (ICCV 2025)",
-            deviations=(odd, "ours for towers without CLS: the official code has nothing for them"),
+            deviations=(odd_counts, "ours: the official code does not support towers without a CLS token"),
         ),
     ]

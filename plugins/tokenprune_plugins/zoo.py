@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ZOO-Prune: sensitivity of the projector, estimated by zeroth-order sampling.
 
-S_i = 1/m sum_j || M(x_i + h u_j) - M(x_i - h u_j) ||_2 / (2 h): how far the projector M moves a token when
-its tower feature x_i is nudged. Kim et al., "ZOO-Prune", CVPR 2026, arXiv 2509.24837, Eq. 2-3.
+S_i = 1/m sum_j || M(x_i + h u_j) - M(x_i - h u_j) ||_2 / (2 h): how much the output of the projector M
+changes when the token's tower feature x_i is perturbed. Kim et al., "ZOO-Prune", CVPR 2026, arXiv 2509.24837,
+Eq. 2-3.
 """
 
 from __future__ import annotations
@@ -17,32 +18,33 @@ from torch import Tensor, nn
 import tokenprune
 from tokenprune.functional import flatten_equal
 
-CHUNK = 1 << 24  # floats of one block of perturbed hidden rows (64 MB)
+CHUNK = 1 << 24  # floats in one block of perturbed hidden rows (64 MB)
 
 
 @dataclass(frozen=True)
 class ZooScorer(tokenprune.Scorer):
-    """Sensitivity by central differences along one bank of random unit directions, shared by all tokens.
+    """Sensitivity by central differences along random unit directions, shared by all tokens.
 
-    Always in float32: in half precision most of a perturbation of length 0.01 is rounded away. Where the
-    projector is linear -> activation -> linear, the perturbation is pushed through the first layer once for
-    the whole bank (exact, half the work); any other projector is called on the perturbed rows.
+    Always computed in float32: in half precision most of a perturbation of length 0.01 is rounded away. If
+    the projector is linear -> activation -> linear, the first layer is applied once to the whole bank of
+    directions (exact, half the work); any other projector is called on the perturbed rows.
 
     Parameters
     ----------
     n_directions
-        m, how many directions.
+        m, the number of directions.
     step_size
-        h, the length of a step.
+        h, the length of the perturbation.
     seed
-        Of the bank's generator.
+        Seed of the generator of the random directions.
     directions
-        (m, D_v) a bank to use instead of a random one; scaled to unit length unless `unit` is False.
+        (m, D_v), directions to use instead of random ones; scaled to unit length unless `unit` is False.
     unit
-        Whether directions have unit length, as in the official code; False keeps them Gaussian.
+        Whether to scale directions to unit length, as in the official code; False keeps them Gaussian.
     rank
-        Cut both of the projector's weights to this rank by their singular values first (the paper's k = 128
-        on LLaVA-NeXT). The last product then costs k instead of D. `zoo-exact` is cheaper and needs no rank.
+        Truncate both weights of the projector to this rank by SVD first (the paper's k = 128 on LLaVA-NeXT).
+        The last product then costs k instead of D. `zoo-exact` is cheaper and needs no low-rank
+        approximation.
     """
 
     name: ClassVar[str] = "zoo"
@@ -66,7 +68,7 @@ class ZooScorer(tokenprune.Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The projector and what goes into it."""
+        """The projector and its input."""
         return frozenset({"pre_features", "projector"})
 
     def bank(self, width: int, device: torch.device) -> Tensor:
@@ -74,7 +76,7 @@ class ZooScorer(tokenprune.Scorer):
         if self.directions is not None:
             if self.directions.shape[-1] != width:
                 raise tokenprune.OptionError(
-                    f"directions are {self.directions.shape[-1]} wide, the projector's input is {width}"
+                    f"directions have width {self.directions.shape[-1]}, the projector's input has {width}"
                 )
             bank = self.directions.to(device, torch.float32)
         else:
@@ -85,7 +87,7 @@ class ZooScorer(tokenprune.Scorer):
 
     @torch.no_grad()
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
-        """Return S, (N,) or (B, N)."""
+        """Return the sensitivities S, (N,) or (B, N)."""
         rows: Tensor = tokens.signal("pre_features").float()
         shape = tokens.features.shape[:-1]
         flat = rows.reshape(shape.numel(), *rows.shape[len(shape) :])  # (B N, D_v) or (B N, P, D_v)
@@ -94,7 +96,7 @@ class ZooScorer(tokenprune.Scorer):
         if form is not None and form.norm_weight is None:
             moves = _moves_through_form(form, flat, bank, self.step_size, self.rank)
         elif self.rank is not None:
-            raise tokenprune.IncompatibleError("rank needs a projector of linear, activation, linear")
+            raise tokenprune.IncompatibleError("rank needs a linear -> activation -> linear projector")
         else:
             moves = _moves_through_call(tokens.projector, flat, bank, self.step_size)
         total = torch.zeros(len(flat), dtype=torch.float32, device=flat.device)
@@ -106,7 +108,7 @@ class ZooScorer(tokenprune.Scorer):
 def _moves_through_form(
     form: tokenprune.LinearForm, rows: Tensor, bank: Tensor, step: float, rank: int | None
 ) -> Iterator[Tensor]:
-    """|| M(x + h u) - M(x - h u) || (N,), a direction at a time: W2 (act(a + h v) - act(a - h v))."""
+    """Yield || M(x + h u) - M(x - h u) ||, (N,), for each direction: W2 (act(a + h v) - act(a - h v))."""
     first, last = form.W1, form.W2
     if rank is not None:
         first = form.derived(f"zoo first {rank}", lambda: _cut_to_rank(form.W1, rank)[0])
@@ -118,7 +120,7 @@ def _moves_through_form(
 
 
 def _cut_to_rank(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Keep the largest singular values: the matrix again, and S V^T, under which norms are the same."""
+    """Truncate to the largest singular values: return the matrix, and S V^T, which gives the same norms."""
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
     short = s[:rank, None] * v[:rank]
     return u[:, :rank] @ short, short
@@ -127,7 +129,7 @@ def _cut_to_rank(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def _moves_through_call(
     projector: tokenprune.Projector, rows: Tensor, bank: Tensor, step: float
 ) -> Iterator[Tensor]:
-    """The same by calling the projector on perturbed rows, as many directions at once as fit a block."""
+    """Yield sums of the same norms, from calls of the projector on one block of perturbed rows at a time."""
     for nudges in torch.split(bank, max(1, CHUNK // rows.numel())):
         plus = (rows.unsqueeze(0) + step * nudges.unsqueeze(1)).flatten(0, 1)  # (m N, ...)
         minus = (rows.unsqueeze(0) - step * nudges.unsqueeze(1)).flatten(0, 1)
@@ -137,13 +139,13 @@ def _moves_through_call(
 
 @tokenprune.hookimpl
 def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
-    """Deliver the scorer."""
+    """Return the scorer class."""
     return [ZooScorer]
 
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the paper's method: sensitivity times max-min diversity."""
+    """Return the paper's method: sensitivity times max-min diversity."""
     return [
         tokenprune.Method(
             name="zoo-prune",

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Projector sensitivity in closed form: what the sampling of `zoo` estimates, without sampling.
+"""Projector sensitivity in closed form: what `zoo` estimates by sampling.
 
 For a direction u uniform on the unit sphere, E || J u ||^2 = || J ||_F^2 / D_v, where J is the projector's
 Jacobian at the token. With M(x) = W2 act(W1 x + b1) + b2 and g = act'(W1 x + b1),
-|| J ||_F^2 = g^T ((W2^T W2) o (W1 W1^T)) g (o: element by element). This goes beyond the paper
-(arXiv 2509.24837); it ranks tokens like the paper's estimator better than that does under another seed.
+|| J ||_F^2 = g^T ((W2^T W2) o (W1 W1^T)) g (o: elementwise product). This goes beyond the paper
+(arXiv 2509.24837); its ranking of tokens agrees with the paper's estimator better than the estimator's
+rankings under two seeds agree with each other.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ import tokenprune
 from tokenprune.functional import flatten_equal
 
 PRODUCTS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-BLOCK = 1 << 24  # floats of one block of tangents (64 MB)
+BLOCK = 1 << 24  # floats in one block of tangents (64 MB)
 
 
 @dataclass(frozen=True)
 class ZooExactScorer(tokenprune.Scorer):
     """Root mean square sensitivity of the projector at each token, || J ||_F / sqrt(D_v), in float32.
 
-    Closed form for linear -> activation -> linear, with or without an RMS norm in front (mergers of several
-    patches too); for any other projector the Jacobian's columns by forward-mode derivatives, one for each
-    input coordinate.
+    Closed form for linear -> activation -> linear, with or without an RMS norm before it (also for mergers of
+    several patches); for any other projector, the Jacobian's columns by forward-mode differentiation, one for
+    each input coordinate.
 
     Parameters
     ----------
     low_memory
-        Build the quadratic form anew for each image instead of keeping it: P D_h^2 float32 numbers (64 MB at
-        D_h = 4096; with a norm in front D_h^2 more), which cost 2 D_h^2 (D + D_v) multiplications to make.
+        Compute the quadratic form for each image instead of caching it: P D_h^2 float32 numbers (64 MB at
+        D_h = 4096; with a norm D_h^2 more), which take 2 D_h^2 (D + D_v) multiplications to compute.
     products
-        Factors of the products with the quadratic form, N D_h^2 multiplications: `"float32"`, `"bfloat16"`
-        (summed in float32, half the memory), or `"auto"`: bfloat16 on GPUs, float32 elsewhere. The ranking
-        stays: Spearman's correlation to float32 is above 0.999. All else is float32 either way.
+        Precision of the factors in the N D_h^2 multiplications with the quadratic form: `"float32"`,
+        `"bfloat16"` (summed in float32, half the memory), or `"auto"`: bfloat16 on GPUs, float32 elsewhere.
+        Spearman's rank correlation to float32 is above 0.999. Everything else is in float32 in any case.
     """
 
     name: ClassVar[str] = "zoo-exact"
@@ -56,7 +57,7 @@ class ZooExactScorer(tokenprune.Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The projector and what goes into it."""
+        """The projector and its input."""
         return frozenset({"pre_features", "projector"})
 
     @torch.no_grad()
@@ -78,45 +79,45 @@ class ZooExactScorer(tokenprune.Scorer):
 
 
 def act_slope(act: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """Derivative of an elementwise activation, same shape as `hidden`."""
+    """Return the derivative of an elementwise activation, same shape as `hidden`."""
     with torch.inference_mode(False), torch.enable_grad():
-        at = hidden.clone().requires_grad_()
-        return torch.autograd.grad(act(at).sum(), at)[0]
+        point = hidden.clone().requires_grad_()
+        return torch.autograd.grad(act(point).sum(), point)[0]
 
 
 def squared_jacobian(
     form: tokenprune.LinearForm, rows: Tensor, keep: bool = True, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """|| J ||_F^2 at each row (N, D_v) -> (N,), without a norm: g^T ((W2^T W2) o (W1 W1^T)) g."""
+    """Return || J ||_F^2 at each row, (N, D_v) -> (N,), without a norm: g^T ((W2^T W2) o (W1 W1^T)) g."""
     slope = act_slope(form.act, form.hidden(rows))  # g, (N, D_h)
-    quadratic = _made(form, keep, "quadratic", lambda: _mixed(form.W2.mT @ form.W2, form.W1), dtype)
+    quadratic = _derived(form, keep, "quadratic", lambda: _mixed(form.W2.mT @ form.W2, form.W1), dtype)
     return _squared(slope, quadratic)
 
 
-def _made(
+def _derived(
     form: tokenprune.LinearForm,
     keep: bool,
     name: str,
     compute: Callable[[], Tensor],
     dtype: torch.dtype | None,
 ) -> Tensor:
-    """What is computed of the weights alone, (D_h, D_h), in the products' type; kept with the form or not."""
+    """Return a matrix (D_h, D_h) derived from the weights alone, in the products' dtype; cached if `keep`."""
 
-    def made() -> Tensor:
+    def converted() -> Tensor:
         return compute() if dtype is None else compute().to(dtype)
 
-    return form.derived(f"zoo-exact {name} {dtype}", made) if keep else made()
+    return form.derived(f"zoo-exact {name} {dtype}", converted) if keep else converted()
 
 
 def _squared(rows: Tensor, quadratic: Tensor) -> Tensor:
-    """x^T Q x of each row (N, D_h) -> (N,), the product in Q's type, the rest in the rows'."""
+    """Return x^T Q x of each row, (N, D_h) -> (N,), x^T Q in Q's dtype, the rest in the rows' dtype."""
     return ((rows.to(quadratic.dtype) @ quadratic).to(rows.dtype) * rows).sum(-1)
 
 
 def squared_jacobian_with_norm(
     form: tokenprune.LinearForm, rows: Tensor, keep: bool = True, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """|| J ||_F^2 at each row (N, P, D_v) or (N, D_v) -> (N,) with an RMS norm of each patch row.
+    """Return || J ||_F^2 at each row, (N, P, D_v) or (N, D_v) -> (N,), with an RMS norm of each patch row.
 
     With r_p = rms(x_p), x^_p = x_p / (sqrt(D_v) r_p) and A_p = W2 diag(g) W1_p diag(w):
     sum_p ( ||A_p||_F^2 - (2 - |x^_p|^2) |A_p x^_p|^2 ) / r_p^2.
@@ -124,8 +125,8 @@ def squared_jacobian_with_norm(
     rows = rows.unsqueeze(1) if rows.ndim == 2 else rows
     n, patches, width = rows.shape
     slope = act_slope(form.act, form.hidden(rows))
-    outer = _made(form, keep, "outer", lambda: form.W2.mT @ form.W2, None)  # W2^T W2, (D_h, D_h)
-    radials = _made(form, keep, "outer", lambda: outer, dtype)
+    outer = _derived(form, keep, "outer", lambda: form.W2.mT @ form.W2, None)  # W2^T W2, (D_h, D_h)
+    radials = _derived(form, keep, "outer", lambda: outer, dtype)
     assert form.norm_weight is not None  # without a norm there is `squared_jacobian`
     first = form.W1.view(-1, patches, width) * form.norm_weight
     rms = (rows.square().mean(-1) + form.norm_eps).sqrt()  # (N, P)
@@ -134,7 +135,7 @@ def squared_jacobian_with_norm(
     for p in range(patches):
         block = first[:, p]  # W1_p diag(w), (D_h, D_v)
         mixed = functools.partial(_mixed, outer, block)
-        whole = _squared(slope, _made(form, keep, f"quadratic {p}", mixed, dtype))
+        whole = _squared(slope, _derived(form, keep, f"quadratic {p}", mixed, dtype))
         along = slope * (unit[:, p] @ block.mT)  # g o (W1_p x^_p), (N, D_h)
         radial = _squared(along, radials)
         total += (whole - (2 - unit[:, p].square().sum(-1)) * radial) / rms[:, p].square()
@@ -142,12 +143,12 @@ def squared_jacobian_with_norm(
 
 
 def _mixed(outer: Tensor, block: Tensor) -> Tensor:
-    """(W2^T W2) o (W1_p W1_p^T), (D_h, D_h)."""
+    """Return (W2^T W2) o (W1_p W1_p^T), (D_h, D_h)."""
     return outer * (block @ block.mT)
 
 
 def squared_jacobian_by_jvp(projector: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """|| J ||_F^2 at each row for any row-wise projector, a Jacobian column for each input coordinate."""
+    """Return || J ||_F^2 at each row for any row-wise projector, one Jacobian column per input coordinate."""
     width = rows[0].numel()
     eye = torch.eye(width, device=rows.device, dtype=rows.dtype).view(width, *rows.shape[1:])
     total = torch.zeros(len(rows), device=rows.device, dtype=rows.dtype)
@@ -163,13 +164,13 @@ def squared_jacobian_by_jvp(projector: Callable[[Tensor], Tensor], rows: Tensor)
 
 @tokenprune.hookimpl
 def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
-    """Deliver the scorer."""
+    """Return the scorer class."""
     return [ZooExactScorer]
 
 
 @tokenprune.hookimpl
 def tokenprune_methods() -> list[tokenprune.Method]:
-    """Deliver the recommended method: ZOO-Prune with the closed form."""
+    """Return the recommended method: ZOO-Prune with the closed form."""
     return [
         tokenprune.Method(
             name="zoo-exact",
@@ -181,7 +182,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             paper="arXiv 2509.24837 (CVPR 2026); closed form: this project",
             deviations=(
                 "the closed form replaces the paper's sampled estimator",
-                "on GPUs factors are rounded to bfloat16 (products='float32' for none)",
+                "on GPUs factors are rounded to bfloat16, unless products='float32'",
             ),
         )
     ]

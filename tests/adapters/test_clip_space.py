@@ -107,5 +107,5 @@ def test_a_clip_of_another_width_is_refused_before_anything_is_touched(space, ll
 def test_what_is_no_joint_space_is_refused(space):
     with pytest.raises(tokenprune.OptionError, match="patches, texts and check"):
         tokenprune.method("cdpruner", clip="openai/clip-vit-large-patch14-336")
-    with pytest.raises(tokenprune.OptionError, match="goes with source='clip'"):
+    with pytest.raises(tokenprune.OptionError, match="requires source='clip'"):
         tokenprune.method("cdpruner", clip=space, source="language")

@@ -327,7 +327,7 @@ def test_what_is_no_schedule_is_refused(model, given):
 @pytest.mark.parametrize("name", ["sparsevlm", "sparsevlm-plus"])
 @pytest.mark.parametrize("layer", [2, [2], [1, 3], [0, 1, 2, 3]])
 def test_layers_a_methods_schedule_has_no_rows_for_are_refused(model, name, layer):
-    with pytest.raises(tokenprune.OptionError, match="lists have rows for 3 cuts, got the layers"):
+    with pytest.raises(tokenprune.OptionError, match="lists have rows for 3 cuts, got layers"):
         tokenprune.apply(model, method=name, keep=4, layer=layer)
     assert not tokenprune.is_pruned(model)
 

@@ -133,7 +133,7 @@ def test_a_request_that_cannot_be_honoured_is_a_value_error(asked, words):
 def test_rows_a_method_cannot_make_are_refused_before_the_tower_runs():
     settings = Settings.of({"method": "visionzip", "options": {"dominant": 27, "contextual": 5}, "keep": 32})
     assert settings.rows_allowed(SQUARE, settings.budget) == 32
-    with pytest.raises(BudgetError, match="do not make up keep=31"):
+    with pytest.raises(BudgetError, match="do not add up to keep=31"):
         settings.rows_allowed(SQUARE, Budget(31))
     assert settings.rows_allowed(Layout((1, 4, 4)), Budget(31)) == 16  # all of them: nothing to split
 

@@ -82,13 +82,13 @@ def test_two_rows_without_cls_are_the_best_patch_and_a_merged_one():
 @pytest.mark.parametrize(
     ("options", "keep", "words"),
     [
-        ({"dominant": 1}, 2, "keep=2 with 1 contextual rows leaves no patch beside the CLS row; give keep=3"),
-        ({"contextual": 1}, 2, "leaves no patch beside the CLS row; give keep=3"),
-        ({"dominant": 2, "contextual": 1}, 2, "do not make up keep=2"),
+        ({"dominant": 1}, 2, "keep=2 with 1 contextual rows leaves no patch beside the CLS row; use keep=3"),
+        ({"contextual": 1}, 2, "leaves no patch beside the CLS row; use keep=3"),
+        ({"dominant": 2, "contextual": 1}, 2, "do not add up to keep=2"),
         (
             {"contextual": 2, "source": "received"},
             2,
-            "2 contextual rows leaves no patch; give keep=3",
+            "2 contextual rows leaves no patch; use keep=3",
         ),
     ],
 )
@@ -148,9 +148,13 @@ def test_no_contextual_rows_leave_cls_and_the_best_patches():
 @pytest.mark.parametrize(
     ("options", "keep", "sentence"),
     [
-        ({"dominant": 54, "contextual": 10}, 32, "dominant=54 and contextual=10 rows do not make up keep=32"),
-        ({"dominant": 40}, 32, "do not make up keep=32"),
-        ({"contextual": 5}, 6, "leaves no patch beside the CLS row; give keep=7 or more"),
+        (
+            {"dominant": 54, "contextual": 10},
+            32,
+            "dominant=54 and contextual=10 rows do not add up to keep=32",
+        ),
+        ({"dominant": 40}, 32, "do not add up to keep=32"),
+        ({"contextual": 5}, 6, "leaves no patch beside the CLS row; use keep=7 or more"),
     ],
 )
 def test_a_split_that_does_not_fit_the_budget_is_refused(options, keep, sentence):
@@ -226,7 +230,7 @@ def test_one_option_turns_the_method_into_its_variant():
 def test_without_cls_bad_options_are_refused():
     with pytest.raises(tokenprune.OptionError, match="source must be one of 'cls', 'received', got 'text'"):
         VisionZipReducer(source="text")
-    with pytest.raises(tokenprune.BudgetError, match="5 contextual rows leaves no patch; give keep=6"):
+    with pytest.raises(tokenprune.BudgetError, match="5 contextual rows leaves no patch; use keep=6"):
         VisionZipReducer(source="received", contextual=5).split(5, 100)
 
 

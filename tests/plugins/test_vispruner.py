@@ -82,7 +82,7 @@ def of_kind(kind, n, seed=0):
 @pytest.mark.parametrize("listed", [1, 3, 16, 500])
 def test_short_lists_find_what_all_pairs_do(monkeypatch, kind, listed):
     """However short: those who have nobody on their list look at everybody, and lists are made anew."""
-    monkeypatch.setattr(plugin, "LISTED", listed)
+    monkeypatch.setattr(plugin, "N_NEAREST", listed)
     monkeypatch.setattr(plugin, "BLOCK", 100)
     for n, keep in ((257, 3), (300, 64), (64, 63)):
         rows = of_kind(kind, n)
@@ -92,13 +92,13 @@ def test_short_lists_find_what_all_pairs_do(monkeypatch, kind, listed):
 @pytest.mark.parametrize("kind", ["apart", "alike", "equal"])
 def test_what_is_looked_at_grows_with_the_square_of_the_rows(monkeypatch, kind):
     """All pairs of every round would be N^3 / 96 similarities: 25 N^2 for 2400 rows."""
-    looked_at, real = [], plugin.Nearest._list
+    looked_at, real = [], plugin.Nearest._build_lists
 
     def counted(self, left):
         looked_at.append(len(left) ** 2 + getattr(self, "_gone_through", 0))
         real(self, left)
 
-    monkeypatch.setattr(plugin.Nearest, "_list", counted)
+    monkeypatch.setattr(plugin.Nearest, "_build_lists", counted)
     for n in (600, 1200, 2400):
         looked_at.clear()
         remove_similar(of_kind(kind, n), n // 20)

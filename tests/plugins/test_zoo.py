@@ -154,7 +154,7 @@ def test_senseless_options_are_refused(options):
 
 
 def test_a_bank_of_the_wrong_width_is_refused(mlp):
-    with pytest.raises(tokenprune.OptionError, match="5 wide, the projector's input is 16"):
+    with pytest.raises(tokenprune.OptionError, match="have width 5, the projector's input has 16"):
         ZooScorer(directions=torch.ones(2, 5)).score(tokens_of(torch.ones(4, 16), mlp))
 
 

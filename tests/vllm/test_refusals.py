@@ -21,7 +21,7 @@ from tokenprune_vllm.errors import EngineRefusedError
             "keep=9 is above this engine's max_keep=8",
         ),
         ("llava", {"method": "divprune", "keep": 9, "positions": "original"}, "it allows: contiguous"),
-        ("llava", {"method": "visionzip", "options": {"dominant": 27}, "keep": 9}, "do not make up keep=9"),
+        ("llava", {"method": "visionzip", "options": {"dominant": 27}, "keep": 9}, "do not add up to keep=9"),
         ("llava_siglip", {"method": "visionzip", "keep": 9}, "needs the signal cls_attention"),
         ("qwen", {"method": "visionzip", "keep": 9}, "cannot give at the stage 'projector' for this model"),
         ("qwen", {"method": "divprune", "keep": 9, "positions": "contiguous"}, "it allows: original"),
