@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +15,15 @@ from PIL import Image
 import tokenprune
 from tokenprune.testing import ModelCheck, check_model
 from tokenprune.trial import ALL_PROMISES, PromiseRecord, Specimen
-from tokenprune_cli.check.table import is_broken
+from tokenprune_cli.check.record import CheckRecord, is_broken
 from tokenprune_cli.console.failures import BadInputError, first_line
+from tokenprune_cli.records import Provenance
 
 if TYPE_CHECKING:
     from tokenprune import ModelAdapter
 
 # of unequal length, so that a batch of them is padded; the embedded model knows the words of the first
 QUESTIONS = ("what color is the star ?", "how many red circles are there in this picture , and where ?")
-PACKAGES = ("tokenprune-vlm", "torch", "transformers", "timm", "open_clip_torch")
 Progress = Callable[[str, int, int], None]
 
 
@@ -61,7 +60,7 @@ class Settings:
 
 def check_specimens(
     settings: Settings, place: str, dtype: torch.dtype, attention: str | None, progress: Progress
-) -> dict[str, Any]:
+) -> CheckRecord:
     """Check a tiny model of each family that an installed adapter knows; return the record."""
     start, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other
@@ -113,7 +112,7 @@ def _check_specimen(
         return ModelCheck(name, adapter.name, place, str(dtype), {}, str(settings.budget), (broken,), 0.0)
 
 
-def check_one(settings: Settings, name: str, model: Any, processor: Any) -> dict[str, Any]:
+def check_one(settings: Settings, name: str, model: Any, processor: Any) -> CheckRecord:
     """Check a loaded model on a batch of two questions, through its own processor; return the record."""
     from tokenprune_cli.evaluation import placed, tokenized
 
@@ -137,20 +136,14 @@ def _picture() -> Image.Image:
 
 
 def _record(
-    settings: Settings, models: Sequence[dict[str, Any]], left_out: list[dict[str, str]], seconds: float
-) -> dict[str, Any]:
-    return {
-        "passed": any(model["passed"] for model in models) and not any(map(is_broken, models)),
-        "seconds": round(seconds, 1),
-        "budget": str(settings.budget),
-        "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
-        "models": list(models),
-        "left_out": left_out,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    settings: Settings, models: list[dict[str, Any]], left_out: list[dict[str, str]], seconds: float
+) -> CheckRecord:
+    device = torch.device(models[0]["device"]) if models else None
+    return CheckRecord(
+        **vars(Provenance.here(device, "timm", "open_clip_torch")),
+        passed=any(model["passed"] for model in models) and not any(map(is_broken, models)),
+        seconds=round(seconds, 1),
+        budget=str(settings.budget),
+        models=models,
+        left_out=left_out,
+    )

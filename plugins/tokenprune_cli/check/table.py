@@ -6,23 +6,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from tokenprune.trial import ALL_PROMISES, CACHE, FAILED, NOT_APPLICABLE, PROMISES
+from tokenprune_cli.check.record import CheckRecord, is_broken
+from tokenprune_cli.tables import Table
 
 Record = Mapping[str, Any]
 
 
-def show(record: Record, console: Console) -> None:
+def show(record: CheckRecord, console: Console) -> None:
     """Print tables, what does not apply and why, broken promises, the verdict."""
-    models = record["models"]
+    models = record.models
     alone = len(models) == 1
     if models:
-        console.print(_of_methods(models[0]) if alone else _of_models(models))
+        console.print((_of_methods(models[0]) if alone else _of_models(models)).rich())
         console.print(_legend(models), style="dim", soft_wrap=True)
-    for entry in record["left_out"]:
+    for entry in record.left_out:
         _say(console, f"not checked: {entry['name']}: {entry['reason']}")
     if alone:
         for one in models[0]["records"]:
@@ -32,50 +32,36 @@ def show(record: Record, console: Console) -> None:
         for one in model["records"]:
             if one["outcome"] == FAILED:
                 _say(console, f"FAILED: {model['name']}: {_sentence(one)}", style="bold red")
-    _say(console, _verdict(record), style="bold" if record["passed"] else "bold red")
-
-
-def is_broken(model: Record) -> bool:
-    """Whether a promise was broken on a model; none is where no method runs on it."""
-    return any(record["outcome"] == FAILED for record in model["records"])
+    _say(console, _verdict(record), style="bold" if record.passed else "bold red")
 
 
 def _say(console: Console, sentence: str, style: str | None = None) -> None:
     console.print(sentence, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column(heads[0], no_wrap=True)
-    for head in heads[1:]:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
-
-
 def _of_models(models: Sequence[Record]) -> Table:
     """The largest difference of each promise, over the methods that run."""
-    table = _table("model", "methods", *PROMISES, "seconds")
+    rows = []
     for model in models:
         by_method = _by_method(model)
-        ran = [records for records in by_method.values() if not _skipped(records)]
-        cells = [_cell([r for r in model["records"] if r["promise"] == promise]) for promise in PROMISES]
-        table.add_row(
-            model["name"], f"{len(ran)} of {len(by_method)}", *cells, f"{model['seconds']:.1f}",
-            style="red" if is_broken(model) else None,
-        )  # fmt: skip
-    return table
+        n_ran = sum(not _skipped(records) for records in by_method.values())
+        cells = _cells(model["records"])
+        rows.append([model["name"], f"{n_ran} of {len(by_method)}", *cells, f"{model['seconds']:.1f}"])
+    return Table(
+        ("model", "methods", *PROMISES, "seconds"),
+        rows,
+        styles={i: "red" for i, model in enumerate(models) if is_broken(model)},
+    )
 
 
 def _of_methods(model: Record) -> Table:
     """The difference of each promise with each method that runs."""
-    table = _table("method", *PROMISES, "KV kB")
-    for method, records in _by_method(model).items():
-        if _skipped(records):
-            continue
-        cells = [_cell([r for r in records if r["promise"] == promise]) for promise in PROMISES]
-        broken = any(r["outcome"] == FAILED for r in records)
-        table.add_row(method, *cells, _sizes(records), style="red" if broken else None)
-    return table
+    ran = {method: records for method, records in _by_method(model).items() if not _skipped(records)}
+    return Table(
+        ("method", *PROMISES, "KV kB"),
+        [[method, *_cells(records), _sizes(records)] for method, records in ran.items()],
+        styles={i: "red" for i, records in enumerate(ran.values()) if is_broken({"records": records})},
+    )
 
 
 def _by_method(model: Record) -> dict[str, list[Record]]:
@@ -87,6 +73,10 @@ def _by_method(model: Record) -> dict[str, list[Record]]:
 
 def _skipped(records: Sequence[Record]) -> bool:
     return all(r["promise"] == ALL_PROMISES and r["outcome"] == NOT_APPLICABLE for r in records)
+
+
+def _cells(records: Sequence[Record]) -> list[str]:
+    return [_cell([r for r in records if r["promise"] == promise]) for promise in PROMISES]
 
 
 def _cell(records: Sequence[Record]) -> str:
@@ -127,14 +117,14 @@ def _sentence(one: Record) -> str:
     return f"{said}: {one['note']}" if one["note"] else said
 
 
-def _verdict(record: Record) -> str:
-    records = [one for model in record["models"] for one in model["records"]]
+def _verdict(record: CheckRecord) -> str:
+    records = [one for model in record.models for one in model["records"]]
     kept = sum(one["outcome"] not in (FAILED, NOT_APPLICABLE) for one in records)
     broken = sum(one["outcome"] == FAILED for one in records)
-    ran = [model["name"] for model in record["models"] if model["passed"] or is_broken(model)]
+    ran = [model["name"] for model in record.models if model["passed"] or is_broken(model)]
     where = f"{len(ran)} models" if len(ran) > 1 else ran[0] if ran else "any model"
-    took = f"{record['seconds']:.0f} s, {record['budget']}"
-    if record["passed"]:
+    took = f"{record.seconds:.0f} s, {record.budget}"
+    if record.passed:
         return f"passed: all {kept} checks on {where} ({took})"
     if not broken:
         return f"FAILED: nothing could be checked on {where}"

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +13,9 @@ from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.models import Device, Precision, load_model, place_of, precision_of
 from tokenprune_cli.console.options import InPrecision, MethodNames, OnDevice, OnlyJson, Seed, TrustRemoteCode
 from tokenprune_cli.model_name import EMBEDDED, model_name
+
+if TYPE_CHECKING:
+    from tokenprune_cli.check.record import CheckRecord
 
 BROKEN = 1  # exit code where a promise is
 
@@ -74,13 +74,12 @@ def check(
             given = None if model == EMBEDDED else model
             network, processor = load_model(given, device, dtype, trust_remote_code, attn)
             record = check_one(settings, model_name(given), network, processor)
-        record = {"command": shlex.join(["tokenprune", *sys.argv[1:]]), **record}
         deliver(record, _show, as_json, output)
-    if not record["passed"]:
+    if not record.passed:
         raise typer.Exit(BROKEN)
 
 
-def _show(record: Mapping[str, Any]) -> None:
+def _show(record: CheckRecord) -> None:
     from rich.console import Console
 
     from tokenprune_cli.check.table import show

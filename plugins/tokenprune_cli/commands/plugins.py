@@ -22,31 +22,24 @@ def plugins(
         import tokenprune
 
         registry = tokenprune.default_registry()
-    found = [_entry(plugin) for plugin in registry.plugins]
+    entries = [_entry(plugin) for plugin in registry.plugins]
     conflicts = registry.conflicts()
     warning = namesake_warning()
     if as_json:
-        record = {"plugins": found, "conflicts": conflicts, "warnings": [warning] if warning else []}
+        record = {"plugins": entries, "conflicts": conflicts, "warnings": [warning] if warning else []}
         typer.echo(json.dumps(record, indent=2))
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
+
+    from tokenprune_cli.tables import Table
 
     console = Console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("plugin", "distribution", "version", "delivers", "state"):
-        table.add_column(head, overflow="fold")
-    for entry in found:
-        table.add_row(
-            entry["name"],
-            entry["distribution"],
-            entry["version"],
-            ", ".join(entry["delivers"]),
-            entry["state"],
-        )
-    console.print(table)
-    for sentence in [*(entry["problem"] for entry in found if entry["problem"]), *conflicts, warning]:
+    heads = ("plugin", "distribution", "version", "delivers", "state")
+    rows = [
+        [e["name"], e["distribution"], e["version"], ", ".join(e["delivers"]), e["state"]] for e in entries
+    ]
+    console.print(Table(heads, rows, align="lllll", wrap=True).rich())
+    for sentence in [*(entry["problem"] for entry in entries if entry["problem"]), *conflicts, warning]:
         if sentence:
             console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
