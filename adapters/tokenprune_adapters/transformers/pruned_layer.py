@@ -212,8 +212,6 @@ def as_pruned(kv: Any, index: int, lease: Lease) -> PrunedLayer:
     """Return layer `index` of a live cache as a PrunedLayer, swapping it in place; no tensor is copied."""
     layers = stock.layers_of(kv)
     layer = layers[index]
-    if isinstance(layer, PrunedLayer):
-        return layer
     pruned: PrunedLayer = object.__new__(stock.pruned_class(PrunedLayer, type(layer)))  # type: ignore[arg-type]
     pruned.__dict__ = layer.__dict__  # the same state: other references to the old layer stay right
     pruned.lease = lease
