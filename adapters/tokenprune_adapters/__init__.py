@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Glue for model families; each file is found through its entry point."""
+"""Adapters for model families, one file each; found through their entry points."""

@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that an adapter in another package may import beside the public modules of `tokenprune`.
+"""The extension API for adapters: what another package may import besides the public modules of `tokenprune`.
 
 **Vision-language models of transformers.** Derive from `FamilyAdapter`, with a table of `Family` entries by
 the name of the model's class (`FAMILIES` is the table of the adapter `generic`), or from
-`TransformersAdapter`, whose methods say where things are in a model. `Encoded` is what passed while images
-were encoded; an `ImageSignal` is a function of it and the number of an image, which returns the signal of
-that image. `LanguageCall` and `RowPlan` are what `TransformersAdapter.prune_arguments` gets, and `take`
-gathers rows by a plan.
+`TransformersAdapter`, whose methods say where the parts of a model are. `Encoded` holds what was recorded
+while images were encoded; an `ImageSignal` is a function of it and an image's index that returns the signal
+of that image. `LanguageCall` and `RowPlan` are the arguments of `TransformersAdapter.prune_arguments`, and
+`take` gathers rows by a plan.
 
-Names of transformers are found by words of ours, in all tested versions: `argument_name`, `config_value` and
-`output_field`. `MODALITY_KINDS` and `BLOCK_KINDS` are the names of inputs that tell, token by token, what is
-an image or a video, and which tokens see each other both ways.
+`argument_name`, `config_value` and `output_field` look up names of transformers by names of ours, in every
+tested version. `MODALITY_KINDS` and `BLOCK_KINDS` are the names of the inputs that mark, for each token,
+whether it belongs to an image or a video, and which tokens attend to each other bidirectionally.
 
 **Vision towers of other libraries.** Derive from `VisionTowerAdapter`, whose `find_tower` describes the model
 as a `Tower`: its blocks, a `TokenHead` (with `Matrix` for a bare weight) for what follows them, and for their
-attention a `QueryKeyTap`, which is a `NormTap` or a `ProjectionTap`.
+attention a `QueryKeyTap`: a `NormTap` or a `ProjectionTap`.
 
 **Projectors.** `in_float32` runs a module in float32; `two_layer_form`, `layer_norm_form` and `linear_form`
-read its weights for closed forms, the second of them for `centred` rows. `RowWise` is the part of a projector
-that works row by row, for a `Family`.
+read its weights for closed forms; `layer_norm_form` expects `centred` rows. `RowWise` describes the part of a
+projector that works row by row, for a `Family`.
 
-**Layouts and signals.** `grid_of`, `square_of` and `tiled_layout` say where an image's tokens lie; the
+**Layouts and signals.** `grid_of`, `square_of` and `tiled_layout` describe where an image's tokens lie; the
 functions of `clip_signals` compute the signals of a CLIP-like tower.
 
-**Checks.** A `Specimen` is a tiny model that `tokenprune check` tries, and `filled` gives it weights; the
-functions of `pictures` make random inputs. `Trial` and `PromiseRecord` are for models whose promises are to
-be checked in another way than that of the base class.
+**Checks.** A `Specimen` is a tiny model that `tokenprune check` runs, and `filled` initialises its weights;
+the functions of `pictures` make random inputs. Override the base class's checks with a `Trial` that yields
+`PromiseRecord` objects.
 """
 
 from tokenprune.projector import in_float32, two_layer_form

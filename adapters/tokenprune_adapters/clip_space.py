@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP's joint space of pictures and words, from a CLIP model of transformers that the user brings.
+"""CLIP's joint embedding space of images and text, from a CLIP model that the user supplies.
 
-A LLaVA checkpoint holds CLIP's image tower without its last steps and without the text tower; methods that
-compare patches with the question need both.
+A LLaVA checkpoint holds CLIP's image tower without its final norm and projection, and no text tower; methods
+that compare patches with the question need both.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tokenprune import IncompatibleError
 
 from .authoring import output_field
 
-# what chat templates and benchmarks put behind a question; CLIP is to read the question alone
+# what chat templates and benchmarks append to a question; CLIP should read only the question
 ENDS = ("ASSISTANT:", "[/INST]", "<|im_end|>", "<|im_start|>", "\nAnswer the question using", "\nAnswer with")
 
 
 def question_alone(text: str) -> str:
-    """Return the text after an image up to where a chat template or an instruction on the answer begins."""
-    return text[: min((at for at in map(text.find, ENDS) if at >= 0), default=len(text))].strip()
+    """Cut the text after an image where a chat template or an instruction about the answer begins."""
+    return text[: min((start for start in map(text.find, ENDS) if start >= 0), default=len(text))].strip()
 
 
 @dataclass(frozen=True, eq=False)
 class ClipSpace:
-    """Patches and questions in the space CLIP was trained in, of C dimensions.
+    """Maps patches and questions into CLIP's joint embedding space of C dimensions.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ class ClipSpace:
     clip_tokenizer
         Its tokenizer.
     tokenizer
-        The pruned model's own tokenizer, which tells the question from the prompt's token ids.
+        The pruned model's own tokenizer, which decodes the question from the prompt's token ids.
     question
-        From the decoded text after the image to what CLIP reads; by default `question_alone`.
+        Maps the decoded text after the image to the text that CLIP reads; by default `question_alone`.
     """
 
     clip: Any
@@ -49,12 +49,12 @@ class ClipSpace:
     question: Callable[[str], str] = question_alone
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model whose image tower is not as wide as this CLIP's.
+        """Refuse a model whose image tower has another width than this CLIP's.
 
         Raises
         ------
         IncompatibleError
-            With both widths.
+            If the widths differ.
         """
         tower = getattr(getattr(model, "config", None), "vision_config", None)
         width, wanted = getattr(tower, "hidden_size", None), self.clip.config.vision_config.hidden_size
@@ -66,7 +66,7 @@ class ClipSpace:
 
     @torch.no_grad()
     def patches(self, rows: Tensor) -> Tensor:
-        """Patch rows of the tower (N, D_v), as they go to the projector, in the joint space (N, C)."""
+        """Map the tower's patch rows (N, D_v), as the projector receives them, to the joint space (N, C)."""
         tower = getattr(self.clip.vision_model, "vision_model", self.clip.vision_model)
         weight = self.clip.visual_projection.weight
         embeds: Tensor = self.clip.visual_projection(tower.post_layernorm(rows.to(weight)))
@@ -74,9 +74,9 @@ class ClipSpace:
 
     @torch.no_grad()
     def texts(self, ids: Tensor) -> Tensor:
-        """Token ids (T,) of the text after the image, as the model reads it, in the joint space (M, C).
+        """Map the token ids (T,) of the text after the image to the joint space (M, C).
 
-        A row for each segment of as many tokens as CLIP's text tower takes, the last one filled with zeros.
+        Each row embeds a segment as long as CLIP's text tower accepts; the last segment is zero-padded.
         """
         text = self.question(self.tokenizer.decode(ids.tolist()))
         longest: int = self.clip.config.text_config.max_position_embeddings
@@ -86,6 +86,6 @@ class ClipSpace:
             for name, rows in tokens.items()
         }
         device = self.clip.text_projection.weight.device
-        given = {name: rows.to(device) for name, rows in segments.items()}
-        embeds: Tensor = output_field(self.clip.get_text_features(**given), "features")
+        inputs = {name: rows.to(device) for name, rows in segments.items()}
+        embeds: Tensor = output_field(self.clip.get_text_features(**inputs), "features")
         return embeds.to(ids.device)

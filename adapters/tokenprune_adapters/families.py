@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vision-language models of the usual transformers 5 shape: a table of families and its adapter.
+"""Vision-language models with the usual structure of transformers 5: a table of families and its adapter.
 
-The inner model encodes images, puts their rows where the placeholder tokens stand, and calls a language
-model. What a family lacks (the tower's attention, rows of the projector's inputs that match tokens, cuts
-inside the decoder) its adapter does not provide, and methods that need it are refused by name.
+The inner model encodes images, replaces the embeddings of placeholder tokens with their rows, and calls a
+language model. The adapter does not provide what a family lacks (the tower's attention, projector inputs that
+match tokens one to one, cuts inside the decoder); methods that need it are refused with an error naming it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .transformers.vlm import TransformersAdapter
 
 @dataclass(frozen=True)
 class Family:
-    """What is not the same everywhere.
+    """How the models of a family differ from the usual structure.
 
     `language` names the language model's attribute; `rows` finds the row-wise part of the projector, None
-    where its inputs do not match tokens one by one. `both_ways`: image tokens see each other. `video`: videos
-    have features and placeholders of their own. `pieces`: what the family calls an image may be one of
-    several pieces of the picture given to the processor, each with a budget of its own. `unit`: the side in
-    pixels of the square a token stands for, in models that keep a picture's shape and are told its size.
-    `prefix`: the prompt's tokens see each other, and an answer's are told apart from them. `rows_first`:
-    pixel values have an entry for each row of the batch.
+    if its inputs do not match tokens one to one. `both_ways`: image tokens attend to each other
+    bidirectionally. `video`: videos have their own features and placeholders. `pieces`: what the family calls
+    an image may be one of several pieces of the picture given to the processor, each with its own budget.
+    `unit`: the side in pixels of the square that a token covers, in models that keep the aspect ratio and
+    receive the size. `prefix`: the prompt's tokens attend to each other bidirectionally, and the answer's
+    tokens are marked as different. `rows_first`: pixel values have an entry for each row of the batch.
     """
 
     language: str = "language_model"
@@ -76,9 +76,9 @@ def _linear(inner: Any) -> nn.Module:
 
 
 class FamilyAdapter(TransformersAdapter):
-    """Models of the families in a table, by the name of their class (subclasses too).
+    """Adapter for the families in a table, looked up by the name of the model's class (subclasses too).
 
-    A subclass gives `name` and `families`.
+    Subclasses define `name` and `families`.
     """
 
     families: ClassVar[Mapping[str, Family]] = {}
@@ -86,7 +86,7 @@ class FamilyAdapter(TransformersAdapter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         family = self._family(model)
-        assert family is not None  # `matches` was asked
+        assert family is not None  # checked by `matches`
         self.family = family
         self.modalities = ("image", "video") if family.video else ("image",)
         self.rows_first = family.rows_first
@@ -108,64 +108,64 @@ class FamilyAdapter(TransformersAdapter):
 
     @property
     def projector_module(self) -> nn.Module:
-        """The module whose inputs are a row for each token."""
+        """The module whose inputs have one row per token."""
         return self._rows().module
 
     def _rows(self) -> forms.RowWise:
-        assert self.family.rows is not None  # nobody asks: no signal is made of them
+        assert self.family.rows is not None  # not called otherwise: no signal is derived from them
         return self.family.rows(self.inner)
 
     # -- what strategies may see
 
     @property
     def provides(self) -> Mapping[str, frozenset[str]]:
-        """Signals by stage; no decoder stage where layers have masks of their own kinds."""
-        given = dict(super().provides)
+        """Signals by stage; the decoder stage is absent if it cannot be pruned."""
+        signals = dict(super().provides)
         if self.family.rows is None:
-            given["projector"] -= {"projector"}
-        return given
+            signals["projector"] -= {"projector"}
+        return signals
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
-        """What goes into the projector, where its rows match tokens."""
+        """The projector's inputs, if they match tokens one to one."""
         return {} if self.family.rows is None else {"pre_features": self._pre_features}
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
-        """Rows of one image, (N, D_v)."""
+        """Projector inputs of one image, (N, D_v)."""
         rows = encoded.seen.projector_inputs[0].flatten(0, -2)
         start = sum(encoded.lengths[:number])
         rows = rows[start : start + encoded.lengths[number]]
         return forms.centred(rows) if self._rows().centred else rows
 
     def projector(self) -> Projector:
-        """The row-wise part of the projector, with its closed form where its weights can be read."""
+        """The row-wise part of the projector, with its closed form if its weights can be read."""
         if self.family.rows is None:
             return Projector(_no_rows)  # not provided: `check` refuses what needs it
         rows = self._rows()
         return Projector(in_float32(rows.project), rows.form)
 
     def projector_parts(self) -> nn.Module:
-        """The row-wise part; nothing where there is none."""
+        """The row-wise part; an identity if there is none."""
         return nn.Identity() if self.family.rows is None else self._rows().project
 
     def lengths(self, rows: Any) -> list[int]:
-        """Tokens of each image; Idefics3's features come in one tensor for a row of the batch."""
+        """Number of tokens of each image; Idefics3's features come in one tensor per row of the batch."""
         per_image = getattr(self.inner, "image_seq_len", None)
         if per_image is not None:
             return [per_image] * (sum(super().lengths(rows)) // per_image)
-        return [len(each) for each in self.newlines(rows)] or super().lengths(rows)
+        return [len(is_newline) for is_newline in self.newlines(rows)] or super().lengths(rows)
 
     def newlines(self, rows: Any) -> list[Tensor]:
-        """Tokens that are the model's newline, where it has one."""
+        """Masks of the newline tokens of each image, (N,) bool each; empty if the model has no newline."""
         newline = getattr(self.inner, "image_newline", None)
         if newline is None:
             return []
-        found = [(image == newline.to(image)).all(-1).flatten() for image in rows]
-        if isinstance(rows, Tensor) and not bool(found[0][-1]):  # a video's comes later, in transformers 5.17
-            found = [nn.functional.pad(each, (0, 1), value=True) for each in found]
-        return found
+        masks = [(image == newline.to(image)).all(-1).flatten() for image in rows]
+        if isinstance(rows, Tensor) and not bool(masks[0][-1]):  # transformers 5.17 appends a video's later
+            masks = [nn.functional.pad(mask, (0, 1), value=True) for mask in masks]
+        return masks
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """The picture's own grid where the model keeps its shape, else a square, else one row; newlines."""
+        """The picture's grid if the model keeps its aspect ratio, else a square if possible, else one row."""
         n = encoded.lengths[number]
         if encoded.newlines and bool(encoded.newlines[number].any()):
             return Layout((1, 1, n), newlines=encoded.newlines[number])
@@ -174,13 +174,13 @@ class FamilyAdapter(TransformersAdapter):
         return square_of(n)
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The sizes of pictures, where they say how tokens lie."""
+        """The sizes of pictures, if they determine the grid of tokens."""
         return ("sizes",) if self.family.unit is not None else (), ()
 
-    # -- random inputs, and inputs run by hand
+    # -- random inputs, and inputs of reference runs
 
     def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor] | None:
-        """As the family takes pictures: in tiles, with their size, a row of the batch at a time, or plain."""
+        """A random picture in the family's format: tiled, with its size, one row per picture, or plain."""
         config = self.model.config
         if hasattr(config, "image_grid_pinpoints"):
             return pictures.tiled(draw, config)
@@ -192,14 +192,14 @@ class FamilyAdapter(TransformersAdapter):
         return {word: pixels[None] for word, pixels in plain.items()}
 
     def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
-        """Which tokens see each other, where image tokens do."""
+        """Which tokens attend to each other, if image tokens do."""
         if not self.family.both_ways:
             return {}
         kinds = torch.zeros_like(ids) if self.family.prefix else (ids == self.token_id("image")).long()
         return {stock.BLOCK_KINDS: kinds}
 
     def answer_kinds(self, inputs: Mapping[str, Any], n: int) -> dict[str, Tensor]:
-        """The same of a prompt and its answer, whose tokens see what came before."""
+        """The same for a prompt and its answer, whose tokens attend causally."""
         name = stock.BLOCK_KINDS
         if name not in inputs:
             return {}
@@ -208,9 +208,9 @@ class FamilyAdapter(TransformersAdapter):
     # -- what is refused
 
     def why_no_decoder(self) -> str:
-        """Image tokens that see each other, or what every model has to say."""
+        """Why the decoder cannot be pruned: bidirectional image tokens, or a reason of the base class."""
         if self.family.both_ways:
-            return "its image tokens see each other, and a layer's mask for fewer of them is not made yet"
+            return "its image tokens attend to each other, which masks inside the decoder do not support yet"
         return super().why_no_decoder()
 
 

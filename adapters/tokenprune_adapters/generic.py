@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The families of transformers that need no adapter of their own, and what can be said of other models."""
+"""The adapter for families without an adapter of their own, and hints for unsupported models."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ TINY = (
 
 
 class GenericAdapter(FamilyAdapter):
-    """Models of the families in the table."""
+    """Adapter for the families in `FAMILIES`."""
 
     name: ClassVar[str] = "generic"
     families: ClassVar[Mapping[str, Family]] = FAMILIES
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
-        """One of each family in the table."""
+        """One tiny model of each family in the table."""
         return specimens(*TINY)
 
     @classmethod
     def why_not(cls, model: nn.Module) -> str:
-        """Wrappers, models without their head, and models of transformers that take text only."""
+        """Explain why a wrapper, a model without its head or a text-only model is not supported."""
         if hasattr(model, "get_base_model"):
-            return "PEFT wraps the model; apply to model.get_base_model(), adapters stay in force"
+            return "PEFT wraps the model; apply to model.get_base_model(), its adapters stay active"
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
             return "torch.compile wraps the model; apply to the model itself, which model.compile() compiles"
         if isinstance(getattr(model, "module", None), nn.Module):
             return f"{type(model).__name__} wraps a model; apply to model.module"
         if "image" not in getattr(model, "input_modalities", "image"):
-            return f"{type(model).__name__} takes no images, so it has no visual tokens that could be dropped"
+            return f"{type(model).__name__} takes no images, so it has no visual tokens to drop"
         whole = _with_head(type(model))
         if not whole:
             return ""
         return (
             f"{type(model).__name__}, which AutoModel loads, is {whole} without its head; pass the model "
-            f"around it, or load it as {whole} (AutoModelForImageTextToText)"
+            f"that contains it, or load it as {whole} (AutoModelForImageTextToText)"
         )
 
 
 def _with_head(base: type) -> str:
-    """Name of the class with a head that a class of transformers is the base of; nothing if of none."""
-    for one in base.__mro__:
-        name = one.__name__.removesuffix("Model") + "ForConditionalGeneration"
-        if one.__name__.endswith("Model") and hasattr(sys.modules.get(one.__module__), name):
+    """Name of the class that adds a head to a base class of transformers; empty if there is none."""
+    for ancestor in base.__mro__:
+        name = ancestor.__name__.removesuffix("Model") + "ForConditionalGeneration"
+        if ancestor.__name__.endswith("Model") and hasattr(sys.modules.get(ancestor.__module__), name):
             return name
     return ""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaVA-1.5 and models of its class in transformers (`LlavaForConditionalGeneration`).
+"""LLaVA-1.5 and other models of transformers' `LlavaForConditionalGeneration`.
 
-Every image has the same number of tokens, patch by patch in raster order.
+Every image has the same number of tokens, one per patch in raster order.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .tiny import specimens
 
 
 class LlavaAdapter(TransformersAdapter):
-    """LLaVA: a tower, a two-layer projector, a decoder with one-dimensional rotary positions."""
+    """Adapter for LLaVA: a tower, a two-layer projector, a decoder with one-dimensional rotary positions."""
 
     name: ClassVar[str] = "llava"
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
-        """One of its kind."""
+        """One tiny model of this family."""
         return specimens("llava")
 
     @classmethod
@@ -49,23 +49,24 @@ class LlavaAdapter(TransformersAdapter):
         return any(base.__name__ == "LlavaForConditionalGeneration" for base in type(model).__mro__)
 
     def vision_attention(self) -> nn.Module | None:
-        """Attention of the layer whose output is projected; None without a class token to look from."""
+        """The attention module of the layer whose output is projected; None if there is no class token."""
         layer = config_value(self.model.config, "feature_layer")
         tower = getattr(self.vision_tower, "vision_model", self.vision_tower)
         embeddings = getattr(tower, "embeddings", None)
-        with_class_row = config_value(self.model.config, "feature_rule") == "full"  # a token without a place
+        # "full": the class row becomes a token, which has no place in the grid
+        with_class_row = config_value(self.model.config, "feature_rule") == "full"
         if not isinstance(layer, int) or not hasattr(embeddings, "class_embedding") or with_class_row:
             return None
-        # hidden state i > 0 is the output of layer i - 1; counted from the end both agree
+        # hidden state i > 0 is the output of layer i - 1; negative indices agree
         attention: nn.Module = tower.encoder.layers[layer if layer < 0 else layer - 1].self_attn
         return attention
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Which tower layer is projected; Pixtral's sizes, which transformers 5.17 does not name."""
+        """The layer that is projected; optionally Pixtral's sizes, which transformers 5.17 does not take."""
         return ("feature_layer", "feature_rule"), ("sizes",)
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
-        """What goes into the projector; with a class token also its attention, keys and row."""
+        """The projector's inputs; with a class token also its attention, keys and hidden row."""
         signals: dict[str, ImageSignal] = {"pre_features": self._pre_features}
         if self.vision_attention() is not None:
             signals |= {
@@ -77,14 +78,14 @@ class LlavaAdapter(TransformersAdapter):
         return signals
 
     def projector(self) -> Projector:
-        """The two-layer projector, with its closed form where its weights can be read."""
+        """The two-layer projector, with its closed form if its weights can be read."""
         module: Any = self.projector_module
         return Projector(
             in_float32(module), lambda: two_layer_form(module.linear_1, module.act, module.linear_2)
         )
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """Pixtral's grid; a square where N is a square, as with every CLIP and SigLIP tower; else one row."""
+        """Pixtral's grid; a square if N is a square, as for CLIP and SigLIP towers; otherwise one row."""
         n = encoded.lengths[number]
         sizes = encoded.arguments["sizes"]
         if sizes is not None:
@@ -92,7 +93,7 @@ class LlavaAdapter(TransformersAdapter):
         return square_of(n)
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse a call that projects another layer than the configuration, where signals come from."""
+        """Refuse a call that projects another layer than the configured one, which signals are taken from."""
         for word in ("feature_layer", "feature_rule"):
             passed, wanted = arguments[word], config_value(self.model.config, word)
             if passed is not None and passed != wanted:
@@ -103,27 +104,27 @@ class LlavaAdapter(TransformersAdapter):
                 )
 
     def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor] | None:
-        """A square; for Pixtral's tower a picture of any size, and its size."""
+        """A square picture; for Pixtral's tower a picture of any size, with its size."""
         config = self.model.config
         if config.vision_config.model_type == "pixtral":
             return pictures.sized(draw, config, config.vision_config.patch_size)
         return super().example_picture(draw)
 
-    # one call encodes all images, (images or tiles, N, D_v); how its rows become an image's tokens is what
-    # models with tiles change
+    # one call encodes all images, (images or tiles, N, D_v); models with tiles override how its rows become
+    # an image's tokens
 
     def tiles(self, encoded: Encoded, number: int) -> range:
-        """Which tower images belong to an image of the prompt."""
+        """Indices of the tower images that belong to an image of the prompt."""
         return range(number, number + 1)
 
     def token_rows(self, encoded: Encoded, number: int, rows: Tensor) -> Tensor:
-        """Rows of an image's tower images (tiles, N, ...) as its tokens (N, ...)."""
+        """Rearrange the rows of an image's tower images (tiles, N, ...) into its tokens (N, ...)."""
         return rows[0]
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Tower rows without the class token, (N, D_v)."""
         rows = encoded.seen.projector_inputs[0]
-        if len(rows) == 1 and rows.shape[1] == sum(encoded.lengths):  # Pixtral's images lie one after another
+        if len(rows) == 1 and rows.shape[1] == sum(encoded.lengths):  # Pixtral's images are concatenated
             start = sum(encoded.lengths[:number])
             return rows[0, start : start + encoded.lengths[number]]
         tiles = self.tiles(encoded, number)

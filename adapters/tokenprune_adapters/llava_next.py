@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT (LLaVA-1.6) in transformers (`LlavaNextForConditionalGeneration`).
 
-An image is a base view and tiles laid out on a canvas; what the padding of the picture covered is cut off,
-and each row of the canvas ends in a newline token.
+An image is a base view and tiles laid out on a canvas; patches that show only padding are removed, and each
+row of the canvas ends in a newline token.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .tiny import specimens
 
 
 class LlavaNextAdapter(LlavaAdapter):
-    """LLaVA-NeXT: LLaVA with tiles."""
+    """Adapter for LLaVA-NeXT: LLaVA with tiles."""
 
     name: ClassVar[str] = "llava-next"
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
-        """One of its kind."""
+        """One tiny model of this family."""
         return specimens("llava-next")
 
     @classmethod
@@ -38,7 +38,7 @@ class LlavaNextAdapter(LlavaAdapter):
         return any(base.__name__ == "LlavaNextForConditionalGeneration" for base in type(model).__mro__)
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Which tower layer is projected, and the sizes of pictures."""
+        """The layer that is projected, and the sizes of pictures."""
         return ("feature_layer", "feature_rule", "sizes"), ()
 
     def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor]:
@@ -46,19 +46,19 @@ class LlavaNextAdapter(LlavaAdapter):
         return pictures.tiled(draw, self.model.config)
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """Tile of each token (newlines belong to the one before them), grids, the full tile count."""
+        """Tile of each token (newlines belong to the tile before them), grids, and the maximum tile count."""
         side = self.model.config.vision_config.image_size
         full = max(h // side * (w // side) for h, w in self.model.config.image_grid_pinpoints) + 1
         n_tiles = len(self.tiles(encoded, number))
         return tiled_layout(self._row_numbers(encoded, number), self._side, n_tiles, full)
 
     def tiles(self, encoded: Encoded, number: int) -> range:
-        """The base view, then the tiles row by row."""
+        """Indices of an image's tower images: the base view, then the tiles row by row."""
         counts = self._tile_counts(encoded)
         return range(sum(counts[:number]), sum(counts[: number + 1]))
 
     def token_rows(self, encoded: Encoded, number: int, rows: Tensor) -> Tensor:
-        """Rows of the tiles in the order of the packed tokens; newline tokens get zeros."""
+        """Rearrange the rows of the tiles into the order of the packed tokens; newline tokens get zeros."""
         flat = rows.flatten(0, 1)
         flat = torch.cat([flat.new_zeros(1, *flat.shape[1:]), flat])
         return flat[self._row_numbers(encoded, number).to(flat.device)]
@@ -72,11 +72,11 @@ class LlavaNextAdapter(LlavaAdapter):
 
     @property
     def _patches(self) -> int:
-        """Tokens of one tile."""
+        """Number of patches of one tile."""
         return self._side**2
 
     def _tile_counts(self, encoded: Encoded) -> list[int]:
-        """Tower images of each image."""
+        """Number of tower images of each image."""
         config = self.model.config
         count: Any = sys.modules[type(self.inner).__module__].image_size_to_num_patches
         return [
@@ -89,9 +89,9 @@ class LlavaNextAdapter(LlavaAdapter):
         ]
 
     def _row_numbers(self, encoded: Encoded, number: int) -> Tensor:
-        """For each token of an image the patch it shows, counted from 1 through its tiles; 0: a newline.
+        """The patch that each token of an image shows, numbered from 1 across its tiles; 0 for newlines.
 
-        The model's own packing is pure rearrangement: it is asked to pack row numbers.
+        The model's packing only rearranges rows, so it is called on row numbers.
         """
         n_tiles = len(self.tiles(encoded, number))
         numbers = torch.arange(1, n_tiles * self._patches + 1, dtype=torch.float64).view(n_tiles, -1, 1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading a vision-language model of transformers by its name, for programs that prune it.
+"""Load a vision-language model of transformers by name, for programs that prune it.
 
 Importing this module loads neither torch nor transformers, so that a command line can offer `Device` and
-`Precision` at once.
+`Precision` without delay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Device(str, Enum):
 
 
 class Precision(str, Enum):
-    """The model's number format; `auto` is float32 on the CPU and the checkpoint's own on a GPU."""
+    """The model's dtype; `auto` is float32 on the CPU and the checkpoint's own on a GPU."""
 
     auto = "auto"
     float32 = "float32"
@@ -49,20 +49,20 @@ def load_model(
     Parameters
     ----------
     source
-        A local directory or a hub id.
+        A local directory or a model id on the Hub.
     trust_remote_code
         Run code that comes with the checkpoint.
     attention
-        An attention implementation by its name in transformers; None: what transformers chooses.
+        Name of an attention implementation of transformers; None lets transformers choose.
     local_files_only
-        Never ask the hub.
+        Never contact the Hub.
     label
-        What errors call the model; None: by its source.
+        What error messages call the model; None means by its source.
 
     Raises
     ------
     InputError
-        When the device is missing, the model does not load, or it is none that takes pictures in a chat.
+        If the device is missing, the model does not load, or it is not a chat model that takes images.
     """
     from tokenprune import InputError
 
@@ -76,7 +76,7 @@ def load_model(
         )
     except InputError:
         raise
-    except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load
+    except Exception as error:  # transformers and the Hub raise many types; all mean that it does not load
         raise InputError(f"{what} does not load: {first_line(error)}") from None
     if missing:
         raise InputError(
@@ -88,12 +88,12 @@ def load_model(
 
 
 def place_of(device: Device) -> str:
-    """Where to run: "cuda" or "cpu".
+    """Resolve a device to "cuda" or "cpu".
 
     Raises
     ------
     InputError
-        When a GPU is asked for and there is none.
+        If a GPU is requested and there is none.
     """
     import torch
 
@@ -107,7 +107,7 @@ def place_of(device: Device) -> str:
 
 
 def precision_of(precision: Precision, place: str) -> torch.dtype:
-    """The number format of a model without a checkpoint: bfloat16 on a GPU where nothing else is said."""
+    """The dtype of a model without a checkpoint; `auto` is bfloat16 on a GPU."""
     import torch
 
     auto = "float32" if place == "cpu" else "bfloat16"
@@ -116,16 +116,16 @@ def precision_of(precision: Precision, place: str) -> torch.dtype:
 
 
 def check_directory(source: str | Path, what: str) -> None:
-    """Refuse what is plainly meant as a local directory and is none, without asking the hub.
+    """Refuse a source that looks like a local directory but is not one, without contacting the Hub.
 
     Raises
     ------
     InputError
-        Beginning with `what`.
+        With a message that begins with `what`.
     """
     from tokenprune import InputError
 
-    if os.path.isdir(source):  # which, unlike Path's, takes a name of any length
+    if os.path.isdir(source):  # unlike Path.is_dir, accepts names of any length
         if not os.path.isfile(os.path.join(source, "config.json")):
             raise InputError(f"{what} does not load: the directory holds no config.json")
     elif os.path.exists(source):
@@ -135,22 +135,22 @@ def check_directory(source: str | Path, what: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message that says something, or the name of its class.
+    """The first non-empty line of an error's message, or the name of its class.
 
-    A line that ends in a colon goes on in the next one.
+    A line that ends in a colon is joined with the next one.
     """
-    said = ""
+    message = ""
     for line in filter(None, map(str.strip, str(error).splitlines())):
-        said = f"{said} {line}".strip()
-        if not said.endswith(":"):
+        message = f"{message} {line}".strip()
+        if not message.endswith(":"):
             break
-    return said or type(error).__name__
+    return message or type(error).__name__
 
 
 def _load(
     source: str | Path, what: str, dtype: str, trust_remote_code: bool, attention: str | None, local: bool
 ) -> tuple[Any, Any, list[str]]:
-    """Model, processor, and the names of weights that the files lack; the small files first."""
+    """Load the configuration, the processor and the model; also return the names of missing weights."""
     from transformers import (
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         AutoConfig,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""open_clip's models: `CLIP` and `CustomTextCLIP` with their own vision transformer or one of timm's.
+"""Adapter for open_clip: `CLIP` and `CustomTextCLIP` with open_clip's or timm's vision transformer.
 
 Only the image tower is pruned. Checked with open_clip 3.3.0.
 """
@@ -31,18 +31,18 @@ from .timm_vit import timm_tower
 MODELS = frozenset({"CLIP", "CustomTextCLIP"})
 REASONS = {
     "ModifiedResNet": "its image tower is a convolutional network, which has no tokens",
-    "CoCa": "its captions are written from pooled tokens, which this adapter was not checked with",
+    "CoCa": "its captions are generated from pooled tokens, which this adapter was not tested with",
 }
 
 
 class OpenClipAdapter(VisionTowerAdapter):
-    """A model of open_clip, or one of its image towers; `encode_image`, `forward` and the text tower stay."""
+    """Adapter for a model of open_clip or one of its image towers; the text tower is left unchanged."""
 
     name: ClassVar[str] = "open_clip"
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Whether this is a model of open_clip; which of them lose tokens is said by `find_tower`."""
+        """Whether this is a model of open_clip; `find_tower` decides whether it can be pruned."""
         model = getattr(model, "_orig_mod", model)
         return any(base.__module__.startswith("open_clip.") for base in type(model).__mro__)
 
@@ -52,23 +52,23 @@ class OpenClipAdapter(VisionTowerAdapter):
         return (Specimen("open-clip", _tiny_clip, "open_clip", "pip install -e '.[open_clip]'"),)
 
     def find_tower(self, model: nn.Module) -> Tower:
-        """Say where things are; see `VisionTowerAdapter.find_tower`."""
+        """Describe the model as a tower; see `VisionTowerAdapter.find_tower`."""
         visual: Any = model.visual if _names(model) & MODELS else model
         if "TimmModel" in _names(visual):
             if hasattr(visual.head, "pool"):
-                _refuse(model, "its pooling lays the tokens of the last block on a grid")
-            last = tuple(one for one in visual.head if not isinstance(one, nn.Dropout))
+                _refuse(model, "its pooling arranges the tokens of the last block on a grid")
+            last = tuple(module for module in visual.head if not isinstance(module, nn.Dropout))
             return timm_tower(visual.trunk, last)
         if "VisionTransformer" not in _names(visual):
-            known = [REASONS[name] for name in sorted(_names(visual)) if name in REASONS]
-            _refuse(model, known[0] if known else "this adapter was not made for it")
+            reasons = [REASONS[name] for name in sorted(_names(visual)) if name in REASONS]
+            _refuse(model, reasons[0] if reasons else "this adapter does not know it")
         if not visual.transformer.batch_first:
-            _refuse(model, "its blocks take the tokens first and the pictures second")
+            _refuse(model, "its blocks take tokens before the batch axis (batch_first=False)")
         return _native_tower(visual)
 
 
 def _native_tower(visual: Any) -> Tower:
-    """open_clip's own vision transformer as a tower; one with attentional pooling has no single output."""
+    """Describe open_clip's own vision transformer; with attentional pooling it has no token head."""
     head = None
     if visual.attn_pool is None and visual.pool_type != "none":
         head = TokenHead(visual.ln_post, [nn.Identity() if visual.proj is None else Matrix(visual.proj)])
@@ -87,16 +87,16 @@ def _native_tower(visual: Any) -> Tower:
 
 
 def _attention_tap(block: Any) -> Callable[[], QueryKeyTap] | None:
-    """What watches a block's attention; None where that is not simply a softmax of queries and keys."""
+    """Factory of the tap on a block's attention; None if it is not a plain softmax of queries and keys."""
     attention = block.attn
     if isinstance(attention, nn.MultiheadAttention):
         return partial(ProjectionTap, block.ln_1, attention)
     if getattr(attention, "logit_scale", True) is not None:  # scaled cosine
         return None
-    return partial(NormTap, attention, attention.ln_q, attention.ln_k, attention.scale, _unturned)
+    return partial(NormTap, attention, attention.ln_q, attention.ln_k, attention.scale, _unrotated)
 
 
-def _unturned(rows: Tensor, rope: Tensor) -> Tensor:
+def _unrotated(rows: Tensor, rope: Tensor) -> Tensor:
     return rows  # no rotary positions here
 
 
@@ -106,7 +106,7 @@ def _names(model: nn.Module) -> set[str]:
 
 def _refuse(model: nn.Module, reason: str) -> None:
     raise tokenprune.UnsupportedModelError(
-        f"open_clip's {type(model).__name__} cannot lose tokens here: {reason}. What can: CLIP and "
+        f"open_clip's {type(model).__name__} cannot be pruned: {reason}. Supported are CLIP and "
         "CustomTextCLIP with a vision transformer of open_clip or timm"
     )
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Qwen2.5-VL in transformers (`Qwen2_5_VLForConditionalGeneration`), images and video.
 
-The tower works on patches in window order; four patches are merged into each token, and the merger normalises
-every patch on its own. Positions have three axes and stay as they are: kept tokens keep theirs.
+The tower processes patches in window order; four patches are merged into each token, and the merger
+normalises every patch separately. Positions have three axes and are not renumbered: kept tokens keep theirs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .tiny import specimens
 
 
 class Qwen25VLAdapter(TransformersAdapter):
-    """Qwen2.5-VL: any resolution, window attention, a merger, rotary positions with three axes."""
+    """Adapter for Qwen2.5-VL: any resolution, window attention, a merger, three-axis rotary positions."""
 
     name: ClassVar[str] = "qwen2.5-vl"
     modalities: tuple[str, ...] = ("image", "video")
@@ -40,7 +40,7 @@ class Qwen25VLAdapter(TransformersAdapter):
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
-        """One of its kind."""
+        """One tiny model of this family."""
         return specimens("qwen2.5-vl")
 
     @classmethod
@@ -50,11 +50,11 @@ class Qwen25VLAdapter(TransformersAdapter):
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """Only the original ones: a grid of positions cannot be closed up."""
+        """Only original positions: a grid of positions cannot be renumbered contiguously."""
         return ("original",)
 
     def check(self, cut: Cut) -> None:
-        """Refuse windows: they count what is stored, and kept tokens keep their positions."""
+        """Refuse sliding windows: they count stored tokens, while kept tokens keep their positions."""
         if self.slides:
             raise IncompatibleError(
                 f"{type(self.model).__name__} with use_sliding_window cannot be pruned: its "
@@ -74,7 +74,7 @@ class Qwen25VLAdapter(TransformersAdapter):
         return module
 
     def vision_attention(self) -> nn.Module:
-        """Attention of the last block that sees the whole picture."""
+        """The attention module of the last block with full attention."""
         tower = self.vision_tower
         attention: nn.Module = tower.blocks[max(tower.fullatt_block_indexes)].attn
         return attention
@@ -84,21 +84,21 @@ class Qwen25VLAdapter(TransformersAdapter):
         return (f"{modality}_grids",), ()
 
     def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor]:
-        """Packed patches, and their grid."""
+        """A random picture as packed patches, with its grid."""
         return pictures.patches(draw, self.model.config)
 
     def picture_frame(self) -> tuple[int, ...]:
-        """What stands before and after an image's tokens."""
+        """The special tokens before and after an image's tokens."""
         config = self.model.config
         return config.vision_start_token_id, config.vision_end_token_id
 
     def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
-        """Which tokens are of an image, and which of a video."""
+        """Mark which tokens belong to an image and which to a video."""
         kinds = (ids == self.token_id("image")).int() + 2 * (ids == self.token_id("video")).int()
         return {MODALITY_KINDS: kinds}
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
-        """Merger inputs; attention and keys averaged over each token's patches. There is no class token."""
+        """The merger's inputs; attention and keys, averaged over each token's patches. No class token."""
         return {
             "pre_features": self._pre_features,
             "received_attention": self._received_attention,
@@ -106,7 +106,7 @@ class Qwen25VLAdapter(TransformersAdapter):
         }
 
     def projector(self) -> Projector:
-        """The merger, rows (N, P, D_v); with its closed form where its weights can be read."""
+        """The merger, for rows (N, P, D_v), with its closed form if its weights can be read."""
         module: Any = self.projector_module
         run = in_float32(module)
 
@@ -120,19 +120,19 @@ class Qwen25VLAdapter(TransformersAdapter):
         return Projector(lambda rows: run(rows.flatten(0, -2)), form)
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """Frames, rows and columns of tokens."""
+        """Grid of tokens: frames, rows and columns."""
         t, h, w = self._grids(encoded)[number].tolist()
         merge = self.vision_tower.spatial_merge_size
         return Layout((t, h // merge, w // merge))
 
     def _grids(self, encoded: Encoded) -> Tensor:
-        """Frames, rows and columns of patches of each image or video, (images, 3)."""
+        """Grids of patches of each image or video: frames, rows and columns, (images, 3)."""
         (grids,) = encoded.arguments.values()
         assert grids is not None  # the encoder has no default for them
         return grids  # type: ignore[no-any-return]
 
     def _in_token_order(self, encoded: Encoded, number: int, patches: Tensor) -> Tensor:
-        """Rows of all patches in window order (M, ...) -> one image's tokens' patches (N, P, ...)."""
+        """Reorder all patch rows, in window order (M, ...), into those of an image's tokens (N, P, ...)."""
         tower, grids = self.vision_tower, self._grids(encoded)
         window: Any = sys.modules[type(tower).__module__].get_vision_window_index
         index, _ = window(
@@ -152,8 +152,8 @@ class Qwen25VLAdapter(TransformersAdapter):
         return self._in_token_order(encoded, number, encoded.seen.projector_inputs[0])
 
     def _received_attention(self, encoded: Encoded, number: int) -> Tensor:
-        """Attention received in its frame, mean over heads, queries and the token's patches, (N,)."""
-        calls = encoded.seen.attention  # one a frame, or one for all
+        """Attention received within the frame, averaged over heads, queries and the token's patches, (N,)."""
+        calls = encoded.seen.attention  # one per frame, or one for all
         query, key = torch.cat([q for q, _, _ in calls], 2)[0], torch.cat([k for _, k, _ in calls], 2)[0]
         scaling = calls[0][2]
         frames = [h * w for t, h, w in self._grids(encoded).tolist() for _ in range(t)]
@@ -163,7 +163,7 @@ class Qwen25VLAdapter(TransformersAdapter):
         return self._in_token_order(encoded, number, torch.cat(received)).mean(1)
 
     def _key_metric(self, encoded: Encoded, number: int) -> Tensor:
-        """Keys, mean over heads and the token's patches, (N, d_head)."""
+        """Keys averaged over heads and the token's patches, (N, d_head)."""
         keys = torch.cat([call[1] for call in encoded.seen.attention], 2)[0].mean(0)
         return self._in_token_order(encoded, number, keys).mean(1)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen2-VL and Qwen3-VL in transformers, images and video: the relatives of Qwen2.5-VL.
+"""Qwen2-VL and Qwen3-VL in transformers, images and video.
 
-Their towers work on patches in token order, and their mergers begin with a layer norm. Qwen3-VL adds features
-of the tower to the visual rows after its first decoder layers.
+Unlike Qwen2.5-VL's, their towers process patches in token order, and their mergers begin with a layer norm.
+Qwen3-VL adds features of the tower to the visual rows after its first decoder layers.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .tiny import specimens
 
 
 class Qwen2VLAdapter(Qwen25VLAdapter):
-    """Qwen2-VL: Qwen2.5-VL without windows."""
+    """Adapter for Qwen2-VL: Qwen2.5-VL without window attention."""
 
     name: ClassVar[str] = "qwen2-vl"
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
-        """One of its kind."""
+        """One tiny model of this family."""
         return specimens("qwen2-vl")
 
     @classmethod
@@ -44,7 +44,7 @@ class Qwen2VLAdapter(Qwen25VLAdapter):
         return any(base.__name__ == "Qwen2VLForConditionalGeneration" for base in type(model).__mro__)
 
     def vision_attention(self) -> nn.Module:
-        """Attention of the last block."""
+        """The attention module of the last block."""
         attention: nn.Module = self.vision_tower.blocks[-1].attn
         return attention
 
@@ -54,29 +54,29 @@ class Qwen2VLAdapter(Qwen25VLAdapter):
         return (merger.ln_q, *merger.mlp)
 
     def projector(self) -> Projector:
-        """The merger, rows (N, P, D_v); with its closed form where its weights can be read."""
+        """The merger, for rows (N, P, D_v), with its closed form if its weights can be read."""
         run = in_float32(self.projector_module)
         return Projector(lambda rows: run(rows.flatten(0, -2)), lambda: layer_norm_form(*self.merger_parts()))
 
     def _in_token_order(self, encoded: Encoded, number: int, patches: Tensor) -> Tensor:
-        """Rows of all patches (M, ...) -> one image's tokens' patches (N, P, ...)."""
+        """Group rows of all patches (M, ...) into the patches of an image's tokens (N, P, ...)."""
         tokens = patches.view(sum(encoded.lengths), -1, *patches.shape[1:])
         start = sum(encoded.lengths[:number])
         return tokens[start : start + encoded.lengths[number]]
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
-        """Merger inputs with their means taken off, (N, P, D_v); the merger's norm does so anyway."""
+        """Merger inputs minus their mean, (N, P, D_v); the merger's layer norm subtracts it anyway."""
         return centred(super()._pre_features(encoded, number))
 
 
 class Qwen3VLAdapter(Qwen2VLAdapter):
-    """Qwen3-VL: rows of the tower's earlier blocks are added after the first decoder layers (deepstack)."""
+    """Adapter for Qwen3-VL: adds rows of earlier tower blocks after the first decoder layers (DeepStack)."""
 
     name: ClassVar[str] = "qwen3-vl"
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
-        """One of its kind."""
+        """One tiny model of this family."""
         return specimens("qwen3-vl")
 
     @classmethod
@@ -91,11 +91,11 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
 
     @property
     def first_layer(self) -> int:
-        """The first decoder layer after whose predecessors nothing is added any more."""
+        """The first decoder layer before which all DeepStack rows have been added."""
         return len(self.vision_tower.deepstack_visual_indexes)
 
     def check(self, cut: Cut) -> None:
-        """Refuse cuts among the layers that get more rows, and made rows that would have nothing to add."""
+        """Refuse cuts before the last DeepStack layer, and new rows, which have no DeepStack features."""
         super().check(cut)
         method, schedule = cut.method, cut.method.schedule
         if method.stage == "projector" and method.reducer is not None:
@@ -114,19 +114,19 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
                 )
 
     def language_words(self) -> tuple[str, ...]:
-        """The mask of visual tokens, and the rows that are added."""
+        """The mask of visual tokens, and the DeepStack rows."""
         return "visual", "added"
 
     def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
-        """Cut the mask of visual tokens, and the rows that are added."""
+        """Prune the mask of visual tokens and the DeepStack rows."""
         mask = language.visual
         if mask is None:
             return
-        number = (mask.flatten().cumsum(0) - 1).view_as(mask)  # of each visual token among all of the batch
+        number = (mask.flatten().cumsum(0) - 1).view_as(mask)  # index of each visual token in the batch
         kept = take(mask, plan.index) if plan.valid is None else take(mask, plan.index) & plan.valid
         rows = take(number, plan.index)[kept]
         language.visual = kept
-        language.added = [each[rows.to(each.device)] for each in language.added]
+        language.added = [features[rows.to(features.device)] for features in language.added]
 
 
 @tokenprune.hookimpl

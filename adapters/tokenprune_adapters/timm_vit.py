@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""timm's vision transformers: `VisionTransformer` (ViT, DeiT, DINOv2, SigLIP) and `Eva` (EVA, DINOv3).
+"""Adapter for timm: `VisionTransformer` (ViT, DeiT, DINOv2, SigLIP) and `Eva` (EVA, DINOv3).
 
 Checked with timm 1.0.31.
 """
@@ -18,9 +18,10 @@ import tokenprune
 from .authoring import NormTap, QueryKeyTap, Specimen, TokenHead, Tower, VisionTowerAdapter, filled
 
 KNOWN = frozenset({"VisionTransformer", "Eva"})
-# attention whose queries and keys, normalised and turned by their positions, are what attends
+# attention that is a plain softmax of normalised, rotated queries and keys
 PLAIN_ATTENTION = frozenset({"Attention", "AttentionRope", "EvaAttention"})
 WINDOWS = "it attends within windows of the grid, which must stay whole"
+GRID_OUTPUT = "features_only=True arranges the tokens of late blocks on a grid; prune the plain model"
 TABLES = "its attention adds a table of relative positions made for the whole grid"
 REASONS = {
     "SwinTransformer": WINDOWS,
@@ -29,50 +30,50 @@ REASONS = {
     "VisionTransformerSAM": WINDOWS,
     "Beit": TABLES,
     "VisionTransformerRelPos": TABLES,
-    "FeatureGetterNet": "features_only=True lays the tokens of late blocks on a grid; prune the plain model",
-    "FeatureHookNet": "features_only=True lays the tokens of late blocks on a grid; prune the plain model",
+    "FeatureGetterNet": GRID_OUTPUT,
+    "FeatureHookNet": GRID_OUTPUT,
 }
 
 
 class TimmAdapter(VisionTowerAdapter):
-    """A timm vision transformer, as a classifier or for its features."""
+    """Adapter for timm's vision transformers, with or without a classifier."""
 
     name: ClassVar[str] = "timm"
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Whether this is a model of timm; which of them lose tokens is said by `find_tower`."""
+        """Whether this is a model of timm; `find_tower` decides whether it can be pruned."""
         return _is_from(getattr(model, "_orig_mod", model), "timm.models")
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
-        """A ViT, and a tower with rotary positions."""
+        """A ViT, and a tower with rotary position embeddings."""
         need = ("timm", "pip install -e '.[timm]'")
         return Specimen("timm-vit", _tiny_vit, *need), Specimen("timm-eva", _tiny_eva, *need)
 
     def find_tower(self, model: nn.Module) -> Tower:
-        """Say where things are; see `VisionTowerAdapter.find_tower`."""
+        """Describe the model as a tower; see `VisionTowerAdapter.find_tower`."""
         return timm_tower(model)
 
 
 def timm_tower(model: Any, last: tuple[nn.Module, ...] = ()) -> Tower:
-    """A timm vision transformer as a tower; `last` is what a bigger model does with its output.
+    """Describe a timm vision transformer as a tower; `last` are a larger model's modules after its output.
 
     Raises
     ------
     UnsupportedModelError
-        When it cannot lose tokens, with the reason.
+        If it cannot be pruned, with the reason.
     """
     names = [base.__name__ for base in type(model).__mro__ if base.__module__.startswith("timm.models")]
     pool = getattr(model, "attn_pool", None)
     reason = next((REASONS[name] for name in names if name in REASONS), None)
     if reason is None and not KNOWN & set(names):
-        reason = _shrinks(model) or "this adapter was not made for it"
+        reason = _shrinks(model) or "this adapter does not know it"
     if reason is None and getattr(pool, "pos_embed", None) is not None:
         reason = "its attention pooling adds a position to every token of the whole grid"
     if reason is not None:
         raise tokenprune.UnsupportedModelError(
-            f"timm's {type(model).__name__} cannot lose tokens here: {reason}. What can: VisionTransformer "
+            f"timm's {type(model).__name__} cannot be pruned: {reason}. Supported are VisionTransformer "
             "(ViT, DeiT, DINOv2, SigLIP, CLIP) and Eva (EVA, DINOv3, PE)"
         )
     heads = [model.head, model.head_dist] if hasattr(model, "head_dist") else [model.head]
@@ -92,27 +93,28 @@ def timm_tower(model: Any, last: tuple[nn.Module, ...] = ()) -> Tower:
 
 
 def attention_tap(block: Any) -> Callable[[], QueryKeyTap] | None:
-    """What watches a block's attention; None where that is not simply a softmax of queries and keys."""
+    """Factory of the tap on a block's attention; None if it is not a plain softmax of queries and keys."""
     attention: Any = getattr(block, "attn", None)
     if type(attention).__name__ not in PLAIN_ATTENTION or not _is_from(attention, "timm."):
         return None
 
     def rotate(rows: Tensor, rope: Tensor) -> Tensor:
-        from timm.layers import apply_rot_embed_cat  # there, since the model is timm's
+        from timm.layers import apply_rot_embed_cat  # installed, since the model is timm's
 
         n = attention.num_prefix_tokens
-        turned = apply_rot_embed_cat(rows[:, :, n:], rope, half=attention.rotate_half)
-        return torch.cat([rows[:, :, :n], turned], 2)
+        rotated = apply_rot_embed_cat(rows[:, :, n:], rope, half=attention.rotate_half)
+        return torch.cat([rows[:, :, :n], rotated], 2)
 
     return partial(NormTap, attention, attention.q_norm, attention.k_norm, attention.scale, rotate)
 
 
 def _shrinks(model: Any) -> str | None:
-    """The reason why a hierarchical model is refused, None for any other."""
+    """Why a hierarchical model is refused; None for any other model."""
     stages = [stage["reduction"] for stage in getattr(model, "feature_info", None) or ()]
     if len(set(stages)) < 2:
         return None
-    return f"it is hierarchical, its stages shrink a whole grid ({', '.join(map(str, stages))} pixels a cell)"
+    sizes = ", ".join(map(str, stages))
+    return f"it is hierarchical: its stages downsample the whole grid ({sizes} pixels per cell)"
 
 
 def _is_from(thing: Any, package: str) -> bool:
