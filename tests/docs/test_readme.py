@@ -4,10 +4,13 @@
 import inspect
 import json
 import re
+import shutil
 from pathlib import Path
 
+import fill
 import pytest
-from pages.readme import demo_part, filled, methods_part
+from blocks import readme
+from PIL import Image
 from tokenprune_cli.commands.check import check
 from tokenprune_cli.commands.demo import demo
 from tokenprune_cli.commands.listing import KINDS
@@ -19,13 +22,6 @@ from tokenprune.trial import PROMISES
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CLI_PAGE = (ROOT / "docs" / "cli.md").read_text()
-
-
-def test_the_generated_parts_are_up_to_date():
-    record = json.loads((ROOT / "docs" / "benchmarks" / "demo.json").read_text())
-    pages = (page.stem for page in (ROOT / "docs" / "methods").glob("*.md"))
-    parts = {"demo": demo_part(record), "methods": methods_part(pages)}
-    assert filled(README, parts) == README, "run python -m pages.readme"
 
 
 def test_every_method_is_in_the_catalogue_and_has_a_page():
@@ -49,13 +45,29 @@ def test_the_check_in_the_readme_has_every_method_and_promise():
     assert f"passed: all {len(rows) * len(PROMISES)} checks on embedded" in section
 
 
-def test_a_part_is_replaced_and_the_rest_stays():
-    page = "a\n<!-- x: generated -->\nold\n<!-- x: end -->\nb\n"
-    new = "a\n<!-- x: generated -->\nnew\n<!-- x: end -->\nb\n"
-    assert filled(page, {"x": "new\n"}) == new
-    assert filled(new, {"x": "new"}) == new
-    with pytest.raises(ValueError, match="no part between"):
-        filled("a", {"x": "new"})
+def test_a_method_without_a_page_is_on_that_of_its_family():
+    lines = readme.method_list(["sparsevlm"]).splitlines()
+    linked = [line.split(":")[0] for line in lines if "](" in line]
+    page = "docs/methods/sparsevlm.md"
+    assert linked == [f"- [`sparsevlm`]({page})", f"- [`sparsevlm-plus`]({page})"]
+    assert len(lines) == len(tokenprune.list_methods())
+
+
+def test_the_results_of_a_demo_are_copied_into_docs(tmp_path, monkeypatch):
+    output, docs = tmp_path / "output", tmp_path / "docs"
+    output.mkdir()
+    docs.mkdir()
+    shutil.copy(readme.RECORD, output / "demo.json")
+    Image.effect_noise((30, 20), 50).convert("RGB").save(output / "all-methods-18-tokens.png")
+    monkeypatch.setattr(readme, "RECORD", docs / "demo.json")
+    monkeypatch.setattr(readme, "PICTURE", docs / "demo.png")
+    filled = []
+    monkeypatch.setattr(fill, "is_up_to_date", lambda name: filled.append(name) or True)
+    assert fill.main(["README.md", "--demo", str(output)]) == 0
+    assert filled == ["README.md"]
+    assert (docs / "demo.json").read_text() == (output / "demo.json").read_text()
+    with Image.open(docs / "demo.png") as picture:
+        assert picture.mode == "P" and picture.size == (30, 20)
 
 
 def test_no_text_installs_the_namesake():

@@ -5,34 +5,97 @@ from pathlib import Path
 
 import pytest
 import torch
-from pages import studies as pages
+from blocks import studies
+from blocks.sources import read_record
 from tokenprune_cli.embedded import held_out_scenes, load_embedded_model
 from tokenprune_cli.evaluation import tokenized
 
 from benchmarks.studies import STUDIES
-from benchmarks.studies.table import interval, markdown, said
+from benchmarks.studies.table import interval, said
 
-ROOT = Path(__file__).parents[3]
+PAGE = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+WHAT_WE_SAW = "**What we saw.**"
 
 
 @pytest.fixture
-def records(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    return pages.load()
+def records():
+    return {name: read_record(f"studies/{name}") for name in STUDIES}
 
 
-def test_the_page_is_up_to_date(records):
-    written = (ROOT / pages.PAGE).read_text()
-    assert pages.page(records) == written, "run `python -m pages.studies`"
+@pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
+def test_every_study_has_its_section(study):
+    section = PAGE.split(f"## {study.title}\n")[1].split("\n## ")[0]
+    assert f"*{study.asks}*" in " ".join(section.split())
+    assert f"<!-- block study {study.name} -->" in section
+    assert section.count(WHAT_WE_SAW) == 1
 
 
 def test_every_study_has_a_record_of_the_embedded_model_on_the_same_questions(records):
-    assert list(records) == list(STUDIES)
     for name, record in records.items():
         assert record["study"] == name and record["model"] == "embedded"
-        assert record["command"].startswith(f"tokenprune study {name}")
+        assert record["command"].startswith(f"python -m benchmarks.studies {name}")
         assert record["questions"] == records["layers"]["questions"]
         assert record["questions"]["count"] >= 500
+
+
+def verdicts(name):
+    """What stands in the page's lists: number of kept tokens -> better, worse, noise -> variants."""
+    return studies.verdicts(read_record(f"studies/{name}"))
+
+
+def test_what_the_page_finds_at_the_layers_is_in_the_record():
+    assert verdicts("layers")["18"]["better"] == verdicts("layers")["18"]["worse"] == []
+    nine = verdicts("layers")["9"]
+    assert nine["worse"] == ["layer 2", "layer 3", "layer 5"]
+    assert nine["noise"] == ["layer 1", "layer 4", "whole encoder"]
+
+
+def test_what_the_page_finds_about_sampling_is_in_the_record():
+    groups = verdicts("sampling")["18"]
+    assert groups["better"] == ["m = 1, h = 0.01"] and groups["worse"] == []
+    steps = {
+        studies.spearman("sampling", f"m = 64, h = {h}", "closed form") for h in ("0.001", "0.01", "1", "10")
+    }
+    assert len(steps) == 1
+    with_closed_form = float(studies.spearman("sampling", "m = 64, h = 0.01", "closed form"))
+    assert float(studies.spearman("sampling", "m = 64, another seed", "m = 64, h = 0.01")) < with_closed_form
+
+
+def test_what_the_page_finds_about_product_and_sum_is_in_the_record():
+    found = verdicts("combination")
+    for kept in ("36", "18", "9"):
+        assert {"sensitivity alone", "random"} == set(found[kept]["worse"])
+    assert found["18"]["better"] == ["diversity alone"] and found["9"]["better"] == ["sum"]
+    assert "diversity alone" in found["36"]["noise"] and "diversity alone" in found["9"]["noise"]
+
+
+def test_what_the_page_finds_about_normalisation_and_positions_is_in_the_record():
+    found = verdicts("normalise")
+    assert [found[kept]["worse"] for kept in ("36", "18", "9")] == [
+        ["minmax"],
+        ["minmax"],
+        ["minmax", "diversity alone"],
+    ]
+    assert [verdicts("positions")[kept]["better"] for kept in ("36", "18", "9")] == [[], ["original"], []]
+
+
+def test_what_the_page_finds_about_half_precision_is_in_the_record():
+    found = verdicts("precision")
+    assert found["18"]["better"] == ["differences in float16"] and found["9"]["worse"] == [
+        "differences in bfloat16"
+    ]
+
+
+def test_figures_in_sentences_are_those_of_the_records():
+    assert studies.right("layers", "layer 2", "9") == "26.4 %"
+    assert studies.points("combination", "diversity alone", "18") == "6.1"
+    assert studies.spearman("correlation", "whole encoder", "projector", "0.5") == "0.00"
+    assert studies.common("precision", "model in bfloat16", "float32") == "98 %"
+    assert studies.tokens("correlation", "whole encoder", "projector", "0.5") == "10"
+    with pytest.raises(ValueError, match="no variant 'layer 9' with 9 tokens"):
+        studies.right("layers", "layer 9", "9")
+    with pytest.raises(ValueError, match="does not compare the rankings"):
+        studies.spearman("layers", "layer 1", "projector")
 
 
 def test_the_records_are_of_the_studies_as_they_are_now(records):
@@ -77,4 +140,3 @@ def test_cells_of_tables():
     assert interval(found) == "12.3 (-1.0 to 20.0)"
     assert interval(found, signed=True) == "+12.3 (-1.0 to +20.0)"
     assert interval({"value": 0.5, "low": None, "high": None}) == "50.0"
-    assert markdown((("a", "b"), [("1", "2")])) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

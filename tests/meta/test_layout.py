@@ -24,6 +24,7 @@ PYTEST = sorted((ROOT / "plugins/tokenprune_pytest").rglob("*.py"))
 VISUALIZE = sorted((ROOT / "plugins/tokenprune_visualize").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+DOCS = sorted((ROOT / "docs").glob("*.py")) + sorted((ROOT / "docs/tools").rglob("*.py"))
 OURS = CORE + PLUGINS + ADAPTERS + VLLM + CLI + LMMS_EVAL + PYTEST + VISUALIZE
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
 
@@ -151,7 +152,7 @@ def test_every_builtin_plugin_has_its_entry_point():
     assert ours == hooked
 
 
-@pytest.mark.parametrize("path", OURS + TESTS + BENCHMARKS, ids=name_of)
+@pytest.mark.parametrize("path", OURS + TESTS + BENCHMARKS + DOCS, ids=name_of)
 def test_files_carry_the_licence_and_a_telling_name(path):
     assert path.read_text().startswith("# SPDX-License-Identifier: Apache-2.0\n")
     assert path.stem not in {"utils", "helpers", "common", "misc", "util", "helper"}

@@ -2,33 +2,14 @@
 """The published figures as data, and the page and the commands that are made of them."""
 
 import hashlib
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import pytest
+from blocks import evaluation
 from tokenprune_lmms_eval.arguments import read_pruning, read_value
 from tokenprune_lmms_eval.loading import split_arguments
 
-SOURCE = Path(__file__).parents[2] / "docs" / "evaluation_page.py"
 NAMES = ("table-b", "table-c", "table-d")
-
-
-@pytest.fixture(scope="module")
-def page():
-    spec = importlib.util.spec_from_file_location("evaluation_page", SOURCE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def test_the_page_and_the_commands_are_up_to_date(page):
-    text = page.PAGE.read_text(encoding="utf-8")
-    assert page.written(text) == text, "run `python docs/evaluation_page.py`"
-    assert page.COMMANDS.read_text(encoding="utf-8") == page.commands()
 
 
 @pytest.mark.parametrize(
@@ -39,9 +20,9 @@ def test_the_page_and_the_commands_are_up_to_date(page):
         ("table-d", 43, "9035650301ec0e7f3122fb4e2af30ae6eee54f75d44e305cc670449880719d9c"),
     ],
 )
-def test_the_figures_are_those_compared_with_the_supplement(page, name, rows, digest):
-    table = page.TABLES[name]
-    assert len(page.rows(table)) == rows
+def test_the_figures_are_those_compared_with_the_supplement(name, rows, digest):
+    table = evaluation.TABLES[name]
+    assert len(evaluation.rows(table)) == rows
     assert hashlib.sha256(table.path.read_bytes()).hexdigest() == digest
 
 
@@ -54,14 +35,18 @@ def test_the_figures_are_those_compared_with_the_supplement(page, name, rows, di
         ("table-d", 320, "Layer 13", "60.78 63.83 1712.90 83.76 67.38 52.13 36.67 65.64", "94.7"),
     ],
 )
-def test_some_rows_by_eye(page, name, tokens, method, figures, average):
-    found = [row for row in page.rows(page.TABLES[name]) if (row.tokens, row.method) == (tokens, method)]
+def test_some_rows_by_eye(name, tokens, method, figures, average):
+    found = [
+        row
+        for row in evaluation.rows(evaluation.TABLES[name])
+        if (row.tokens, row.method) == (tokens, method)
+    ]
     assert [(list(row.figures.values()), row.average) for row in found] == [(figures.split(), average)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_published_average_is_that_of_its_row(page, name):
-    rows = page.rows(page.TABLES[name])
+def test_every_published_average_is_that_of_its_row(name):
+    rows = evaluation.rows(evaluation.TABLES[name])
     unpruned = {benchmark: float(figure) for benchmark, figure in rows[0].figures.items()}
     assert rows[0].is_baseline and rows[0].average == "100"
     for row in rows:
@@ -85,15 +70,15 @@ def _number(text):
         return read_value(text)
 
 
-def test_every_command_is_understood(page):
-    lines = page.records(page.COMMANDS)
+def test_every_command_is_understood():
+    lines = evaluation.records(evaluation.DATA / "commands.csv")
     counts = {}
     for line in lines:
         loading, rest = split_arguments(arguments(line["command"]))
         pruning = read_pruning(rest)
         assert (pruning is None) == (line["method"] == line["model"])
         assert loading.pretrained.count("/") == 1 and line["measured"] == "not attempted here"
-        assert f"--tasks {page.BENCHMARKS[line['benchmark']]['task']} " in line["command"]
+        assert f"--tasks {evaluation.BENCHMARKS[line['benchmark']]['task']} " in line["command"]
         counts[line["table"]] = counts.get(line["table"], 0) + 1
     assert counts == {"table-b": 16 * 9, "table-c": 10 * 9, "table-d": 4 * 8, "": 3 * 9}
 
@@ -109,11 +94,8 @@ def test_every_command_is_understood(page):
         ("LLaVA-1.5-7B", 576, 576),
     ],
 )
-def test_what_a_nominal_budget_processes(page, method, tokens, rows):
-    found = [r for r in page.rows(page.TABLES["table-b"]) if (r.method, r.tokens) == (method, tokens)]
+def test_what_a_nominal_budget_processes(method, tokens, rows):
+    found = [
+        r for r in evaluation.rows(evaluation.TABLES["table-b"]) if (r.method, r.tokens) == (method, tokens)
+    ]
     assert [row.rows_entering() for row in found] == [rows]
-
-
-def test_a_page_without_a_place_for_a_part_is_refused(page):
-    with pytest.raises(ValueError, match="no place for the part 'example'"):
-        page.written("# Evaluation\n")

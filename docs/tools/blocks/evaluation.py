@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the tables of docs/evaluation.md and docs/data/commands.csv: `python docs/evaluation_page.py`.
+"""Blocks of docs/evaluation.md, and docs/data/commands.csv.
 
 The figures are those of `docs/data/table-*.csv`, transcribed from the supplement of the ZOO-Prune paper.
 """
@@ -7,24 +7,23 @@ The figures are those of `docs/data/table-*.csv`, transcribed from the supplemen
 from __future__ import annotations
 
 import csv
-import functools
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from tokenprune_cli.tables import Table
 
 import tokenprune
 from tokenprune.schedule import mean_rows
 
-DOCS = Path(__file__).parent
-PAGE, DATA = DOCS / "evaluation.md", DOCS / "data"
-COMMANDS = DATA / "commands.csv"
-MARKS = "<!-- {}: written by docs/evaluation_page.py -->", "<!-- end of {} -->"
+from .sources import DOCS, Blocks, render
+
+DATA = DOCS / "data"
 NOT_ATTEMPTED = "not attempted here"
 
 
 @dataclass(frozen=True)
-class Table:
+class PublishedTable:
     """A published table: its model, how that is loaded, and its decoder layers."""
 
     name: str
@@ -42,9 +41,9 @@ LLAVA = "dtype=float16,system_prompt=vicuna_v1.txt,pad_to_square=true"
 TABLES = {
     table.name: table
     for table in (
-        Table("table-b", "LLaVA-1.5-7B", f"pretrained=llava-hf/llava-1.5-7b-hf,{LLAVA}", 32),
-        Table("table-c", "LLaVA-1.5-13B", f"pretrained=llava-hf/llava-1.5-13b-hf,{LLAVA}", 40),
-        Table(
+        PublishedTable("table-b", "LLaVA-1.5-7B", f"pretrained=llava-hf/llava-1.5-7b-hf,{LLAVA}", 32),
+        PublishedTable("table-c", "LLaVA-1.5-13B", f"pretrained=llava-hf/llava-1.5-13b-hf,{LLAVA}", 40),
+        PublishedTable(
             "table-d",
             "LLaVA-NeXT-7B",
             "pretrained=llava-hf/llava-v1.6-vicuna-7b-hf,dtype=float16,system_prompt=vicuna_v1.txt",
@@ -76,7 +75,7 @@ RUN = "lmms-eval --model tokenprune --model_args {} --tasks {} --batch_size 1 --
 class Row:
     """One row of a published table: benchmark to figure, as printed."""
 
-    table: Table
+    table: PublishedTable
     tokens: int
     method: str
     figures: dict[str, str]
@@ -117,38 +116,52 @@ def records(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def rows(table: Table) -> list[Row]:
+def rows(table: PublishedTable) -> list[Row]:
     """Rows of a published table."""
-    found = []
+    lines = []
     for line in records(table.path):
         tokens, method, average = (line.pop(name) for name in ("tokens", "method", "average"))
-        found.append(Row(table, int(tokens), method, line, average))
-    return found
+        lines.append(Row(table, int(tokens), method, line, average))
+    return lines
+
+
+def find_row(table: str, method: str, tokens: str | int) -> Row:
+    """One row of a published table."""
+    for row in rows(TABLES[table]):
+        if (row.method, row.tokens) == (method, int(tokens)):
+            return row
+    raise ValueError(f"{table} has no row of {method} at {tokens} tokens")
 
 
 BENCHMARKS = {line["column"]: line for line in records(DATA / "benchmarks.csv")}
 
 
-def benchmarks_part() -> str:
+def benchmarks() -> str:
     """Table A, and what of lmms-eval gives each figure."""
-    lines = [("column", "benchmark", "metric", "task of lmms-eval", "figure in its results"), ("---",) * 5]
-    for name, one in BENCHMARKS.items():
-        lines.append((name, one["benchmark"], one["metric"], f"`{one['task']}`", one["result"]))
-    return _markdown(lines)
+    heads = ("column", "benchmark", "metric", "task of lmms-eval", "figure in its results")
+    lines = [
+        (name, line["benchmark"], line["metric"], f"`{line['task']}`", line["result"])
+        for name, line in BENCHMARKS.items()
+    ]
+    return Table(heads, lines, align="lllll").markdown()
 
 
-def table_part(table: Table) -> str:
+def published(name: str) -> str:
     """The published figures of a table with what runs each row."""
-    found = rows(table)
-    columns = list(found[0].figures)
-    head = ("tokens", "method", *columns, "average, %", "pruning", "rows entering a layer", "measured")
-    lines = [head, ("---:", "---", *("---:",) * (len(columns) + 1), "---", "---:", "---")]
-    for row in found:
+    table, lines = TABLES[name], []
+    for row in rows(table):
         entering = row.rows_entering()
         here = ("", "") if entering is None else (f"`{row.pruning}`", f"{entering:.1f}")
         lines.append((str(row.tokens), row.method, *row.figures.values(), row.average, *here, NOT_ATTEMPTED))
-    loading = f"`--model_args` of a row is this, a comma, and its pruning:\n\n```text\n{table.loading}\n```"
-    return f"{loading}\n\n{_markdown(lines)}"
+    columns = list(rows(table)[0].figures)
+    heads = ("tokens", "method", *columns, "average, %", "pruning", "rows entering a layer", "measured")
+    align = "rl" + "r" * (len(columns) + 1) + "lrl"
+    return render("published", loading=table.loading, table=Table(heads, lines, align=align).markdown())
+
+
+def rows_entering(table: str, method: str, tokens: str) -> str:
+    """Mean visual rows that enter a layer, as in "82.2"."""
+    return f"{find_row(table, method, tokens).rows_entering():.1f}"
 
 
 def commands() -> str:
@@ -171,43 +184,29 @@ def commands() -> str:
     return text.getvalue()
 
 
-def qwen_part() -> str:
+def qwen() -> str:
     """What runs Qwen2.5-VL at the supplement's shares."""
     lines = "\n".join(f"{QWEN_LOADING},{pruning}" for pruning in QWEN_PRUNING.values())
     return f"```text\n{lines}\n```"
 
 
-def example() -> str:
+def command(table: str, method: str, tokens: str, benchmark: str) -> str:
     """The command of one cell, in full."""
-    row = next(row for row in rows(TABLES["table-b"]) if (row.method, row.tokens) == ("ZOO-Prune", 64))
-    command = str(row.command("gqa")).replace(" --", " \\\n    --")
-    return f"ZOO-Prune at 64 tokens on GQA, published {row.figures['GQA']}:\n\n```bash\n{command}\n```"
+    line = find_row(table, method, tokens).command(BENCHMARKS[benchmark]["task"])
+    lines = str(line).replace(" --", " \\\n    --")
+    return f"```bash\n{lines}\n```"
 
 
-PARTS = {
-    "example": example,
-    "benchmarks": benchmarks_part,
-    **{name: functools.partial(table_part, table) for name, table in TABLES.items()},
-    "qwen": qwen_part,
+def figure(table: str, method: str, tokens: str, benchmark: str) -> str:
+    """A published figure, as printed."""
+    return find_row(table, method, tokens).figures[benchmark]
+
+
+BLOCKS: Blocks = {
+    "figure": figure,
+    "command": command,
+    "benchmarks": benchmarks,
+    "published": published,
+    "rows-entering": rows_entering,
+    "qwen": qwen,
 }
-
-
-def written(page: str) -> str:
-    """Return the page's text with its parts as they should be."""
-    for name, make in PARTS.items():
-        start, end = (mark.format(name) for mark in MARKS)
-        inner = re.compile(f"(?<={re.escape(start)}).*?(?={re.escape(end)})", re.S)
-        if not inner.search(page):
-            raise ValueError(f"{PAGE.name} has no place for the part {name!r}: {start} ... {end}")
-        before, after = inner.split(page, maxsplit=1)
-        page = f"{before}\n\n{make()}\n\n{after}"
-    return page
-
-
-def _markdown(lines: list[tuple[str, ...]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    COMMANDS.write_text(commands(), encoding="utf-8")

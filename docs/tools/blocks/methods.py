@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the tables of docs/methods/index.md from what is installed: `python docs/method_table.py`.
+"""Blocks of docs/methods/index.md: tables of the installed methods.
 
 A line of code is a line that is neither blank nor a comment nor part of a docstring.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from pathlib import Path
 from statistics import median
 
+from tokenprune_cli.tables import Table
+
 import tokenprune
 from tokenprune.schedule import BUDGET_UNITS
 
-PAGE = Path(__file__).parent / "methods" / "index.md"
-MARKS = "<!-- {}: written by docs/method_table.py -->", "<!-- end of {} -->"
+from .sources import DOCS, Blocks
+
+PAGES = DOCS / "methods"
 
 
 def built_in() -> list[str]:
@@ -69,61 +71,56 @@ def median_length() -> float:
 
 def choices_table() -> str:
     """What each method does where, by its paper's choice."""
-    rows = ["| method | paper | stage | before layers | positions | scope | newlines | budget | signals |"]
-    rows.append("|---" * 9 + "|")
+    heads = (
+        "method",
+        "paper",
+        "stage",
+        "before layers",
+        "positions",
+        "scope",
+        "newlines",
+        "budget",
+        "signals",
+    )
+    rows = []
     for name in built_in():
         method = tokenprune.method(name)
         layers = "" if method.schedule is None else ", ".join(map(str, method.schedule.layers))
         if method.schedule is not None and method.schedule.depth is not None:
             layers += f" of {method.schedule.depth}"
         signals = ", ".join(f"`{signal}`" for signal in sorted(method.needs))
-        cells = (_link(name), method.paper, method.stage, layers, method.positions or "the model's")
-        counts = dict.fromkeys([method.budget, *BUDGET_UNITS]) if method.stage == "decoder" else [method.budget]
-        cells = (*cells, method.scope, method.newlines, ", ".join(counts), signals or "none")
-        rows.append(_row(*cells))
-    return "\n".join(rows)
+        budgets = (
+            dict.fromkeys([method.budget, *BUDGET_UNITS]) if method.stage == "decoder" else [method.budget]
+        )
+        rows.append(
+            [
+                *(_link(name), method.paper, method.stage, layers, method.positions or "the model's"),
+                *(method.scope, method.newlines, ", ".join(budgets), signals or "none"),
+            ]
+        )
+    return Table(heads, rows, align="l" * len(heads)).markdown()
 
 
 def code_table() -> str:
     """How much code each method is."""
-    rows = ["| method | parts | its own file | all it is made of |", "|---|---|---:|---:|"]
+    rows = []
     for name in built_in():
         files, parts = files_of(name), [part.name for part in tokenprune.method(name).parts]
         counts = [lines_of_code(path) for path in files]
-        rows.append(_row(_link(name), ", ".join(f"`{p}`" for p in parts), str(counts[0]), str(sum(counts))))
+        rows.append([_link(name), ", ".join(f"`{p}`" for p in parts), str(counts[0]), str(sum(counts))])
     own = [lines_of_code(files_of(name)[0]) for name in built_in()]
     whole = [sum(map(lines_of_code, files_of(name))) for name in built_in()]
-    rows.append(_row("**median**", "", f"{median(own):.0f}", f"{median(whole):.0f}"))
-    return "\n".join(rows)
-
-
-TABLES = {"choices": choices_table, "lines of code": code_table}
-
-
-def written(page: str) -> str:
-    """Return the page's text with its tables as they should be."""
-    for name, make in TABLES.items():
-        start, end = (mark.format(name) for mark in MARKS)
-        inner = re.compile(f"(?<={re.escape(start)}).*?(?={re.escape(end)})", re.S)
-        if not inner.search(page):
-            raise ValueError(f"{PAGE.name} has no place for the table {name!r}: {start} ... {end}")
-        before, after = inner.split(page, maxsplit=1)
-        page = f"{before}\n\n{make()}\n\n{after}"
-    return page
+    rows.append(["**median**", "", f"{median(own):.0f}", f"{median(whole):.0f}"])
+    return Table(("method", "parts", "its own file", "all it is made of"), rows, align="llrr").markdown()
 
 
 def _link(name: str) -> str:
     """Link to the method's page, found by its first line."""
-    for path in sorted(PAGE.parent.glob("*.md")):
+    for path in sorted(PAGES.glob("*.md")):
         heading = path.read_text().splitlines()[0]
         if name in heading.removeprefix("# ").split(", "):
             return f"[{name}]({path.name})"
     raise ValueError(f"the method {name!r} has no page in docs/methods")
 
 
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text()))
+BLOCKS: Blocks = {"choices": choices_table, "lines-of-code": code_table}

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions that write the generated blocks of the documentation, a file for each page."""

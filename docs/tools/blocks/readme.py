@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks of README.md: the demo's results, and the catalogue of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tokenprune_cli.tables import Table
+
+import tokenprune
+
+from .sources import DOCS, RECORDS, ROOT, Blocks, read_record, render
+
+RECORD = RECORDS / "demo.json"
+PICTURE, PICTURE_BUDGET = DOCS / "images" / "demo.png", 18
+METHOD_PAGES = DOCS / "methods"
+
+
+def demo() -> str:
+    """Table, verdicts and provenance of the demo's record."""
+    record = read_record("demo")
+    return render("demo", record=record, table=demo_table(record).markdown())
+
+
+def demo_table(record: Mapping[str, Any]) -> Table:
+    """A row for each method at each budget."""
+    families = list(record["results"][0]["families"])
+    rows = [
+        [
+            result["method"] or "unpruned",
+            f"{result['visual_tokens']:.0f}",
+            f"{100 * result['accuracy']['value']:.1f}±{100 * result['accuracy']['standard_error']:.1f}",
+            *(f"{100 * result['families'][family]['value']:.1f}" for family in families),
+            f"{result['kv_cache_bytes'] / 1000:.0f}",
+            f"{result['prefill_flops'] / 1e6:.0f}",
+        ]
+        for result in record["results"]
+    ]
+    return Table(["method", "visual tokens", "right, %", *families, "KV cache, kB", "prefill, MFLOP"], rows)
+
+
+def catalogue() -> str:
+    """The installed methods, each with a link to its page."""
+    return method_list(page.stem for page in METHOD_PAGES.glob("*.md"))
+
+
+def method_list(pages: Iterable[str]) -> str:
+    """List the installed methods, one line each, with a link to the page that explains it.
+
+    Parameters
+    ----------
+    pages
+        Names of the pages there are; a method without one of its own is on that of its family.
+    """
+    known = sorted(pages, key=len, reverse=True)
+    lines = []
+    for name in tokenprune.list_methods():
+        method = tokenprune.method(name)
+        page = next((page for page in known if name == page or name.startswith(f"{page}-")), None)
+        link = f"[`{name}`]({METHOD_PAGES.relative_to(ROOT)}/{page}.md)" if page else f"`{name}`"
+        lines.append(f"- {link}: {method.title}; {method.paper or 'no paper'}")
+    return "\n".join(lines)
+
+
+def copy_demo(output: Path) -> None:
+    """Copy a demo's record into docs/, and its picture of all methods at one budget in 256 colours."""
+    RECORD.write_text((output / RECORD.name).read_text(encoding="utf-8"), encoding="utf-8")
+    with Image.open(output / f"all-methods-{PICTURE_BUDGET}-tokens.png") as picture:
+        picture.quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+
+
+BLOCKS: Blocks = {"demo": demo, "methods": catalogue}

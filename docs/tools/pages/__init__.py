@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Pages whose generated blocks are filled from records."""

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of all methods says what is installed, and methods stay small."""
+
+from blocks import methods
+
+
+def test_every_method_has_its_row_in_both_tables():
+    page = (methods.PAGES / "index.md").read_text()
+    for name in methods.built_in():
+        assert page.count(f"| [{name}](") == len(methods.BLOCKS)
+
+
+def test_a_typical_plugin_is_within_90_lines_and_a_typical_method_within_150_of_code():
+    # STYLE section 0
+    assert methods.median_length() <= 90
+    counts = sorted(sum(map(methods.lines_of_code, methods.files_of(name))) for name in methods.built_in())
+    assert counts[len(counts) // 2] <= 150
+
+
+def test_lines_of_code_by_hand(tmp_path):
+    path = tmp_path / "plugin.py"
+    path.write_text(
+        '# a comment\n"""A\n\ndocstring."""\n\nx = 1\n\n\ndef f():\n    """One."""\n    return x  # 2\n'
+    )
+    assert methods.lines_of_code(path) == 3
+
+
+def test_a_method_is_made_of_its_own_file_its_parts_and_what_they_import():
+    assert [path.stem for path in methods.files_of("fastv")] == ["fastv", "attention", "topk"]
+    assert set(p.stem for p in methods.files_of("sparsevlm")) == {
+        "sparsevlm",
+        "raters",
+        "topk",
+        "recycle",
+        "attention",
+    }
