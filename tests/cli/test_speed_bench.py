@@ -192,7 +192,7 @@ def test_presets_have_the_sizes_they_name(name):
     low, high = {"cpu-small": (280, 320), "qwen2.5-vl-7b": (7600, 8400)}.get(name, (6900, 7200))
     assert low < millions < high
     tokens = {"llava-next-7b": 2880, "qwen2.5-vl-7b": 1296}.get(name, 576)
-    assert visual_tokens(config, PRESETS[name].side) == tokens
+    assert visual_tokens(config, PRESETS[name].amount.side) == tokens
 
 
 @pytest.mark.parametrize(

@@ -11,34 +11,15 @@ import tokenprune
 from tokenprune_cli.bench.clock import Clock
 from tokenprune_cli.bench.contenders import (
     DOWNSAMPLE,
-    ORACLE,
     Contender,
     oracle,
     pruned,
     smaller_picture,
     unpruned,
 )
+from tokenprune_cli.bench.presets import Amount
 from tokenprune_cli.bench.timing import Found, time_answer, time_prefill, warm_up
 from tokenprune_cli.bench.workload import Workload, make_workload
-
-
-@dataclass(frozen=True)
-class Amount:
-    """How much is measured; see `Preset`."""
-
-    methods: tuple[str, ...]
-    keeps: tuple[int, ...]
-    batches: tuple[int, ...]
-    new_tokens: tuple[int, ...]
-    text_tokens: int
-    side: int
-    repeats: int
-    end_to_end_repeats: int
-    decode_steps: int
-
-    def rounds(self, batch: int) -> int:
-        """How often each contender is timed at a batch size: below the largest, twice `repeats`."""
-        return self.repeats * (1 if batch == max(self.batches) else 2)
 
 
 @dataclass
@@ -52,14 +33,14 @@ class Timed:
 
 
 def measure(
-    model: Any, amount: Amount, tick: Callable[[str], None] = lambda what: None
+    model: Any, amount: Amount, progress: Callable[[str, int, int], None] = lambda what, done, total: None
 ) -> tuple[list[Timed], dict[str, str], Workload]:
     """Time all contenders at all batch sizes.
 
     Parameters
     ----------
-    tick
-        Called before each run with a word about it.
+    progress
+        Told what is measured, how much of it is done, and of how much.
 
     Returns
     -------
@@ -70,14 +51,17 @@ def measure(
     timed: list[Timed] = []
     for batch in amount.batches:
         workload = make_workload(model, batch, amount.text_tokens, amount.side)
-        clock, group = Clock(model.device), []
-        for contender in _contenders(model, workload, amount, skipped):
-            tick(f"warm-up: {contender.name}, batch {batch}")
+        clock, group, n_rounds = Clock(model.device), [], amount.rounds(batch)
+        contenders = _contenders(model, workload, amount, skipped)
+        for i, contender in enumerate(contenders):
+            progress(f"warm-up, batch {batch}", i, len(contenders) + 1)
             group.append(Timed(contender, batch, warm_up(model, contender, clock)))
-        for one in _oracles(model, workload, group):
-            tick(f"warm-up: oracle, batch {batch}")
-            group.append(Timed(one, batch, warm_up(model, one, clock)))
-        _repeat(model, group, clock, amount, tick)
+        group += [Timed(one, batch, warm_up(model, one, clock)) for one in _oracles(model, workload, group)]
+        progress(f"warm-up, batch {batch}", len(contenders) + 1, len(contenders) + 1)
+        for i in range(n_rounds):
+            progress(f"batch {batch}", i, n_rounds)
+            _one_round(model, group, clock, amount, with_answers=i < amount.end_to_end_repeats)
+        progress(f"batch {batch}", n_rounds, n_rounds)
         timed += group
     return timed, skipped, workload
 
@@ -110,29 +94,15 @@ def _oracles(model: Any, workload: Workload, group: Sequence[Timed]) -> list[Con
     return [oracle(model, workload, profile, keep) for profile, keep in wanted.items()]
 
 
-def _repeat(
-    model: Any, group: Sequence[Timed], clock: Clock, amount: Amount, tick: Callable[[str], None]
-) -> None:
-    for repeat in range(amount.rounds(group[0].batch)):
-        for one in group:
-            tick(f"{one.contender.name}, batch {one.batch}")
-            seconds, found = time_prefill(model, one.contender, clock, amount.decode_steps)
-            one.found.peak_memory_bytes = found.peak_memory_bytes
-            for n in amount.new_tokens:
-                if n == 1:  # an answer of one token is the prefill
-                    seconds["end_to_end_1"] = seconds["prefill"]
-                elif repeat < amount.end_to_end_repeats:
-                    seconds[f"end_to_end_{n}"] = time_answer(model, one.contender, clock, n)
-            for part, value in seconds.items():
-                one.samples.setdefault(part, []).append(value)
-
-
-def n_ticks(amount: Amount, downsamples: bool) -> int:
-    """About how many runs there will be, for a progress bar."""
-    each = 1 + len(amount.keeps) * (len(amount.methods) + 2 + downsamples)
-    return sum(each * (1 + amount.rounds(batch)) for batch in amount.batches)
-
-
-def is_oracle(one: Timed) -> bool:
-    """Whether this is an oracle."""
-    return one.contender.name == ORACLE
+def _one_round(model: Any, group: Sequence[Timed], clock: Clock, amount: Amount, with_answers: bool) -> None:
+    """Time every contender once."""
+    for one in group:
+        seconds, found = time_prefill(model, one.contender, clock, amount.decode_steps)
+        one.found.peak_memory_bytes = found.peak_memory_bytes
+        for n in amount.new_tokens:
+            if n == 1:  # an answer of one token is the prefill
+                seconds["end_to_end_1"] = seconds["prefill"]
+            elif with_answers:
+                seconds[f"end_to_end_{n}"] = time_answer(model, one.contender, clock, n)
+        for part, value in seconds.items():
+            one.samples.setdefault(part, []).append(value)

@@ -11,7 +11,7 @@ import torch
 from tokenprune_cli.bench.fit import check_fit
 from tokenprune_cli.bench.presets import Preset
 from tokenprune_cli.console.failures import BadInputError, first_line
-from tokenprune_cli.console.models import Device, Precision, check_directory
+from tokenprune_cli.console.models import Device, Precision, check_directory, place_of, precision_of
 
 
 def configuration(preset: Preset, model: str | None) -> Any:
@@ -55,15 +55,10 @@ def prepared(
     """
     from transformers import AutoModelForImageTextToText
 
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise BadInputError(
-            "--device cuda: PyTorch finds no usable NVIDIA GPU on this machine; use --device cpu"
-        )
-    place = torch.device("cuda" if device is not Device.cpu and torch.cuda.is_available() else "cpu")
-    auto = "bfloat16" if place.type == "cuda" else "float32"
-    dtype: torch.dtype = getattr(torch, auto if precision is Precision.auto else precision.value)
-    rows = preset.text_tokens + visual_tokens(config, preset.side) + max(preset.new_tokens)
-    check_fit(config, place, dtype.itemsize, max(preset.batches), rows)
+    place = torch.device(place_of(device))
+    dtype, amount = precision_of(precision, place.type), preset.amount
+    rows = amount.text_tokens + visual_tokens(config, amount.side) + max(amount.new_tokens)
+    check_fit(config, place, dtype.itemsize, max(amount.batches), rows)
     if load is None:
         with place, torch.random.fork_rng(devices=[] if place.type == "cpu" else None):
             model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")

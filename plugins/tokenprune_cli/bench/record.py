@@ -12,8 +12,9 @@ import torch
 
 from tokenprune.functional import greedy_path
 from tokenprune_cli.bench.contenders import DOWNSAMPLE, ORACLE, UNPRUNED
-from tokenprune_cli.bench.measure import Amount, Timed
+from tokenprune_cli.bench.measure import Timed
 from tokenprune_cli.bench.oracle import Profile, rows_by_layer
+from tokenprune_cli.bench.presets import Amount
 from tokenprune_cli.records import Provenance
 
 

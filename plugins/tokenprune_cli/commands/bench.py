@@ -58,9 +58,10 @@ def bench(
             "batches": tuple(batch or ()) or None,
             "new_tokens": tuple(new_tokens or ()) or None,
             "repeats": repeats,
-            "end_to_end_repeats": None if repeats is None else min(repeats, chosen.end_to_end_repeats),
+            "end_to_end_repeats": None if repeats is None else min(repeats, chosen.amount.end_to_end_repeats),
         }
-        chosen = dataclasses.replace(chosen, **{k: v for k, v in changed.items() if v is not None})
+        changed = {name: value for name, value in changed.items() if value is not None}
+        chosen = dataclasses.replace(chosen, amount=dataclasses.replace(chosen.amount, **changed))
         if plot is not None:
             check_plot(plot)
         check_folder(output)
@@ -80,37 +81,26 @@ def _preset(preset: str | None, model: str | None) -> Preset:
         raise BadInputError(f"there is no preset {preset!r}; presets: {', '.join(PRESETS)}")
     if model is None:
         return PRESETS[preset or "cpu-small"]
-    name = model_name(model)
-    changed: dict[str, Any] = {
-        "name": name,
-        "about": f"the model {name}",
-        "new_tokens": (1, 32),
-    }
-    return dataclasses.replace(PRESETS["cpu-small"], **changed)
+    small, name = PRESETS["cpu-small"], model_name(model)
+    amount = dataclasses.replace(small.amount, new_tokens=(1, 32))
+    return dataclasses.replace(small, name=name, about=f"the model {name}", amount=amount)
 
 
 def _measured(
     preset: Preset, model: str | None, random_weights: bool, device: Device, dtype: Precision
 ) -> BenchRecord:
     """Make or load the model, measure behind a progress bar on stderr, and put the record together."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from tokenprune_cli.bench.measure import Amount, measure, n_ticks
+    from tokenprune_cli.bench.measure import measure
     from tokenprune_cli.bench.models import configuration, prepared
     from tokenprune_cli.bench.record import BenchRecord, Subject, picking, runs
+    from tokenprune_cli.console.progress import ProgressBar
     from tokenprune_cli.records import Provenance
 
     config = configuration(preset, model)
-    amount = Amount(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(Amount)})
     make = None if model is None or random_weights else lambda: load_model(model, device, dtype)[0]
     network = prepared(config, preset, device, dtype, make)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=n_ticks(amount, config.model_type != "llava_next"))
-        timed, skipped, workload = measure(
-            network, amount, lambda what: progress.update(bar, advance=1, description=what)
-        )
+    with ProgressBar() as progress:
+        timed, skipped, workload = measure(network, preset.amount, progress)
     return BenchRecord(
         **vars(Provenance.here(network.device)),
         model=Subject(
@@ -124,7 +114,7 @@ def _measured(
             visual_tokens=workload.n_visual,
             text_tokens=workload.n_text,
         ),
-        amount=amount,
+        amount=preset.amount,
         picking=picking(network.device, workload.n_visual),
         runs=runs(timed, config.text_config),
         skipped=skipped,

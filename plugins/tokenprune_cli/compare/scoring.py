@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenprune_cli.compare.question_set import Item
-from tokenprune_cli.evaluation.metrics import YES, exact_match, vqa_accuracy, yes_no
+from tokenprune_cli.evaluation.metrics import YES, exact_match, vqa_accuracy, yes_or_no
 
 Array = NDArray[np.float64]
 
@@ -25,15 +25,15 @@ def parts(item: Item, answer: str) -> tuple[float, float]:
         return exact_match(answer, item.answers), 1.0
     if item.metric == "vqa_accuracy":
         return vqa_accuracy(answer, item.answers), 1.0
-    counts = yes_no([answer], item.answers)
-    return 2.0 * counts.true_yes, 2.0 * counts.true_yes + counts.false_yes + counts.false_no
+    if yes_or_no(answer) != item.answers[0]:
+        return 0.0, 1.0
+    return (2.0, 2.0) if item.answers[0] == YES else (0.0, 0.0)
 
 
 def is_right(item: Item, answer: str) -> bool:
     """Whether an answer counts as right; one that fewer people than needed agree with does not."""
     if item.metric == "yes_no_f1":
-        counts = yes_no([answer], item.answers)
-        return bool(counts.true_yes if item.answers[0] == YES else counts.true_no)
+        return yes_or_no(answer) == item.answers[0]
     return parts(item, answer)[0] == 1.0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 NAMES = ("exact_match", "yes_no_f1", "vqa_accuracy")
 YES, NO = "yes", "no"
@@ -28,66 +27,6 @@ def yes_or_no(answer: str) -> str:
     """What a free answer means, as POPE's script reads it: no if its first sentence has "no" or "not"."""
     first = answer.strip().split(".")[0].replace(",", "")
     return NO if {"No", "no", "not"} & set(first.split()) else YES
-
-
-@dataclass(frozen=True)
-class YesNo:
-    """How yes-or-no questions were answered; "yes" is what is looked for. Shares are 0 where undefined."""
-
-    true_yes: int
-    false_yes: int
-    true_no: int
-    false_no: int
-
-    @property
-    def n(self) -> int:
-        """Questions."""
-        return self.true_yes + self.false_yes + self.true_no + self.false_no
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return _share(self.true_yes + self.true_no, self.n)
-
-    @property
-    def precision(self) -> float:
-        """Share of right answers among those that were yes."""
-        return _share(self.true_yes, self.true_yes + self.false_yes)
-
-    @property
-    def recall(self) -> float:
-        """Share of the yes questions that were answered with yes."""
-        return _share(self.true_yes, self.true_yes + self.false_no)
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall."""
-        return _share(2 * self.true_yes, 2 * self.true_yes + self.false_yes + self.false_no)
-
-    @property
-    def yes_share(self) -> float:
-        """Share of answers that were yes."""
-        return _share(self.true_yes + self.false_yes, self.n)
-
-
-def yes_no(answers: Sequence[str], labels: Sequence[str]) -> YesNo:
-    """Count free answers against labels "yes" and "no".
-
-    Raises
-    ------
-    ValueError
-        When there are not as many answers as labels, or a label is neither.
-    """
-    unknown = sorted(set(labels) - {YES, NO})
-    if unknown:
-        raise ValueError(f"a yes-or-no question is labelled 'yes' or 'no', not {unknown[0]!r}")
-    pairs = [(yes_or_no(answer), label) for answer, label in zip(answers, labels, strict=True)]
-    return YesNo(
-        true_yes=pairs.count((YES, YES)),
-        false_yes=pairs.count((YES, NO)),
-        true_no=pairs.count((NO, NO)),
-        false_no=pairs.count((NO, YES)),
-    )
 
 
 def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
@@ -132,7 +71,3 @@ def vqa_normal(text: str) -> str:
     text = re.sub(r"\.(?!\d)", "", text).lower().replace("'", "")
     words = (_DIGIT_OF.get(word, word) for word in text.split())
     return " ".join(word for word in words if word not in _ARTICLES)
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
