@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a visual token by how little it looks like the rest of the picture."""
+"""Score visual tokens by their distance to the mean token of the image."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,5 +24,5 @@ class OutlierScorer(tokenprune.Scorer):
 
 @tokenprune.hookimpl
 def tokenprune_scorers() -> list[type[tokenprune.Scorer]]:
-    """Deliver the scorer."""
+    """Return the scorer class."""
     return [OutlierScorer]
