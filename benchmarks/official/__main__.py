@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from tokenprune_cli.console.failures import plain_errors
 from tokenprune_cli.console.files import check_folder, deliver
-from tokenprune_cli.console.options import OnlyJson
+from tokenprune_cli.console.options import OnlyJson, RecordFile
 from tokenprune_cli.records import Provenance
 
 
@@ -26,7 +25,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
+    output: RecordFile = None,
     as_json: OnlyJson = False,
 ) -> None:
     """Time the official loop of picks and the official sensitivity beside ours, on random rows."""

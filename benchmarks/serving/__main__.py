@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tokenprune_cli.console.failures import plain_errors, quietly
 from tokenprune_cli.console.files import check_folder, deliver
-from tokenprune_cli.console.options import Keeps, MethodNames, OnlyJson
+from tokenprune_cli.console.options import Keeps, MethodNames, OnlyJson, RecordFile
 
 if TYPE_CHECKING:
     from benchmarks.serving.record import ServingRecord
@@ -26,7 +25,7 @@ def main(
         list[int] | None, typer.Option(min=1, help="Clients at once; may be repeated.")
     ] = None,
     new_tokens: Annotated[int | None, typer.Option(min=1, help="Length of answers.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
+    output: RecordFile = None,
     as_json: OnlyJson = False,
 ) -> None:
     """Measure what pruning is worth to a vLLM server, with a LLaVA of random weights."""

@@ -6,37 +6,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import jinja2
 import rich.box
 import rich.table
 from rich.text import Text
 
-_HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-    """\
-{% macro cell(tag, text, i) -%}
-<{{ tag }}{% if sides[i] == "right" %} style="text-align: right"{% endif %}>{{ text }}</{{ tag }}>
-{%- endmacro %}
-<table>
-{% if title %}
-<caption>{{ title }}</caption>
-{% endif %}
-<thead><tr>{% for text in heads %}{{ cell("th", text, loop.index0) }}{% endfor %}</tr></thead>
-{% for section in sections %}
-<tbody>
-{% for style, row in section %}
-<tr{% if style %} class="{{ style }}"{% endif %}>
-{%- if row | length == 1 and heads | length > 1 -%}
-<th class="section" colspan="{{ heads | length }}">{{ row[0] }}</th>
-{%- else -%}
-{% for text in row %}{{ cell("td", text, loop.index0) }}{% endfor %}
-{%- endif -%}
-</tr>
-{% endfor %}
-</tbody>
-{% endfor %}
-</table>
-"""
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 
 
@@ -111,7 +92,7 @@ class Table:
         starts = [i for i in range(len(self.rows)) if i == 0 or self._starts_section(i)]
         rows = iter([(self.styles.get(i, ""), row) for i, row in enumerate(self.rows)])
         ends = [*starts[1:], len(self.rows)]
-        return _HTML.render(
+        return _TEMPLATES.get_template("table.html.jinja").render(
             heads=[head.replace("\n", " ") for head in self.heads],
             sides=self._sides(),
             title=self.title,

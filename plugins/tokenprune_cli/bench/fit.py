@@ -47,13 +47,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def check_fit(config: Any, device: torch.device, value_bytes: int, batch: int, rows: int) -> None:
-    """Refuse what does not fit.
-
-    Raises
-    ------
-    BadInputError
-        Says how much is needed, for what, and how much there is.
-    """
+    """Refuse what does not fit, and say how much memory is needed, for what, and how much there is."""
     need, free = needed_bytes(config, value_bytes, batch, rows), free_bytes(device)
     if sum(need.values()) > free:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in need.items())

@@ -15,13 +15,7 @@ from tokenprune_cli.console.models import Device, Precision, check_directory, pl
 
 
 def configuration(preset: Preset, model: str | None) -> Any:
-    """Read a model's configuration, or take the preset's.
-
-    Raises
-    ------
-    BadInputError
-        When there is none, or it is none of a model that takes pictures in a chat.
-    """
+    """Read a model's configuration, or take the preset's."""
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
     if model is None:
@@ -47,11 +41,6 @@ def prepared(
     ----------
     load
         Loads stored weights; None: random ones.
-
-    Raises
-    ------
-    BadInputError
-        When the device is missing or too small.
     """
     from transformers import AutoModelForImageTextToText
 

@@ -15,26 +15,14 @@ from tokenprune_cli.console.files import check_folder
 
 
 def check_plot(path: Path) -> None:
-    """Refuse before anything is measured.
-
-    Raises
-    ------
-    BadInputError
-        When matplotlib knows no such format, or the file could not be written.
-    """
+    """Refuse a format that matplotlib does not know, or a file that could not be written."""
     if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
         raise BadInputError(f"'{path}' has no ending of a picture format; use for example .png")
     check_folder(path)
 
 
 def save_plot(record: BenchRecord, path: Path) -> None:
-    """Draw how many times faster each prefill is than the unpruned one, a group of bars for each batch size.
-
-    Raises
-    ------
-    BadInputError
-        When the file cannot be written.
-    """
+    """Draw how many times faster each prefill is than the unpruned one, bars grouped by batch size."""
     batches = sorted({run.batch for run in record.runs})
     shown = [run for run in record.runs if "unpruned" in run.ratios]
     figure = Figure(figsize=(8, 1 + 0.3 * len(shown)), layout="constrained")

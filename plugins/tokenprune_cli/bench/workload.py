@@ -50,11 +50,6 @@ def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int
         Text tokens of a row, at least 2.
     side
         Side of the picture in visual tokens, for models that take pictures of any size.
-
-    Raises
-    ------
-    BadInputError
-        For other models.
     """
     config, generator = model.config, torch.Generator().manual_seed(seed)
     family = config.model_type

@@ -36,13 +36,7 @@ class Settings:
     seed: int
 
     def check(self, model: Any, inputs: Any = None) -> ModelCheck:
-        """Check one model.
-
-        Raises
-        ------
-        BadInputError
-            When it does not fit into memory.
-        """
+        """Check one model; refuse one that does not fit into memory."""
         try:
             return check_model(
                 model,

@@ -12,7 +12,7 @@ import typer
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
 from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.models import Device, Precision, load_model
-from tokenprune_cli.console.options import InPrecision, Keeps, MethodNames, OnDevice, OnlyJson
+from tokenprune_cli.console.options import InPrecision, Keeps, MethodNames, OnDevice, OnlyJson, RecordFile
 from tokenprune_cli.model_name import model_name
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def bench(
     repeats: Annotated[int | None, typer.Option(min=1, help="How often everything is timed.")] = None,
     device: OnDevice = Device.auto,
     dtype: InPrecision = Precision.auto,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
+    output: RecordFile = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture.")] = None,
     as_json: OnlyJson = False,
 ) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +10,15 @@ import typer
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
 from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.models import Device, Precision, load_model, place_of, precision_of
-from tokenprune_cli.console.options import InPrecision, MethodNames, OnDevice, OnlyJson, Seed, TrustRemoteCode
+from tokenprune_cli.console.options import (
+    InPrecision,
+    MethodNames,
+    OnDevice,
+    OnlyJson,
+    RecordFile,
+    Seed,
+    TrustRemoteCode,
+)
 from tokenprune_cli.model_name import EMBEDDED, model_name
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ def check(
     ] = None,
     seed: Seed = 0,
     trust_remote_code: TrustRemoteCode = False,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")] = None,
+    output: RecordFile = None,
     as_json: OnlyJson = False,
 ) -> None:
     """Check tokenprune's promises on tiny models of every family, or on a model of yours."""

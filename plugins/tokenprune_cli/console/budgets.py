@@ -9,13 +9,7 @@ import tokenprune
 
 
 def budget(keep: str | None, keep_ratio: str | None) -> tokenprune.Budget:
-    """Turn `--keep` and `--keep-ratio` into a budget.
-
-    Raises
-    ------
-    tokenprune.BudgetError
-        Both or neither, or a value that cannot be used.
-    """
+    """Turn `--keep` and `--keep-ratio` into a budget."""
     return tokenprune.Budget(_number(keep), _number(keep_ratio))
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad input: one clear sentence on stderr and exit code 2, never a traceback."""
+"""Bad input: one clear sentence on stderr and exit code 2, never a traceback.
+
+Any function of the command line may raise `BadInputError` about what the user gave.
+"""
 
 from __future__ import annotations
 

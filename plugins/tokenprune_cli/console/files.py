@@ -17,13 +17,7 @@ Record = TypeVar("Record")
 
 
 def check_folder(output: Path | None) -> None:
-    """Refuse a file that could not be written, before any work.
-
-    Raises
-    ------
-    BadInputError
-        When its directory does not exist, it is a directory itself, or it may not be written.
-    """
+    """Refuse a file that could not be written, before any work."""
     if output is None:
         return
     if not os.path.isdir(output.parent):
@@ -37,13 +31,7 @@ def check_folder(output: Path | None) -> None:
 
 
 def make_directory(folder: Path) -> None:
-    """Make a directory that is to be written to; it may be there already.
-
-    Raises
-    ------
-    BadInputError
-        When it cannot be made, or may not be written to.
-    """
+    """Make a directory that is to be written to; it may be there already."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,13 +42,7 @@ def make_directory(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str, end: str = "\n") -> None:
-    """Write a text and an end of line; bytes of file names in it that are no UTF-8 are written as escapes.
-
-    Raises
-    ------
-    BadInputError
-        When the file cannot be written.
-    """
+    """Write a text and an end of line; bytes of file names in it that are no UTF-8 are written as escapes."""
     try:
         path.write_text(text + end, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
@@ -68,13 +50,7 @@ def write_text(path: Path, text: str, end: str = "\n") -> None:
 
 
 def deliver(record: Record, show: Callable[[Record], None], as_json: bool, output: Path | None) -> None:
-    """Print what was measured, as JSON or by `show`, and write it; when one fails the other is done.
-
-    Raises
-    ------
-    BadInputError
-        When the file cannot be written.
-    """
+    """Print what was measured, as JSON or by `show`, and write it; when one fails the other is done."""
     text = dumps(record)
     try:
         if as_json:

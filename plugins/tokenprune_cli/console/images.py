@@ -14,13 +14,7 @@ from tokenprune_cli.rgb import as_rgb
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image file, the right way up, in RGB.
-
-    Raises
-    ------
-    BadInputError
-        When there is no such file or it holds no image.
-    """
+    """Read an image file, the right way up, in RGB."""
     if not os.path.exists(path):  # which, unlike Path's, takes a name of any length
         raise BadInputError(f"the image file '{path}' does not exist")
     if os.path.isdir(path):
@@ -35,13 +29,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a picture file that could not be written, before any work is done.
-
-    Raises
-    ------
-    BadInputError
-        Unknown ending, no such directory, or a file that may not be written.
-    """
+    """Refuse a picture file that could not be written, before any work is done."""
     Image.init()
     if path.suffix.lower() not in Image.registered_extensions():
         raise BadInputError(f"'{path}' has no ending of a picture format; use for example .png")
@@ -49,13 +37,7 @@ def check_writable(path: Path) -> None:
 
 
 def save_image(picture: Image.Image, path: Path) -> None:
-    """Write a picture.
-
-    Raises
-    ------
-    BadInputError
-        When the file cannot be written.
-    """
+    """Write a picture."""
     try:
         picture.save(path)
     except (OSError, ValueError) as error:

@@ -21,13 +21,7 @@ def load_model(
     trust_remote_code: bool = False,
     attention: str | None = None,
 ) -> tuple[Any, Any]:
-    """Load a model and its processor: a local directory, a hub id, or (None) the embedded model.
-
-    Raises
-    ------
-    InputError
-        When the device is missing, the model does not load, or it is none that takes pictures in a chat.
-    """
+    """Load a model and its processor: a local directory, a hub id, or (None) the embedded model."""
     from tokenprune_cli.embedded import embedded_model_path
 
     embedded = name is None

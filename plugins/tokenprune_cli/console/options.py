@@ -34,4 +34,5 @@ Scenes = Annotated[
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Questions answered at once.")]
 
+RecordFile = Annotated[Path | None, typer.Option(help="Write the JSON here too.", metavar="FILE")]
 OnlyJson = Annotated[bool, typer.Option("--json", help="Only machine-readable output.")]

@@ -17,13 +17,7 @@ SCENES = 40  # about 540 questions
 
 
 def what_to_ask(questions: Path | None, metric: str | None, scenes: int | None) -> tuple[Path | int, str]:
-    """A question file or a number of scenes, and the metric of questions that name none.
-
-    Raises
-    ------
-    BadInputError
-        When what was asked for contradicts itself.
-    """
+    """A question file or a number of scenes, and the metric of questions that name none."""
     from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC
 
     if questions is not None and scenes is not None:
@@ -34,13 +28,7 @@ def what_to_ask(questions: Path | None, metric: str | None, scenes: int | None) 
 
 
 def loaded_questions(source: Source) -> QuestionSet:
-    """Read or draw the questions of a source.
-
-    Raises
-    ------
-    BadInputError
-        When a question file cannot be used.
-    """
+    """Read or draw the questions of a source."""
     from tokenprune_cli.evaluation.question_file import QuestionFileError
 
     try:
