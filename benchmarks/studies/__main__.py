@@ -37,6 +37,7 @@ class Name(str, Enum):
     combination = "combination"
     normalise = "normalise"
     positions = "positions"
+    place = "place"
     precision = "precision"
 
 

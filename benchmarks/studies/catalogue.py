@@ -104,6 +104,20 @@ def positions(model: Any) -> Plan:
     return Plan(tuple(variants), rules[0], (QUARTER, EIGHTH, SIXTEENTH))
 
 
+def place(model: Any) -> Plan:
+    """FastV's tokens against random ones, which are also dropped before the language model."""
+    random, fastv = tokenprune.method("random"), tokenprune.method("fastv")
+    assert fastv.schedule is not None
+    (layer,) = fastv.schedule.boundaries(model.config.get_text_config().num_hidden_layers)
+    inside = "random, before FastV's layer"
+    variants = (
+        Variant(inside, random, {"layer": layer}),
+        Variant("random, before the language model", random),
+        Variant("FastV", fastv),
+    )
+    return Plan(variants, inside, (QUARTER, EIGHTH, SIXTEENTH))
+
+
 def precision(model: Any) -> Plan:
     """Half precision, of the model or of the differences."""
     if model.dtype != torch.float32:
@@ -163,6 +177,12 @@ STUDIES = {
             "Positions renumbered or kept",
             "Should kept tokens be renumbered, or keep the positions they had?",
             positions,
+        ),
+        Study(
+            "place",
+            "Where tokens are dropped",
+            "Does it matter more which tokens are kept, or where the others are dropped?",
+            place,
         ),
         Study(
             "precision",

@@ -79,6 +79,11 @@ def test_what_the_page_finds_about_normalisation_and_positions_is_in_the_record(
     assert [verdicts("positions")[kept]["better"] for kept in ("36", "18", "9")] == [[], ["original"], []]
 
 
+def test_what_the_page_finds_about_the_place_is_in_the_record():
+    for groups in verdicts("place").values():
+        assert groups == {"better": [], "worse": ["random, before the language model"], "noise": ["FastV"]}
+
+
 def test_what_the_page_finds_about_half_precision_is_in_the_record():
     found = verdicts("precision")
     assert found["18"]["better"] == ["differences in float16"] and found["9"]["worse"] == [
