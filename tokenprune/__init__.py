@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prune the visual tokens of stock vision-language models: one call, any method, undone when you like."""
+"""Prune the visual tokens of stock vision-language models: one call, any method, reversible."""
 
 from .adapter import ModelAdapter
 from .api import (
@@ -46,7 +46,7 @@ from .tokens import Layout, VisualTokens
 
 
 def __getattr__(name: str) -> object:
-    """Say where `tokenprune.visualize` has gone."""
+    """Raise ImportError for `tokenprune.visualize`, which has moved."""
     if name == "visualize":
         raise ImportError("tokenprune.visualize is now a package of its own: import tokenprune_visualize")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

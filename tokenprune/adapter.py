@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The glue between a model family and the strategies."""
+"""The base class of adapters, which connect model families to strategies."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .trial import Specimen, Trial
 
 
 class ModelAdapter(ABC):
-    """What tokenprune has to know of a model family.
+    """Connects a model family to tokenprune: what it provides, and how it is pruned.
 
     `provides` maps each stage the adapter can cut at to the signals it can supply there. `positions` are the
-    position rules the family allows, its default first. `can_trace` says that `install` makes the model hand
-    a trace of each call to `record_trace`, which `apply(..., trace=True)` sets beforehand.
+    position rules the family allows, its default first. `can_trace` says that an installed model passes a
+    trace of each call to `record_trace`, which `apply(..., trace=True)` sets beforehand.
     """
 
     name: ClassVar[str]
@@ -36,17 +36,17 @@ class ModelAdapter(ABC):
     @classmethod
     @abstractmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Whether this adapter knows the model; decided by its class and config, without running it."""
+        """Whether this adapter supports the model; decided by its class and config, without running it."""
 
     @classmethod
     def why_not(cls, model: nn.Module) -> str:
-        """What this adapter can say about a model that no adapter knows; nothing by default."""
+        """Return a reason why this adapter does not match a model that none matches; empty by default."""
         return ""
 
     @property
     @abstractmethod
     def provides(self) -> Mapping[str, frozenset[str]]:
-        """Signals this model can give, by stage."""
+        """Signals that can be computed for this model, by stage."""
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -55,22 +55,22 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
-        """Make the model prune; return a function that undoes it without leaving a trace.
+        """Install the pruning on the model; return a function that removes it completely.
 
-        `record` is called once for each prefill that had visual tokens.
+        `record` is called once for each prefill with visual tokens.
         """
 
-    def check_model(self) -> None:  # noqa: B027  (most adapters have nothing to refuse)
-        """Refuse a model that cannot be pruned, whatever the method; called by `apply` first.
+    def check_model(self) -> None:  # noqa: B027  (most adapters have nothing to check)
+        """Raise for a model that cannot be pruned, whatever the method; called by `apply` first.
 
         Raises
         ------
         UnsupportedModelError
-            When a part of the model, or of the library it comes from, is not where the adapter needs it.
+            When a part of the model, or of the library it comes from, is not where the adapter expects it.
         """
 
     def rehearse(self, cuts: Sequence[Cut]) -> str:
-        """Try cuts before they are installed, and leave the model as it was; called by `apply`.
+        """Try cuts before they are installed, leaving the model unchanged; called by `apply`.
 
         Returns
         -------
@@ -80,55 +80,55 @@ class ModelAdapter(ABC):
         Raises
         ------
         UnsupportedModelError
-            When the pruned model would not answer as it should.
+            When the pruned model would give wrong results.
         """
         return f"not rehearsed: the adapter {self.name!r} has no rehearsal"
 
     @classmethod
     def specimens(cls) -> Sequence[Specimen]:
-        """Tiny models of the family that `tokenprune check` tries; by default there are none."""
+        """Return tiny models of the family for `tokenprune check`; none by default."""
         return ()
 
     def example_inputs(self, seed: int = 0) -> Any:
-        """Random inputs for this model, with at least one image, for `tokenprune.testing.check_model`.
+        """Return random inputs for this model, with at least one image, for `tokenprune.testing.check_model`.
 
         Raises
         ------
         UnsupportedModelError
-            When the adapter can make none, as by default.
+            When the adapter cannot make any, which is the default.
         """
         raise UnsupportedModelError(
-            f"the adapter {self.name!r} makes no inputs for {type(self.model).__name__}; give what the model "
-            "is called with: check_model(model, inputs)"
+            f"the adapter {self.name!r} cannot make inputs for {type(self.model).__name__}; pass the inputs "
+            "of the model: check_model(model, inputs)"
         )
 
     def placing(self, method: Method) -> dict[str, Any]:
-        """Arguments of `apply` that say where a method cuts that does not say so itself, for checks."""
+        """Return the arguments of `apply` with which checks place a method that has no layers of its own."""
         return {}
 
     def trial(self, inputs: Any) -> Trial | None:
-        """Runs of this model by which its promises are checked; None: identity and undoing alone.
+        """Return the runs that check this model's promises; None: only identity and undo are checked.
 
         Raises
         ------
         UnsupportedCallError
-            When these are no inputs that can be pruned.
+            When these inputs cannot be pruned.
         """
         return None
 
     def check_together(self, cuts: Sequence[Cut]) -> None:
-        """Refuse cuts that do not go together; by default more than one."""
+        """Raise for cuts that cannot be combined; by default, for more than one."""
         if len(cuts) != 1:
             raise IncompatibleError(
-                f"the adapter {self.name!r} makes one cut, {len(cuts)} methods were given"
+                f"the adapter {self.name!r} supports a single cut, but {len(cuts)} methods were given"
             )
 
     def check(self, cut: Cut) -> None:
-        """Refuse what this model cannot do; called by `apply` before anything is touched.
+        """Raise for a cut this model does not support; called by `apply` before the model is modified.
 
         Raises
         ------
         IncompatibleError
-            Wrong stage, a signal the model cannot give, or a position rule it cannot follow.
+            For a wrong stage, or a signal or position rule that the model does not support.
         """
         check_cut(cut, self.name, self.provides, self.positions)

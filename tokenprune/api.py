@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public verbs: `apply`, and looking strategies up by name."""
+"""The public functions: `apply`, and lookup of strategies by name."""
 
 from __future__ import annotations
 
@@ -45,59 +45,59 @@ def apply(
     verify: bool = True,
     trace: bool = False,
 ) -> PruningHandle:
-    """Make a model drop visual tokens; `generate` goes on working, and the handle undoes it.
+    """Prune a model's visual tokens in place; `generate` keeps working, and the handle undoes it.
 
     Parameters
     ----------
     model
-        A model some adapter knows, as loaded by ``from_pretrained``.
+        A model that an adapter supports, as loaded by ``from_pretrained``.
     method
-        A name or a Method; a list of them, with a list of budgets, cuts several times. Without a method a
-        scorer and a selector are combined: a scorer alone means `topk`, a selector alone `uniform`, nothing
-        at all the method `zoo-exact`.
+        A name or a Method, or a list of them with a list of budgets for several cuts. Without a method,
+        `scorer` and `selector` are combined; they default to `uniform` and `topk`. With none of these, the
+        method is `zoo-exact`.
     keep, keep_ratio
         Visual tokens to keep per image, or the share of them in (0, 1], rounded half up and at least 1.
-        Exactly one of the two. `keep` of all tokens or more changes nothing.
+        Give exactly one of the two. A `keep` of all tokens or more changes nothing.
     stage, scope, newlines, positions
         Override the method's own choice; see `Method`.
     layer
-        At a stage with layers: the cut is made before this one (before each of several). A scorer and a
-        selector with a layer cut in the decoder.
+        Decoder layer (or block of a vision tower), or a list of them, before which tokens are cut. A scorer
+        and a selector given with a layer cut in the decoder.
     schedule
-        {layer: rows left from there on}, or a Schedule, instead of the method's own; a mapping says the
-        budget, so no `keep` goes with it.
+        ``{layer: rows left from there on}`` or a Schedule, in place of the method's own. A mapping sets the
+        budget itself, so `keep` must not be given with it.
     budget
         What `keep` counts in the decoder: `"rows"` left after the last cut, the `"average"` of rows entering
         a layer, or the nominal budget of the method's `"paper"`.
     min_tokens
-        Images with fewer visual tokens are left alone.
+        Images with fewer visual tokens are not pruned.
     seed
-        For strategies that draw random numbers.
+        Seed of strategies that draw random numbers.
     verify
-        Try the cut on a few rows before the model is touched (about a decoding step), and refuse a model
-        whose cache, masks or positions would be misunderstood. `PruningHandle.rehearsal` says what was
-        measured.
+        Rehearse the cut on a few rows before the model is modified (about the cost of a decoding step), and
+        raise if its cache, masks or positions do not behave as expected. `PruningHandle.rehearsal` describes
+        what was measured.
     trace
-        Record what each call does at each boundary, for `PruningHandle.trace`. It waits for the device, and
-        is meant for debugging.
+        Record what each call does at each boundary, for `PruningHandle.trace`. Synchronizes with the device;
+        meant for debugging.
 
     Raises
     ------
     UnknownNameError, OptionError, BudgetError, UnsupportedModelError, IncompatibleError, AlreadyPrunedError
-        Before the model is touched; each says what to do.
+        Before the model is modified; the message says what to do.
     """
     registry = default_registry()
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"apply() takes a torch model, got {type(model).__name__}")
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
-        raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
+        raise BudgetError(f"min_tokens must be an integer, 0 or more, got {min_tokens!r}")
     if not isinstance(verify, bool):
-        raise OptionError(f"verify is True or False, got {verify!r}")
+        raise OptionError(f"verify must be True or False, got {verify!r}")
     if not isinstance(trace, bool):
-        raise OptionError(f"trace is True or False, got {trace!r}")
+        raise OptionError(f"trace must be True or False, got {trace!r}")
     methods = combine(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, budget, len(methods))
-    with _APPLYING:  # models may share modules, so that one lock a model would not do
+    with _APPLYING:  # a single lock, because models may share modules
         check_unpruned(model)
         adapter = registry.adapter_for(model)(model)
         if trace and not adapter.can_trace:
@@ -105,13 +105,13 @@ def apply(
         adapter.check_model()
         overrides = {"scope": scope, "newlines": newlines, "positions": positions, "budget": budget}
         cuts = []
-        for one, rows in zip(methods, budgets, strict=True):
-            one = place(one, stage, layer, schedule, len(methods), adapter)
-            one = one.with_options(**{name: value for name, value in overrides.items() if value is not None})
-            rule = position_rule(one, positions, adapter.positions)
-            cuts.append(Cut(seeded(one, seed), rows, min_tokens, rule))
+        options = {name: value for name, value in overrides.items() if value is not None}
+        for requested, method_budget in zip(methods, budgets, strict=True):
+            placed = place(requested, stage, layer, schedule, len(methods), adapter).with_options(**options)
+            rule = position_rule(placed, positions, adapter.positions)
+            cuts.append(Cut(seeded(placed, seed), method_budget, min_tokens, rule))
             adapter.check(cuts[-1])
-            for part in one.parts:
+            for part in placed.parts:
                 check_parts(f"{part.kind} {part.name!r}", part)
                 part.check(model)
         adapter.check_together(cuts)
@@ -140,30 +140,30 @@ def reducer(name: str, **options: Any) -> Reducer:
 
 def method(name: str, **options: Any) -> Method:
     """Return the method of that name, with options of its own or of its parts."""
-    found: Method = default_registry().find("method", name)
-    return found.with_options(**options)
+    preset: Method = default_registry().find("method", name)
+    return preset.with_options(**options)
 
 
 def list_scorers() -> list[str]:
-    """Names of all scorers."""
+    """Return the names of all scorers."""
     return default_registry().names("scorer")
 
 
 def list_selectors() -> list[str]:
-    """Names of all selectors."""
+    """Return the names of all selectors."""
     return default_registry().names("selector")
 
 
 def list_reducers() -> list[str]:
-    """Names of all reducers."""
+    """Return the names of all reducers."""
     return default_registry().names("reducer")
 
 
 def list_methods() -> list[str]:
-    """Names of all methods."""
+    """Return the names of all methods."""
     return default_registry().names("method")
 
 
 def list_adapters() -> list[str]:
-    """Names of all model adapters."""
+    """Return the names of all model adapters."""
     return default_registry().names("adapter")

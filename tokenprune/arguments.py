@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the arguments of `apply`: which methods, where they cut, how much they keep."""
+"""Parse the arguments of `apply`: which methods, where they cut, how much they keep."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .schedule import ExplicitSchedule, GeometricSchedule, Schedule
 DEFAULT_METHOD = "zoo-exact"
 
 
-def combine(given: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method]:
-    """Turn the arguments of `apply` into methods whose parts are objects."""
+def combine(method: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method]:
+    """Return the methods that the arguments of `apply` ask for, with names resolved to strategies."""
     registry = default_registry()
     parts = [part for part in (scorer, selector, reducer) if part is not None]
-    if given is not None and parts:
+    if method is not None and parts:
         raise OptionError("give either method or scorer/selector/reducer, not both")
-    if given is None and not parts:
-        given = DEFAULT_METHOD
-    if given is None:
+    if method is None and not parts:
+        method = DEFAULT_METHOD
+    if method is None:
         pair = (
             registry.scorer("uniform" if scorer is None else scorer),
             registry.selector("topk" if selector is None else selector),
@@ -34,26 +34,26 @@ def combine(given: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method
         )
         name = "+".join(part.name for part in pair if part is not None)
         return [Method(name=name, scorer=pair[0], selector=pair[1], reducer=pair[2])]
-    many = list(given) if isinstance(given, (list, tuple)) else [given]
-    if not many:
-        raise OptionError("method=[] names no method")
-    methods = [one if isinstance(one, Method) else registry.find("method", one) for one in many]
+    requested = list(method) if isinstance(method, (list, tuple)) else [method]
+    if not requested:
+        raise OptionError("method=[] is empty; give at least one method")
+    methods = [item if isinstance(item, Method) else registry.find("method", item) for item in requested]
     return [method.resolved() for method in methods]
 
 
 def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, budget: Any, n: int) -> list[Budget]:
-    """Make one budget for each method; a {layer: rows} leaves nothing for `budget` to count."""
+    """Return one budget for each method; a mapping {layer: rows} excludes `keep`, and `budget` units."""
     if schedule is not None and not isinstance(schedule, (Mapping, Schedule)):
-        raise OptionError(f"schedule is {{layer: rows}} or a tokenprune.Schedule, got {schedule!r}")
+        raise OptionError(f"schedule must be {{layer: rows}} or a tokenprune.Schedule, got {schedule!r}")
     if isinstance(schedule, Mapping):
         if keep is not None or keep_ratio is not None:
             raise BudgetError(
-                "a schedule {layer: rows} says how many rows stay; give no keep or keep_ratio with it"
+                "a schedule {layer: rows} sets how many rows are kept; leave out keep and keep_ratio"
             )
         if budget not in (None, "rows"):
             raise OptionError(
-                f"budget={budget!r} says what keep counts, and a schedule {{layer: rows}} takes no keep; "
-                "leave budget out"
+                f"budget={budget!r} sets what keep counts, but a schedule {{layer: rows}} has no keep; "
+                "leave out budget"
             )
         return [Budget(ExplicitSchedule.from_mapping(schedule).rows[-1])] * n
     if not isinstance(keep, (list, tuple)) and not isinstance(keep_ratio, (list, tuple)):
@@ -61,25 +61,25 @@ def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, budget: Any, n: int)
             raise BudgetError(f"{n} methods need a list of {n} budgets, e.g. keep=[192, 64]")
         return [Budget(keep, keep_ratio)]
     Budget(*(1 if isinstance(x, (list, tuple)) else x for x in (keep, keep_ratio)))  # exactly one of the two
-    name, many = ("keep", keep) if keep is not None else ("keep_ratio", keep_ratio)
-    if len(many) != n:
-        given = f"{n} method{'s were' if n > 1 else ' was'} given, and {name}={list(many)}"
+    name, values = ("keep", keep) if keep is not None else ("keep_ratio", keep_ratio)
+    if len(values) != n:
+        counts = f"{n} method{'s were' if n > 1 else ' was'} given, and {name}={list(values)}"
         raise BudgetError(
-            f"a list of budgets holds one for each method, not one for each image: {given}. All images of a "
-            "call have the same keep; keep_ratio= gives each a share of its own tokens, and images with "
-            "budgets of their own go into calls of their own, with apply() before each"
+            f"a list of budgets holds one for each method, not one for each image: {counts}. All images of a "
+            "call have the same keep. Use keep_ratio= to keep a share of each image's tokens, or separate "
+            "calls, with apply() before each, for images with different budgets"
         )
-    budgets = [Budget(one, None) if keep is not None else Budget(None, one) for one in many]
-    if keep is not None and any(b > a for a, b in zip(many, many[1:], strict=False)):
-        raise BudgetError(f"the budgets of several cuts must fall, got keep={list(many)}")
+    budgets = [Budget(**{name: value}) for value in values]
+    if keep is not None and any(b > a for a, b in zip(values, values[1:], strict=False)):
+        raise BudgetError(f"the budgets of several cuts must not increase, got keep={list(values)}")
     return budgets
 
 
 def place(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter: ModelAdapter) -> Method:
-    """Say where a method cuts: its stage, and before which layers."""
+    """Return the method with the stage, layers and schedule given to `apply`."""
     if n > 1 and (stage is not None or layer is not None or schedule is not None):
         raise OptionError(
-            "stage, layer and schedule go with a single method; give Method objects that carry their own"
+            "stage, layer and schedule apply to a single method; give Method objects that have their own"
         )
     in_layers = [name for name in ("vision", "decoder") if name in adapter.provides]
     if (
@@ -91,7 +91,7 @@ def place(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter
         stage = in_layers[-1]
     if stage is not None and stage != method.stage:
         method = dataclasses.replace(method, stage=stage)
-        if stage == "decoder":  # there are no tiles any more, and newline tokens are tokens
+        if stage == "decoder":  # where tiles are gone and newline tokens are ordinary tokens
             method = dataclasses.replace(method, scope="image", newlines="compete")
     if layer is not None and schedule is not None:
         raise OptionError("give either layer or schedule, not both")
@@ -101,22 +101,20 @@ def place(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter
     if layer is None:
         return method
     layers = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
-    if not layers or any(isinstance(one, bool) or not isinstance(one, int) for one in layers):
-        raise OptionError(
-            f"layer is a decoder layer's number (counted from 0) or a list of them, got {layer!r}"
-        )
+    if not layers or any(isinstance(index, bool) or not isinstance(index, int) for index in layers):
+        raise OptionError(f"layer must be the index of a decoder layer (from 0) or a list, got {layer!r}")
     if method.schedule is None:
         return dataclasses.replace(method, schedule=GeometricSchedule(layers, depth=None))
     return dataclasses.replace(method, schedule=method.schedule.at(*layers))
 
 
 def seeded(method: Method, seed: int) -> Method:
-    """Give the seed to every part that takes one and still has its default.
+    """Return the method with `seed` set on every part that has a seed and still has its default.
 
     Raises
     ------
     OptionError
-        When it, or a part's own, is no number a generator takes.
+        When `seed`, or a part's own seed, is not accepted by torch's generators.
     """
     check_seed(seed)
     changed = {}
@@ -131,8 +129,8 @@ def seeded(method: Method, seed: int) -> Method:
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse what torch's generators do not take."""
+    """Raise for a seed that torch's generators do not accept."""
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise OptionError(f"seed must be a whole number, got {seed!r}")
+        raise OptionError(f"seed must be an integer, got {seed!r}")
     if not 0 <= int(seed) < 2**63:
         raise OptionError(f"seed must lie between 0 and 2**63 - 1, got {seed}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a module's weights are in this process, where strategies can read them."""
+"""Check that a module's weights can be read in this process: not on meta, not offloaded, not sharded."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ REMEDIES = {
 
 
 def why_not_at_hand(module: nn.Module) -> str:
-    """Why the weights of `module` cannot be read here and now, as "are ..."; nothing where they can."""
+    """Return why the weights of `module` cannot be read, as "are ...", or an empty string if they can."""
     for part in module.modules():
         weights = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
         if any(hasattr(weight, "placements") and hasattr(weight, "to_local") for weight in weights):
             return SHARDED
         if any(weight.is_meta for weight in weights):
-            return OFFLOADED if any(hasattr(one, "_hf_hook") for one in module.modules()) else META
+            return OFFLOADED if any(hasattr(child, "_hf_hook") for child in module.modules()) else META
         if type(part) is nn.Linear and type(part.weight) in (Tensor, nn.Parameter):  # not packed by a library
-            whole = (part.out_features, part.in_features)
-            if part.weight.is_floating_point() and tuple(part.weight.shape) != whole:
+            full_shape = (part.out_features, part.in_features)
+            if part.weight.is_floating_point() and tuple(part.weight.shape) != full_shape:
                 return SHARDED
     return ""
 
 
 def check_at_hand(module: nn.Module, who: str = "this method", in_call: bool = True) -> None:
-    """Refuse to read the projector's weights where they are elsewhere.
+    """Raise if the weights of the projector `module` cannot be read.
 
     Parameters
     ----------
     in_call
-        False before a call: weights that FSDP gathers for it, because more than `module` is gathered with
-        them, will be at hand by then.
+        False before a call: if the FSDP unit of the weights is larger than `module`, FSDP gathers them for
+        the call, and they are accepted.
 
     Raises
     ------
     IncompatibleError
-        Saying where they are, and what to do about it.
+        Naming where the weights are, and the remedy.
     """
     why = why_not_at_hand(module)
-    alone = any(hasattr(part, "unshard") for part in module.modules())  # a unit of FSDP's is in here
-    if not why or (why == SHARDED and not in_call and not alone):
+    contains_fsdp_unit = any(hasattr(part, "unshard") for part in module.modules())
+    if not why or (why == SHARDED and not in_call and not contains_fsdp_unit):
         return
     raise IncompatibleError(
         f"{who} reads the projector's weights, which {why}; {REMEDIES[why]}, or choose a method without the "

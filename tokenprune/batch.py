@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choosing for several images by one method."""
+"""Select the tokens of several images with one method."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .tokens import VisualTokens
 def select_all(
     method: Method, images: Sequence[VisualTokens], keeps: Sequence[int | Budget], layer: int | None = None
 ) -> list[Selection]:
-    """Choose for several images as `method.select` does for each, equal ones together where it can.
+    """Return `method.select` of each image, computed in stacks where possible.
 
     Parameters
     ----------
     method
-        Images of equal layout, without tiles or time, and equal budgets are stacked if all its parts take
-        stacks.
+        If all its parts are `batched`, images of equal layout and budget are stacked, except for tiled
+        images and videos.
     keeps
         The budget of each image.
     """
-    together = all(part.batched for part in method.parts)
+    can_stack = all(part.batched for part in method.parts)
 
     def key(number: int) -> Any:
         image, layout = images[number], images[number].layout
-        plain = layout.tiles is None and layout.newlines is None and layout.grid[0] == 1
-        if not together or not plain:
+        is_plain = layout.tiles is None and layout.newlines is None and layout.grid[0] == 1
+        if not can_stack or not is_plain:
             return number
         return layout.grid, str(keeps[number]), image.features.dtype, image.features.device
 
@@ -43,7 +43,7 @@ def select_all(
                 return [method.select(images[numbers[0]], keeps[numbers[0]], layer=layer)]
             stacked = stack([images[number] for number in numbers])
             return selections_of(method.select(stacked, keeps[numbers[0]], layer=layer))
-        except InputError:  # which of them is it?
+        except InputError:  # name the image, if it is one of several
             for number in numbers if len(images) > 1 else ():
                 refuse_not_finite(images[number], f"image {number} (of {len(images)} that are pruned)")
             raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one call of a pruned model did at each boundary where rows are dropped: records, and a table."""
+"""Records of what one call of a pruned model did at each boundary where rows are dropped."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ class BoundaryTrace:
 
     @property
     def name(self) -> str:
-        """What the boundary is in front of."""
+        """Name of the layer or block that follows the boundary."""
         return NAMES[self.stage].format(self.layer)
 
     def lines(self) -> list[tuple[str, ...]]:
-        """Cells of the table, one line for each row of the batch, or a single line if all rows are equal."""
+        """Return the table's cells, one line for each row of the batch, or a single one if all are equal."""
         same = len(self.rows) > 1 and len(set(self.rows)) == 1
         numbered = [("all", self.rows[0])] if same else [(str(i), row) for i, row in enumerate(self.rows)]
         return [
@@ -109,18 +109,18 @@ class TraceRecorder:
         self.last: CallTrace | None = None
 
     def record(self, trace: CallTrace) -> None:
-        """Replace the trace of the call before."""
+        """Replace the trace of the previous call."""
         self.last = trace
 
 
 def _span(row: RowTrace) -> str:
-    """The positions of what goes on, as text; without parentheses if there is a single axis."""
+    """Format the first and the last position, without parentheses if there is a single axis."""
     ends = [str(end[0] if len(end) == 1 else end) for end in (row.first, row.last) if end is not None]
     return " to ".join(dict.fromkeys(ends))
 
 
 def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of cells as text, in columns."""
+    """Format lines of cells as aligned columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(

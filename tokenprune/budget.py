@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many visual tokens to keep."""
+"""The number of visual tokens to keep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import BudgetError
 
 @dataclass(frozen=True)
 class Budget:
-    """Rows to keep of each image: a number (`keep`) or a share (`keep_ratio`), exactly one of them."""
+    """Rows to keep of each image, as a count (`keep`) or a share (`keep_ratio`); exactly one is given."""
 
     keep: int | None = None
     keep_ratio: float | None = None
@@ -26,15 +26,15 @@ class Budget:
             )
         if self.keep is not None:
             _check_keep(self.keep)
-            object.__setattr__(self, "keep", int(self.keep))  # of numpy's too
+            object.__setattr__(self, "keep", int(self.keep))  # may be a numpy integer
         else:
             _check_ratio(self.keep_ratio)
 
     def rows(self, n: int) -> int:
-        """Rows kept of an image of `n` tokens: never more than n, never less than 1.
+        """Return the number of rows kept of an image of `n` tokens, 1 to n.
 
-        A share is rounded half up, ``max(1, floor(r * n + 1/2))``, in decimal arithmetic, so that 0.145 of
-        100 is 15 as written and not 14 as its nearest binary fraction would have it.
+        A share is rounded half up, ``max(1, floor(r * n + 1/2))``, in decimal arithmetic: 0.145 of 100 is 15,
+        although the binary fraction nearest to 0.145 would give 14.
         """
         if self.keep is not None:
             return min(self.keep, n)
@@ -47,7 +47,7 @@ class Budget:
 
 def _check_keep(keep: Any) -> None:
     if isinstance(keep, bool) or not isinstance(keep, numbers.Integral):
-        raise BudgetError(f"keep must be a whole number of visual tokens per image, got {keep!r}")
+        raise BudgetError(f"keep must be an integer, the visual tokens kept per image, got {keep!r}")
     if keep < 1:
         raise BudgetError(f"keep must be at least 1 (every image keeps a token), got {keep}")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a strategy answered is looked at before anything is cut by it."""
+"""Validate strategy outputs before use."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .tokens import VisualTokens
 
 
 @contextmanager
-def blamed(part: Strategy, tokens: VisualTokens) -> Iterator[None]:
-    """Say whose code it was that failed, or that it was given rows nothing can be made of.
+def errors_attributed(part: Strategy, tokens: VisualTokens) -> Iterator[None]:
+    """Re-raise unexpected errors of a strategy with its name.
 
     Raises
     ------
     InputError
         When the tokens are not finite.
     PluginError
-        From whatever else the strategy raised; our own errors and a full memory pass as they are.
+        For any other error; those of tokenprune and `OutOfMemoryError` pass unchanged.
     """
     try:
         yield
@@ -39,9 +39,9 @@ def blamed(part: Strategy, tokens: VisualTokens) -> Iterator[None]:
 
 
 def check_scores(part: Strategy, scores: Any, tokens: VisualTokens) -> None:
-    """Refuse what are no scores of these tokens: (N,) or (B, N) finite numbers, or None.
+    """Raise unless `scores` are finite numbers, (N,) or (B, N), or None.
 
-    Scores are looked at together with the rows they are of, so that the device is waited for once.
+    Scores and rows are checked together, with a single device synchronization.
 
     Raises
     ------
@@ -57,25 +57,25 @@ def check_scores(part: Strategy, scores: Any, tokens: VisualTokens) -> None:
         raise PluginError(f"{_who(part)} returned {type(scores).__name__} instead of a tensor of scores")
     if tuple(scores.shape) != shape:
         raise PluginError(f"{_who(part)} returned scores of shape {tuple(scores.shape)} for {shape} tokens")
-    rows_fit, scores_fit = read(are_finite(tokens.features), scores.detach().isfinite().all())
-    if not rows_fit:
+    rows_finite, scores_finite = read(are_finite(tokens.features), scores.detach().isfinite().all())
+    if not rows_finite:
         refuse_not_finite(tokens)
-    if not scores_fit:
+    if not scores_finite:
         raise PluginError(
             f"{_who(part)} returned {not_finite(scores)} for tokens that are all finite; a scorer returns "
-            f"finite numbers, or None{_unusable(part, tokens)}"
+            f"finite numbers, or None{_signals_not_finite(part, tokens)}"
         )
 
 
 def check_selection(
-    part: Strategy, selection: Any, keep: int, tokens: VisualTokens, rows_fit: bool = True
+    part: Strategy, selection: Any, keep: int, tokens: VisualTokens, rows_finite: bool = True
 ) -> None:
-    """Refuse what is no choice of `keep` rows of the tokens; kept slots ascend, -1 stands for a new row.
+    """Raise unless `selection` has `keep` rows of the tokens; kept slots ascend, -1 marks a new row.
 
     Parameters
     ----------
-    rows_fit
-        Whether the tokens' rows are known to be finite; else they are looked at here.
+    rows_finite
+        Whether the tokens' rows are known to be finite; otherwise they are checked here.
 
     Raises
     ------
@@ -89,30 +89,30 @@ def check_selection(
     if len(selection) != keep:
         raise PluginError(f"{part.kind} {part.name!r} returned {len(selection)} rows instead of {keep}")
     n, slots, is_pure = len(tokens), selection.indices, selection.features is None
-    wrong = (slots >= n).any() | (slots < (0 if is_pure else -1)).any()
+    invalid = (slots >= n).any() | (slots < (0 if is_pure else -1)).any()
     if is_pure:
-        wrong = wrong | (slots.diff(dim=-1) < 1).any()
-    flags = [wrong]
+        invalid = invalid | (slots.diff(dim=-1) < 1).any()
+    flags = [invalid]
     if selection.features is not None:
         flags.append(~are_finite(selection.features))
-    if not rows_fit:
+    if not rows_finite:
         flags.append(~are_finite(tokens.features))
-    found = read(*flags)
-    if not any(found):
+    failures = read(*flags)
+    if not any(failures):
         return
-    if not rows_fit:
+    if not rows_finite:
         refuse_not_finite(tokens)
-    if found[0]:
+    if failures[0]:
         raise PluginError(
-            f"{_who(part)} returned slots that are not among 0 to {n - 1}, ascending, each once: "
+            f"{_who(part)} returned slots that are not unique, ascending and between 0 and {n - 1}: "
             f"{slots.flatten()[:8].tolist()}{' ...' if slots.numel() > 8 else ''}"
         )
     if selection.features is not None and not bool(selection.features.isfinite().all()):
         raise PluginError(f"{_who(part)} returned rows that hold NaN or infinity")
 
 
-def _unusable(part: Strategy, tokens: VisualTokens) -> str:
-    """Which of the signals a strategy reads are not finite, as the end of a sentence."""
+def _signals_not_finite(part: Strategy, tokens: VisualTokens) -> str:
+    """Name the signals of a strategy that are not finite, as a sentence to append."""
     read_signals = {name: tokens.signal(name) for name in sorted(part.needs & tokens.provides)}
     bad = [
         name

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One place where tokens are dropped, and whether a model's adapter can make the cut."""
+"""A cut: one place where tokens are dropped, and its validation against an adapter."""
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .budget import Budget
-from .errors import IncompatibleError, PluginError
+from .errors import IncompatibleError, OptionError, PluginError, TokenPruneError
 from .methods import Method
-from .schedule_check import check_schedule
+from .schedule import Schedule
+
+EXAMPLE = (64, 576)  # level and number of tokens for which every schedule must have rows
 
 
 @dataclass(frozen=True)
 class Cut:
     """One place where tokens are dropped.
 
-    `method` is resolved; images with fewer than `min_tokens` tokens are left alone. `positions` is the rule
-    that holds on this model: `"contiguous"` (kept tokens are renumbered) or `"original"`.
+    `method` is resolved; images with fewer than `min_tokens` tokens are not pruned. `positions` is the rule
+    for this model: `"contiguous"` (kept tokens are renumbered) or `"original"`.
     """
 
     method: Method
@@ -31,30 +34,30 @@ class Cut:
         return self.positions == "contiguous"
 
 
-def position_rule(method: Method, asked: str | None, allowed: Sequence[str]) -> str:
-    """Return a cut's position rule: the one asked for, the method's if the model allows it, or its default.
+def position_rule(method: Method, requested: str | None, allowed: Sequence[str]) -> str:
+    """Return a cut's position rule: the requested one, the method's if allowed, or the model's default.
 
     Parameters
     ----------
-    asked
-        What the user asked for; it is checked by `check_cut`.
+    requested
+        The user's choice, which `check_cut` validates.
     allowed
         Rules the model allows, its default first.
     """
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     return allowed[0] if method.positions is None or method.positions not in allowed else method.positions
 
 
 def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], positions: Sequence[str]) -> None:
-    """Refuse a cut that the adapter `name` cannot make, given its signals by stage and its position rules.
+    """Raise for a cut that the adapter `name` does not support, with its signals by stage and position rules.
 
     Raises
     ------
     IncompatibleError
-        Wrong stage, a signal the model cannot give, or a position rule it cannot follow.
+        For a wrong stage, or a signal or position rule that the model does not support.
     OptionError
-        A schedule whose rows do not go with its layers.
+        For a schedule whose rows do not match its layers.
     """
     method = cut.method
     if method.stage not in provides:
@@ -62,26 +65,61 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
             f"method {method.name!r} cuts at the stage {method.stage!r}; adapter {name!r} cuts at: "
             f"{', '.join(provides)}"
         )
-    given = provides[method.stage]
+    provided = provides[method.stage]
     for part in method.parts:
         if not isinstance(part.needs, (frozenset, set)):
-            raise PluginError(f"{part.kind} {part.name!r}: needs is a frozenset of names, got {part.needs!r}")
-        missing = sorted(part.needs - given)
+            raise PluginError(
+                f"{part.kind} {part.name!r}: needs must be a frozenset of names, got {part.needs!r}"
+            )
+        missing = sorted(part.needs - provided)
         if missing:
             raise IncompatibleError(
                 f"the {part.kind} {part.name!r} needs the signal {', '.join(missing)}, which the adapter "
                 f"{name!r} cannot give at the stage {method.stage!r} for this model. It gives: "
-                f"{', '.join(sorted(given))}. Choose a {part.kind} that needs only these"
+                f"{', '.join(sorted(provided))}. Choose a {part.kind} that needs only these"
             )
     if method.schedule is not None:
         check_schedule(method.schedule)
     n_cuts = 1 if method.schedule is None else len(method.schedule.layers)
     if n_cuts > 1 and (method.scope == "tile" or method.newlines == "keep"):
         raise IncompatibleError(
-            f"scope='tile' and newlines='keep' hold for one cut, and method {method.name!r} makes {n_cuts}; "
+            f"scope='tile' and newlines='keep' need a single cut, but method {method.name!r} makes {n_cuts}; "
             "use scope='image' and newlines='compete', or a single layer="
         )
     if cut.positions not in positions:
         raise IncompatibleError(
             f"positions={cut.positions!r} is not possible on this model; it allows: {', '.join(positions)}"
         )
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Raise for a schedule whose rows do not match its layers.
+
+    Raises
+    ------
+    OptionError
+        When there is no layer, a layer or number of rows is not an integer, or there is not one number of
+        rows for each layer.
+    PluginError
+        When `rows_at` fails.
+    """
+    name, layers = type(schedule).__name__, schedule.layers
+    if not isinstance(layers, tuple) or not layers or not all(map(_is_integer, layers)):
+        raise OptionError(f"{name}: layers must be a tuple of one or more layer indices, got {layers!r}")
+    try:
+        rows = schedule.rows_at(*EXAMPLE)
+    except TokenPruneError:
+        raise
+    except Exception as error:  # third-party code
+        raise PluginError(f"{name}.rows_at failed: {type(error).__name__}: {error}") from error
+    if not isinstance(rows, tuple) or not all(map(_is_integer, rows)):
+        raise OptionError(f"{name}: rows must be a tuple of integers, one for each cut, got {rows!r}")
+    if len(rows) != len(layers):
+        raise OptionError(
+            f"{name} gives {len(rows)} numbers of rows for {len(layers)} layers "
+            f"({', '.join(map(str, layers))}); give one number of rows for each layer"
+        )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .checks import blamed, check_scores, check_selection
+from .checks import check_scores, check_selection, errors_attributed
 from .select_input import directly
 from .selection import Selection
 from .strategy import Reducer, Scorer, Selector, Strategy
@@ -31,7 +31,7 @@ class Pipeline:
 
     def score(self, tokens: VisualTokens) -> Tensor | None:
         """Score the tokens of an image or a stack, (N,) or (B, N); None: no opinion."""
-        with blamed(self.scorer, tokens):
+        with errors_attributed(self.scorer, tokens):
             scores = self.scorer.score(tokens)
         check_scores(self.scorer, scores, tokens)
         return scores
@@ -42,12 +42,12 @@ class Pipeline:
             None if keep == len(tokens) else self.reducer
         )  # where everything stays there is nothing to reduce
         n_selected = keep if reducer is None else reducer.n_selected(keep, len(tokens))
-        with blamed(self.selector, tokens):
+        with errors_attributed(self.selector, tokens):
             selection = directly(self.selector)(tokens, scores, n_selected)
-        check_selection(self.selector, selection, n_selected, tokens, rows_fit=scores is not None)
+        check_selection(self.selector, selection, n_selected, tokens, rows_finite=scores is not None)
         selection = dataclasses.replace(selection, scores=scores)
         if reducer is not None:
-            with blamed(reducer, tokens):
+            with errors_attributed(reducer, tokens):
                 selection = reducer.reduce(tokens, selection, keep)
             check_selection(reducer, selection, keep, tokens)
         return selection

@@ -274,7 +274,7 @@ def test_newlines_inside_the_decoder_are_dropped_or_kept_on_top(newlines):
 @pytest.mark.parametrize("options", [{"scope": "tile"}, {"newlines": "keep"}])
 def test_tiles_inside_the_decoder_are_of_one_cut(options):
     model = tiny_models.llava_next()
-    with pytest.raises(tokenprune.IncompatibleError, match="hold for one cut, and method 'pyramiddrop'"):
+    with pytest.raises(tokenprune.IncompatibleError, match="need a single cut, but method 'pyramiddrop'"):
         tokenprune.apply(model, method="pyramiddrop", keep=8, layer=[1, 2, 3], **options)
 
 

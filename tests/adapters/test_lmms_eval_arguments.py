@@ -78,7 +78,7 @@ def test_unpruned_is_said():
         ({"method": "zoo-prun", "keep": 9}, "Did you mean 'zoo-prune'"),
         ({"method": "zoo-prune"}, "exactly one of keep"),
         ({}, "exactly one of keep"),
-        ({"method": "zoo-prune", "keep": -1.0}, "keep must be a whole number"),
+        ({"method": "zoo-prune", "keep": -1.0}, "keep must be an integer"),
         ({"method": "zoo-prune", "keep": 9, "keep_ratio": 0.5}, "got both"),
         ({"method": "zoo-prune", "kep": 9}, "no option 'kep'; it has pretrained, method, scorer"),
         ({"method": "divprune", "keep": 9, "n_directions": 4}, "no option 'n_directions'"),

@@ -174,7 +174,7 @@ def test_an_adapter_without_a_rehearsal_says_so():
 
 
 def test_verify_is_a_truth_value():
-    with pytest.raises(tokenprune.OptionError, match="verify is True or False, got 1"):
+    with pytest.raises(tokenprune.OptionError, match="verify must be True or False, got 1"):
         tokenprune.apply(tiny_models.llava(), method="divprune", keep=5, verify=1)
 
 

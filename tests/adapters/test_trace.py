@@ -259,7 +259,7 @@ def test_a_trace_has_to_be_asked_for(build):
 
 
 def test_trace_is_true_or_false(llava_sdpa):
-    with pytest.raises(tokenprune.OptionError, match="trace is True or False, got 'yes'"):
+    with pytest.raises(tokenprune.OptionError, match="trace must be True or False, got 'yes'"):
         tokenprune.apply(llava_sdpa, keep=5, trace="yes")
     assert not tokenprune.is_pruned(llava_sdpa)
 

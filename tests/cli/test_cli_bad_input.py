@@ -60,8 +60,8 @@ def run(files, *more, image="good.png"):
     [
         (["--keep", "0"], "keep must be at least 1 (every image keeps a token), got 0"),
         (["--keep", "-3"], "keep must be at least 1 (every image keeps a token), got -3"),
-        (["--keep", "1.5"], "keep must be a whole number of visual tokens per image, got 1.5"),
-        (["--keep", "many"], "keep must be a whole number of visual tokens per image, got 'many'"),
+        (["--keep", "1.5"], "keep must be an integer, the visual tokens kept per image, got 1.5"),
+        (["--keep", "many"], "keep must be an integer, the visual tokens kept per image, got 'many'"),
         (["--keep-ratio", "0"], "keep_ratio must lie in (0, 1], got 0"),
         (["--keep-ratio", "1.01"], "keep_ratio must lie in (0, 1], got 1.01"),
         (["--keep-ratio", "half"], "keep_ratio must be a number in (0, 1], got 'half'"),
@@ -204,7 +204,7 @@ def test_lists(files):
     ("options", "said"),
     [
         (["--keep", "0"], "keep must be at least 1"),
-        (["--keep", "9", "--keep", "1.5"], "keep must be a whole number"),
+        (["--keep", "9", "--keep", "1.5"], "keep must be an integer"),
         (["--method", "zoo-prun"], "Did you mean 'zoo-prune'"),
         (["--model", "/none"], "there is no such directory"),
     ],

@@ -145,10 +145,11 @@ def test_what_is_left_on_the_model_is_named(model, leaves, said):
 
 
 def test_what_such_an_adapter_says_by_default(model):
-    with pytest.raises(tokenprune.UnsupportedModelError, match="'plain' makes no inputs for Plain; give"):
+    with pytest.raises(tokenprune.UnsupportedModelError, match="'plain' cannot make inputs for Plain; pass"):
         check_model(model)
     with pytest.raises(
-        tokenprune.IncompatibleError, match="the adapter 'plain' makes one cut, 2 methods were given"
+        tokenprune.IncompatibleError,
+        match="the adapter 'plain' supports a single cut, but 2 methods were given",
     ):
         tokenprune.apply(model, method=["stride", "stride"], keep=[4, 2])
     adapter = tokenprune.default_registry().adapter_for(model)

@@ -61,7 +61,7 @@ def choose(keep=3, scorer="uniform", selector="topk"):
 
 @pytest.mark.parametrize("slots", [[0, 0, 0], [2, 1, 3], [-1, 1, 2], [3, 4, 6]])
 def test_slots_ascend_within_the_image_each_once(slots):
-    words = r"selector 'answer' \(.*\) returned slots that are not among 0 to 5, ascending, each once: \["
+    words = r"selector 'answer' \(.*\) returned slots that are not unique, ascending and between 0 and 5: \["
     with pytest.raises(PluginError, match=words):
         choose(selector=Answer(Selection(torch.tensor(slots))))
 
@@ -69,7 +69,7 @@ def test_slots_ascend_within_the_image_each_once(slots):
 def test_new_rows_may_stand_anywhere_but_slots_stay_within_the_image():
     rows = torch.zeros(3, 6)
     assert choose(selector=Answer(Selection(torch.tensor([-1, 2, -1]), features=rows))).indices[1] == 2
-    with pytest.raises(PluginError, match="not among 0 to 5"):
+    with pytest.raises(PluginError, match="ascending and between 0 and 5"):
         choose(selector=Answer(Selection(torch.tensor([-1, 6, -1]), features=rows)))
 
 

@@ -54,7 +54,7 @@ def model(install_plugin):
     "where", [{"stage": "decoder"}, {"layer": 2}, {"schedule": tokenprune.GeometricSchedule((1, 2))}]
 )
 def test_several_methods_take_no_place_in_common(model, where):
-    with pytest.raises(OptionError, match="stage, layer and schedule go with a single method; give Method"):
+    with pytest.raises(OptionError, match="stage, layer and schedule apply to a single method; give Method"):
         tokenprune.apply(model, method=["stride", "stride"], keep=[4, 2], **where)
     assert not tokenprune.is_pruned(model)
 

@@ -14,8 +14,8 @@ from tokenprune import (
     OptionError,
     PluginError,
 )
+from tokenprune.cut import check_schedule
 from tokenprune.schedule import falling, mean_rows
-from tokenprune.schedule_check import check_schedule
 
 ONE = GeometricSchedule((2,))
 THREE = GeometricSchedule((8, 16, 24))
@@ -159,19 +159,19 @@ class Strangers(tokenprune.Schedule):
 @pytest.mark.parametrize(
     ("schedule", "error", "sentence"),
     [
-        (GeometricSchedule(()), OptionError, r"layers is a tuple of one or more layer numbers, got \(\)"),
-        (GeometricSchedule(3), OptionError, "one or more layer numbers, got 3"),
-        (GeometricSchedule((2.0,)), OptionError, r"one or more layer numbers, got \(2.0,\)"),
-        (ExplicitSchedule((3, 5), (64,)), OptionError, r"says 1 numbers of rows .* before 2 layers \(3, 5\)"),
-        (ExplicitSchedule((3,), (64, 32)), OptionError, r"says 2 numbers of rows .* before 1 layers \(3\)"),
+        (GeometricSchedule(()), OptionError, r"must be a tuple of one or more layer indices, got \(\)"),
+        (GeometricSchedule(3), OptionError, "one or more layer indices, got 3"),
+        (GeometricSchedule((2.0,)), OptionError, r"one or more layer indices, got \(2.0,\)"),
+        (ExplicitSchedule((3, 5), (64,)), OptionError, r"gives 1 numbers of rows for 2 layers \(3, 5\)"),
+        (ExplicitSchedule((3,), (64, 32)), OptionError, r"gives 2 numbers of rows for 1 layers \(3\)"),
         (
             ExplicitSchedule((3,), (6.5,)),
             OptionError,
-            r"rows are whole numbers, one for each cut, got \(6.5,\)",
+            r"rows must be a tuple of integers, one for each cut, got \(6.5,\)",
         ),
-        (Strangers().at(2, 5), OptionError, r"Strangers says 1 numbers of rows for cuts before 2 layers"),
-        (Strangers(rows=64), OptionError, "rows are whole numbers, one for each cut, got 64"),
-        (Strangers(rows=KeyError("576")), PluginError, "Strangers failed to say its rows: KeyError: '576'"),
+        (Strangers().at(2, 5), OptionError, r"Strangers gives 1 numbers of rows for 2 layers"),
+        (Strangers(rows=64), OptionError, "rows must be a tuple of integers, one for each cut, got 64"),
+        (Strangers(rows=KeyError("576")), PluginError, "Strangers.rows_at failed: KeyError: '576'"),
         (Strangers(rows=BudgetError("too few")), BudgetError, "too few"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_bad_line_is_named_before_any_work(written, tmp_path, line, said):
     [
         (["--method", "fastvv"], "unknown method 'fastvv'. Did you mean 'fastv'"),
         (["--keep", "0"], "keep must be at least 1 (every image keeps a token), got 0"),
-        (["--keep", "some"], "keep must be a whole number of visual tokens per image, got 'some'"),
+        (["--keep", "some"], "keep must be an integer, the visual tokens kept per image, got 'some'"),
         (["--metric", "exact_match"], "--metric goes with --questions"),
         (["--questions", "none.jsonl", "--scenes", "4"], "give either --questions or --scenes, not both"),
         (["--questions", "none.jsonl"], "the question file 'none.jsonl' cannot be read"),
