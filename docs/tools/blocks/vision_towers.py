@@ -69,7 +69,10 @@ def _entries(record: Mapping[str, Any]) -> Entries:
 def _table(entries: Entries, task: str, head: str, columns: Mapping[int, tuple[int, int]]) -> str:
     """A row for each setting; a column, by its heading, is a cut and a budget."""
     names = dict.fromkeys(name for name, layer, _ in entries if layer is not None)
-    rows = [[_code(name), *(_f1(entries[(name, *cut)][task]) for cut in columns.values())] for name in names]
+    rows = [
+        [_code(name), *(_f1(entries[name, layer, keep][task]) for layer, keep in columns.values())]
+        for name in names
+    ]
     return Table([head, *map(str, columns)], rows, align="l" * (1 + len(columns))).markdown()
 
 
