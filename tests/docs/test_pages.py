@@ -51,6 +51,37 @@ def test_no_page_has_marks_of_another_kind():
         assert not re.search(r"<!-- (?:[\w -]*: (?:generated|end|written)|end of)", text), name
 
 
+@pytest.mark.parametrize(
+    ("mark", "content"),
+    [
+        ("score paper fastv 9", "92.1 %"),
+        ("score matched random 9", "33.8 %"),
+        ("towers-points-lost 72 random stride", "7 to 19"),
+        ('towers-points-lost 72 divprune vispruner "attention + diverse"', "0 to 2"),
+        ("rows-entering table-b SparseVLM 64", "82.2"),
+        ("figure table-b ZOO-Prune 64 GQA", "58.47"),
+        ("questions", "541 questions about 40 embedded scenes"),
+    ],
+)
+def test_figures_in_sentences_are_those_of_the_records(mark, content):
+    assert (
+        fill.filled(f"a <!-- block {mark} --><!-- end -->", fill.BLOCKS).split("-->")[1]
+        == f"{content}<!-- end "
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        ("score paper fastv 10", "the record has no fastv at 10 tokens under the protocol 'paper'"),
+        ("figure table-b ZOO-Prune 65 GQA", "table-b has no row of ZOO-Prune at 65 tokens"),
+    ],
+)
+def test_a_figure_that_no_record_gives_is_refused(mark, message):
+    with pytest.raises(ValueError, match=message):
+        fill.filled(f"a <!-- block {mark} --><!-- end -->", fill.BLOCKS)
+
+
 BLOCKS = {"figure": lambda of="7", unit="": f"{of}{unit}", "table": lambda: "| a |\n| --- |\n"}
 
 
