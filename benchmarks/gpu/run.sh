@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Tests and speed on this machine's NVIDIA GPU, within eight minutes: benchmarks/gpu/run.sh --out DIR
-# Nothing is installed: it needs a Python with torch, transformers, pytest, hypothesis, typer, rich and pluggy.
+# Nothing is installed: it needs a Python with torch, transformers, pytest, hypothesis, typer, rich, jinja2 and pluggy.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 if [[ -n ${PYTHON:-} ]]; then

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +30,6 @@ class Found:
     kv_bytes: int
     flops_counted: int | None = None
     peak_memory_bytes: int | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 @torch.no_grad()

@@ -46,7 +46,6 @@ def bench(
     """Time a model pruned, unpruned and fed only what is kept."""
     with plain_errors(), quietly():
         import tokenprune
-        from tokenprune_cli.bench.plot import check_plot, save_plot
         from tokenprune_cli.console.budgets import budget
 
         chosen = _preset(preset, model)
@@ -63,6 +62,8 @@ def bench(
         changed = {name: value for name, value in changed.items() if value is not None}
         chosen = dataclasses.replace(chosen, amount=dataclasses.replace(chosen.amount, **changed))
         if plot is not None:
+            from tokenprune_cli.bench.plot import check_plot, save_plot  # loads matplotlib
+
             check_plot(plot)
         check_folder(output)
         record = _measured(chosen, model, random_weights, device, dtype)
