@@ -64,13 +64,7 @@ def rendered(processor: Any, turns: Sequence[tuple[str, str]]) -> str:
 
 
 def continuation(before: str, after: str) -> str:
-    """What a conversation has more than it had a turn ago.
-
-    Raises
-    ------
-    BadInputError
-        When the template writes earlier turns anew, so that a cache of them is of no use.
-    """
+    """What a conversation has more than it had a turn ago."""
     if not after.startswith(before):
         raise BadInputError(
             "this model's chat template writes earlier turns anew with every turn, so that a conversation "

@@ -23,11 +23,6 @@ class Journal:
         Everything the answers depend on. A file with another one is refused.
     restart
         Throw away what the file holds.
-
-    Raises
-    ------
-    BadInputError
-        When the file was made under another configuration, is none of ours, or cannot be read or written.
     """
 
     def __init__(self, path: Path, configuration: Mapping[str, Any], restart: bool = False) -> None:
@@ -66,13 +61,7 @@ class Journal:
                 file.truncate(len(complete))
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one line at once.
-
-        Raises
-        ------
-        BadInputError
-            When it cannot be written.
-        """
+        """Write one line at once."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

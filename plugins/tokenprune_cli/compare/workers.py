@@ -50,13 +50,7 @@ class Source:
 
 
 def set_pixels(processor: Any, least: int | None, most: int | None) -> None:
-    """Pin the pixels a picture has at least and at most, where the processor keeps its shape.
-
-    Raises
-    ------
-    BadInputError
-        When one is given and the processor resizes every picture to the same size.
-    """
+    """Pin the pixels a picture has at least and at most, where the processor keeps its shape."""
     if least is None and most is None:
         return
     size = dict(processor.image_processor.size)
@@ -82,13 +76,7 @@ def answer_pending(
 def answer_in_processes(
     source: Source, work: Work, pending: Pending, n_processes: int
 ) -> Iterator[dict[str, Any]]:
-    """Share batches out to processes of one thread each; yield lines as they come.
-
-    Raises
-    ------
-    BadInputError
-        What a process met; also when one ends before its work is done.
-    """
+    """Share batches out to processes of one thread each; yield lines as they come."""
     context = multiprocessing.get_context("spawn")
     lines: Any = context.Queue()
     shares = [list(pending[i::n_processes]) for i in range(n_processes)]
