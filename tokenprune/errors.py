@@ -1,44 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything tokenprune raises on purpose.
+"""Exceptions and warnings of tokenprune and its plugins.
 
 Each message says what was given, what was expected and what to do about it.
 """
 
 
 class TokenPruneError(Exception):
-    """Base of every error raised on purpose by tokenprune and its plugins."""
+    """Base class of the exceptions of tokenprune and its plugins."""
 
 
 class UnknownNameError(TokenPruneError, LookupError):
-    """A scorer, selector, reducer, method or signal was asked for by a name nobody offers."""
+    """No plugin provides a scorer, selector, reducer, method or signal of this name."""
 
 
 class PluginError(TokenPruneError):
-    """A plugin cannot be used: its import failed, a hook is misspelt, or it delivers the wrong thing."""
+    """A plugin cannot be used: its import failed, a hook is misspelt, or it returned a wrong value."""
 
 
 class PluginConflictError(PluginError):
-    """Two plugins offer the same name."""
+    """Two plugins provide the same name."""
 
 
 class OptionError(TokenPruneError, TypeError):
-    """A strategy was given an option it does not have, or a combination of arguments that contradict."""
+    """An option does not exist or has the wrong type, or arguments contradict each other."""
 
 
 class BudgetError(TokenPruneError, ValueError):
-    """The number or the share of tokens to keep is not usable."""
+    """The number or the share of tokens to keep is invalid."""
 
 
 class InputError(TokenPruneError, ValueError):
-    """Rows or scores are not finite or do not fit, a model does not load, or an argument cannot be used."""
+    """Rows or scores are not finite or do not match, a model does not load, or an argument is invalid."""
 
 
 class UnsupportedModelError(TokenPruneError, TypeError):
-    """No adapter knows the model, or more than one claims it."""
+    """No adapter supports the model, or more than one claims it."""
 
 
 class IncompatibleError(TokenPruneError, ValueError):
-    """Strategy, stage and model do not go together."""
+    """Strategy, stage and model cannot be combined."""
 
 
 class AlreadyPrunedError(TokenPruneError, RuntimeError):
@@ -46,7 +46,7 @@ class AlreadyPrunedError(TokenPruneError, RuntimeError):
 
 
 class UnsupportedCallError(TokenPruneError, RuntimeError):
-    """One call of a pruned model cannot be honoured; raised before the vision tower runs."""
+    """A call of a pruned model is not supported; raised before the vision tower runs."""
 
 
 class StaleCacheError(TokenPruneError, RuntimeError):
@@ -54,11 +54,11 @@ class StaleCacheError(TokenPruneError, RuntimeError):
 
 
 class ReceiptError(TokenPruneError, RuntimeError):
-    """A pruned call did not do what was planned: what was stored or returned has another length.
+    """A pruned call stored or returned a different number of rows than planned.
 
-    The installed model library works differently from those that were tested. The answer is not to be used.
+    The installed model library behaves differently from the tested versions. Do not use the output.
     """
 
 
 class UntestedVersionWarning(UserWarning):
-    """A model library is installed in a version outside of the tested range."""
+    """The installed version of a model library is outside the tested range."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the rows that strategies work on are numbers, asked where the device is waited for anyway."""
+"""Check that rows and scores are finite, with as few device synchronizations as possible."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .tokens import VisualTokens
 
 
 def are_finite(rows: Tensor) -> Tensor:
-    """Return a tensor () that is False where some of `rows` are not finite; nothing is waited for.
+    """Return a scalar tensor, False if some of `rows` are not finite; does not synchronize.
 
-    One sum over everything: False may also mean that finite rows are too large to be added up.
+    Computed as one float32 sum: False may also mean that the sum of finite rows overflows.
     """
     return rows.detach().sum(dtype=torch.float32).isfinite()
 
 
 def read(*flags: Tensor) -> list[bool]:
-    """Return the values of tensors (), waiting for their device once."""
-    found: list[bool] = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()
-    return found
+    """Return the values of scalar tensors, with one device synchronization."""
+    values: list[bool] = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()
+    return values
 
 
 def refuse_not_finite(tokens: VisualTokens, image: str = "the image") -> None:
-    """Refuse tokens some of whose rows are not finite; waits for the device.
+    """Raise if rows of the tokens are not finite; synchronizes with the device.
 
     Raises
     ------
     InputError
-        Naming the image and how many of its rows.
+        Naming the image and the number of such rows.
     """
     bad = ~tokens.features.detach().isfinite().all(-1)  # (N,) or (B, N)
     for number, rows in enumerate(bad if tokens.is_batch else bad[None]):

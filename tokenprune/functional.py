@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor functions scorers and selectors share. B images, N tokens, D width, K kept; no model anywhere."""
+"""Tensor functions for scorers and selectors. B images, N tokens, D width, K kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .similarity import GRAM_LIMIT, inside
 from .similarity import Similarity as Similarity
 from .similarity import unit_rows as unit_rows
 
-LAZY_FROM = 1024  # tokens from which a CPU makes only those similarities that picking asks for
-FLAT = 1e-4  # relative spread below which scores count as one value
-MAP_BYTES = 2**28  # of an attention map held at once, in float32
+LAZY_FROM = 1024  # number of tokens from which a CPU computes similarities on demand
+FLAT = 1e-4  # relative spread up to which scores count as equal
+MAP_BYTES = 2**28  # largest block of an attention map in memory, in float32
 
 
 def mean_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -27,21 +27,21 @@ def mean_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     Returns
     -------
     Tensor
-        (S,), which sums to 1. No more than a part of the map is ever made.
+        (S,), which sums to 1. The attention map is computed in blocks, never as a whole.
     """
     heads, n, _ = query.shape
     received = torch.zeros(key.shape[1], dtype=torch.float32, device=query.device)
-    many = max(1, MAP_BYTES // (4 * heads * key.shape[1]))
-    for some in torch.split(query.float(), many, dim=1):
-        received += (some @ key.float().mT * scaling).softmax(-1).sum((0, 1))
+    block_size = max(1, MAP_BYTES // (4 * heads * key.shape[1]))
+    for block in torch.split(query.float(), block_size, dim=1):
+        received += (block @ key.float().mT * scaling).softmax(-1).sum((0, 1))
     return received / (heads * n)
 
 
 def flatten_equal(scores: Tensor) -> Tensor:
-    """Return scores (..., N) made exactly equal where they spread by less than 1e-4 of the largest.
+    """Make scores (..., N) exactly equal if their spread is at most 1e-4 of the largest.
 
-    A linear projector has the same Jacobian everywhere; what differs then is rounding, and min-max
-    normalisation would turn it into an opinion.
+    A linear projector has the same Jacobian everywhere. Its scores differ by rounding errors only, which
+    min-max normalisation would amplify.
     """
     low, high = scores.amin(-1, keepdim=True), scores.amax(-1, keepdim=True)
     return torch.where(high - low <= FLAT * high.abs(), high.expand_as(scores), scores)
@@ -56,17 +56,17 @@ def min_max(scores: Tensor) -> Tensor:
 
 
 def top_slots(scores: Tensor, keep: int) -> Tensor:
-    """Slots of the `keep` highest scores (..., N) -> (..., keep), highest first, ties to the lowest slot."""
+    """Return slots of the `keep` highest scores, (..., N) -> (..., keep), highest first, then by slot."""
     return scores.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
 
 
 def even_slots(n: int, keep: int, device: torch.device | None = None) -> Tensor:
-    """Return `keep` of `n` slots, evenly spaced: the middles of `keep` equal stretches. Shape (keep,)."""
+    """Return `keep` evenly spaced slots of `n`, (keep,): the midpoints of `keep` equal intervals."""
     return (2 * torch.arange(keep, device=device) + 1) * n // (2 * keep)
 
 
 def greedy_path(device: torch.device | str, n: int) -> str:
-    """Which loop picks among `n` tokens on a device: `"triton"` (one launch), `"numpy"` or `"torch"`."""
+    """Return the implementation of the greedy loop for `n` tokens: `"triton"`, `"numpy"` or `"torch"`."""
     if n <= GRAM_LIMIT and can_fuse(device):
         return "triton"
     return "numpy" if torch.device(device).type == "cpu" else "torch"
@@ -83,8 +83,8 @@ def max_min_diversity(
     """Greedy max-min selection: each pick is the token whose nearest chosen token is farthest away.
 
     Distances are 1 - cosine; with `weights` each distance is multiplied by the token's weight. A running
-    minimum makes the loop O(K N). Ties go to the lowest slot; a chosen token is never chosen again. Fewer
-    picks are the beginning of more.
+    minimum makes the loop O(K N). Ties go to the lowest slot; a chosen token is never chosen again. The picks
+    for a smaller `keep` are a prefix of those for a larger one.
 
     Parameters
     ----------
@@ -96,9 +96,9 @@ def max_min_diversity(
         (N,) or (B, N), non-negative. The first pick is then the heaviest token; without weights it is the
         most isolated one, unless `chosen` is given.
     chosen
-        (C,) or (B, C) slots that are chosen already.
+        (C,) or (B, C) slots that are already chosen.
     counts
-        (B,) tokens of each image where they differ; rows behind are padding and never picked.
+        (B,) tokens of each image, if they differ; rows beyond are padding and never picked.
 
     Returns
     -------
@@ -110,13 +110,13 @@ def max_min_diversity(
         lift = [None if t is None else t.unsqueeze(0) for t in (weights, chosen)]
         return max_min_diversity(features.unsqueeze(0), keep, *lift).squeeze(0)
     b, n, _ = features.shape
-    fit = max(1, GRAM_LIMIT**2 // (n * n))  # images whose similarities are held at once
-    if b > fit and n <= GRAM_LIMIT:
-        given = [[None] * b if t is None else torch.split(t, fit) for t in (weights, chosen, counts)]
-        parts = zip(torch.split(features, fit), *given, strict=False)
+    n_fit = max(1, GRAM_LIMIT**2 // (n * n))  # images whose similarities fit into memory together
+    if b > n_fit and n <= GRAM_LIMIT:
+        optional = [[None] * b if t is None else torch.split(t, n_fit) for t in (weights, chosen, counts)]
+        parts = zip(torch.split(features, n_fit), *optional, strict=False)
         return torch.cat([max_min_diversity(part, keep, *rest) for part, *rest in parts])
-    asks_for_all = weights is None and chosen is None  # the most isolated token is known by all pairs only
-    similarity = Similarity(features, asks_for_all or n < LAZY_FROM or features.device.type != "cpu")
+    needs_all_pairs = weights is None and chosen is None  # to find the most isolated token
+    similarity = Similarity(features, needs_all_pairs or n < LAZY_FROM or features.device.type != "cpu")
     start = chosen if chosen is not None and chosen.shape[-1] else None
     if start is not None or not keep:
         first = torch.empty((b, 0), dtype=torch.long, device=features.device)

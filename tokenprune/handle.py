@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `apply` returns: look at what was kept, and undo."""
+"""The handle that `apply` returns: reports what was kept, and removes the pruning."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .errors import AlreadyPrunedError, OptionError, UnsupportedCallError
 from .report import PruningReport
 from .restore import restored_on_error
 
-# which models are pruned now; kept here so that a pruned model carries no attribute of ours
+# the models that are pruned; stored here so that nothing has to be stored on a model
 _ACTIVE: weakref.WeakKeyDictionary[nn.Module, weakref.ref[PruningHandle]] = weakref.WeakKeyDictionary()
 
 
 class PruningHandle:
-    """A pruned model's undo button.
+    """Handle of a pruned model: reports what its calls kept, and removes the pruning.
 
     ``with tokenprune.apply(model, ...) as handle:`` prunes inside the block; `remove()` does it by hand.
     """
@@ -44,9 +44,9 @@ class PruningHandle:
         self._hooked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def install(self, install: Callable[[Callable[[PruningReport], None]], Callable[[], None]]) -> None:
-        """Run an adapter's installation and remember how to undo it."""
+        """Run an adapter's installation and store its undo function."""
         model = self._model()
-        assert model is not None  # who calls this holds it
+        assert model is not None  # the caller holds a reference
         with restored_on_error(model) as changed:
             undo = install(self._record)
             try:
@@ -81,7 +81,7 @@ class PruningHandle:
 
     @property
     def record_trace(self) -> Callable[[CallTrace], None] | None:
-        """What an adapter calls at the end of each call; None without ``trace=True``."""
+        """Function that an adapter calls at the end of each call; None without ``trace=True``."""
         return None if self._traces is None else self._traces.record
 
     @property
@@ -90,31 +90,31 @@ class PruningHandle:
         return self._undo is not None
 
     def remove(self) -> None:
-        """Make the model exactly what it was. Doing it twice is fine.
+        """Restore the model exactly. Can be called repeatedly.
 
-        Waits for a call of the model that another thread is making. Interrupted, it can be called again.
+        Waits for a call of the model in another thread. If interrupted, it can be called again.
         """
         if self._undo is None:
             return
         self._undo()
         self._undo = None
         model = self._model()
-        if model is not None and _of(model) is self:  # it may be another's by now
+        if model is not None and _handle_of(model) is self:  # another handle may have replaced it
             _ACTIVE.pop(model, None)
         forget_compiled()
 
     def __enter__(self) -> PruningHandle:
-        """Prune up to the end of the block.
+        """Return the handle, which removes the pruning at the end of the block.
 
         Raises
         ------
         UnsupportedCallError
-            When the pruning has been removed already, or the block is inside another of the same handle.
+            When the pruning was already removed, or the block is inside another one of the same handle.
         """
         if not self.is_active:
             raise UnsupportedCallError("this pruning has been removed; call tokenprune.apply() again")
         if self._entered:
-            raise UnsupportedCallError("this handle's block has begun already; its end removes the pruning")
+            raise UnsupportedCallError("the handle is already in a with block, whose end removes the pruning")
         self._entered = True
         return self
 
@@ -132,27 +132,27 @@ class PruningHandle:
 
 
 def forget_compiled() -> None:
-    """Drop what torch.compile made: its code is not checked for hooks that came or went, and is made anew."""
+    """Reset torch.compile, whose code has no guards for hooks that were added or removed."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
 
 def active_handle(model: nn.Module) -> PruningHandle | None:
     """Return the handle of a pruned model, or of one whose hooked modules it shares; None if not pruned."""
-    own = _of(model)
-    if own is not None:
-        return own
-    handles = [handle for found in list(_ACTIVE.values()) if (handle := found()) is not None]
+    handle = _handle_of(model)
+    if handle is not None:
+        return handle
+    handles = [handle for reference in list(_ACTIVE.values()) if (handle := reference()) is not None]
     if not handles:
         return None
     modules = set(model.modules())
     return next((handle for handle in handles if not modules.isdisjoint(handle._hooked)), None)
 
 
-def _of(model: nn.Module) -> PruningHandle | None:
-    """The handle of this very model."""
-    found = _ACTIVE.get(model)
-    return None if found is None else found()
+def _handle_of(model: nn.Module) -> PruningHandle | None:
+    """Return the handle of this model itself."""
+    reference = _ACTIVE.get(model)
+    return None if reference is None else reference()
 
 
 def is_pruned(model: nn.Module) -> bool:
@@ -161,12 +161,12 @@ def is_pruned(model: nn.Module) -> bool:
 
 
 def check_unpruned(model: nn.Module) -> None:
-    """Refuse a model that is pruned already.
+    """Raise if the model is already pruned.
 
     Raises
     ------
     AlreadyPrunedError
-        Saying whether by a handle of its own, or as the copy of another.
+        Stating whether the model itself is pruned, or one that it shares modules with.
     """
     if not is_pruned(model):
         return

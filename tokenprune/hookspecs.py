@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five hooks. They deliver classes (or Method objects), once; none is called while a model runs.
+"""The five plugin hooks. Each returns classes (or Method objects) and is called once, before any model runs.
 
 An implementation is a function of the same name, marked `@tokenprune.hookimpl`, in a module named by an
 entry point of the group ``tokenprune``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a cut is to do to one image, decided before any token is scored; the same rule at every stage."""
+"""Plan what a cut does to one image before any token is scored, by the same rule at every stage."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class LeftAlone(Enum):
     NOTHING_TO_CUT = "budget not below N"
 
     def note(self, cut: Cut) -> str:
-        """Return the reason in words, for `ImageReport.note`."""
+        """Return the reason as a string, for `ImageReport.note`."""
         return self.value.format(min_tokens=cut.min_tokens)
 
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """Rows left of an image from which layer on, or why it is left alone.
+    """Number of rows left of an image from each layer on, or the reason why it is left alone.
 
-    `cuts` is empty if the image is left alone. A cut without layers stands at 0, with the number of rows that
-    the budget asks for; `Method.n_keep` says what tiles and newline tokens make of it.
+    `cuts` is empty if the image is left alone. A cut without layers has the key 0 and the rows of the budget;
+    `Method.n_keep` also accounts for tiles and newline tokens.
     """
 
     cuts: Mapping[int, int] = field(default_factory=dict)
@@ -42,12 +42,12 @@ def plan_image(cut: Cut, n: int, n_layers: int = 0, hidden: bool = False) -> Ima
     n_layers
         Layers of the model or tower that is cut, at the stages that have layers.
     hidden
-        Whether the attention mask hides some token of the image.
+        Whether the attention mask hides a token of the image.
 
     Raises
     ------
     BudgetError, IncompatibleError
-        When the schedule cannot meet the budget, or the model has too few layers for it.
+        When the schedule cannot meet the budget, or the model has too few layers.
     """
     if n < cut.min_tokens:
         return ImagePlan(left_alone=LeftAlone.TOO_FEW_TOKENS)

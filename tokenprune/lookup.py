@@ -1,39 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking strategies up by name, for methods that were made of names.
+"""Strategy lookup by name, for methods that hold names.
 
-The registry holds methods, so that a method cannot import the registry. It knows this interface instead, and
-the registry, which implements it, is entered here when the package is imported.
+The registry holds methods, so `methods` cannot import it. It implements the interface defined here, and sets
+itself as the default when the package is imported.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-
-from .strategy import Reducer, Scorer, Selector
+from typing import Any
 
 
 class StrategyLookup(ABC):
-    """Returns strategies for names."""
+    """Returns strategies by name."""
 
     @abstractmethod
-    def scorer(self, given: str | Scorer | type[Scorer]) -> Scorer:
-        """Return a scorer for a name, a class or an instance."""
-
-    @abstractmethod
-    def selector(self, given: str | Selector | type[Selector]) -> Selector:
-        """Return a selector for a name, a class or an instance."""
-
-    @abstractmethod
-    def reducer(self, given: str | Reducer | type[Reducer]) -> Reducer:
-        """Return a reducer for a name, a class or an instance."""
+    def strategy(self, kind: str, source: Any) -> Any:
+        """Return a strategy (``scorer``, ``selector`` or ``reducer``) from a name, class or instance."""
 
 
 _DEFAULT: list[Callable[[], StrategyLookup]] = []
 
 
 def set_default_lookup(default: Callable[[], StrategyLookup]) -> None:
-    """Say what `default_lookup` returns: the result of calling `default`, then and not before."""
+    """Set the function that `default_lookup` calls."""
     _DEFAULT[:] = [default]
 
 

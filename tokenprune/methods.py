@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A method: a named combination of scorer, selector and (sometimes) reducer, with its paper's choices."""
+"""A method: a named combination of scorer, selector and optional reducer, with the settings of its paper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import IncompatibleError
 from .lookup import default_lookup
 from .option_types import check_one_of, check_types
 from .pipeline import Pipeline
-from .precision import as_written
+from .precision import without_autocast
 from .schedule import BUDGET_UNITS, Schedule
 from .scope import cover_slices, join, kept_newlines, share_out
 from .selection import Selection
@@ -29,13 +29,13 @@ STAGES = ("vision", "projector", "decoder")
 
 @dataclass(frozen=True)
 class Method:
-    """How visual tokens are scored, chosen and cut.
+    """How visual tokens are scored, selected and cut.
 
     `scorer`, `selector` and `reducer` are names or instances. `positions` is `"contiguous"` (kept tokens
-    are renumbered), `"original"` (they keep their positions) or None (what suits the model). `deviations`
-    lists where we knowingly differ from the official code. The docs page of a method says the rest.
-    At the decoder stage, `schedule` says before which layers how many rows are cut, and `budget` what `keep`
-    counts there (see `Schedule.cuts`).
+    are renumbered), `"original"` (they keep their positions) or None (the model's default). `deviations`
+    lists the intended differences from the official code. The method's documentation page has more.
+    At the decoder stage, `schedule` sets the layers of the cuts and the rows left after each, and `budget`
+    what `keep` counts there (see `Schedule.cuts`).
     """
 
     name: str
@@ -61,18 +61,18 @@ class Method:
 
     @functools.cached_property
     def _pipeline(self) -> Pipeline:
-        """Its scorer, selector and reducer as objects; names are looked up once, when first asked for."""
+        """The method's strategies as objects; names are looked up once, on first use."""
         scorer, selector, reducer = self.scorer, self.selector, self.reducer
         if not isinstance(scorer, Scorer):
-            scorer = default_lookup().scorer(scorer)
+            scorer = default_lookup().strategy("scorer", scorer)
         if not isinstance(selector, Selector):
-            selector = default_lookup().selector(selector)
+            selector = default_lookup().strategy("selector", selector)
         if reducer is not None and not isinstance(reducer, Reducer):
-            reducer = default_lookup().reducer(reducer)
+            reducer = default_lookup().strategy("reducer", reducer)
         return Pipeline(scorer, selector, reducer)
 
     def resolved(self) -> Method:
-        """Return this method with every name replaced by the strategy it stands for."""
+        """Return this method with every name replaced by its strategy."""
         strategies = vars(self._pipeline)
         if all(getattr(self, role) is strategy for role, strategy in strategies.items()):
             return self
@@ -80,21 +80,21 @@ class Method:
 
     @property
     def parts(self) -> tuple[Strategy, ...]:
-        """The strategies it is made of, as objects."""
+        """The method's strategies, as objects."""
         return self._pipeline.parts
 
     @property
     def needs(self) -> frozenset[str]:
-        """Signals its parts ask for."""
+        """Signals that the method's strategies use."""
         return frozenset().union(*(part.needs for part in self.parts))
 
     def with_options(self, **options: Any) -> Method:
-        """Return a copy with options changed: its own fields, or those of its parts.
+        """Return a copy with changed options: fields of the method, or options of its strategies.
 
         Raises
         ------
         OptionError
-            When neither it nor a part has such an option, or the value is of another type.
+            When neither has an option of this name, or the value has the wrong type.
         """
         fields = {f.name for f in dataclasses.fields(self)} - {"name", "scorer", "selector", "reducer"}
         known = sorted(fields.union(*(part.options() for part in self.parts)))
@@ -107,13 +107,13 @@ class Method:
         return dataclasses.replace(self, **changed)
 
     def n_keep(self, layout: Layout, keep: int | Budget) -> int:
-        """Rows that stay of an image with this layout; pure arithmetic, no pixels needed.
+        """Return the number of rows kept of an image with this layout; needs no pixels.
 
         Parameters
         ----------
         keep
-            The budget as `apply` takes it; for tiled images in scope `"tile"` a number is the budget at the
-            model's full tile count.
+            The budget as `apply` takes it; for tiled images in scope `"tile"` a count is the budget at the
+            model's full number of tiles.
         """
         budget = keep if isinstance(keep, Budget) else Budget(keep)
         if budget.rows(len(layout)) >= len(layout):
@@ -122,39 +122,39 @@ class Method:
         return sum(share.rows for share in shares) + len(kept_newlines(layout, self.newlines))
 
     def select(self, tokens: VisualTokens, keep: int | Budget, *, layer: int | None = None) -> Selection:
-        """Score and choose: the rows that stay of one image (or of each image of a stack), for one cut.
+        """Score tokens and select the rows to keep of one image (or each image of a stack), for one cut.
 
         Parameters
         ----------
         tokens
             The image's tokens with the signals in `needs`.
         keep
-            Rows to keep, as `n_keep` takes them; all of them when there are not more.
+            Rows to keep, as for `n_keep`; with `keep` >= N all rows are kept.
         layer
             At the decoder stage, the layer before which the cut is made.
 
         Raises
         ------
         BudgetError
-            When `keep` is no whole number of at least 1.
+            When `keep` is not an integer of at least 1.
         IncompatibleError
-            When a part cannot take a stack of images, or these tokens lack a signal.
+            When a strategy does not take a stack of images, or the tokens lack a signal.
         InputError
             When rows of the tokens are not finite.
         PluginError
             When a strategy returns scores or a selection of the wrong size, or scores that are not finite.
         """
         tokens = tokens if layer is None else tokens.before_layer(layer)
-        with as_written(tokens.features.device):
+        with without_autocast(tokens.features.device):
             return self._select(tokens, keep if isinstance(keep, Budget) else Budget(keep))
 
     def _select(self, tokens: VisualTokens, budget: Budget) -> Selection:
         pipeline, layout = self._pipeline, tokens.layout
-        alone = [part for part in pipeline.parts if tokens.is_batch and not part.batched]
-        if alone:
-            raise IncompatibleError(
-                f"the {alone[0].kind} {alone[0].name!r} takes one image at a time, (N, D), and not a stack"
-            )
+        for part in pipeline.parts:
+            if tokens.is_batch and not part.batched:
+                raise IncompatibleError(
+                    f"the {part.kind} {part.name!r} takes one image at a time, (N, D), not a stack"
+                )
         if budget.rows(len(tokens)) >= len(tokens) or (layout.tiles is None and layout.newlines is None):
             scores = pipeline.score(tokens)
             selection = pipeline.choose(tokens, scores, min(self.n_keep(layout, budget), len(tokens)))
@@ -167,12 +167,12 @@ class Method:
 
             return cover_slices(selection, layout, best_of)
         if tokens.is_batch:
-            raise IncompatibleError("tiled images are taken one at a time, (N, D), not as a stack")
+            raise IncompatibleError("tiled images must be passed one at a time, (N, D), not as a stack")
         shares = share_out(layout, self.scope, self.newlines, budget)
-        together = pipeline.score(tokens.part(torch.cat([share.slots for share in shares])))
+        scores = pipeline.score(tokens.part(torch.cat([share.slots for share in shares])))
         sizes = [len(share.slots) for share in shares]
-        scores_of = [None] * len(shares) if together is None else torch.split(together, sizes)
+        part_scores = [None] * len(shares) if scores is None else torch.split(scores, sizes)
         parts = [tokens.part(share.slots, share.tile) for share in shares]
         choosers, keeps = pipeline.parts[1:], [share.rows for share in shares]
-        selections = choose_parts(pipeline.choose, choosers, parts, scores_of, keeps)
+        selections = choose_parts(pipeline.choose, choosers, parts, part_scores, keeps)
         return join(shares, selections, kept_newlines(layout, self.newlines), tokens.features)

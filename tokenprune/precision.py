@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calculating in the number formats the code says."""
+"""Control of the precision that strategies compute in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 
-def as_written(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off where it is on: scores are differences of large numbers, and need their float32."""
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Disable autocast: scores are differences of large numbers and need float32."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

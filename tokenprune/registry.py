@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names to strategies. Plugins deliver; this page looks up, and says what exists when a name does not."""
+"""Registry of what the plugins provide, by kind and name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from .plugins import DISABLE_VARIABLE, Plugin, discover
 from .strategy import Reducer, Scorer, Selector
 
 Entry = tuple[Any, Plugin]
+BASES: dict[str, Any] = {"scorer": Scorer, "selector": Selector, "reducer": Reducer}
 
 
 class Registry(StrategyLookup):
-    """Everything the plugins deliver, by kind and name."""
+    """Strategies, methods and adapters of the plugins, by kind and name."""
 
     def __init__(self, plugins: list[Plugin]) -> None:
         self.plugins = plugins
@@ -32,11 +33,11 @@ class Registry(StrategyLookup):
                     by_name.setdefault(thing.name, []).append((thing, plugin))
 
     def names(self, kind: str) -> list[str]:
-        """Names of one kind (``scorer``, ``selector``, ``reducer``, ``method``, ``adapter``), sorted."""
+        """Return all names of a kind (``scorer``, ``selector``, ``reducer``, ``method``, ``adapter``)."""
         return sorted(self._entries.get(kind, {}))
 
     def conflicts(self) -> list[str]:
-        """One sentence for each name that two plugins offer."""
+        """Return one sentence for each name that two plugins provide."""
         return [
             _conflict(kind, name, entries)
             for kind, by_name in self._entries.items()
@@ -50,14 +51,14 @@ class Registry(StrategyLookup):
         Raises
         ------
         UnknownNameError
-            With near misses and the list of what there is.
+            With close matches and the list of available names.
         PluginConflictError
-            When two plugins offer the name.
+            When two plugins provide the name.
         PluginError
             When the plugin of that name is broken.
         """
         if not isinstance(name, str):
-            raise UnknownNameError(f"a {kind} is asked for by its name, got {name!r}")
+            raise UnknownNameError(f"the name of a {kind} must be a string, got {name!r}")
         entries = self._entries.get(kind, {}).get(name, [])
         if len(entries) > 1:
             raise PluginConflictError(_conflict(kind, name, entries))
@@ -69,43 +70,45 @@ class Registry(StrategyLookup):
         raise UnknownNameError(self._unknown(kind, name))
 
     def origin(self, kind: str, name: str) -> Plugin:
-        """Return the plugin that delivers a name."""
+        """Return the plugin that provides a name."""
         self.find(kind, name)
         return self._entries[kind][name][0][1]
 
-    def scorer(self, given: str | Scorer | type[Scorer]) -> Scorer:
-        """Return a scorer for a name, a class or an instance."""
-        found: Scorer = self._instance("scorer", Scorer, given)
-        return found
+    def scorer(self, source: str | Scorer | type[Scorer]) -> Scorer:
+        """Return a scorer from a name, a class or an instance."""
+        scorer: Scorer = self.strategy("scorer", source)
+        return scorer
 
-    def selector(self, given: str | Selector | type[Selector]) -> Selector:
-        """Return a selector for a name, a class or an instance."""
-        found: Selector = self._instance("selector", Selector, given)
-        return found
+    def selector(self, source: str | Selector | type[Selector]) -> Selector:
+        """Return a selector from a name, a class or an instance."""
+        selector: Selector = self.strategy("selector", source)
+        return selector
 
-    def reducer(self, given: str | Reducer | type[Reducer]) -> Reducer:
-        """Return a reducer for a name, a class or an instance."""
-        found: Reducer = self._instance("reducer", Reducer, given)
-        return found
+    def reducer(self, source: str | Reducer | type[Reducer]) -> Reducer:
+        """Return a reducer from a name, a class or an instance."""
+        reducer: Reducer = self.strategy("reducer", source)
+        return reducer
 
-    def _instance(self, kind: str, base: Any, given: Any) -> Any:
-        if isinstance(given, base):
-            return given
-        if isinstance(given, str):
-            given = self.find(kind, given)
-        if isinstance(given, type) and issubclass(given, base):
-            return given()
-        raise UnknownNameError(f"a {kind} is a name or a tokenprune.{base.__name__}, got {given!r}")
+    def strategy(self, kind: str, source: Any) -> Any:
+        """Return a strategy of a kind from a name, a class or an instance."""
+        base = BASES[kind]
+        if isinstance(source, base):
+            return source
+        if isinstance(source, str):
+            source = self.find(kind, source)
+        if isinstance(source, type) and issubclass(source, base):
+            return source()
+        raise UnknownNameError(f"a {kind} must be a name or a tokenprune.{base.__name__}, got {source!r}")
 
     def adapter_for(self, model: nn.Module) -> type[ModelAdapter]:
-        """Return the one adapter that knows this model.
+        """Return the adapter that supports this model.
 
         Raises
         ------
         UnsupportedModelError
-            When none does, or several do.
+            When no adapter does, or several do.
         """
-        fitting: list[Entry] = []
+        matching: list[Entry] = []
         failed, reasons = [], []
         for adapter, plugin in itertools.chain(*self._entries.get("adapter", {}).values()):
             try:
@@ -113,45 +116,45 @@ class Registry(StrategyLookup):
                 reasons += [] if fits else [adapter.why_not(model)]
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # one stranger's failure must not take the other adapters down
+            except BaseException as error:  # a broken adapter must not affect the others
                 failed.append(f"adapter {adapter.name!r} of {plugin.origin}: {type(error).__name__}: {error}")
                 continue
             if fits:
-                fitting.append((adapter, plugin))
+                matching.append((adapter, plugin))
         what = f"{type(model).__module__}.{type(model).__qualname__}"
-        if len(fitting) == 1:
-            found: type[ModelAdapter] = fitting[0][0]
-            return found
-        if fitting:
-            claims = " and ".join(f"{adapter.name} of {plugin.origin}" for adapter, plugin in fitting)
+        if len(matching) == 1:
+            match: type[ModelAdapter] = matching[0][0]
+            return match
+        if matching:
+            claims = " and ".join(f"{adapter.name} of {plugin.origin}" for adapter, plugin in matching)
             raise UnsupportedModelError(
                 f"several adapters claim {what}: {claims}. Switch all but one off with {DISABLE_VARIABLE}"
             )
-        self._none_installed()
+        self._check_plugins()
         tried = ", ".join(self.names("adapter")) or "none"
-        failures = f" These failed to answer: {'; '.join(failed)}." if failed else ""
-        said = "".join(f" {reason}." for reason in reasons if reason)
+        failures = f" These failed: {'; '.join(failed)}." if failed else ""
+        details = "".join(f" {reason}." for reason in reasons if reason)
         raise UnsupportedModelError(
-            f"no adapter knows {what} (tried: {tried}).{said}{failures} Pass the whole model, with its "
+            f"no adapter knows {what} (tried: {tried}).{details}{failures} Pass the whole model, with its "
             f"head and without wrappers, or write an adapter: docs/writing-an-adapter.md"
         )
 
-    def _none_installed(self) -> None:
+    def _check_plugins(self) -> None:
         if not any(plugin.delivers for plugin in self.plugins):
             raise PluginError("no tokenprune plugins are installed; run `pip install -e .` in the checkout")
 
     def _unknown(self, kind: str, name: str) -> str:
-        self._none_installed()
+        self._check_plugins()
         names = self.names(kind)
         close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        elsewhere = [k for k in self._entries if k != kind and name in self._entries[k]]
-        other = f" It is the name of another kind of thing: {', '.join(elsewhere)}." if elsewhere else ""
+        other_kinds = [k for k in self._entries if k != kind and name in self._entries[k]]
+        hint += f" It is the name of a {', '.join(other_kinds)}." if other_kinds else ""
         broken = [p.name for p in self.plugins if p.problem]
-        lost = f" Broken plugins, see `tokenprune plugins`: {', '.join(broken)}." if broken else ""
-        off = [p.name for p in self.plugins if p.disabled]
-        lost += f" Switched off by {DISABLE_VARIABLE}: {', '.join(off)}." if off else ""
-        return f"unknown {kind} {name!r}.{hint}{other} Available: {', '.join(names) or 'none'}.{lost}"
+        missing = f" Broken plugins, see `tokenprune plugins`: {', '.join(broken)}." if broken else ""
+        disabled = [p.name for p in self.plugins if p.disabled]
+        missing += f" Disabled by {DISABLE_VARIABLE}: {', '.join(disabled)}." if disabled else ""
+        return f"unknown {kind} {name!r}.{hint} Available: {', '.join(names) or 'none'}.{missing}"
 
 
 def _kind(hook: str) -> str:
@@ -160,14 +163,14 @@ def _kind(hook: str) -> str:
 
 
 def _conflict(kind: str, name: str, entries: list[Entry]) -> str:
-    offers = " and ".join(f"{_where(thing)} of {plugin.origin}" for thing, plugin in entries)
+    providers = " and ".join(f"{_qualified_name(entry)} of {plugin.origin}" for entry, plugin in entries)
     return (
-        f"the {kind} name {name!r} is offered twice: {offers}. Rename one, uninstall one, or switch one off "
+        f"the {kind} name {name!r} is offered twice: {providers}. Rename one, uninstall one, or disable one "
         f"with {DISABLE_VARIABLE}={entries[-1][1].name}"
     )
 
 
-def _where(thing: Any) -> str:
+def _qualified_name(thing: Any) -> str:
     owner = thing if isinstance(thing, type) else type(thing)
     return f"{owner.__module__}.{owner.__qualname__}"
 
@@ -178,4 +181,4 @@ def default_registry() -> Registry:
     return Registry(discover())
 
 
-set_default_lookup(default_registry)  # nothing is loaded by this
+set_default_lookup(default_registry)  # plugins are loaded on first use

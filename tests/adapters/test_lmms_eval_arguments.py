@@ -86,7 +86,7 @@ def test_unpruned_is_said():
         ({"scorer": "[zoo,random]", "keep": 9}, "scorer takes one name"),
         ({"method": "unpruned", "keep": 9}, "method=unpruned prunes nothing and takes no keep"),
         ({"method": "fastv", "schedule": "{2=30}"}, "{layer:rows,layer:rows}"),
-        ({"method": 7, "keep": 9}, "asked for by its name"),
+        ({"method": 7, "keep": 9}, "must be a string"),
     ],
 )
 def test_what_cannot_be_used_is_refused_without_a_model(given, said):

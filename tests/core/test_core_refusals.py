@@ -109,7 +109,7 @@ def test_a_stack_of_tiled_images_is_refused():
     tiles = torch.tensor([0, 0, 0, 1, 1, 1])
     tokens = VisualTokens(torch.eye(6).expand(2, 6, 6), {}, Layout((1, 1, 6), tiles, full_tiles=2))
     method = tokenprune.Method("m", scope="tile")
-    with pytest.raises(IncompatibleError, match=r"tiled images are taken one at a time, \(N, D\), not"):
+    with pytest.raises(IncompatibleError, match=r"tiled images must be passed one at a time, \(N, D\), not"):
         method.select(tokens, 4)
     assert len(method.select(VisualTokens(torch.eye(6), {}, tokens.layout), 4)) == 4
 

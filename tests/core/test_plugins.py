@@ -200,9 +200,7 @@ def test_a_plugin_is_switched_off_by_name_or_distribution_without_being_imported
     plugin = by_name("stranger")
     assert plugin.disabled
     assert plugin.problem is None
-    with pytest.raises(
-        tokenprune.UnknownNameError, match="Switched off by TOKENPRUNE_DISABLE_PLUGINS: stranger"
-    ):
+    with pytest.raises(tokenprune.UnknownNameError, match="Disabled by TOKENPRUNE_DISABLE_PLUGINS: stranger"):
         tokenprune.scorer("bright")
 
 

@@ -75,7 +75,7 @@ def test_an_unknown_name_gets_near_misses_and_the_list():
 
 def test_a_name_of_another_kind_is_pointed_out():
     registry = Registry([SCORERS, plugin("methods", methods=[tokenprune.Method("tiny")])])
-    with pytest.raises(tokenprune.UnknownNameError, match="the name of another kind of thing: method"):
+    with pytest.raises(tokenprune.UnknownNameError, match="It is the name of a method"):
         registry.find("scorer", "tiny")
 
 
@@ -88,7 +88,7 @@ def test_a_name_far_from_all_others_gets_the_list_only():
 
 @pytest.mark.parametrize("name", [None, 3, ["small"], {"small"}])
 def test_what_is_no_name_is_refused_as_such(name):
-    with pytest.raises(tokenprune.UnknownNameError, match="asked for by its name, got"):
+    with pytest.raises(tokenprune.UnknownNameError, match="the name of a scorer must be a string, got"):
         Registry([SCORERS]).find("scorer", name)
 
 
@@ -129,7 +129,10 @@ def test_a_strategy_comes_from_a_name_a_class_or_an_instance():
 
 @pytest.mark.parametrize("given", [3, None, object(), int, tokenprune.selector("topk")])
 def test_anything_else_is_no_scorer(given):
-    with pytest.raises(tokenprune.UnknownNameError, match=r"a scorer is a name or a tokenprune\.Scorer, got"):
+    message = r"a scorer must be a name or a tokenprune\.Scorer, got"
+    with pytest.raises(tokenprune.UnknownNameError, match=message):
+        tokenprune.UnknownNameError, match=r"scorer must be a name or a tokenprune\.Scorer, got"
+    ):
         Registry([SCORERS]).scorer(given)
 
 

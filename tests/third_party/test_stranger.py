@@ -125,7 +125,7 @@ def test_it_is_switched_off_by_the_environment_variable(stranger):
     ask = ("tokenprune.scorer('outlier')", "tokenprune.list_scorers()")
     error, others = probe(stranger, *ask, TOKENPRUNE_DISABLE_PLUGINS="outlier")
     assert error[0] == "UnknownNameError"
-    assert "Switched off by TOKENPRUNE_DISABLE_PLUGINS: outlier" in error[1]
+    assert "Disabled by TOKENPRUNE_DISABLE_PLUGINS: outlier" in error[1]
     assert {"zoo", "zoo-exact", "uniform", "random"} <= set(others)
 
 

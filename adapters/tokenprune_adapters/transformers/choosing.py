@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune import Cut, UnsupportedCallError, VisualTokens
 from tokenprune.batch import select_all
 from tokenprune.image_plan import LeftAlone, plan_image
-from tokenprune.precision import as_written
+from tokenprune.precision import without_autocast
 
 from . import stock
 from .call import Call, RemainingRows
@@ -148,7 +148,7 @@ class MethodChooser:
         view = DecoderView(self.adapter, call, i, hidden, rotated)
         images = [image for image in call.images if i in image.schedule]
         keeps = [min(image.schedule[i], len(image.slots)) for image in images]
-        with torch.no_grad(), as_written(hidden.device):
+        with torch.no_grad(), without_autocast(hidden.device):
             tokens = [view.tokens(image) for image in images]
             selections = select_all(self._decoder.method, tokens, keeps, layer=i)
         for image, selection in zip(images, selections, strict=True):
