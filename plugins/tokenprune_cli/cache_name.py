@@ -10,13 +10,7 @@ NAMES = ("cache", "past_key_values")
 
 
 def cache_name(model: Any) -> str:
-    """Name of the argument that takes a cache, and of the output's field that holds it.
-
-    Raises
-    ------
-    TypeError
-        When the model's `forward` takes neither.
-    """
+    """Return the name of the argument and output field for a cache; TypeError if the model has none."""
     arguments = inspect.signature(type(model).forward).parameters
     for name in NAMES:
         if name in arguments:

@@ -23,13 +23,7 @@ NAME = "downsample"
 
 
 def check(model: Any) -> None:
-    """Refuse models whose tower does not take one square picture of any size.
-
-    Raises
-    ------
-    IncompatibleError
-        When pictures are tiled or of any shape, or positions cannot be interpolated.
-    """
+    """Raise IncompatibleError for models whose tower does not take one square picture of any size."""
     vision = getattr(model.config, "vision_config", None)
     tower = getattr(getattr(model, "model", None), "vision_tower", None)
     fixed = all(isinstance(getattr(vision, name, None), int) for name in ("image_size", "patch_size"))

@@ -8,13 +8,7 @@ from typing import Any
 
 
 def rows_per_layer(config: Any, rows: int | Sequence[int]) -> list[int]:
-    """Rows of each layer, from one number for all layers or one for each.
-
-    Raises
-    ------
-    ValueError
-        When there are not as many numbers as layers.
-    """
+    """Rows of each layer, from one number for all layers or one for each; ValueError for another number."""
     n_layers: int = config.num_hidden_layers
     if isinstance(rows, int):
         return [rows] * n_layers

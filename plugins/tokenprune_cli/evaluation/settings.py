@@ -70,11 +70,5 @@ def refusal(model: nn.Module, setting: Setting) -> str | None:
 
 
 def known_method(name: str) -> str:
-    """Return the name if it is a method's or a baseline's.
-
-    Raises
-    ------
-    UnknownNameError
-        With near misses and the list of what there is.
-    """
+    """Return the name if it is a method's or a baseline's, else raise UnknownNameError."""
     return name if name in BASELINES else tokenprune.method(name).name
