@@ -131,8 +131,6 @@ def test_a_strategy_comes_from_a_name_a_class_or_an_instance():
 def test_anything_else_is_no_scorer(given):
     message = r"a scorer must be a name or a tokenprune\.Scorer, got"
     with pytest.raises(tokenprune.UnknownNameError, match=message):
-        tokenprune.UnknownNameError, match=r"scorer must be a name or a tokenprune\.Scorer, got"
-    ):
         Registry([SCORERS]).scorer(given)
 
 
