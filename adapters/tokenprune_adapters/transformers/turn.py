@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from types import CodeType, FrameType
+from types import FrameType
 
 PATIENCE = 0.05  # seconds between two looks at whether the thread that is waited for is still in its call
 
@@ -20,8 +20,8 @@ class Turn:
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._owner, self._frame = 0, 0
-        self._code: CodeType | None = None
+        self._owner = 0
+        self._frame: FrameType | None = None  # itself: the id of a frame that ended is soon another's
 
     def take(self, file: str | None = None) -> bool:
         """Wait for one's turn; False where one has it already.
@@ -37,21 +37,21 @@ class Turn:
                 return False
             while self._owner not in (0, me) and self.held():
                 self._changed.wait(PATIENCE)
-            self._owner, self._frame, self._code = me, id(frame), frame.f_code
+            self._owner, self._frame = me, frame
             return True
 
     def give(self) -> None:
         """Let the next one in."""
         with self._changed:
             if self._owner == threading.get_ident():
-                self._owner = 0
+                self._owner, self._frame = 0, None
                 self._changed.notify()
 
     def held(self) -> bool:
         """Whether the thread whose turn it is still runs the frame the turn belongs to."""
         frame = sys._current_frames().get(self._owner)
         while frame is not None:
-            if id(frame) == self._frame and frame.f_code is self._code:
+            if frame is self._frame:
                 return True
             frame = frame.f_back
         return False
