@@ -76,3 +76,13 @@ def test_only_who_has_the_turn_gives_it():
     start(turn.give).join(PATIENCE)
     assert turn.held()
     turn.give()
+
+
+def test_a_turn_that_was_never_given_is_not_the_next_calls():
+    """Each call has a frame of its own, often where the last one's was in memory."""
+    turn = Turn()
+
+    def forgetful():
+        return turn.take()
+
+    assert [forgetful() for _ in range(20)] == [True] * 20
