@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process holds after many prunings and generations: tensors, hooks, registered functions, memory.
+"""Detect leaks after repeated pruning and generation: tensors, hooks, registered functions, memory.
 
     python -m benchmarks.growth --cycles 500 --out growth.json
 
 Every method that runs on the tiny LLaVA of `tokenprune check` is applied and removed `--cycles` times, and
-generates as often. The model is the same throughout: what one cycle leaves behind is there in the end.
+generates as many times. The model is the same throughout, so that leaks of single cycles accumulate.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tokenprune_adapters.transformers.stock import AttentionFunctions, attribute
 import tokenprune
 
 LAYERS = {"fastv": 2, "dart": 2, "pyramiddrop": (1, 2), "sparsevlm": (1, 2, 3), "sparsevlm-plus": (1, 2, 3)}
-WARM_UP = 20  # cycles before the first count: caches of Python and torch fill
+WARM_UP = 20  # cycles before the first count, to fill caches of Python and torch
 
 
 @dataclass(frozen=True)
 class Held:
-    """What is alive: tensors, hooks of the model, attention functions, resident memory in MiB."""
+    """Counts of live tensors, hooks and attention functions, and resident memory in MiB."""
 
     tensors: int
     hooks: int
@@ -39,7 +39,7 @@ class Held:
 
     @classmethod
     def now(cls, model: torch.nn.Module) -> Held:
-        """Count."""
+        """Return the current counts."""
         gc.collect()
         tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
         hooks = sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules())
@@ -49,7 +49,7 @@ class Held:
 
 
 def repeated(model: torch.nn.Module, cycles: int, act: Callable[[], Any]) -> dict[str, Any]:
-    """What is held before and after `cycles` repetitions."""
+    """Return the counts before and after `cycles` repetitions."""
     for _ in range(WARM_UP):
         act()
     before = Held.now(model)
@@ -59,7 +59,7 @@ def repeated(model: torch.nn.Module, cycles: int, act: Callable[[], Any]) -> dic
 
 
 def measured(model: Any, inputs: dict[str, Any], method: str, cycles: int) -> dict[str, Any]:
-    """Growth over applying and removing a method, and over generating with it."""
+    """Measure growth while a method is applied and removed, and while it generates."""
     options: dict[str, Any] = {"method": method, "keep": 4, "layer": LAYERS.get(method)}
 
     def cycle() -> None:
@@ -74,7 +74,7 @@ def measured(model: Any, inputs: dict[str, Any], method: str, cycles: int) -> di
 
 
 def grew(run: dict[str, Any]) -> list[str]:
-    """What there is more of than before; memory counts from 8 MiB on, which allocators take at a time."""
+    """Return the names of counts that grew; memory only above 8 MiB, the granularity of allocators."""
     before, after = run["before"], run["after"]
     more = [name for name in ("tensors", "hooks", "functions") if after[name] > before[name]]
     return more + (["mebibytes"] if after["mebibytes"] > before["mebibytes"] + 8 else [])
@@ -85,16 +85,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cycles", type=int, default=500)
-    parser.add_argument("--methods", nargs="*", help="default: all that run on this model")
-    parser.add_argument("--out", type=Path, required=True, help="file of the record (JSON)")
+    parser.add_argument("--cycles", type=int, default=500, help="repetitions (default: 500)")
+    parser.add_argument("--methods", nargs="*", help="methods to test (default: all that run on this model)")
+    parser.add_argument("--out", type=Path, required=True, help="output file (JSON)")
     arguments = parser.parse_args()
     if arguments.cycles < 1:
-        parser.error(f"--cycles must be 1 or more, got {arguments.cycles}")
+        parser.error(f"--cycles must be at least 1, got {arguments.cycles}")
     unknown = set(arguments.methods or ()) - set(tokenprune.list_methods())
     if unknown:
         parser.error(
-            f"no method {', '.join(sorted(unknown))}; there are {', '.join(tokenprune.list_methods())}"
+            f"unknown method {', '.join(sorted(unknown))}; available: {', '.join(tokenprune.list_methods())}"
         )
     torch.set_num_threads(1)
     specimen = LlavaAdapter.specimens()[0]

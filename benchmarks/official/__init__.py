@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official algorithms timed beside ours."""
+"""Time the official algorithms against ours."""

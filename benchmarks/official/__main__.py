@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the official algorithms beside ours: `python -m benchmarks.official`."""
+"""Time the official algorithms against ours: `python -m benchmarks.official`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenprune_cli.records import Provenance
 
 @dataclass(frozen=True)
 class OfficialRecord(Provenance):
-    """What was compared: picks, then scores."""
+    """Comparisons of selection, then of scoring."""
 
     official: list[dict[str, Any]]
 
@@ -28,7 +28,7 @@ def main(
     output: RecordFile = None,
     as_json: OnlyJson = False,
 ) -> None:
-    """Time the official loop of picks and the official sensitivity beside ours, on random rows."""
+    """Time the official selection loop and the official sensitivity against ours, on random rows."""
     with plain_errors():
         import torch
 

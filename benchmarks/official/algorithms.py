@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official algorithms restated, timed beside ours: their loop of picks, their sampled sensitivity.
+"""Reimplementations of the official algorithms, timed against ours: selection loop and sampled sensitivity.
 
-The restatements are kinder than the originals: cosines by one matrix product instead of a broadcast that
-holds (N, N, D) numbers, perturbed rows in blocks instead of all at once, everything in float32.
+They are faster than the originals: cosines by one matrix product instead of a broadcast to (N, N, D),
+perturbed rows in blocks instead of all at once, everything in float32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenprune.max_min import pick
 
 
 def official_picks(distance: Tensor, weights: Tensor, keep: int) -> Tensor:
-    """The official loop: each step gathers the distances (C, N) of all C chosen tokens again.
+    """Select by the official loop, in which each step gathers the distances (C, N) of all C chosen tokens.
 
     `distance` (N, N), `weights` (N,). Returns (keep,).
     """
@@ -33,7 +33,7 @@ def official_picks(distance: Tensor, weights: Tensor, keep: int) -> Tensor:
 
 
 def official_sensitivity(projector: nn.Module, rows: Tensor, bank: Tensor, step: float = 0.01) -> Tensor:
-    """The official estimator: the whole projector on every row moved to and fro along every direction.
+    """Score by the official estimator: the whole projector on every row, perturbed along every direction.
 
     `rows` (N, D_v), `bank` (m, D_v) unit directions. Returns (N,).
     """
@@ -48,7 +48,7 @@ def official_sensitivity(projector: nn.Module, rows: Tensor, bank: Tensor, step:
 
 @torch.no_grad()
 def compare_picks(device: torch.device, n: int = 2880, keep: int = 640, width: int = 4096) -> dict[str, Any]:
-    """Pick `keep` of `n` random rows by both algorithms."""
+    """Compare the time to select `keep` of `n` random rows by both algorithms."""
     generator, clock = torch.Generator().manual_seed(0), Clock(device)
     features = torch.randn(n, width, generator=generator).to(device)
     weights = min_max(torch.rand(n, generator=generator).to(device))
@@ -81,9 +81,9 @@ def compare_picks(device: torch.device, n: int = 2880, keep: int = 640, width: i
 def compare_scores(
     device: torch.device, n: int = 576, tower: int = 1024, width: int = 4096, directions: int = 64
 ) -> dict[str, Any]:
-    """Score `n` random rows by the official algebra, by `zoo` and by `zoo-exact`, once each after warm-up.
+    """Compare the time to score `n` random rows by the official algorithm, by `zoo` and by `zoo-exact`.
 
-    The bound of `zoo` is its matrix products alone: one (N, D_h) x (D_h, D) for each direction.
+    The lower bound of `zoo` is its matrix products alone: one (N, D_h) x (D_h, D) for each direction.
     """
     generator, clock = torch.Generator().manual_seed(0), Clock(device)
     last = nn.Linear(width, width)
@@ -102,7 +102,7 @@ def compare_scores(
         for _ in range(directions):
             nn.functional.linear(hidden, weight)
 
-    exact.score(tokens)  # makes what it keeps of the weights
+    exact.score(tokens)  # computes what is cached of the weights
     seconds = {
         "zoo_exact_seconds": _seconds(clock, lambda: exact.score(tokens)),
         "zoo_seconds": _seconds(clock, lambda: sampled.score(tokens), 1),
@@ -120,14 +120,14 @@ def compare_scores(
 
 
 def _seconds(clock: Clock, run: Callable[[], Any], repeats: int = 3) -> float:
-    """The quickest of some runs; one more comes before where there are several."""
+    """Return the fastest of several runs, after one warm-up run; no warm-up for a single run."""
     if repeats > 1:
         run()
-    found = []
+    seconds = []
     for _ in range(repeats):
         clock.restart()
         clock.mark("start")
         run()
         clock.mark("end")
-        found.append(clock.between("start", "end"))
-    return float(f"{min(found):.4g}")
+        seconds.append(clock.between("start", "end"))
+    return float(f"{min(seconds):.4g}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the comparison with the official algorithms says."""
+"""Describe the comparison with the official algorithms in sentences."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural scenes and questions about them: the test pictures of tokenprune."""
+"""Procedural scenes and questions about them: the test images of tokenprune."""
 
 from tokenprune_cli.embedded import FAMILIES, Question
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Muted, textured backgrounds with grey clutter: nothing in them is ever an answer."""
+"""Draw muted, textured backgrounds with grey clutter; no answer depends on them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NOISE_SIDE = 512
 
 @cache
 def _noise() -> np.ndarray:
-    """One table of pixel noise, cut at random places: drawing it anew would be most of a scene's cost."""
+    """Return a table of pixel noise to crop at random: drawing noise anew would dominate a scene's cost."""
     return np.random.default_rng(7).normal(size=(_NOISE_SIDE, _NOISE_SIDE)).astype(np.float32)
 
 
 def _smooth_field(field: np.ndarray, side: int) -> np.ndarray:
-    """Bilinear enlargement of a coarse (k, k) field to (side, side)."""
+    """Upsample a coarse (k, k) field to (side, side) bilinearly."""
     t = np.linspace(0, field.shape[0] - 1.001, side)
     i = t.astype(int)
     f = (t - i).astype(np.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Held-out scenes as files: pictures, and a question file for programs that read questions from disk."""
+"""Write held-out scenes to files: images, and a question file for programs that read questions from disk."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.scenes.splits import held_out_scenes
 
 
 def write_scenes(folder: Path, n: int) -> Path:
-    """Write the first `n` held-out scenes as PNG files and their questions beside them.
+    """Write the first `n` held-out scenes as PNG files, with a file of their questions.
 
-    The questions are one JSON object a line (image, family, question, answer), a question file of
-    `tokenprune compare`, in the order of `held_out_scenes`; a checksum of everything stands in a file too.
+    The question file has one JSON object per line (image, family, question, answer), as `tokenprune compare`
+    reads it, in the order of `held_out_scenes`. A checksum of all files is written to a file too.
 
     Returns
     -------

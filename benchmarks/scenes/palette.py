@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The colours and shapes of the scenes, and how a shape is drawn."""
+"""Colours and shapes of the scenes, and the masks of shapes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _star(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 @cache
 def shape_mask(shape: str, size: int) -> np.ndarray:
-    """Coverage of each pixel by a shape, (size, size), from 0 to 1; the array is shared, hence read-only."""
+    """Return the coverage of each pixel by a shape, (size, size), in [0, 1]; read-only, because cached."""
     n = size * _OVERSAMPLING
     y, x = (np.mgrid[0:n, 0:n] + 0.5) / n * 2 - 1
     if shape == "circle":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each patch of a scene shows: local evidence only, for the vision tower's training.
+"""Label each patch of a scene with what it shows, for the vision tower's training.
 
-No patch is told anything about the scene as a whole (no counts, no list of objects): a token that knew it all
-would make every way of pruning look good.
+Labels are local: they contain nothing about the scene as a whole (no counts, no list of objects). A token
+that described the whole scene would make every pruning method look good.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ N_SUMMARY = len(COLOR_NAMES) * len(SHAPE_NAMES) + 20
 
 @dataclass(frozen=True, eq=False)
 class PatchLabels:
-    """Labels of the N patches, row by row; class 0 means none.
+    """Labels of the N patches, in raster order; class 0 means none.
 
-    `color`, `shape`, `tens`, `units`, `sign` (1 light, 2 dark): (N,) class numbers; `center`: (N,) whether an
+    `color`, `shape`, `tens`, `units`, `sign` (1 light, 2 dark): (N,) class indices; `center`: (N,) whether an
     object's centre is here; `offset`: (N, 2) from the patch to its object's centre in units of two patches;
-    `occupancy`: (N, 16) how much of each sub-patch an object covers. `summary`: (M,) which colour-shape pairs
-    and digits occur; it is for the class token, which the language model never sees.
+    `occupancy`: (N, 16) share of each sub-patch that an object covers. `summary`: (M,) which colour-shape
+    pairs and digits occur, for the class token, which the language model never receives.
     """
 
     color: np.ndarray
@@ -44,7 +44,7 @@ class PatchLabels:
 
 
 def _covered(top: int, left: int, coverage: np.ndarray) -> np.ndarray:
-    """Pixels of every patch that a thing covers, (grid, grid)."""
+    """Return the number of pixels covered by an object in each patch, (grid, grid)."""
     canvas = np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.float32)
     canvas[top : top + coverage.shape[0], left : left + coverage.shape[1]] = coverage
     pixels: np.ndarray = canvas.reshape(GRID_SIDE, PATCH_SIDE, GRID_SIDE, PATCH_SIDE).sum((1, 3))

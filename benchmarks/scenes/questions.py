@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about a scene, in five families, and their answers."""
+"""Generate questions about a scene, in five families, and their answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.scenes.scene import IMAGE_SIDE, MAX_COUNT, PATCH_SIDE, Scene
 ROW_WORDS = ("top", "middle", "bottom")
 COLUMN_WORDS = ("left", "center", "right")
 QUESTIONS_PER_SCENE = {"attribute": 3, "existence": 3, "counting": 5, "spatial": 3, "reading": 2}
-# Large counts are rarer in scenes than small ones; these weights make the answers 0 to 4 about as frequent.
+# Large counts are rarer in scenes than small ones; these weights make answers 0 to 4 about equally frequent.
 _COUNT_WEIGHT = (1.0, 1.1, 3.0, 8.0, 8.0)
 
 
@@ -35,7 +35,7 @@ def _attribute(rng: np.random.Generator, scene: Scene, n: int) -> list[Question]
 
 
 def _existence(rng: np.random.Generator, scene: Scene, n: int) -> list[Question]:
-    """Half the answers are no, most of those hard: colour and shape are in the scene, but not together."""
+    """Half of the answers are no, most of them hard: colour and shape both occur, but not together."""
     present = sorted({(o.color, o.shape) for o in scene.objects})
     colors, shapes = sorted({p[0] for p in present}), sorted({p[1] for p in present})
     absent = [(c, s) for c in COLOR_NAMES for s in SHAPE_NAMES if (c, s) not in present]
@@ -51,7 +51,7 @@ def _existence(rng: np.random.Generator, scene: Scene, n: int) -> list[Question]
 
 
 def _counting(rng: np.random.Generator, scene: Scene, n: int) -> list[Question]:
-    """The answer is chosen first, then a question that has it: otherwise nearly all answers were 0 and 1."""
+    """Choose the answer first, then a question with it: otherwise almost all answers would be 0 or 1."""
     colors, shapes = Counter(o.color for o in scene.objects), Counter(o.shape for o in scene.objects)
     by_answer: list[list[str]] = [[] for _ in range(MAX_COUNT + 1)]
     for color in COLOR_NAMES:
@@ -68,7 +68,7 @@ def _counting(rng: np.random.Generator, scene: Scene, n: int) -> list[Question]:
 
 
 def _third(center: float) -> int | None:
-    """Which third of the picture a centre is in, None where it is within half a patch of a border."""
+    """Return which third of the image a centre is in, or None within half a patch of a border."""
     width = IMAGE_SIDE / 3
     third = int(center // width)
     nearest = min(abs(center - width), abs(center - 2 * width))
@@ -87,7 +87,7 @@ def _spatial(rng: np.random.Generator, scene: Scene, n: int) -> list[Question]:
 
 
 def _reading(rng: np.random.Generator, scene: Scene, n: int) -> list[Question]:
-    """With two signs, only the tone says which one is meant, so that no question is ambiguous."""
+    """With two signs, the question names the tone, so that it is not ambiguous."""
     found = []
     for sign in scene.signs:
         found.append(Question("reading", f"what number is on the {sign.tone} sign ?", str(sign.number)))
@@ -114,9 +114,9 @@ _ASKERS: dict[str, Callable[[np.random.Generator, Scene, int], list[Question]]] 
 def ask(
     rng: np.random.Generator, scene: Scene, per_family: Mapping[str, int] = QUESTIONS_PER_SCENE
 ) -> list[Question]:
-    """Ask about 14 questions about a scene; each has exactly one right answer, and none is asked twice.
+    """Generate about 14 distinct questions about a scene, each with exactly one correct answer.
 
-    `per_family` says how many of each family at most: a scene without a sign has nothing to read.
+    `per_family` is the maximum number for each family: a scene without a sign has no reading questions.
     """
     return [
         question for family, asker in _ASKERS.items() for question in asker(rng, scene, per_family[family])

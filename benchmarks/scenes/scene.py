@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One scene: coloured objects, signs and distractors on a textured background.
+"""Draw a scene: coloured objects, signs and distractors on a textured background.
 
-The layout is a 4 x 4 grid of cells; every thing has a cell of its own, so nothing is ever hidden. Objects
-start on a half-patch lattice, and the smallest cover exactly one patch of the embedded model.
+The layout is a 4 x 4 grid of cells; everything has its own cell, so that nothing is occluded. Objects start
+on a half-patch lattice, and the smallest cover exactly one patch of the embedded model.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _THEME_COUNT_SHARE = (
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A coloured shape; `top` and `left` are the corner of its square box of `size` pixels."""
+    """A coloured shape; `top` and `left` are the corner of its square bounding box of `size` pixels."""
 
     color: str
     shape: str
@@ -51,13 +51,13 @@ class SceneObject:
 
     @property
     def center(self) -> tuple[float, float]:
-        """Row and column of its centre in pixels."""
+        """Row and column of the centre, in pixels."""
         return self.top + self.size / 2, self.left + self.size / 2
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture, uint8 (S, S, 3), and what is in it; `distractors` are coloured, but never asked about."""
+    """An image, uint8 (S, S, 3), and its content; no question is about `distractors`."""
 
     image: np.ndarray
     objects: tuple[SceneObject, ...]
@@ -66,7 +66,7 @@ class Scene:
 
 
 def _draw_names(rng: np.random.Generator, n: int, names: Sequence[str]) -> list[str]:
-    """Draw names of which one, the theme, is frequent: otherwise hardly any count would be 3 or 4."""
+    """Draw names with one frequent name, the theme: otherwise counts would rarely be 3 or 4."""
     theme = names[int(rng.integers(len(names)))]
     n_theme = min(n, 1 + int(rng.choice(MAX_COUNT, p=_THEME_COUNT_SHARE)))
     others = [name for name in names if name != theme]
@@ -79,7 +79,7 @@ def _draw_names(rng: np.random.Generator, n: int, names: Sequence[str]) -> list[
 
 
 def _place(rng: np.random.Generator, cell: tuple[int, int], room: int, size: int) -> tuple[int, int]:
-    """Corner of a box in a square of `room` pixels, on whole patches if smallest, else on half ones."""
+    """Draw the corner of a box in a square of `room` pixels, on whole (smallest box) or half patches."""
     lattice = PATCH_SIDE if size == PATCH_SIDE else PATCH_SIDE // 2
     steps = rng.integers(0, (room - size) // lattice + 1, size=2)
     return cell[0] * _CELL + lattice * int(steps[0]), cell[1] * _CELL + lattice * int(steps[1])
@@ -94,9 +94,9 @@ def _paint(
 
 
 def draw_scene(rng: np.random.Generator, n_signs: int | None = None) -> Scene:
-    """Draw one scene, with 0 to 2 signs unless told how many; the generator's state decides the rest."""
+    """Draw a scene from a generator, with `n_signs` signs (None: a random number from 0 to 2)."""
     if n_signs not in (None, 0, 1, 2):
-        raise ValueError(f"n_signs is {n_signs!r}; a scene has 0, 1 or 2 signs")
+        raise ValueError(f"n_signs must be 0, 1, 2 or None, got {n_signs!r}")
     image = draw_background(rng, IMAGE_SIDE)
     n = int(rng.integers(4, 9))
     kinds = list(zip(_draw_names(rng, n, COLOR_NAMES), _draw_names(rng, n, SHAPE_NAMES), strict=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signs: light or dark panels with a two-digit number."""
+"""Draw signs: light or dark panels with a two-digit number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 SIGN_HEIGHT, SIGN_WIDTH = 18, 24
 DIGIT_HEIGHT, DIGIT_WIDTH = 14, 10
-_FONT = (  # 5 x 7 dots a digit, drawn twice as large
+_FONT = (  # 5 x 7 dots per digit, drawn at twice the size
     "01110 10001 10011 10101 11001 10001 01110",
     "00100 01100 00100 00100 00100 00100 01110",
     "01110 10001 00001 00110 01000 10000 11111",
@@ -29,7 +29,7 @@ _GLYPHS = tuple(
 
 @dataclass(frozen=True)
 class Sign:
-    """A panel with a number from 10 to 99; `top` and `left` are its corner in pixels."""
+    """A panel with a number from 10 to 99; `top` and `left` are its corner, in pixels."""
 
     number: int
     is_light: bool

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which scenes belong to training, validation and the held-out set: each scene has a seed of its own.
+"""Split scenes into training, validation and held-out sets by their seeds.
 
 0     <= seed < 2**30   training (a block of 2**23 seeds for each training seed, halved between its phases)
-2**30 <= seed < 2**31   validation: watched while the recipe was chosen
-2**31 <= seed           held out: used for the published figures, the demo and the benchmarks only
+2**30 <= seed < 2**31   validation: used to choose the training recipe
+2**31 <= seed           held out: used only for the published figures, the demo and the benchmarks
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PHASES = ("tower", "language")
 
 
 def scene_from_seed(seed: int) -> tuple[Scene, list[Question]]:
-    """Draw the scene with this seed and its questions."""
+    """Draw the scene of a seed and its questions."""
     rng = np.random.default_rng(seed)
     scene = draw_scene(rng)
     return scene, ask(rng, scene)
@@ -32,22 +32,22 @@ def scene_from_seed(seed: int) -> tuple[Scene, list[Question]]:
 
 def _scenes(seeds: range, n: int, start: int) -> Iterator[tuple[Scene, list[Question]]]:
     if n < 0 or start < 0 or start + n > len(seeds):
-        raise ValueError(f"asked for scenes {start} to {start + n} of a range of {len(seeds)}")
+        raise ValueError(f"scenes {start} to {start + n} are outside the range 0 to {len(seeds)}")
     return (scene_from_seed(seed) for seed in seeds[start : start + n])
 
 
 def held_out_scenes(n: int, start: int = 0) -> Iterator[tuple[Scene, list[Question]]]:
-    """Scenes `start` to `start + n` of the held-out set, with their questions; always the same ones."""
+    """Iterate over held-out scenes `start` to `start + n` with their questions; deterministic."""
     return _scenes(HELD_OUT_SEEDS, n, start)
 
 
 def validation_scenes(n: int, start: int = 0) -> Iterator[tuple[Scene, list[Question]]]:
-    """Scenes `start` to `start + n` of the validation set, with their questions; always the same ones."""
+    """Iterate over validation scenes `start` to `start + n` with their questions; deterministic."""
     return _scenes(VALIDATION_SEEDS, n, start)
 
 
 def training_scene_seed(seed: int, phase: str, index: int) -> int:
-    """Scene seed of the image number `index` in a phase of the training run `seed`."""
+    """Return the scene seed of image `index` in a phase of the training run `seed`."""
     half = _BLOCK // len(PHASES)
     if not 0 <= seed < len(TRAINING_SEEDS) // _BLOCK or not 0 <= index < half:
         raise ValueError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every word the embedded model knows; a word's number is its place in `VOCABULARY`."""
+"""Vocabulary of the embedded model; a word's id is its index in `VOCABULARY`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORD_ID = {word: i for i, word in enumerate(VOCABULARY)}
 
 
 def encode_words(text: str) -> list[int]:
-    """Numbers of the words of a question or an answer, as the tokenizer files of the model give them."""
+    """Return the ids of the words of a question or answer, as encoded by the model's tokenizer files."""
     ids = []
     for word in text.split():
         pieces = [word[0], *(CONTINUATION + digit for digit in word[1:])] if word.isdigit() else [word]

@@ -57,7 +57,10 @@ def test_what_is_left_behind_is_noticed(growth):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("--cycles", 0), "--cycles must be 1 or more, got 0"), (("--methods", "no-such"), "no method no-such")],
+    [
+        (("--cycles", 0), "--cycles must be at least 1, got 0"),
+        (("--methods", "no-such"), "unknown method no-such"),
+    ],
 )
 def test_bad_arguments_end_with_a_sentence(growth, monkeypatch, tmp_path, capsys, arguments, said):
     assert run(growth, monkeypatch, "--out", tmp_path / "growth.json", *arguments) == 2

@@ -49,4 +49,4 @@ def test_a_number_of_scenes_that_is_none(tmp_path, arguments):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
-    assert "is a file; give a folder" in command(tmp_path / "file").stderr
+    assert "is a file; expected a folder" in command(tmp_path / "file").stderr

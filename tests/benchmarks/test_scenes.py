@@ -161,7 +161,7 @@ def test_two_signs_are_told_apart_by_tone(scenes):
 def test_the_number_of_signs_can_be_asked_for():
     for n in (0, 1, 2):
         assert {len(draw_scene(np.random.default_rng(seed), n).signs) for seed in range(20)} == {n}
-    with pytest.raises(ValueError, match="n_signs is 3"):
+    with pytest.raises(ValueError, match="n_signs must be 0, 1, 2 or None, got 3"):
         draw_scene(np.random.default_rng(0), 3)
 
 
