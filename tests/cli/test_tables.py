@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table type: terminal, Markdown and HTML of the same cells."""
 
+import re
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 from tokenprune_cli.tables import Table
@@ -82,3 +85,11 @@ def test_rows_and_alignment_of_other_lengths_are_refused():
         Table(("a", "b"), [("1", "2"), ("1", "2", "3")])
     with pytest.raises(ValueError, match="a letter for each of 2 columns, l or r, not 'lc'"):
         Table(("a", "b"), [], align="lc")
+
+
+def test_no_other_module_lays_out_tables():
+    root = Path(__file__).parents[2]
+    folders = ("plugins/tokenprune_cli", "benchmarks", "docs/tools")
+    files = [file for folder in folders for file in (root / folder).rglob("*.py") if file.name != "tables.py"]
+    by_hand = re.compile(r"rich\.table|rich import box|' \| '\.join|\" \| \"\.join")
+    assert [file.name for file in files if by_hand.search(file.read_text())] == []
