@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from tokenprune_cli.bench.record import machine
 from tokenprune_cli.compare.comparison import Compared
 from tokenprune_cli.compare.curves import plots
 from tokenprune_cli.compare.plot import standalone
@@ -18,6 +17,7 @@ from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.report import report
 from tokenprune_cli.compare.spreadsheet import csv_text
 from tokenprune_cli.console.files import write_text
+from tokenprune_cli.records import Provenance, to_dict
 
 RECORD, TABLE, REPORT = FILES = "compare.json", "compare.csv", "report.html"
 
@@ -32,9 +32,9 @@ def write_all(
     BadInputError
         When a file cannot be written.
     """
+    device = torch.device(compared[0].record["configuration"]["device"])
     record = {
-        "command": command,
-        **machine(torch.device(compared[0].record["configuration"]["device"])),
+        **to_dict(Provenance.here(device, command=command)),
         "models": [one.record for one in compared],
     }
     texts = {RECORD: json.dumps(record, indent=1) + "\n", TABLE: csv_text(record["models"])}
