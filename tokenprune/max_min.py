@@ -19,7 +19,7 @@ def _has_triton() -> bool:
 
 
 def can_fuse(device: torch.device | str) -> bool:
-    """Whether the kernel runs on a device: an NVIDIA GPU, and triton is installed."""
+    """Whether the Triton kernel runs on a device: an NVIDIA GPU, with triton installed."""
     return torch.device(device).type == "cuda" and torch.version.cuda is not None and _has_triton()
 
 
@@ -31,13 +31,13 @@ def pick(
     Parameters
     ----------
     similarity
-        Of (B, N, D) rows.
+        Similarities of (B, N, D) rows.
     weights
         (B, N) or None.
     start
-        (B, C) slots that are chosen already, C at least 1.
+        (B, C) slots that are already chosen, C at least 1.
     counts
-        (B,) tokens of each image, None: N; rows behind are padding.
+        (B,) tokens of each image, or None for N; rows beyond are padding.
 
     Returns
     -------
@@ -49,8 +49,8 @@ def pick(
     if similarity.matrix is not None and can_fuse(device):
         from . import max_min_triton
 
-        whole = torch.full((b,), n, device=device) if counts is None else counts
-        return max_min_triton.pick_triton(similarity.matrix, picks, weights, start, whole)
+        lengths = torch.full((b,), n, device=device) if counts is None else counts
+        return max_min_triton.pick_triton(similarity.matrix, picks, weights, start, lengths)
     loop = pick_numpy if device.type == "cpu" else pick_torch
     return loop(similarity, picks, weights, start, counts)
 
@@ -58,7 +58,7 @@ def pick(
 def pick_torch(
     similarity: Similarity, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor | None
 ) -> Tensor:
-    """Pick as `pick` does, all images of a stack in step, on any device."""
+    """Implement `pick` in PyTorch on any device, for all images of a stack in lockstep."""
     b, n, _ = similarity.unit.shape
     device = similarity.unit.device
     rows = torch.arange(b, device=device)

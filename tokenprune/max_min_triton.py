@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The greedy loop of max-min selection as one launch on NVIDIA GPUs; imported only where it is used.
+"""The greedy loop of max-min selection as one kernel launch on NVIDIA GPUs; imported only when used.
 
-One program an image: the running minimum stays in registers, each step reads one row of similarities and
-makes one reduction. A loop of PyTorch operations launches about five small kernels a pick instead.
+One program per image: the running minimum stays in registers, and each step reads one row of similarities
+and makes one reduction. A loop of PyTorch operations would launch about five small kernels per pick.
 """
 
 from __future__ import annotations
@@ -53,25 +53,12 @@ def _pick_kernel(
 
 
 def pick_triton(matrix: Tensor, picks: int, weights: Tensor | None, start: Tensor, counts: Tensor) -> Tensor:
-    """Pick as `tokenprune.max_min.pick` does, in one launch.
+    """Implement `tokenprune.max_min.pick` in one launch, with `counts` given.
 
     Parameters
     ----------
     matrix
         (B, N, N) cosine similarities, float32 and contiguous.
-    picks
-        How many to make of each image.
-    weights
-        (B, N) or None.
-    start
-        (B, C) slots that are chosen already, C at least 1.
-    counts
-        (B,) tokens of each image; rows behind are padding.
-
-    Returns
-    -------
-    Tensor
-        (B, picks) slots, -1 where an image has no token left.
     """
     b, n, _ = matrix.shape
     order = torch.empty((b, picks), dtype=torch.long, device=matrix.device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a method as objects: score, select, reduce, with what each returns checked."""
+"""The steps of a method as objects: score, select, reduce; the output of each is validated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .checks import check_scores, check_selection, errors_attributed
-from .select_input import directly
+from .select_input import unvalidated_select
 from .selection import Selection
 from .strategy import Reducer, Scorer, Selector, Strategy
 from .tokens import VisualTokens
@@ -17,7 +17,7 @@ from .tokens import VisualTokens
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The scorer, the selector and the reducer of a method, if it has one."""
+    """The scorer, the selector and the optional reducer of a method."""
 
     scorer: Scorer
     selector: Selector
@@ -25,25 +25,23 @@ class Pipeline:
 
     @property
     def parts(self) -> tuple[Strategy, ...]:
-        """The strategies, in the order they run."""
+        """The strategies in the order they run."""
         both = (self.scorer, self.selector)
         return both if self.reducer is None else (*both, self.reducer)
 
     def score(self, tokens: VisualTokens) -> Tensor | None:
-        """Score the tokens of an image or a stack, (N,) or (B, N); None: no opinion."""
+        """Return scores of an image or a stack, (N,) or (B, N), or None if the scorer has no preference."""
         with errors_attributed(self.scorer, tokens):
             scores = self.scorer.score(tokens)
         check_scores(self.scorer, scores, tokens)
         return scores
 
     def choose(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
-        """Choose `keep` rows among tokens that all compete with each other."""
-        reducer = (
-            None if keep == len(tokens) else self.reducer
-        )  # where everything stays there is nothing to reduce
+        """Select `keep` rows among tokens that all compete with each other."""
+        reducer = None if keep == len(tokens) else self.reducer  # no token is dropped, none to reduce
         n_selected = keep if reducer is None else reducer.n_selected(keep, len(tokens))
         with errors_attributed(self.selector, tokens):
-            selection = directly(self.selector)(tokens, scores, n_selected)
+            selection = unvalidated_select(self.selector)(tokens, scores, n_selected)
         check_selection(self.selector, selection, n_selected, tokens, rows_finite=scores is not None)
         selection = dataclasses.replace(selection, scores=scores)
         if reducer is not None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding and loading plugins: entry points of the group ``tokenprune``, ours and a stranger's alike.
+"""Discover and load plugins: entry points of the group ``tokenprune``, built-in and third-party alike.
 
-pluggy on its own skips a second entry point of the same name, accepts misspelt hooks and lets one broken
-import take every plugin down. Here each plugin is loaded on its own, under a key that holds its
-distribution, and what is wrong with it is written down instead of raised.
+pluggy by itself skips a second entry point of the same name, accepts misspelt hooks, and fails for all
+plugins if one cannot be imported. Here each plugin is loaded separately, under a key that contains its
+distribution, and its problem is recorded instead of raised.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .strategy import Reducer, Scorer, Selector
 GROUP = "tokenprune"
 DISABLE_VARIABLE = "TOKENPRUNE_DISABLE_PLUGINS"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("tokenprune_"))
-# what each delivers: of which type, and whether classes or objects
+# base class of what each hook returns, and whether it returns classes or objects
 EXPECTED: dict[str, tuple[type, bool]] = {
     "tokenprune_scorers": (Scorer, True),
     "tokenprune_selectors": (Selector, True),
@@ -38,7 +38,7 @@ EXPECTED: dict[str, tuple[type, bool]] = {
 
 @dataclass
 class Plugin:
-    """One entry point: where it comes from, what it implements, and what is wrong with it, if anything."""
+    """An entry point: its origin, the hooks it implements, and its problem, if any."""
 
     name: str
     module: str
@@ -51,24 +51,24 @@ class Plugin:
 
     @property
     def origin(self) -> str:
-        """How messages name it."""
+        """The plugin's name and origin, for messages."""
         return f"plugin {self.name!r} ({self.module}) of distribution {self.distribution} {self.version}"
 
     def fail(self, what: str, remedy: str) -> None:
-        """Write down what is wrong and what to do about it; the plugin then delivers nothing."""
+        """Record a problem and its remedy, and discard what the plugin delivers."""
         self.problem = f"{self.origin} {what}. {remedy}"
         self.delivers = {}
 
 
-def discover(found: Iterable[EntryPoint] | None = None) -> list[Plugin]:
+def discover(candidates: Iterable[EntryPoint] | None = None) -> list[Plugin]:
     """Load every plugin and collect what it delivers.
 
     Parameters
     ----------
-    found
+    candidates
         Entry points to load instead of the installed ones (for tests and tools).
     """
-    points = list(entry_points(group=GROUP) if found is None else found)
+    points = list(entry_points(group=GROUP) if candidates is None else candidates)
     points.sort(key=lambda point: (_dist(point)[0] != "tokenprune-vlm", _dist(point), point.name))
     disabled = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",") if name.strip()}
     return [_load(point, disabled) for point in points]
@@ -85,17 +85,17 @@ def _load(point: EntryPoint, disabled: set[str]) -> Plugin:
     if disabled & {point.name, name}:
         plugin.disabled = True
         return plugin
-    remedy = f"Reinstall or update {name}, or switch it off with {DISABLE_VARIABLE}={point.name}"
-    with _KeptToItself(plugin, "could not be imported", remedy):
+    remedy = f"Reinstall or update {name}, or disable it with {DISABLE_VARIABLE}={point.name}"
+    with _ProblemRecorded(plugin, "could not be imported", remedy):
         module = point.load()
     if plugin.problem is None:
-        with _KeptToItself(plugin, "cannot be looked at", remedy):  # whatever its classes' classes raise
-            _look_at(plugin, module)
+        with _ProblemRecorded(plugin, "could not be inspected", remedy):  # metaclasses may raise anything
+            _collect_hooks(plugin, module)
     return plugin
 
 
-class _KeptToItself:
-    """Writes down whatever a stranger's code raises in the block; only an interruption passes."""
+class _ProblemRecorded:
+    """Records any error of a plugin's code in the block as its problem; KeyboardInterrupt passes."""
 
     def __init__(self, plugin: Plugin, what: str, remedy: str) -> None:
         self.plugin, self.what, self.remedy = plugin, what, remedy
@@ -108,19 +108,19 @@ class _KeptToItself:
     ) -> bool:
         if error is None or isinstance(error, KeyboardInterrupt):
             return False
-        self.plugin.fail(f"{self.what}: {_said(error)}", self.remedy)
+        self.plugin.fail(f"{self.what}: {_describe(error)}", self.remedy)
         return True
 
 
-def _said(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # its __str__ is a stranger's code as well
+    except Exception:  # `__str__` is third-party code as well
         return type(error).__name__
 
 
-def _look_at(plugin: Plugin, module: Any) -> None:
-    """Collect what a module delivers from its hooks."""
+def _collect_hooks(plugin: Plugin, module: Any) -> None:
+    """Collect what the hooks of a module return."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
@@ -147,16 +147,18 @@ def _collect(plugin: Plugin, hook: str, implementation: Any) -> None:
         return
     plugin.hooks += (hook,)
     delivered: list[Any] | None = None
-    with _KeptToItself(plugin, f"failed in {hook}", "Report this to its authors"):
+    with _ProblemRecorded(plugin, f"failed in {hook}", "Report this to its authors"):
         delivered = list(implementation())
     if delivered is None:
         return
     base, is_class = EXPECTED[hook]
     for thing in delivered:
-        fits = isinstance(thing, type) and issubclass(thing, base) if is_class else isinstance(thing, base)
-        wanted = f"{'subclasses' if is_class else 'objects'} of tokenprune.{base.__name__}"
-        if not fits:
-            plugin.fail(f"delivers {thing!r} from {hook}", f"That hook returns {wanted}")
+        is_valid = isinstance(thing, base)
+        if is_class:
+            is_valid = isinstance(thing, type) and issubclass(thing, base)
+        if not is_valid:
+            expected = f"{'subclasses' if is_class else 'objects'} of tokenprune.{base.__name__}"
+            plugin.fail(f"delivers {thing!r} from {hook}", f"That hook returns {expected}")
             return
         if is_class and inspect.isabstract(thing):
             missing = ", ".join(sorted(thing.__abstractmethods__))
@@ -168,7 +170,7 @@ def _collect(plugin: Plugin, hook: str, implementation: Any) -> None:
         if not isinstance(name, str) or not name or name != name.lower() or " " in name:
             plugin.fail(
                 f"delivers {thing!r} from {hook} with the name {name!r}",
-                "Names are lower case, without spaces",
+                "Names must be lower case, without spaces",
             )
             return
     plugin.delivers[hook] = delivered

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The projector between vision tower and language model, as strategies see it."""
+"""The projector between vision tower and language model, as passed to strategies."""
 
 from __future__ import annotations
 
@@ -33,26 +33,20 @@ class LinearForm:
     _derived: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def derived(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Return what `compute` makes of the weights, computed once and kept as long as this form is."""
+        """Return the result of `compute`, a function of the weights that is called once and cached."""
         if name not in self._derived:
             self._derived[name] = compute()
         return self._derived[name]
 
     def hidden(self, rows: Tensor) -> Tensor:
-        """Pre-activations W1 norm(x) + b1.
-
-        Parameters
-        ----------
-        rows
-            (N, D_v) or (N, P, D_v), float32. Returns (N, D_h).
-        """
+        """Return pre-activations W1 norm(x) + b1, (N, D_v) or (N, P, D_v) -> (N, D_h), in float32."""
         if self.norm_weight is not None:
             rms = (rows.square().mean(-1, keepdim=True) + self.norm_eps).sqrt()
             rows = rows / rms * self.norm_weight
         return nn.functional.linear(rows.flatten(1), self.W1, self.b1)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """The projector itself, (N, D_v) or (N, P, D_v) -> (N, D)."""
+        """Project rows, (N, D_v) or (N, P, D_v) -> (N, D)."""
         return nn.functional.linear(self.act(self.hidden(rows)), self.W2, self.b2)
 
 
@@ -62,10 +56,10 @@ class Projector:
     Parameters
     ----------
     function
-        Takes (N, D_v) or (N, P, D_v) float32 rows and returns (N, D) rows; each row on its own.
+        Maps (N, D_v) or (N, P, D_v) float32 rows to (N, D) rows, each row independently.
     linear_form
-        Called when a closed form is wanted; returns the weights as a `LinearForm`, or None where the
-        projector has no such shape (or its weights cannot be read).
+        Called for closed forms; returns the weights as a `LinearForm`, or None if the projector has a
+        different structure or its weights cannot be read.
     """
 
     def __init__(
@@ -82,37 +76,37 @@ class Projector:
         return self._function(rows.float()).float()
 
     def linear_form(self) -> LinearForm | None:
-        """Return the weights for closed forms, or None; read once and kept."""
+        """Return the weights for closed forms, or None; read once and cached."""
         if self._form is None and self._linear_form is not None:
             self._form = self._linear_form()
         return self._form
 
     @classmethod
-    def wrap(cls, given: Projector | LinearForm | Callable[[Tensor], Tensor]) -> Projector:
-        """Make a Projector of whatever stands for one: a Projector, a LinearForm, a module, a function.
+    def wrap(cls, source: Projector | LinearForm | Callable[[Tensor], Tensor]) -> Projector:
+        """Return a Projector for a Projector, a LinearForm, a module or a function.
 
-        An `nn.Sequential` of linear, activation, linear gets its closed form; modules run with float32
+        An `nn.Sequential` of linear, activation, linear gets its closed form. Modules run with float32
         copies of their weights, so that half-precision models are scored in float32.
         """
-        if isinstance(given, Projector):
-            return given
-        if isinstance(given, LinearForm):
-            return cls(given, lambda: given)
-        if isinstance(given, nn.Module):
-            return cls(in_float32(given), lambda: _sequential_form(given))
-        return cls(given)
+        if isinstance(source, Projector):
+            return source
+        if isinstance(source, LinearForm):
+            return cls(source, lambda: source)
+        if isinstance(source, nn.Module):
+            return cls(in_float32(source), lambda: _sequential_form(source))
+        return cls(source)
 
 
 def weights_mark(module: nn.Module) -> tuple[object, ...]:
-    """Return what is another value once a weight of `module`, or how its parts are set, has changed.
+    """Return a value that changes when a weight or a setting of `module` changes.
 
-    Weights are told apart by where they lie, by how often torch saw them changed, and by a sum over them for
-    what it did not see; parts by their plain attributes, such as those that switch adapters on and off.
+    Weights are compared by address, by torch's version counter, and by their sum for changes that torch does
+    not count; submodules by their plain attributes, such as those that enable LoRA adapters.
 
     Raises
     ------
     IncompatibleError
-        When they are not at hand: offloaded, sharded, or on the meta device.
+        When the weights cannot be read: offloaded, sharded, or on the meta device.
     """
     check_at_hand(module)
     weights = [weight.detach() for weight in (*module.parameters(), *module.buffers())]
@@ -123,9 +117,9 @@ def weights_mark(module: nn.Module) -> tuple[object, ...]:
         for name, value in vars(part).items()
         if name != "training" and isinstance(value, (bool, int, float, str, list))
     ]
-    contents = torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []
-    changed = [(w.data_ptr(), None if w.is_inference() else w._version) for w in weights]
-    return tuple(changed), tuple(contents), tuple(settings)
+    values = torch.stack([total.to(sums[0].device) for total in sums]).tolist() if sums else []
+    versions = [(w.data_ptr(), None if w.is_inference() else w._version) for w in weights]
+    return tuple(versions), tuple(values), tuple(settings)
 
 
 def _can_sum(weight: Tensor) -> bool:
@@ -133,39 +127,39 @@ def _can_sum(weight: Tensor) -> bool:
 
 
 def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a function that runs `module` in float32, with copies of its weights; quantised ones are read.
+    """Return a function that runs `module` in float32, with dequantised copies of its weights.
 
     Raises
     ------
     IncompatibleError
-        When called, and the weights are not at hand, or those of a quantised layer cannot be read.
+        On the first call of the function, when the weights cannot be read.
     """
-    made: list[tuple[nn.Module, dict[str, Tensor]]] = []
+    cached: list[tuple[nn.Module, dict[str, Tensor]]] = []
 
     def run(rows: Tensor) -> Tensor:
-        if not made:
+        if not cached:
             check_at_hand(module)
             plain = dequantised(module)
             named = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
             weights = {k: v.detach().float() if v.is_floating_point() else v for k, v in named.items()}
-            made.append((plain, weights))
-        with evaluating(made[0][0]):
-            result: Tensor = torch.func.functional_call(*made[0], (rows,))
+            cached.append((plain, weights))
+        with evaluating(cached[0][0]):
+            result: Tensor = torch.func.functional_call(*cached[0], (rows,))
         return result
 
     return run
 
 
 def two_layer_form(first: nn.Module, act: Callable[[Tensor], Tensor], second: nn.Module) -> LinearForm | None:
-    """Return the form of linear -> activation -> linear, None where a layer's weights cannot be read."""
-    one, two = linear_weights(first), linear_weights(second)
-    if one is None or two is None:
+    """Return the form of linear -> activation -> linear, or None if a layer's weights cannot be read."""
+    weights1, weights2 = linear_weights(first), linear_weights(second)
+    if weights1 is None or weights2 is None:
         return None
-    return LinearForm(one[0], one[1], act, two[0], two[1])
+    return LinearForm(*weights1, act, *weights2)
 
 
 def _sequential_form(module: nn.Module) -> LinearForm | None:
-    """Return the form of an nn.Sequential(Linear, activation, Linear)."""
+    """Return the form of an nn.Sequential(Linear, activation, Linear), or None for other modules."""
     if not isinstance(module, nn.Sequential) or len(module) != 3 or list(module[1].parameters()):
         return None
     return two_layer_form(module[0], module[1], module[2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one pruned prefill did."""
+"""Reports of what a pruned prefill kept."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .tokens import Layout
 
 @dataclass(frozen=True)
 class ImageReport:
-    """One image of one call.
+    """Report of one image of one call.
 
-    `row` is the row of the batch it stands in; `n_before` and `n_after` count its rows in the language model,
-    `cuts` says how many are left from which decoder layer on (0: before the language model). `kept` (K,) are
-    the image's own slots that stayed, in the order of the rows, -1 for rows that were made; None where the
-    image was left alone, and `note` says why. `selection` is the last cut's, over what it found: `found` (n,)
-    are the image's own slots of these rows, -1 for rows made by a cut before; None: all its slots.
-    `selections` has the selection of each cut, by the same layers as `cuts`.
-    `number` counts the call's images (or videos, as `modality` says) in the order they were encoded.
+    `row` is the image's row of the batch. `n_before` and `n_after` count the image's rows in the language
+    model; `cuts` maps decoder layers to the rows left from there on (0: before the language model). `kept`
+    (K,) are the kept slots in the order of the rows, -1 for new rows; None if the image was left alone, for
+    the reason in `note`. `selection` is that of the last cut, among the rows the cut before left: `found`
+    (n,) are their slots in the image, -1 for new rows, or None for all slots. `selections` maps the layers
+    of `cuts` to the selection of each cut.
+    `number` counts the call's images (or videos, see `modality`) in the order they were encoded.
     """
 
     row: int
@@ -39,7 +39,7 @@ class ImageReport:
     selections: Mapping[int, Selection] = field(default_factory=dict)
 
     def rows_entering(self, n_layers: int) -> list[int]:
-        """Rows of the image that enter each of the model's decoder layers."""
+        """Return the number of the image's rows that enter each of the model's decoder layers."""
         rows, entering = [], self.n_before
         for layer in range(n_layers):
             entering = self.cuts.get(layer, entering)
@@ -48,16 +48,17 @@ class ImageReport:
 
     @property
     def scores(self) -> Tensor | None:
-        """Scores (n,) the last cut was made on, None without an opinion."""
+        """Scores (n,) that the last cut is based on, or None if there are none."""
         return None if self.selection is None else self.selection.scores
 
 
 @dataclass(frozen=True)
 class PruningReport:
-    """One prefill: what was kept of each image, bytes of the key-value cache, seconds spent choosing.
+    """Report of one prefill: what was kept of each image, and its cost.
 
-    `kv_bytes` is what the cache holds for this prefill's rows, `kv_bytes_unpruned` what it would hold without
-    pruning; both are 0 where the model ran without a cache. A layer that sees only a window holds no more.
+    `kv_bytes` is the size of the key-value cache for this prefill, `kv_bytes_unpruned` its size without
+    pruning; both are 0 without a cache. Sliding-window layers count at most their window.
+    `seconds_choosing` is the time spent on scoring and selecting.
     """
 
     images: tuple[ImageReport, ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""At which decoder layers tokens are cut, and how many rows stay after each cut."""
+"""Schedules: the decoder layers before which tokens are cut, and the rows left after each cut."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from math import ceil
 from .errors import BudgetError, IncompatibleError
 from .option_types import check_one_of
 
-BUDGET_UNITS = ("rows", "average", "paper")  # what `keep` means at the decoder stage
+BUDGET_UNITS = ("rows", "average", "paper")  # what `keep` counts at the decoder stage
 
 
 class Schedule(ABC):
-    """A family of cuts with one knob, the `level`: more level, more rows.
+    """Cuts at several layers with one parameter, the `level`: the higher it is, the more rows are kept.
 
-    Subclasses are frozen dataclasses. `layers` are the boundaries, ascending: 7 means before layer 7, counted
-    from 0. They are stated for a model of `depth` layers and rescaled to others; with depth None they are
-    taken as they are.
+    Subclasses are frozen dataclasses. `layers` are ascending indices from 0; the cuts are made before these
+    layers. They are stated for a model of `depth` layers and rescaled to others; with depth None they are
+    used as given.
     """
 
     layers: tuple[int, ...]
@@ -29,10 +29,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def rows_at(self, level: int, n: int) -> tuple[int, ...]:
-        """Rows left of `n` after each cut, new rows counted; `level`, 1 to n, is the nominal budget."""
+        """Return rows left of `n` after each cut, including new rows; `level` (1 to n) is the nominal budget."""
 
     def boundaries(self, n_layers: int) -> tuple[int, ...]:
-        """Layers before which is cut, in a model of `n_layers`: max(1, round(l L / depth)), ascending.
+        """Return the layers of the cuts in a model of `n_layers`, max(1, round(l L / depth)), ascending.
 
         Raises
         ------
@@ -51,17 +51,17 @@ class Schedule(ABC):
         return tuple(cuts)
 
     def at(self, *layers: int) -> Schedule:
-        """The same schedule before exactly these layers, not rescaled."""
+        """Return this schedule with other layers, which are not rescaled."""
         changed: Schedule = dataclasses.replace(self, layers=layers, depth=None)  # type: ignore[type-var]
         return changed
 
     def cuts(self, keep: int, n: int, n_layers: int, budget: str = "rows") -> dict[int, int]:
-        """Rows left of an image of `n` tokens after the cut before each layer; empty if nothing is cut.
+        """Return {layer: rows left} of an image of `n` tokens; empty if nothing is cut.
 
         Parameters
         ----------
         keep
-            What it counts is said by `budget`.
+            The budget, in the unit `budget`.
         n
             Visual tokens of the image.
         n_layers
@@ -73,7 +73,7 @@ class Schedule(ABC):
         Raises
         ------
         BudgetError
-            When an average is asked for that the layers before the first cut alone exceed.
+            When an average is requested that the layers before the first cut alone exceed.
         IncompatibleError
             When the model has too few layers.
         """
@@ -106,16 +106,16 @@ def _rows(
 
 
 def falling(rows: tuple[int, ...], n: int) -> tuple[int, ...]:
-    """Rows after each cut, made at least 1 and at most what the cut before left of `n`."""
+    """Return the rows after each cut, limited to at least 1 and at most the rows left of `n` before it."""
     result = []
-    for wanted in rows:
-        n = max(1, min(n, wanted))
+    for requested in rows:
+        n = max(1, min(n, requested))
         result.append(n)
     return tuple(result)
 
 
 def mean_rows(cuts: Mapping[int, int], n: int, n_layers: int) -> float:
-    """Mean number of visual rows entering a layer: `n` before the first cut, then what each cut left."""
+    """Return the mean number of visual rows entering a layer: `n` before the first cut, then those left."""
     entering, total = n, 0
     for layer in range(n_layers):
         entering = cuts.get(layer, entering)
@@ -125,16 +125,16 @@ def mean_rows(cuts: Mapping[int, int], n: int, n_layers: int) -> float:
 
 @dataclass(frozen=True)
 class GeometricSchedule(Schedule):
-    """Each of S cuts leaves the same share of what it finds: n (level / n)^(i / S) after cut i, truncated.
+    """Each of S cuts keeps the same share of its rows: n (level / n)^(i / S) after cut i, rounded down.
 
-    With a single layer this is one cut to `level` rows. The nominal budget is what the last cut leaves.
+    With a single layer this is one cut to `level` rows. The nominal budget is the rows after the last cut.
     """
 
     layers: tuple[int, ...]
     depth: int | None = 32
 
     def rows_at(self, level: int, n: int) -> tuple[int, ...]:
-        """Rows left after each cut."""
+        """Return the rows left after each cut."""
         share, n_cuts = level / n, len(self.layers)
         earlier = (int(n * share ** (i / n_cuts) + 1e-6) for i in range(1, n_cuts))
         return (*earlier, level)
@@ -142,7 +142,7 @@ class GeometricSchedule(Schedule):
 
 @dataclass(frozen=True)
 class ExplicitSchedule(Schedule):
-    """Exactly these rows before exactly these layers, whatever the budget says."""
+    """Fixed numbers of rows at fixed layers, independent of the budget."""
 
     layers: tuple[int, ...]
     rows: tuple[int, ...]
@@ -150,31 +150,30 @@ class ExplicitSchedule(Schedule):
 
     @classmethod
     def from_mapping(cls, cuts: Mapping[int, int]) -> ExplicitSchedule:
-        """Make it of {boundary before layer: rows}.
+        """Make a schedule from {layer: rows}; each cut is made before its layer.
 
         Raises
         ------
         BudgetError
-            When there is no cut, or one leaves no row or more than the cut before it, or those are no whole
-            numbers.
+            When there is no cut, a layer or number of rows is not an integer, or a cut leaves no row or more
+            rows than the cut before it.
         """
-        if not all(isinstance(number, int) for one in cuts.items() for number in one):
-            raise BudgetError(f"a schedule is {{layer: rows}}, all whole numbers, got {dict(cuts)}")
+        if not all(isinstance(number, int) for cut in cuts.items() for number in cut):
+            raise BudgetError(f"a schedule must be {{layer: rows}}, all integers, got {dict(cuts)}")
         layers = tuple(sorted(cuts))
         rows = tuple(cuts[layer] for layer in layers)
         if not rows or min(rows) < 1 or any(b > a for a, b in zip(rows, rows[1:], strict=False)):
             raise BudgetError(
-                f"a schedule says how many rows are left after each cut; they must fall and stay at least 1, "
-                f"got {dict(cuts)}"
+                f"the rows of a schedule must be at least 1 and not increase from cut to cut, got {dict(cuts)}"
             )
         return cls(layers, rows)
 
     def rows_at(self, level: int, n: int) -> tuple[int, ...]:
-        """The rows as given."""
+        """Return the fixed rows."""
         return self.rows
 
     def cuts(self, keep: int, n: int, n_layers: int, budget: str = "rows") -> dict[int, int]:
-        """The cuts as given, without those before which no more rows are left than they leave."""
+        """Return the cuts as given, without those that would drop no rows."""
         cuts, left = {}, n
         for layer, rows in zip(self.boundaries(n_layers), self.rows, strict=True):
             if rows < left:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a selector is handed is looked at before it chooses, whoever wrote it and whoever calls it."""
+"""Validate the arguments of every selector's `select` before it runs."""
 
 from __future__ import annotations
 
@@ -19,68 +19,66 @@ from .tokens import VisualTokens
 Select = Callable[..., Selection]
 
 
-def looking_first(select: Select) -> Select:
-    """Return a `select` that first looks at what it is handed; what is no plain function stays as it is."""
+def validated_select(select: Select) -> Select:
+    """Wrap `select` so that its arguments are validated; anything but a plain function is returned as is."""
     if not inspect.isfunction(select) or getattr(select, "__isabstractmethod__", False):
         return select
 
     @functools.wraps(select)
-    def looked_at(
-        self: Any, tokens: VisualTokens, scores: Tensor | None, keep: int, **more: Any
+    def validated(
+        self: Any, tokens: VisualTokens, scores: Tensor | None, keep: int, **options: Any
     ) -> Selection:
-        check_handed(f"selector {self.name!r}", tokens, scores, keep)
-        chosen: Selection = select(self, tokens, scores, keep, **more)
-        return chosen
+        check_select_arguments(f"selector {self.name!r}", tokens, scores, keep)
+        selection: Selection = select(self, tokens, scores, keep, **options)
+        return selection
 
-    looked_at.directly = select  # type: ignore[attr-defined]
-    return looked_at
+    validated.unvalidated = select  # type: ignore[attr-defined]
+    return validated
 
 
-def directly(selector: Any) -> Select:
-    """Return a selector's own `select`, for a caller that has looked at tokens, scores and budget already."""
-    own = getattr(type(selector).select, "directly", None)
-    bound: Select = selector.select if own is None else functools.partial(own, selector)
+def unvalidated_select(selector: Any) -> Select:
+    """Return a selector's `select` without the validation, for callers that did it themselves."""
+    function = getattr(type(selector).select, "unvalidated", None)
+    bound: Select = selector.select if function is None else functools.partial(function, selector)
     return bound
 
 
-def check_handed(who: str, tokens: VisualTokens, scores: Any, keep: Any) -> None:
-    """Refuse a budget, scores or rows that nothing can be chosen by.
+def check_select_arguments(who: str, tokens: VisualTokens, scores: Any, keep: Any) -> None:
+    """Raise for an invalid budget, and for scores or rows that are not finite or do not match.
 
     Raises
     ------
     BudgetError
-        When `keep` is no whole number from 1 to N.
+        When `keep` is not an integer from 1 to N.
     InputError
-        When the scores are not one finite number a token, or the rows are not finite.
+        When there is not one finite score per token, or the rows are not finite.
     """
     n, shape = len(tokens), tuple(tokens.features.shape[:-1])
     if isinstance(keep, bool) or not isinstance(keep, numbers.Integral):
-        raise BudgetError(f"{who} was asked to keep {keep!r}; keep is a whole number of tokens")
+        raise BudgetError(f"{who}: keep must be an integer, the number of tokens to keep, got {keep!r}")
     if not 1 <= int(keep) <= n:
         raise BudgetError(
-            f"{who} was asked to keep {keep} of {n} tokens; a selector keeps 1 to {n} of them "
-            "(a tokenprune.Method also takes more, and keeps all)"
+            f"{who}: keep must be between 1 and {n}, the number of tokens, got {keep} "
+            "(a tokenprune.Method also accepts more, and then keeps all)"
         )
     flags = [are_finite(tokens.features)]
     if scores is not None:
         if not isinstance(scores, Tensor):
-            raise InputError(
-                f"{who} was handed scores of type {type(scores).__name__}; pass a tensor or None"
-            )
+            raise InputError(f"{who} got scores of type {type(scores).__name__}; pass a tensor or None")
         if tuple(scores.shape) != shape:
             raise InputError(
-                f"{who} was handed scores of shape {tuple(scores.shape)} for {shape} tokens; pass one score "
-                "a token, or None"
+                f"{who} got scores of shape {tuple(scores.shape)} for {shape} tokens; pass one score per "
+                "token, or None"
             )
         flags.append(scores.detach().isfinite().all())
     finite = read(*flags)
     if not finite[0]:
         refuse_not_finite(tokens)
     if not all(finite[1:]):
-        raise InputError(f"{who} was handed {not_finite(scores)}; pass finite scores, or None")
+        raise InputError(f"{who} got {not_finite(scores)}; pass finite scores, or None")
 
 
 def not_finite(scores: Tensor) -> str:
-    """How many scores are not finite, in words."""
+    """Describe how many scores are not finite."""
     bad = int((~scores.detach().isfinite()).sum())
     return f"{scores.numel()} scores of which {bad} {'is' if bad == 1 else 'are'} NaN or infinite"

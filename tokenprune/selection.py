@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows go on to the language model."""
+"""The rows that a method keeps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 class Selection:
     """The rows kept of one image, K of N.
 
-    `indices`: (K,) the slot each row comes from, in the order the rows shall stand; ascending for pure
-    selections. -1 marks a new row (merged or recycled), which takes the next free slot's position.
-    `order`: (K,) the picks in the order they were made, where a selector picks one after the other.
-    `features`: (K, D) the rows themselves, needed as soon as one of them is new, otherwise None.
-    `scores`: (N,) the scores the choice was made on, None without an opinion.
-    A stack of B images has (B, K), (B, K, D) and (B, N).
+    `indices`: (K,) the slot of each row, in the order of the rows; ascending if no row is new. -1 marks a new
+    row (merged or recycled), which takes the position of the next free slot.
+    `order`: (K,) the slots in the order they were picked, if the selector picks one by one.
+    `features`: (K, D) the rows, required if one of them is new, otherwise None.
+    `scores`: (N,) the scores the selection is based on, or None if there are none.
+    For a stack of B images the shapes are (B, K), (B, K, D) and (B, N).
     """
 
     indices: Tensor
@@ -28,7 +28,7 @@ class Selection:
 
     @classmethod
     def from_order(cls, order: Tensor) -> Selection:
-        """Make a pure selection of the picks `order` (K,) or (B, K): indices ascending, order kept."""
+        """Make a selection without new rows from the picks `order` (K,) or (B, K); sorts the indices."""
         return cls(indices=order.sort(-1).values, order=order)
 
     def __len__(self) -> int:
@@ -37,9 +37,9 @@ class Selection:
 
 
 def fill_new_rows(indices: Tensor, n: int) -> Tensor:
-    """Give each new row (-1) of `indices` (K,) the next free slot of `n` after the row before it.
+    """Assign each new row (-1) of `indices` (K,) the next free slot of `n` after the previous row.
 
-    Where there is none behind it takes the lowest free one.
+    If there is none, it gets the lowest free slot.
     """
     if not bool((indices < 0).any()):
         return indices

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GRAM_LIMIT = 8192  # tokens up to which all pairwise similarities are held at once (N^2 floats)
+GRAM_LIMIT = 8192  # number of tokens up to which the full similarity matrix (N^2 floats) is computed
 
 
 def unit_rows(features: Tensor) -> Tensor:
@@ -16,16 +16,16 @@ def unit_rows(features: Tensor) -> Tensor:
 
 
 def inside(counts: Tensor, n: int) -> Tensor:
-    """Which of `n` slots are an image's own, (B,) -> (B, N)."""
+    """Return a mask of the slots that are not padding, (B,) -> (B, n)."""
     return torch.arange(n, device=counts.device) < counts.unsqueeze(-1)
 
 
 class Similarity:
-    """Cosine similarities of rows (B, N, D), a column at a time.
+    """Cosine similarities of rows (B, N, D), read column by column.
 
-    Held as one (B, N, N) matrix up to `GRAM_LIMIT` tokens (one fast matrix product an image: an image's
-    similarities do not depend on the others of its stack), beyond that, or where the `whole` matrix is not
-    wanted, computed column by column.
+    Up to `GRAM_LIMIT` tokens the full (B, N, N) matrix is computed, with one matrix product per image so that
+    the values do not depend on the other images of the stack. Beyond that, or with `whole=False`, columns are
+    computed when they are read.
     """
 
     @torch.no_grad()
@@ -39,7 +39,7 @@ class Similarity:
                 torch.mm(rows, rows.mT, out=out)
 
     def column(self, slots: Tensor) -> Tensor:
-        """Similarities of all tokens to one slot an image, (B,) -> (B, N)."""
+        """Return similarities of all tokens to one slot per image, (B,) -> (B, N)."""
         rows = torch.arange(len(slots), device=slots.device)
         if self.matrix is not None:
             return self.matrix[rows, slots]
@@ -55,10 +55,10 @@ class Similarity:
             block = self.matrix if self.matrix is not None else self.unit[:, start:stop] @ self.unit.mT
             if padding is not None:
                 block = block.masked_fill(padding.unsqueeze(1), -torch.inf)
-            own = block[:, :, start:stop].diagonal(dim1=1, dim2=2)
-            before = own.clone()
-            own.fill_(-torch.inf)
+            diagonal = block[:, :, start:stop].diagonal(dim1=1, dim2=2)
+            self_similarity = diagonal.clone()
+            diagonal.fill_(-torch.inf)
             nearest.append(block.amax(-1))
-            own.copy_(before)
-        found = torch.cat(nearest, -1)
-        return (found if padding is None else found.masked_fill(padding, torch.inf)).argmin(-1)
+            diagonal.copy_(self_similarity)
+        highest = torch.cat(nearest, -1)
+        return (highest if padding is None else highest.masked_fill(padding, torch.inf)).argmin(-1)

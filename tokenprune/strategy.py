@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three roles a plugin can play: score, select, reduce. Frozen dataclasses; options are fields."""
+"""Base classes of the three kinds of strategies: scorers, selectors and reducers.
+
+Strategies are frozen dataclasses; their fields are the options.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 from .errors import OptionError
 from .option_types import check_types
-from .select_input import looking_first
+from .select_input import validated_select
 from .selection import Selection
 from .tokens import VisualTokens
 
@@ -19,10 +22,10 @@ S = TypeVar("S", bound="Strategy")
 
 
 class Strategy(ABC):
-    """What scorers, selectors and reducers have in common.
+    """Base class of scorers, selectors and reducers.
 
-    `name` is how users ask for it: lower case, unique among its kind. `needs` are the signals it asks the
-    tokens for. `batched` says whether it also takes a stack (B, N, D) of equal images.
+    `name` identifies the strategy: lower case, unique within its kind. `needs` are the signals it uses.
+    `batched` says whether it also accepts a stack (B, N, D) of equal images.
     """
 
     name: ClassVar[str]
@@ -30,32 +33,32 @@ class Strategy(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Signals it will ask for; may depend on its options."""
+        """Signals that the strategy uses; may depend on its options."""
         return frozenset()
 
-    def check(self, model: nn.Module) -> None:  # noqa: B027 (most have nothing to refuse)
-        """Refuse a model it cannot work with, beyond missing signals; `apply` asks before anything is done.
+    def check(self, model: nn.Module) -> None:  # noqa: B027 (most have nothing to check)
+        """Raise for an incompatible model, beyond missing signals; called by `apply` before any change.
 
         Raises
         ------
         IncompatibleError
-            Saying what does not fit; by default nothing is refused.
+            Naming what is incompatible. The default accepts every model.
         """
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
-        """Names of its options, the dataclass fields."""
+        """Return the names of the options, which are the dataclass fields."""
         return (
             tuple(f.name for f in dataclasses.fields(cls) if f.init) if dataclasses.is_dataclass(cls) else ()
         )
 
     def with_options(self: S, **options: Any) -> S:
-        """Return a copy with some options changed.
+        """Return a copy with changed options.
 
         Raises
         ------
         OptionError
-            When it has no such option, or the value is of another type.
+            When there is no option of this name, or the value has the wrong type.
         """
         check_options(f"{self.kind} {self.name!r}", options, self.options())
         check_types(f"{self.kind} {self.name!r}", type(self), options)
@@ -73,14 +76,14 @@ class Scorer(Strategy):
 
     @abstractmethod
     def score(self, tokens: VisualTokens) -> Tensor | None:
-        """Return (N,) float32 scores ((B, N) for a stack), or None: no opinion."""
+        """Return (N,) float32 scores ((B, N) for a stack), or None for no preference."""
 
 
 class Selector(Strategy):
-    """Chooses which tokens stay.
+    """Selects the tokens to keep.
 
-    `space` names what distances are measured in: `"features"` or a signal. `by_position` says that equal
-    tokens are told apart by where they stand, instead of the lowest slots being taken.
+    `space` names the feature space of distances: `"features"` or a signal. `by_position` says that ties
+    between equal tokens are broken by their position in the image, not by the lowest slot.
     """
 
     kind: ClassVar[str] = "selector"
@@ -88,10 +91,10 @@ class Selector(Strategy):
     space: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let the class's `select` refuse what nothing can be chosen by; see `select_input`."""
+        """Wrap the class's `select` so that its arguments are validated; see `select_input`."""
         super().__init_subclass__(**options)
         if "select" in vars(cls):
-            cls.select = looking_first(vars(cls)["select"])  # type: ignore[method-assign]
+            cls.select = validated_select(vars(cls)["select"])  # type: ignore[method-assign]
 
     @abstractmethod
     def select(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
@@ -100,29 +103,29 @@ class Selector(Strategy):
         Raises
         ------
         BudgetError
-            When `keep` is no whole number from 1 to N.
+            When `keep` is not an integer from 1 to N.
         InputError
-            When scores or rows are not finite, or there is not one score a token.
+            When scores or rows are not finite, or there is not one score per token.
         """
 
 
 class Reducer(Strategy):
-    """Optional third step: turns dropped tokens into extra rows, or changes kept ones."""
+    """Merges dropped tokens into new rows, or changes kept ones, after the selector; optional."""
 
     kind: ClassVar[str] = "reducer"
 
     @abstractmethod
     def reduce(self, tokens: VisualTokens, selection: Selection, keep: int) -> Selection:
-        """Return `keep` rows: the selection's and new ones; `selection.scores` are the scorer's."""
+        """Return `keep` rows, those of `selection` and new ones; `selection.scores` are the scorer's."""
 
     @abstractmethod
     def n_selected(self, keep: int, n: int) -> int:
-        """How many of `keep` rows out of `n` the selector shall choose; the rest are this reducer's."""
+        """Return how many of the `keep` rows out of `n` the selector chooses; the reducer makes the rest."""
 
 
-def check_options(what: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Refuse options that `what` does not have."""
-    unknown = sorted(set(given) - set(known))
+def check_options(what: str, options: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Raise for options that are not among `known`."""
+    unknown = sorted(set(options) - set(known))
     if unknown:
         listed = ", ".join(known) or "no options"
         raise OptionError(f"{what} has no option {', '.join(map(repr, unknown))}; it has {listed}")

@@ -75,12 +75,12 @@ def test_other_configurations_have_other_names_in_caches():
         (
             {"method": "visionzip", "keep": 9, "options": {"dominant": 8.5}},
             OptionError,
-            "dominant must be a whole number or nothing, got 8.5",
+            "dominant must be an integer or None, got 8.5",
         ),
         (
             {"method": "zoo-prune", "keep": 9, "options": {"n_directions": 64.0}},
             OptionError,
-            "n_directions must be a whole number, got 64.0",
+            "n_directions must be an integer, got 64.0",
         ),
         (
             {"method": "random", "keep": 9, "options": {"seed": -1}},

@@ -228,18 +228,20 @@ def selectors():
 def test_a_bare_selector_refuses_what_a_method_would(selector):
     tokens, scores = example_tokens(), torch.arange(24.0)
     for keep in (25, 0, -1):
-        words = f"selector '{selector.name}' was asked to keep {keep} of 24 tokens; a selector keeps 1 to 24"
+        words = (
+            f"selector '{selector.name}': keep must be between 1 and 24, the number of tokens, got {keep} "
+        )
         with pytest.raises(BudgetError, match=words):
             selector.select(tokens, scores, keep)
     for keep in (2.0, True, None, "4"):
-        with pytest.raises(BudgetError, match="keep is a whole number of tokens"):
+        with pytest.raises(BudgetError, match="keep must be an integer, the number of tokens"):
             selector.select(tokens, scores, keep)
     for wrong in (scores[:23], scores[None], torch.tensor(1.0)):
-        with pytest.raises(InputError, match=rf"'{selector.name}' was handed scores of shape .* for \(24,\)"):
+        with pytest.raises(InputError, match=rf"'{selector.name}' got scores of shape .* for \(24,\)"):
             selector.select(tokens, wrong, 4)
-    with pytest.raises(InputError, match="was handed scores of type list; pass a tensor or None"):
+    with pytest.raises(InputError, match="got scores of type list; pass a tensor or None"):
         selector.select(tokens, [1.0] * 24, 4)
-    with pytest.raises(InputError, match="was handed 24 scores of which 2 are NaN or infinite"):
+    with pytest.raises(InputError, match="got 24 scores of which 2 are NaN or infinite"):
         selector.select(tokens, torch.tensor([math.inf, math.nan, *range(22)]), 4)
     with pytest.raises(InputError, match="the rows of the image before decoder layer 2 must be finite"):
         selector.select(with_bad_row(math.nan), scores, 4)

@@ -16,17 +16,17 @@ import tokenprune
 @pytest.mark.parametrize(
     ("kind", "name", "options", "said"),
     [
-        ("scorer", "zoo", {"n_directions": 64.0}, "n_directions must be a whole number, got 64.0"),
-        ("scorer", "zoo", {"n_directions": True}, "n_directions must be a whole number, got True"),
+        ("scorer", "zoo", {"n_directions": 64.0}, "n_directions must be an integer, got 64.0"),
+        ("scorer", "zoo", {"n_directions": True}, "n_directions must be an integer, got True"),
         ("scorer", "zoo", {"step_size": "x"}, "step_size must be a number, got 'x'"),
-        ("scorer", "zoo", {"rank": 2.5}, "rank must be a whole number or nothing, got 2.5"),
+        ("scorer", "zoo", {"rank": 2.5}, "rank must be an integer or None, got 2.5"),
         ("scorer", "zoo", {"directions": "x"}, "directions must be a tensor (m, D_v), got 'x'"),
-        ("scorer", "zoo-exact", {"low_memory": "x"}, "low_memory must be true or false, got 'x'"),
+        ("scorer", "zoo-exact", {"low_memory": "x"}, "low_memory must be True or False, got 'x'"),
         ("selector", "vispruner", {"important_ratio": None}, "important_ratio must be a number, got None"),
-        ("reducer", "visionzip", {"dominant": 8.5}, "dominant must be a whole number or nothing, got 8.5"),
-        ("method", "visionzip", {"dominant": "x"}, "dominant must be a whole number or nothing, got 'x'"),
-        ("method", "fastv", {"budget": 3}, "budget must be a text, got 3"),
-        ("method", "random", {"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ("reducer", "visionzip", {"dominant": 8.5}, "dominant must be an integer or None, got 8.5"),
+        ("method", "visionzip", {"dominant": "x"}, "dominant must be an integer or None, got 'x'"),
+        ("method", "fastv", {"budget": 3}, "budget must be a string, got 3"),
+        ("method", "random", {"seed": 1.5}, "seed must be an integer, got 1.5"),
     ],
 )
 def test_wrong_types_are_refused_by_name(kind, name, options, said):
@@ -100,12 +100,12 @@ def test_defaults_and_what_a_strategy_makes_of_its_options_are_its_own():
     with tokenprune.apply(tiny_models.llava(), scorer=Converting("c d"), keep=4):
         pass
     assert Converting().with_options(most=None).words == ("a", "b")
-    with pytest.raises(tokenprune.OptionError, match="most must be a whole number, got 'x'"):
+    with pytest.raises(tokenprune.OptionError, match="most must be an integer, got 'x'"):
         Converting().with_options(most="x")
 
 
 def test_strategies_made_directly_are_looked_at_by_apply():
-    with pytest.raises(tokenprune.OptionError, match="scorer 'quiet': times must be a whole number, got 'x'"):
+    with pytest.raises(tokenprune.OptionError, match="scorer 'quiet': times must be an integer, got 'x'"):
         tokenprune.apply(tiny_models.llava(), scorer=Quiet("x"), keep=4)
 
 

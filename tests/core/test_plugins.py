@@ -124,8 +124,8 @@ odd = Odd()
             "looked at: OSError: no __flags__",
             "DISABLE",
         ),
-        (NO_REPR, "cannot be looked at: RuntimeError: no repr", "DISABLE"),
-        (NO_ATTRIBUTES, "cannot be looked at: SystemExit: no class", "DISABLE"),
+        (NO_REPR, "could not be inspected: RuntimeError: no repr", "DISABLE"),
+        (NO_ATTRIBUTES, "could not be inspected: SystemExit: no class", "DISABLE"),
         (
             IMPORTS_NOTHING,
             "could not be imported: ModuleNotFoundError: .*a_package_that_is_not_there",

@@ -127,13 +127,13 @@ def test_an_explicit_schedule_is_taken_as_it_is():
 
 @pytest.mark.parametrize("cuts", [{"2": 50}, {2: 0.5}, {2: "x"}])
 def test_an_explicit_schedule_is_of_whole_numbers(cuts):
-    with pytest.raises(BudgetError, match=r"a schedule is \{layer: rows\}, all whole numbers, got"):
+    with pytest.raises(BudgetError, match=r"a schedule must be \{layer: rows\}, all integers, got"):
         ExplicitSchedule.from_mapping(cuts)
 
 
 @pytest.mark.parametrize("cuts", [{}, {2: 0}, {2: 10, 5: 11}])
 def test_an_explicit_schedule_that_grows_or_empties_is_refused(cuts):
-    with pytest.raises(BudgetError, match="must fall and stay at least 1"):
+    with pytest.raises(BudgetError, match="must be at least 1 and not increase from cut to cut"):
         ExplicitSchedule.from_mapping(cuts)
 
 
