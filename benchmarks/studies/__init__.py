@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's own studies, to be run on any model: what is asked, measured and found; nothing here prints."""
+"""Repeat the paper's studies on any model: their questions, measurements and results, without printing."""
 
 from benchmarks.studies.catalogue import STUDIES
 from benchmarks.studies.running import run_study

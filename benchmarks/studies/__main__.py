@@ -46,16 +46,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def study(
-    name: Annotated[Name, typer.Argument(help="Which study.", metavar="NAME")],
+    name: Annotated[Name, typer.Argument(help="Name of the study.", metavar="NAME")],
     model: ModelName = None,
     questions: QuestionFile = None,
     metric: Metric = None,
     scenes: Scenes = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write the record there, as JSON.", metavar="FILE")
+        Path | None, typer.Option(help="Write the record to this file, as JSON.", metavar="FILE")
     ] = None,
     batch: Batch = 64,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of answers, in tokens.")] = 8,
     device: OnDevice = Device.auto,
     dtype: InPrecision = Precision.auto,
     trust_remote_code: TrustRemoteCode = False,
@@ -109,7 +109,7 @@ def _show(record: StudyRecord) -> None:
         if table.rows:
             console.print(table.rich())
     if record.cells:
-        console.print("Intervals: 95 %, paired bootstrap over pictures; a difference that holds 0 is noise.")
+        console.print("Intervals: 95 %, paired bootstrap over images; an interval that contains 0 is noise.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The studies: what each varies, and what it is compared with."""
+"""Define the studies: what each one varies, and the baseline it compares with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = (0.001, 1.0, 10.0, 100.0)
 def _variant(
     name: str, scorer: tokenprune.Scorer, selector: str | tokenprune.Selector = "diverse", **options: Any
 ) -> Variant:
-    """`zoo-prune` with other parts; a picture's scores are computed once."""
+    """Return `zoo-prune` with other parts, computing the scores of an image only once."""
     whole = dataclasses.replace(
         tokenprune.method("zoo-prune"), name=name, scorer=Remembered(scorer), selector=selector
     )
@@ -38,7 +38,7 @@ def _exact() -> tokenprune.Scorer:
 
 
 def _encoder_scorers(watch: EncoderWatch) -> dict[str, tokenprune.Scorer]:
-    """Each layer on its own, and the layers up to the one whose output is projected."""
+    """Return a scorer for each layer, and one for all layers up to the one whose output is projected."""
     layers = {f"layer {n}": EncoderScorer(watch, n, n) for n in range(1, len(watch.layers) + 1)}
     return {**layers, ENCODER: EncoderScorer(watch, 1, watch.feature)}
 
@@ -60,7 +60,7 @@ def correlation(model: Any) -> Plan:
 
 
 def sampling(model: Any) -> Plan:
-    """How many directions, how long a step."""
+    """Number of directions and step size."""
     names = {f"m = {m}, h = 0.01": _zoo(n_directions=m) for m in DIRECTIONS}
     names |= {f"m = 64, h = {h:g}": _zoo(step_size=h) for h in STEPS}
     scorers = {"closed form": _exact(), **names}
@@ -77,7 +77,7 @@ def sampling(model: Any) -> Plan:
 
 
 def combination(model: Any) -> Plan:
-    """Sensitivity times diversity, plus it, or either alone; and chance."""
+    """Sensitivity times diversity, their sum, either alone, and random tokens."""
     variants = (
         _variant("product", _exact()),
         _variant("sum", _exact(), SumSelector()),
@@ -89,7 +89,7 @@ def combination(model: Any) -> Plan:
 
 
 def normalise(model: Any) -> Plan:
-    """Scores spread over 0 to 1, or divided by the largest."""
+    """Scores normalised by min-max, or divided by the maximum."""
     variants = [
         _variant(way, _exact(), tokenprune.selector("diverse", normalise=way)) for way in ("minmax", "max")
     ]
@@ -98,14 +98,14 @@ def normalise(model: Any) -> Plan:
 
 
 def positions(model: Any) -> Plan:
-    """Kept tokens renumbered, or where they stood."""
+    """Kept tokens renumbered, or with their original positions."""
     rules = ("contiguous", "original")
     variants = [_variant(rule, _exact(), positions=rule) for rule in rules]
     return Plan(tuple(variants), rules[0], (QUARTER, EIGHTH, SIXTEENTH))
 
 
 def place(model: Any) -> Plan:
-    """FastV's tokens against random ones, which are also dropped before the language model."""
+    """FastV's tokens against random tokens, at the same layer and before the language model."""
     random, fastv = tokenprune.method("random"), tokenprune.method("fastv")
     assert fastv.schedule is not None
     (layer,) = fastv.schedule.boundaries(model.config.get_text_config().num_hidden_layers)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sensitivity of the vision encoder's layers, measured as the projector's is.
+"""Sensitivity of the vision encoder's layers, measured like that of the projector.
 
-The layer, or a run of layers, takes the projector's place:
-S_i = 1/m sum_j || F(X + h u_j)_i - F(X - h u_j)_i || / (2 h), X all patch rows of a picture that enter it,
-each nudged along the same unit direction u_j, F(.)_i the row of token i that comes out. The class token is
-not nudged. The paper (arXiv 2509.24837, supplement D.3) does not define its layers' sensitivity; this is our
-reading of it.
+A layer, or several consecutive layers, replaces the projector: S_i = 1/m sum_j || F(X + h u_j)_i - F(X - h
+u_j)_i || / (2 h), where X are all input patch rows of an image, each perturbed along the same unit direction
+u_j, and F(.)_i is the output row of token i. The class token is not perturbed. The paper (arXiv 2509.24837,
+supplement D.3) does not define the sensitivity of layers; this is our interpretation.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ import tokenprune
 
 
 class EncoderWatch:
-    """Remembers what entered each layer of a tower in the last call it listened to.
+    """Stores the input of each layer of a tower in the last observed call.
 
     Parameters
     ----------
     model
-        A LLaVA or LLaVA-NeXT: its tower's rows enter the projector one by one.
+        A LLaVA or LLaVA-NeXT, whose tower rows enter the projector one by one.
 
     Raises
     ------
     IncompatibleError
-        When the model has no such layers, or computes in half precision.
+        If the model has no such layers, or computes in half precision.
     """
 
     def __init__(self, model: Any) -> None:
@@ -44,8 +43,8 @@ class EncoderWatch:
         self.prefix = int(hasattr(getattr(tower, "embeddings", None), "class_embedding"))
         if not layers or not isinstance(feature, int) or rule != ("default" if self.prefix else "full"):
             raise tokenprune.IncompatibleError(
-                "this study nudges what enters the layers of a vision encoder whose rows go to the projector "
-                f"one by one, as LLaVA's and LLaVA-NeXT's; {type(model).__name__} has none of this kind"
+                "this study perturbs the input of layers of a vision encoder whose rows enter the projector "
+                f"one by one, as in LLaVA and LLaVA-NeXT; {type(model).__name__} has none"
             )
         if next(layers.parameters()).dtype != torch.float32:
             raise tokenprune.IncompatibleError(
@@ -57,19 +56,19 @@ class EncoderWatch:
         self.feature = len(self.layers) + feature + 1 if feature < 0 else feature
         self._entered: dict[int, tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = {}
         self._rows: dict[bytes, int] = {}
-        self._found: dict[tuple[int, int], Tensor] = {}
+        self._scores: dict[tuple[int, int], Tensor] = {}
         self._nudging = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Remember the tower's next call."""
+        """Store the tower's next call, inside the block."""
 
         def enter(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._nudging:
                 return
             if number == 1:
                 self._rows.clear()
-                self._found.clear()
+                self._scores.clear()
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             self._entered[number] = hidden.detach(), args[1:], rest
@@ -92,28 +91,28 @@ class EncoderWatch:
                 hook.remove()
 
     def scores(self, rows: Tensor, first: int, last: int, bank: Tensor, step: float) -> Tensor:
-        """Sensitivity of layers `first` ... `last` (counted from 1) at tokens, by their tower rows (N, D)."""
-        if (first, last) not in self._found:
-            self._nudging = True  # the layers are run again: that is no new call
+        """Return the sensitivity of layers `first` ... `last` (from 1) at tokens with tower rows (N, D)."""
+        if (first, last) not in self._scores:
+            self._nudging = True  # the layers run again: not a new call
             try:
-                self._found[first, last] = self._sensitivity(first, last, bank, step).flatten()
+                self._scores[first, last] = self._sensitivity(first, last, bank, step).flatten()
             finally:
                 self._nudging = False
-        return self._found[first, last][[self._rows[key] for key in _keys(rows)]]
+        return self._scores[first, last][[self._rows[key] for key in _keys(rows)]]
 
     @torch.no_grad()
     def _sensitivity(self, first: int, last: int, bank: Tensor, step: float) -> Tensor:
-        """Of every token of every view, (views, N); equal views are looked at once."""
+        """Compute the sensitivity of every token of every view, (views, N); equal views only once."""
         hidden = self._entered[first][0]
         views = _keys(hidden.flatten(1))
         unique = list(dict.fromkeys(views))
-        own = hidden[[views.index(key) for key in unique]]
-        total = torch.zeros(own.shape[0], own.shape[1] - self.prefix, device=own.device)
-        for direction in bank.to(own.device):
-            nudge = torch.zeros_like(own)
+        rows = hidden[[views.index(key) for key in unique]]
+        total = torch.zeros(rows.shape[0], rows.shape[1] - self.prefix, device=rows.device)
+        for direction in bank.to(rows.device):
+            nudge = torch.zeros_like(rows)
             nudge[:, self.prefix :] = step * direction
-            ahead, back = self._run(torch.cat([own + nudge, own - nudge]), first, last).chunk(2)
-            total += (ahead - back)[:, self.prefix :].norm(dim=-1)
+            plus, minus = self._run(torch.cat([rows + nudge, rows - nudge]), first, last).chunk(2)
+            total += (plus - minus)[:, self.prefix :].norm(dim=-1)
         return (total / (2 * step * len(bank)))[[unique.index(key) for key in views]]
 
     def _run(self, hidden: Tensor, first: int, last: int) -> Tensor:
@@ -134,11 +133,11 @@ class EncoderScorer(tokenprune.Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The tower's rows, by which tokens are recognised."""
+        """The tower's rows, which identify tokens."""
         return frozenset({"pre_features"})
 
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
-        """Return sensitivities, (N,)."""
+        """Return the sensitivities, (N,)."""
         rows: Tensor = tokens.signal("pre_features")
         zoo: Any = tokenprune.scorer("zoo")
         bank = zoo.bank(rows.shape[-1], torch.device("cpu"))
@@ -146,11 +145,11 @@ class EncoderScorer(tokenprune.Scorer):
 
 
 def _hidden(output: Any) -> Tensor:
-    """A layer's rows; some give them in a tuple."""
+    """Return a layer's output rows, also from a tuple."""
     rows: Tensor = output[0] if isinstance(output, tuple) else output
     return rows
 
 
 def _keys(rows: Tensor) -> list[bytes]:
-    """What each row (N, D) is recognised by."""
+    """Return a key that identifies each row (N, D)."""
     return [row.tobytes() for row in rows.detach().cpu().numpy()]

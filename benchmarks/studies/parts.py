@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scorers and a selector that only the studies need."""
+"""Scorers and a selector used only by the studies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenprune.functional import min_max, unit_rows
 
 @dataclass(frozen=True)
 class Remembered(tokenprune.Scorer):
-    """Another scorer, asked once for each picture however many questions there are about it."""
+    """Caches the scores of another scorer, so that each image is scored once for all its questions."""
 
     name: ClassVar[str] = "remembered"
     scorer: tokenprune.Scorer
@@ -24,15 +24,15 @@ class Remembered(tokenprune.Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the other one needs."""
+        """Signals of the wrapped scorer."""
         return self.scorer.needs
 
     def check(self, model: nn.Module) -> None:
-        """Refuse what the other one refuses."""
+        """Check the wrapped scorer."""
         self.scorer.check(model)
 
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor | None:
-        """Return its scores, (N,)."""
+        """Return the wrapped scorer's scores, (N,)."""
         key = tokens.features.detach().float().cpu().numpy().tobytes()
         if key not in self.memory:
             self.memory[key] = self.scorer.score(tokens)
@@ -41,7 +41,7 @@ class Remembered(tokenprune.Scorer):
 
 @dataclass(frozen=True)
 class SumSelector(tokenprune.Selector):
-    """Greedy as `diverse`, but the min-max normalised score and the distance are added, not multiplied.
+    """Greedy like `diverse`, but with the sum of normalised score and distance instead of their product.
 
     Next pick: argmax over free i of w_i + min over chosen j of (1 - cos(z_i, z_j)); the first: argmax w.
     """
@@ -53,7 +53,9 @@ class SumSelector(tokenprune.Selector):
     ) -> tokenprune.Selection:
         """Return `keep` tokens."""
         if scores is None:
-            raise tokenprune.IncompatibleError("the sum of score and distance needs a scorer with an opinion")
+            raise tokenprune.IncompatibleError(
+                "the sum of score and distance needs scores, and the scorer returns None"
+            )
         weights, unit = min_max(scores), unit_rows(tokens.features)
         order = [int(weights.argmax())]
         nearest = torch.full_like(weights, torch.inf)
@@ -70,7 +72,7 @@ class HalfDifferences(tokenprune.Scorer):
     """The paper's estimator with every step in half precision, as the official code computes it.
 
     Rows, directions, perturbed rows, the projector and the differences are rounded to `dtype`; norms and
-    their mean are taken in float32.
+    their mean are computed in float32.
     """
 
     name: ClassVar[str] = "half"
@@ -80,17 +82,17 @@ class HalfDifferences(tokenprune.Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The projector and what goes into it."""
+        """The projector and its input."""
         return frozenset({"pre_features", "projector"})
 
     def check(self, model: nn.Module) -> None:
-        """Refuse models whose projector is not linear, activation, linear."""
+        """Raise an error unless the projector is linear -> activation -> linear."""
         adapter: Any = tokenprune.default_registry().adapter_for(model)(model)
         _plain(adapter.projector())
 
     @torch.no_grad()
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
-        """Return S, (N,)."""
+        """Return the sensitivities S, (N,)."""
         form = _plain(tokens.projector)
         rows = tokens.signal("pre_features").to(self.dtype)
         zoo: Any = tokenprune.scorer("zoo", n_directions=self.n_directions)
@@ -107,11 +109,10 @@ class HalfDifferences(tokenprune.Scorer):
 
 
 def _plain(projector: tokenprune.Projector) -> tokenprune.LinearForm:
-    """Weights of a projector without a norm."""
+    """Return the weights of a projector without a norm."""
     form = projector.linear_form()
     if form is None or form.norm_weight is not None:
         raise tokenprune.IncompatibleError(
-            "differences in half precision are taken through a projector of linear, activation, linear, as "
-            "LLaVA's; this model's is another"
+            "differences in half precision need a linear -> activation -> linear projector, as in LLaVA"
         )
     return form

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How alike two rankings of the same tokens are."""
+"""Compare two rankings of the same tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Rank values (N,) from 1, equal ones sharing the mean of their ranks; float64."""
+    """Rank values (N,) from 1; ties get their mean rank. Returns float64."""
     _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
     mean_rank: Tensor = (last - (counts - 1) / 2)[place]
@@ -16,7 +16,7 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def spearman(one: Tensor, other: Tensor) -> float | None:
-    """Spearman's correlation of two scores (N,) of the same tokens; None where one of them is constant."""
+    """Return Spearman's correlation of two scores (N,); None if one of them is constant."""
     a, b = (ranks(values.detach().cpu()) for values in (one, other))
     a, b = a - a.mean(), b - b.mean()
     scale = float(a.norm() * b.norm())
@@ -24,5 +24,5 @@ def spearman(one: Tensor, other: Tensor) -> float | None:
 
 
 def shared_share(one: Tensor, other: Tensor) -> float:
-    """Share of the slots (K,) of one choice that the other, of as many, made too."""
+    """Return the share of slots that two selections (K,) have in common."""
     return len(set(one.tolist()) & set(other.tolist())) / len(one)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of several scorers on the very same tokens of a model, and how alike their rankings are."""
+"""Score the same tokens of a model with several scorers, and compare their rankings."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from benchmarks.studies.ranking import shared_share, spearman
 from benchmarks.studies.study import EIGHTH, Pair, Plan
 from tokenprune.functional import min_max
 
-KEPT = EIGHTH  # share of the tokens that the choices compared keep
-FEWEST = 3  # tokens a correlation needs
+KEPT = EIGHTH  # share of the tokens kept by the compared selections
+FEWEST = 3  # minimum number of tokens for a correlation
 
 
 @dataclass(frozen=True)
 class Probe(tokenprune.Scorer):
-    """Asks several scorers about each image and writes down scores, and what ZOO-Prune would keep by them."""
+    """Runs several scorers on each image and stores their scores, and what ZOO-Prune would keep by them."""
 
     name: ClassVar[str] = "probe"
     scorers: Mapping[str, tokenprune.Scorer]
@@ -36,16 +36,16 @@ class Probe(tokenprune.Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What any of them needs."""
+        """Signals of all scorers."""
         return frozenset().union(*(scorer.needs for scorer in self.scorers.values()))
 
     def check(self, model: nn.Module) -> None:
-        """Refuse what any of them refuses."""
+        """Check all scorers."""
         for scorer in self.scorers.values():
             scorer.check(model)
 
     def score(self, tokens: tokenprune.VisualTokens) -> None:
-        """Have no opinion of its own."""
+        """Store scores and kept slots; return None."""
         keep = tokenprune.Budget(keep_ratio=KEPT).rows(len(tokens))
         for name, scorer in self.scorers.items():
             scores = scorer.score(tokens)
@@ -56,7 +56,7 @@ class Probe(tokenprune.Scorer):
 
 
 def check_scorers(model: Any, plan: Plan) -> None:
-    """Refuse scorers that this model has not the signals for."""
+    """Raise an error if the model does not provide the signals of the scorers."""
     if plan.scorers:
         _probing(model, Probe(plan.scorers)).remove()
 
@@ -64,19 +64,22 @@ def check_scorers(model: Any, plan: Plan) -> None:
 def compared(
     model: Any, processor: Any, questions: QuestionSet, plan: Plan, done: Callable[[int, int], None]
 ) -> list[dict[str, Any]]:
-    """Entry for each of the plan's pairs: rank correlation and share of common choices over the pictures."""
+    """Compare each of the plan's pairs of scorers: rank correlation and common picks, over images."""
     formats = dict.fromkeys([None, *plan.formats.values()])
     scores: dict[str, list[Tensor]] = {}
     kept: dict[str, list[Tensor]] = {}
     numbers = list(dict.fromkeys(item.image for item in questions.items))
-    asked = {item.image: item.question.text for item in reversed(questions.items)}
+    texts = {item.image: item.question.text for item in reversed(questions.items)}
     total, i = len(formats) * len(numbers), 0
     for dtype in formats:
-        own = {name: one for name, one in plan.scorers.items() if plan.formats.get(name) is dtype}
-        probe, subject = Probe(own, scores, kept), model if dtype is None else copy.deepcopy(model).to(dtype)
+        scorers = {name: scorer for name, scorer in plan.scorers.items() if plan.formats.get(name) is dtype}
+        probe, subject = (
+            Probe(scorers, scores, kept),
+            model if dtype is None else copy.deepcopy(model).to(dtype),
+        )
         with _probing(subject, probe), plan.watch.listening() if plan.watch else nullcontext():
             for number in numbers:
-                inputs = tokenized(processor, [questions.open_image(number)], [asked[number]])
+                inputs = tokenized(processor, [questions.open_image(number)], [texts[number]])
                 with torch.no_grad():
                     subject(**placed(subject, inputs))
                 i += 1
@@ -92,27 +95,25 @@ def _probing(model: Any, probe: Probe) -> tokenprune.PruningHandle:
 def _entry(
     pair: Pair, scores: Mapping[str, list[Tensor]], kept: Mapping[str, list[Tensor]]
 ) -> dict[str, Any]:
-    found, sizes = [], []
-    for one, other in zip(scores[pair.of], scores[pair.against], strict=True):
-        counts = (
-            torch.ones_like(other, dtype=torch.bool) if pair.floor is None else min_max(other) >= pair.floor
-        )
+    correlations, sizes = [], []
+    for a, b in zip(scores[pair.of], scores[pair.against], strict=True):
+        counts = torch.ones_like(b, dtype=torch.bool) if pair.floor is None else min_max(b) >= pair.floor
         sizes.append(int(counts.sum()))
         if sizes[-1] >= FEWEST:
-            found.append(spearman(one[counts], other[counts]))
+            correlations.append(spearman(a[counts], b[counts]))
     shares = [shared_share(a, b) for a, b in zip(kept[pair.of], kept[pair.against], strict=True)]
     return {
         "of": pair.of,
         "against": pair.against,
         "floor": pair.floor,
         "tokens": round(sum(sizes) / len(sizes), 1),
-        "spearman": spread([value for value in found if value is not None]),
+        "spearman": spread([value for value in correlations if value is not None]),
         "kept_in_common": spread(shares),
     }
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean over pictures and the quartiles; None where there are none."""
+    """Return the mean over images and the quartiles; None without values."""
     if not values:
         return {"mean": None, "low": None, "high": None, "pictures": 0}
     low, high = np.percentile(values, [25, 75])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a study: refuse before any work, compare rankings, answer under every variant."""
+"""Run a study: validate it first, compare rankings, then answer under every variant."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def run_study(
     batch: int = BATCH,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Run one study on one model; what came out, as plain data.
+    """Run one study on one model and return its results as plain data.
 
     Parameters
     ----------
     questions
-        Of one metric. Rankings are compared on their pictures.
+        Questions with a single metric. Rankings are compared on their images.
     progress
-        Told what is going on, how much of it is done, and of how much.
+        Called with the current step, the number of finished items, and the total.
 
     Raises
     ------
     IncompatibleError
-        Before anything runs, when the study cannot be made on this model.
+        Before anything runs, if the study is not possible on this model.
     """
     if len(questions.metrics) != 1:
         raise tokenprune.IncompatibleError(
-            f"a study's questions are of one metric, and these of {', '.join(questions.metrics)}"
+            f"the questions of a study must share one metric, got {', '.join(questions.metrics)}"
         )
     plan = study.plan(model)
     check_scorers(model, plan)
@@ -87,17 +87,17 @@ def _answers(
     size: int,
     progress: Progress,
 ) -> tuple[dict[Cell, list[str]], dict[Cell, list[int]]]:
-    """Answers of every variant at every share, and how many visual tokens each question kept."""
+    """Return the answers of every variant at every share, and the number of visual tokens kept."""
     wanted: list[tuple[Variant, float]] = [(v, share) for share in plan.shares for v in plan.variants]
     answers: dict[Cell, list[str]] = {(UNPRUNED, None): []} | {(v.name, share): [] for v, share in wanted}
     kept: dict[Cell, list[int]] = {cell: [] for cell in answers}
     starts = range(0, len(questions.items), size)
     done, total = 0, len(starts) * len(answers)
 
-    def note(cell: Cell, found: Sequence[Any]) -> None:
+    def store(cell: Cell, batch_answers: Sequence[Any]) -> None:
         nonlocal done
-        answers[cell] += [one.text for one in found]
-        kept[cell] += [one.n_visual for one in found]
+        answers[cell] += [answer.text for answer in batch_answers]
+        kept[cell] += [answer.n_visual for answer in batch_answers]
         done += 1
         progress("answering", done, total)
 
@@ -108,12 +108,14 @@ def _answers(
         batch = Batch(tuple((item.image, item.question) for item in items), inputs)
         with shared_tower(model):
             with plan.watch.listening() if plan.watch else nullcontext():
-                found = answer_batch(model, processor, batch, max_new_tokens=max_new_tokens)
-            note((UNPRUNED, None), found)
+                batch_answers = answer_batch(model, processor, batch, max_new_tokens=max_new_tokens)
+            store((UNPRUNED, None), batch_answers)
             for variant, share in wanted:
                 with variant.applied(model, share) as handle:
-                    found = answer_batch(model, processor, batch, handle, max_new_tokens=max_new_tokens)
-                note((variant.name, share), found)
+                    batch_answers = answer_batch(
+                        model, processor, batch, handle, max_new_tokens=max_new_tokens
+                    )
+                store((variant.name, share), batch_answers)
     return answers, kept
 
 
@@ -126,20 +128,20 @@ def _cells(
     answers: Mapping[Cell, Sequence[str]],
     kept: Mapping[Cell, Sequence[int]],
 ) -> list[dict[str, Any]]:
-    """Score of every variant with its 95 % interval, and how far it is above the base at the same share."""
-    sums: dict[Cell, Array] = {cell: cluster_sums(items, own) for cell, own in answers.items()}
+    """Return each variant's score with a 95 % interval, and its difference to the base at the same share."""
+    sums: dict[Cell, Array] = {cell: cluster_sums(items, texts) for cell, texts in answers.items()}
     counts = draws(len(sums[UNPRUNED, None]))
     entries = []
-    for (name, share), own in sums.items():
+    for (name, share), cell_sums in sums.items():
         gap = None
         if share is not None and name != plan.base:
-            gap = _rounded(bootstrap.difference(own, sums[plan.base, share], counts))
+            gap = _rounded(bootstrap.difference(cell_sums, sums[plan.base, share], counts))
         entries.append(
             {
                 "variant": name,
                 "share": share,
                 "kept": round(sum(kept[name, share]) / len(items), 2),
-                "score": _rounded(bootstrap.interval(own, counts)),
+                "score": _rounded(bootstrap.interval(cell_sums, counts)),
                 "above_base": gap,
             }
         )

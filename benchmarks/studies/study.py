@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study is: variants of a method whose answers are compared, scorers whose rankings are."""
+"""Definition of a study: method variants whose answers are compared, and scorers whose rankings are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUARTER, EIGHTH, SIXTEENTH = 1 / 4, 1 / 8, 1 / 16
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of choosing: a method, and more of `apply`'s options."""
+    """A method with further options of `apply`."""
 
     name: str
     method: tokenprune.Method
@@ -28,7 +28,7 @@ class Variant:
 
     @contextmanager
     def applied(self, model: Any, share: float) -> Iterator[tokenprune.PruningHandle]:
-        """Prune the model to this share of its visual tokens inside the block."""
+        """Prune the model to this share of its visual tokens, inside the block."""
         with tokenprune.apply(model, method=self.method, keep_ratio=share, **self.options) as handle:
             yield handle
 
@@ -37,7 +37,7 @@ class Variant:
 class Pair:
     """Two scorers, by name, whose rankings of the same tokens are compared.
 
-    `floor`: only tokens count whose min-max normalised score by `against` reaches it.
+    `floor`: compare only tokens whose min-max normalised score by `against` is at least this.
     """
 
     of: str
@@ -47,11 +47,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study does on one model, decided before anything runs.
+    """Plan of a study on one model, made before anything runs.
 
-    `shares` of the visual tokens are kept by each of `variants`, and answers compared with those of `base`.
-    `scorers` rank the tokens of each picture, in the number format `formats` names (default: the model's
-    own), and `pairs` of rankings are compared. `watch` records what enters the encoder's layers.
+    Each of `variants` keeps `shares` of the visual tokens, and its answers are compared with those of `base`.
+    `scorers` rank the tokens of each image, in the dtype in `formats` (default: the model's own), and `pairs`
+    of rankings are compared. `watch` records the inputs of the encoder's layers.
     """
 
     variants: tuple[Variant, ...] = ()
@@ -65,7 +65,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Study:
-    """A name, what is asked, and a function that makes a plan for a model or refuses it."""
+    """A name, a question, and a function that makes a plan for a model or raises an error."""
 
     name: str
     title: str
@@ -75,7 +75,7 @@ class Study:
 
 @dataclass(frozen=True)
 class StudyRecord(Provenance):
-    """What came out of a study on a model: answers (`cells`) and rankings, compared; see `running`."""
+    """Results of a study on a model: comparisons of answers (`cells`) and rankings; see `running`."""
 
     model: str
     study: str

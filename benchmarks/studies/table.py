@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study's results as tables."""
+"""Format the results of a study as tables."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from benchmarks.studies.study import StudyRecord
 
 
 def score_table(record: StudyRecord) -> Table:
-    """A row for each variant at each budget: score, and how far it is from the base, in per cent."""
+    """Return a row for each variant at each budget: score and difference to the base, in per cent."""
     heads = ("tokens kept", "variant", "right %", f"above {record.base}", "which is")
     rows = []
     for cell in record.cells:
         gap = "" if cell["above_base"] is None else interval(cell["above_base"], signed=True)
-        verdict = "" if cell["above_base"] is None else said(cell["above_base"])
+        word = "" if cell["above_base"] is None else verdict(cell["above_base"])
         name = cell["variant"] + (" (the base)" if cell["variant"] == record.base else "")
-        rows.append((f"{cell['kept']:g}", name, interval(cell["score"]), gap, verdict))
+        rows.append((f"{cell['kept']:g}", name, interval(cell["score"]), gap, word))
     return Table(heads, rows, align="lllll", wrap=True)
 
 
 def ranking_table(record: StudyRecord) -> Table:
-    """A row for each pair of rankings: correlation and common choices, means over pictures and quartiles."""
+    """Return a row for each pair of rankings: correlation and common picks, means and quartiles."""
     heads = ("ranking", "against", "tokens", "Spearman (quartiles)", "kept in common % (quartiles)")
     rows = []
     for pair in record.rankings:
@@ -35,25 +35,25 @@ def ranking_table(record: StudyRecord) -> Table:
     return Table(heads, rows, align="lllll", wrap=True)
 
 
-def interval(found: Mapping[str, Any], signed: bool = False) -> str:
-    """A share in per cent with the ends of its 95 % interval."""
+def interval(share: Mapping[str, Any], signed: bool = False) -> str:
+    """Format a share in per cent with its 95 % interval."""
     form = "{:+.1f}" if signed else "{:.1f}"
-    value = form.format(100 * found["value"])
-    if found["low"] is None:
+    value = form.format(100 * share["value"])
+    if share["low"] is None:
         return value
-    return f"{value} ({form.format(100 * found['low'])} to {form.format(100 * found['high'])})"
+    return f"{value} ({form.format(100 * share['low'])} to {form.format(100 * share['high'])})"
 
 
-def said(gap: Mapping[str, Any]) -> str:
-    """What a difference's interval says: it is noise where 0 lies inside."""
+def verdict(gap: Mapping[str, Any]) -> str:
+    """Return the verdict on a difference: noise if its interval contains 0, else better or worse."""
     if gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
         return "noise"
     return "better" if gap["value"] > 0 else "worse"
 
 
-def _spread(found: Mapping[str, Any], scale: int) -> str:
-    if found["mean"] is None:
+def _spread(spread: Mapping[str, Any], scale: int) -> str:
+    if spread["mean"] is None:
         return "none"
-    mean, low, high = (scale * found[name] for name in ("mean", "low", "high"))
+    mean, low, high = (scale * spread[name] for name in ("mean", "low", "high"))
     form = "{:.2f} ({:.2f} to {:.2f})" if scale == 1 else "{:.0f} ({:.0f} to {:.0f})"
     return form.format(mean, low, high)

@@ -13,7 +13,7 @@ from typing import Any
 from tokenprune_cli.records import from_dict
 
 from benchmarks.studies.study import StudyRecord
-from benchmarks.studies.table import ranking_table, said, score_table
+from benchmarks.studies.table import ranking_table, score_table, verdict
 
 from .sources import Blocks, read_record, render
 
@@ -32,7 +32,7 @@ def verdicts(record: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     for cell in record["cells"]:
         if cell["above_base"] is not None:
             budget = groups.setdefault(f"{cell['kept']:g}", {"better": [], "worse": [], "noise": []})
-            budget[said(cell["above_base"])].append(cell["variant"])
+            budget[verdict(cell["above_base"])].append(cell["variant"])
     return groups
 
 

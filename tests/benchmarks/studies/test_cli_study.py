@@ -48,7 +48,7 @@ def test_the_terminal_says_what_was_asked_and_shows_the_table(run):
     stdout, record = run
     assert stdout.startswith("Should kept tokens be renumbered, or keep the positions they had?")
     assert f"{record['questions']['count']} questions about 2 pictures" in stdout
-    assert "contiguous (the" in stdout and "paired bootstrap over pictures" in stdout
+    assert "contiguous (the" in stdout and "paired bootstrap over images" in stdout
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_the_sum_by_hand():
 
 
 def test_the_sum_needs_an_opinion():
-    with pytest.raises(tokenprune.IncompatibleError, match="needs a scorer with an opinion"):
+    with pytest.raises(tokenprune.IncompatibleError, match="needs scores, and the scorer returns None"):
         SumSelector().select(testing.example_tokens(6), None, 2)
 
 
@@ -68,7 +68,7 @@ def test_half_differences_need_two_linear_layers():
     tokens = tokenprune.VisualTokens(
         torch.zeros(3, 2), {"pre_features": torch.zeros(3, 2), "projector": torch.nn.Identity()}
     )
-    with pytest.raises(tokenprune.IncompatibleError, match="linear, activation, linear"):
+    with pytest.raises(tokenprune.IncompatibleError, match="linear -> activation -> linear"):
         HalfDifferences().score(tokens)
 
 

@@ -125,7 +125,7 @@ def test_half_precision_is_compared_on_a_copy(untrained_model, questions):
         ("correlation", tiny_models.qwen, "layers of a vision encoder"),
         ("positions", tiny_models.qwen, "positions='contiguous' is not possible on this model"),
         ("precision", lambda: tiny_models.llava(dtype=torch.bfloat16), "load the model in float32"),
-        ("precision", tiny_models.qwen, "linear, activation, linear"),
+        ("precision", tiny_models.qwen, "linear -> activation -> linear"),
     ],
 )
 def test_what_a_model_cannot_do_is_said_before_any_work(name, model, message, questions):
@@ -136,9 +136,7 @@ def test_what_a_model_cannot_do_is_said_before_any_work(name, model, message, qu
 def test_mixed_metrics_are_refused(questions):
     item = dataclasses.replace(questions.items[0], metric="vqa_accuracy")
     mixed = dataclasses.replace(questions, items=(*questions.items, item))
-    with pytest.raises(
-        tokenprune.IncompatibleError, match="of one metric, and these of exact_match, vqa_acc"
-    ):
+    with pytest.raises(tokenprune.IncompatibleError, match="must share one metric, got exact_match, vqa_acc"):
         run_study(STUDIES["normalise"], tiny_models.llava(), None, mixed)
 
 
