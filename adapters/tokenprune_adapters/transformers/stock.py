@@ -631,8 +631,7 @@ def generate_these(model: Any, inputs: Mapping[str, Any], tokens: Sequence[int],
     if not names:
         raise missing(f"argument {' or '.join(ARGUMENTS['kv'])}", f"{type(model).__name__}.forward")
     model.generate(
-        **inputs,
-        **{names[0]: kv},
+        **{**inputs, names[0]: kv, ARGUMENTS["caching"][0]: True},  # whatever inputs and settings say
         max_new_tokens=len(tokens),
         min_new_tokens=len(tokens),
         do_sample=False,
