@@ -20,7 +20,7 @@ FEWEST = 8  # products of fewer rows differ in their last bits from the full mat
 
 
 class Rows:
-    """Rows of an image's similarity matrix, from unit rows (N, D) or, if it is given, from `matrix` (N, N)."""
+    """Rows of an image's similarity matrix, from unit rows (N, D), or from `matrix` (N, N) if given."""
 
     def __init__(self, unit: Tensor, matrix: Tensor | None) -> None:
         self._unit, self._matrix = unit, None if matrix is None else matrix.numpy()

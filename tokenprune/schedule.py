@@ -29,7 +29,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def rows_at(self, level: int, n: int) -> tuple[int, ...]:
-        """Return rows left of `n` after each cut, including new rows; `level` (1 to n) is the nominal budget."""
+        """Return the rows left of `n` after each cut, new ones included; `level` is the nominal budget."""
 
     def boundaries(self, n_layers: int) -> tuple[int, ...]:
         """Return the layers of the cuts in a model of `n_layers`, max(1, round(l L / depth)), ascending.
@@ -164,7 +164,7 @@ class ExplicitSchedule(Schedule):
         rows = tuple(cuts[layer] for layer in layers)
         if not rows or min(rows) < 1 or any(b > a for a, b in zip(rows, rows[1:], strict=False)):
             raise BudgetError(
-                f"the rows of a schedule must be at least 1 and not increase from cut to cut, got {dict(cuts)}"
+                f"rows of a schedule must be at least 1 and not increase from cut to cut, got {dict(cuts)}"
             )
         return cls(layers, rows)
 

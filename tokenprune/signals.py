@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named signals a strategy may ask for: what they are, their shapes, and which axis counts tokens.
+"""The named signals that strategies can use: their meaning, shapes and token axes.
 
 Shapes are those of one image: N visual tokens, T text tokens after the image, D width of the language model,
-H attention heads. A third party may use names of its own; they are then passed through as they are (and cut
-down to a tile's tokens where their first axis is N).
+H attention heads. Signals with other names (of third-party adapters) are passed through unchanged, or sliced
+to a tile's tokens if their first axis is N.
 
-At the decoder stage N counts the tokens there are at the cut, rows made by earlier cuts among them, and
-`VisualTokens.features` are their hidden rows entering the layer before which the cut is made. Layers are
-counted from 0 and absolute. Text rows are named by their number in `text_embeds`, the text after the image;
-negative numbers count from the end, except -1: that is the last token of the prompt, whatever it is, also one
-of an image. With labels the prompt of an image ends before the first token after it that is to be predicted.
+At the decoder stage, N counts the tokens left at the cut, including rows made by earlier cuts, and
+`VisualTokens.features` are their hidden states entering the layer before which the cut is made. Layers are
+absolute indices from 0. Text rows are indexed as in `text_embeds`, the text after the image; negative indices
+count from the end, except that -1 is the last token of the prompt, even if that belongs to an image. With
+labels, the prompt of an image ends before the first token after it that is to be predicted.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,9 @@ from dataclasses import dataclass
 class Signal:
     """One named signal.
 
-    `token_axis` is the axis that counts the image's tokens, `None` where none does.
-    `of_tiles`: the first axis counts tiles. A `function` is handed over as it is; any other callable is
-    called once, when first asked for; `result_axis` is the axis of its result that counts the tokens.
-    `of_the_model`: the same for all images.
+    `token_axis` is the axis of the image's tokens, or None. `of_tiles`: the first axis counts tiles.
+    A `function` is passed to strategies itself, and `result_axis` is the token axis of its result; any other
+    callable is called once, on first use. `of_the_model`: the same for all images.
     """
 
     name: str
@@ -39,7 +38,7 @@ _KNOWN = (
     Signal(
         "pre_features",
         "(N, D_v) or (N, P, D_v)",
-        "rows given to the projector; P rows a token if it merges",
+        "input rows of the projector; P rows per token if it merges patches",
         0,
     ),
     Signal(
@@ -55,16 +54,16 @@ _KNOWN = (
     Signal(
         "cls_hidden",
         "(1, D_v)",
-        "the CLS row of the layer the features come from; a row a tile",
+        "the CLS row of the layer the features come from; one row per tile",
         of_tiles=True,
     ),
     Signal("text_embeds", "(T, D)", "layer-0 embeddings of the text after the image"),
     Signal("text_ids", "(T,)", "token ids of the text after the image"),
-    Signal("input_features", "(N, D)", "the image's rows at layer 0; at any cut, all it had there", 0),
+    Signal("input_features", "(N, D)", "all the image's rows at layer 0, whatever was cut since", 0),
     Signal(
         "attention_rows",
         "(layer, rows) -> (H, R, N)",
-        "attention probabilities of that layer, from the text rows numbered `rows` (R,) to the image",
+        "attention probabilities of that layer, from the text rows `rows` (R,) to the image",
         function=True,
         result_axis=2,
     ),
@@ -76,7 +75,7 @@ _KNOWN = (
         result_axis=1,
     ),
     Signal(
-        "text_keys", "(layer) -> (H_kv, T, d_head)", "the same of the text after the image", function=True
+        "text_keys", "(layer) -> (H_kv, T, d_head)", "the same for the text after the image", function=True
     ),
     Signal(
         "hidden",
@@ -85,7 +84,7 @@ _KNOWN = (
         function=True,
         result_axis=0,
     ),
-    Signal("text_hidden", "(layer) -> (T, D)", "the same of the text after the image", function=True),
+    Signal("text_hidden", "(layer) -> (T, D)", "the same for the text after the image", function=True),
     Signal(
         "final_norm",
         "(..., D) -> (..., D)",
@@ -103,7 +102,7 @@ _KNOWN = (
         of_the_model=True,
     ),
     Signal("clip_patch_embeds", "(N, C)", "patches in CLIP's joint space", 0),
-    Signal("clip_text_embeds", "(M, C)", "the question in CLIP's joint space, a row per 77-token segment"),
+    Signal("clip_text_embeds", "(M, C)", "the question in CLIP's joint space, one row per 77-token segment"),
 )
 
 SIGNALS = {signal.name: signal for signal in _KNOWN}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stacks of equal images, for strategies that choose for all of them at once."""
+"""Stacks of equal images, for strategies that process them together."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .signals import SIGNALS
 from .strategy import Strategy
 from .tokens import VisualTokens
 
-STACK_TOKENS = 16384  # tokens of all images of a stack; what is computed of them is held at once
+STACK_TOKENS = 16384  # limit on the tokens of a stack, which bounds the memory of strategies
 
 
 def stack(images: Sequence[VisualTokens]) -> VisualTokens:
-    """Make one (B, N, D) of images with as many tokens each; signals are stacked when asked for."""
+    """Stack images of N tokens each into (B, N, D); signals are stacked on first use."""
     first = images[0]
     signals: dict[str, Any] = {}
     for name in first.provides:
@@ -43,12 +43,12 @@ def _call_each(images: Sequence[VisualTokens], name: str, *arguments: Any) -> Te
 
 
 def image_of(tokens: VisualTokens, number: int) -> VisualTokens:
-    """One image of a stack."""
+    """Return one image of a stack."""
     signals: dict[str, Any] = {}
     for name in tokens.provides:
         known = SIGNALS.get(name)
-        whole = known is not None and known.of_the_model
-        signals[name] = tokens.signal(name) if whole else functools.partial(_row, tokens, name, number)
+        shared = known is not None and known.of_the_model
+        signals[name] = tokens.signal(name) if shared else functools.partial(_row, tokens, name, number)
     return VisualTokens(tokens.features[number], signals, tokens.layout, tokens.layer)
 
 
@@ -56,27 +56,27 @@ def _row(tokens: VisualTokens, name: str, number: int) -> Any:
     return tokens.signal(name)[number]
 
 
-def selections_of(together: Selection) -> list[Selection]:
-    """The selection of each image of a stack."""
-    parts = (together.indices, together.order, together.features, together.scores)
-    each = [[None] * len(together.indices) if part is None else list(part) for part in parts]
-    return [Selection(*own) for own in zip(*each, strict=True)]
+def selections_of(stacked: Selection) -> list[Selection]:
+    """Split the selection of a stack into those of its images."""
+    fields = (stacked.indices, stacked.order, stacked.features, stacked.scores)
+    columns = [[None] * len(stacked.indices) if field is None else list(field) for field in fields]
+    return [Selection(*values) for values in zip(*columns, strict=True)]
 
 
 def in_groups(
     images: Sequence[VisualTokens], key: Callable[[int], Any], choose: Callable[[list[int]], list[Selection]]
 ) -> list[Selection]:
-    """Let `choose` answer for numbers of images with the same key, not too many at once; in their order."""
+    """Call `choose` on indices of images with the same key, up to `STACK_TOKENS`; return in image order."""
     groups: dict[Any, list[int]] = {}
     for number in range(len(images)):
         groups.setdefault(key(number), []).append(number)
-    found: dict[int, Selection] = {}
+    selections: dict[int, Selection] = {}
     for numbers in groups.values():
-        most = max(1, STACK_TOKENS // len(images[numbers[0]]))
-        for start in range(0, len(numbers), most):
-            some = numbers[start : start + most]
-            found.update(zip(some, choose(some), strict=True))
-    return [found[number] for number in range(len(images))]
+        limit = max(1, STACK_TOKENS // len(images[numbers[0]]))
+        for start in range(0, len(numbers), limit):
+            chunk = numbers[start : start + limit]
+            selections.update(zip(chunk, choose(chunk), strict=True))
+    return [selections[number] for number in range(len(images))]
 
 
 def choose_parts(
@@ -86,20 +86,20 @@ def choose_parts(
     scores: Sequence[Tensor | None],
     keeps: Sequence[int],
 ) -> list[Selection]:
-    """Choose within each of some images (the tiles of one), those of one size together where it can.
+    """Select within each of several images (the tiles of one), in stacks of equal size where possible.
 
-    `choose` takes an image or a stack, its scores and a budget; `strategies` are what it uses.
+    `choose` takes an image or a stack, its scores and a budget; `strategies` are those it uses.
     """
-    together = all(strategy.batched for strategy in strategies)
+    can_stack = all(strategy.batched for strategy in strategies)
 
     def key(number: int) -> Any:
-        return (len(images[number]), keeps[number]) if together else number
+        return (len(images[number]), keeps[number]) if can_stack else number
 
-    def choose_some(numbers: list[int]) -> list[Selection]:
-        some, keep = [images[number] for number in numbers], keeps[numbers[0]]
-        own = [score for number in numbers if (score := scores[number]) is not None]
-        if len(some) == 1:
-            return [choose(some[0], scores[numbers[0]], keep)]
-        return selections_of(choose(stack(some), torch.stack(own) if own else None, keep))
+    def choose_group(numbers: list[int]) -> list[Selection]:
+        group, keep = [images[number] for number in numbers], keeps[numbers[0]]
+        group_scores = [score for number in numbers if (score := scores[number]) is not None]
+        if len(group) == 1:
+            return [choose(group[0], scores[numbers[0]], keep)]
+        return selections_of(choose(stack(group), torch.stack(group_scores) if group_scores else None, keep))
 
-    return in_groups(images, key, choose_some)
+    return in_groups(images, key, choose_group)

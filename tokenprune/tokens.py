@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a strategy may see of one image."""
+"""The visual tokens of an image, as passed to strategies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from .signals import SIGNALS
 
 @dataclass(frozen=True)
 class Layout:
-    """Where an image's tokens lie.
+    """Positions of an image's tokens in the image.
 
-    `grid` is (t, h, w); `tiles` (N,) the tile each token belongs to (None: one tile); `newlines` (N,) is True
-    for separator tokens that are no patch (None: there are none); `full_tiles` says how many tiles an image
-    of this model can have; `tile_grids` are (h, w) of each tile's patches, in raster order (empty: unknown).
+    `grid` is (t, h, w); `tiles` (N,) the tile of each token (None: a single tile); `newlines` (N,) is True
+    for separator tokens, which are not patches (None: there are none); `full_tiles` is the largest number of
+    tiles of the model's images; `tile_grids` are (h, w) of each tile's patches, in raster order (empty:
+    unknown).
     """
 
     grid: tuple[int, int, int]
@@ -31,7 +32,7 @@ class Layout:
     tile_grids: tuple[tuple[int, int], ...] = ()
 
     def of_tile(self, tile: int | None, n: int) -> Layout:
-        """Layout of `n` tokens of a tile: its own grid if they are all its patches, else a single row."""
+        """Return the layout of `n` tokens of a tile: the tile's grid if they fill it, else a single row."""
         h, w = self.tile_grids[tile] if tile is not None and tile < len(self.tile_grids) else (1, n)
         return Layout((1, h, w) if h * w == n else (1, 1, n))
 
@@ -44,25 +45,25 @@ class Layout:
 
 
 class VisualTokens:
-    """The visual tokens of one image (or video), with signals computed only when asked for.
+    """The visual tokens of one image (or video), with signals that are computed on first use.
 
     Parameters
     ----------
     features
         (N, D), the rows that would enter the language model; or (B, N, D), a stack of B images of equal
-        layout, for strategies that say `batched = True` (signals then carry the same leading axis).
+        layout, for strategies with `batched = True` (signals then have the same leading axis).
     signals
         Name -> tensor, or a callable without arguments that computes it on first use. Functions
-        (`projector`, `attention_rows` ...; see `tokenprune.signals`) are handed over as they are.
+        (`projector`, `attention_rows` ...; see `tokenprune.signals`) are passed to strategies themselves.
     layout
-        Where the tokens lie; a single row of N tokens when not given.
+        Positions of the tokens in the image; by default a single row of N tokens.
     layer
         At the decoder stage, the layer before which these tokens are cut, counted from 0.
 
     Raises
     ------
     IncompatibleError
-        When `features` is not (N, D) or (B, N, D), or the layout is of another number of tokens.
+        When `features` is not (N, D) or (B, N, D), or the layout has a different number of tokens.
     """
 
     def __init__(
@@ -79,9 +80,9 @@ class VisualTokens:
         self.layout = Layout((1, 1, features.shape[-2])) if layout is None else layout
         if len(self.layout) != len(self):
             raise IncompatibleError(
-                f"the layout is of {len(self.layout)} tokens, the features of {len(self)}"
+                f"the layout has {len(self.layout)} tokens, but there are features of {len(self)}"
             )
-        self._given: dict[str, Any] = dict(signals or {})
+        self._sources: dict[str, Any] = dict(signals or {})
         self._computed: dict[str, Any] = {}
         self.layer = layer
 
@@ -96,60 +97,60 @@ class VisualTokens:
 
     @property
     def cut_layer(self) -> int:
-        """The decoder layer before which these tokens are cut, for strategies that cannot do without.
+        """The decoder layer before which these tokens are cut, for strategies that require it.
 
         Raises
         ------
         IncompatibleError
-            When they are not at the decoder stage.
+            When no layer was given.
         """
         if self.layer is None:
             raise IncompatibleError(
-                "a strategy asked before which decoder layer the cut is made, and nobody said; "
-                "say it: method.select(tokens, keep, layer=2) or VisualTokens(..., layer=2)"
+                "a strategy needs the decoder layer before which the cut is made, and none was given; "
+                "pass it: method.select(tokens, keep, layer=2) or VisualTokens(..., layer=2)"
             )
         return self.layer
 
     def before_layer(self, layer: int) -> VisualTokens:
-        """The same tokens, to be cut before this decoder layer; signals computed already stay computed."""
-        tokens = VisualTokens(self.features, self._given, self.layout, layer)
+        """Return these tokens with the given `layer`; they share the signals computed so far."""
+        tokens = VisualTokens(self.features, self._sources, self.layout, layer)
         tokens._computed = self._computed
         return tokens
 
     def part(self, slots: Tensor, tile: int | None = None) -> VisualTokens:
-        """Some of the tokens of one image, `slots` (n,) of them; signals are cut down when asked for."""
+        """Return the tokens `slots` (n,) of one image; signals are sliced on first use."""
         slots = slots.to(self.features.device)
 
-        def cut(name: str) -> Any:
+        def sliced(name: str) -> Any:
             value, known = self.signal(name), SIGNALS.get(name)
             if known is not None and known.of_tiles and tile is not None:
                 return value[tile : tile + 1]
             if known is None and isinstance(value, Tensor) and value.shape[:1] == (len(self),):
-                return value[slots.to(value.device)]  # a third party's own, one entry a token
+                return value[slots.to(value.device)]  # third-party signal with one entry per token
             if known is None or known.token_axis is None:
                 return value
             return value.index_select(known.token_axis % value.ndim, slots.to(value.device))
 
-        def cut_result(name: str, axis: int, *args: Any, **kwargs: Any) -> Any:
-            found = self.signal(name)(*args, **kwargs)
-            return found.index_select(axis, slots.to(found.device))
+        def sliced_result(name: str, axis: int, *args: Any, **kwargs: Any) -> Any:
+            result = self.signal(name)(*args, **kwargs)
+            return result.index_select(axis, slots.to(result.device))
 
         signals: dict[str, Any] = {}
-        for name, value in self._given.items():
+        for name, value in self._sources.items():
             known = SIGNALS.get(name)
             if known is None or not known.function:
-                signals[name] = functools.partial(cut, name)
+                signals[name] = functools.partial(sliced, name)
             elif known.result_axis is None:
                 signals[name] = value
             else:
-                signals[name] = functools.partial(cut_result, name, known.result_axis)
+                signals[name] = functools.partial(sliced_result, name, known.result_axis)
         layout = self.layout.of_tile(tile, len(slots))
         return VisualTokens(self.features[slots], signals, layout, self.layer)
 
     @property
     def provides(self) -> frozenset[str]:
-        """Names of the signals that can be asked for."""
-        return frozenset(self._given)
+        """Names of the available signals."""
+        return frozenset(self._sources)
 
     def signal(self, name: str) -> Any:
         """Return a signal, computing it on first use.
@@ -157,17 +158,17 @@ class VisualTokens:
         Raises
         ------
         IncompatibleError
-            When nobody supplied it.
+            When there is no such signal.
         """
         if name in self._computed:
             return self._computed[name]
-        if name not in self._given:
-            have = ", ".join(sorted(self._given)) or "none"
+        if name not in self._sources:
+            available = ", ".join(sorted(self._sources)) or "none"
             raise IncompatibleError(
-                f"the signal {name!r} was asked for, but these visual tokens carry: {have}. "
+                f"the signal {name!r} is required, but these visual tokens provide: {available}. "
                 f"Supply it: VisualTokens(features, signals={{{name!r}: ...}})"
             )
-        value = self._given[name]
+        value = self._sources[name]
         known = SIGNALS.get(name)
         if name == "projector":
             value = Projector.wrap(value)
@@ -184,4 +185,4 @@ class VisualTokens:
 
     def __repr__(self) -> str:
         shape = ", ".join(str(size) for size in self.features.shape)
-        return f"VisualTokens({shape}; grid={self.layout.grid}; signals={sorted(self._given)})"
+        return f"VisualTokens({shape}; grid={self.layout.grid}; signals={sorted(self._sources)})"

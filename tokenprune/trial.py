@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an adapter brings to a check of its promises: tiny models to try, and runs of a model to compare."""
+"""What an adapter provides for checks of its promises: tiny models, and runs of a model to compare."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from .handle import PruningHandle
+from .weights import evaluating
 
 PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
 
 IDENTITY, UNDO, EXACTNESS, BATCH, CACHE = "identity", "undo", "exactness", "batch", "cache"
-# What each promise says; the documentation's page about `tokenprune check` says how it is checked.
+# what each promise says; docs/check.md describes how it is checked
 PROMISES: Mapping[str, str] = {
     IDENTITY: "with a budget of all visual tokens the model answers bit for bit as before",
     UNDO: "after remove() it answers bit for bit as before, and nothing is left on it",
@@ -25,16 +26,16 @@ PROMISES: Mapping[str, str] = {
     BATCH: "rows of a padded batch are answered as each row alone",
     CACHE: "the key-value cache holds exactly the kept rows, and the report counts its bytes",
 }
-ALL_PROMISES = "all"  # of a method that does not run on the model
+ALL_PROMISES = "all"  # recorded for a method that does not run on the model
 
 
 @dataclass(frozen=True)
 class PromiseRecord:
-    """One promise, checked with one method.
+    """The outcome of one promise, checked with one method.
 
-    `outcome` is `"passed"`, `"failed"` or `"not applicable"`. `difference` is the largest that was found and
-    `allowed` the tolerance, both relative to the size of a row where the promise is not about equal bits or
-    counts, and then 0 is allowed; None where nothing was measured. `note` gives the reason.
+    `outcome` is `"passed"`, `"failed"` or `"not applicable"`. `difference` is the largest difference and
+    `allowed` the tolerance, both relative to the size of a row; for promises about equal bits or counts 0 is
+    allowed; None if nothing was measured. `note` gives the reason.
     """
 
     promise: str
@@ -48,18 +49,18 @@ class PromiseRecord:
     def of(
         cls, promise: str, method: str, difference: float, allowed: float, note: str = ""
     ) -> PromiseRecord:
-        """Judge a difference: passed where it is not above what is allowed; NaN never is."""
+        """Make a record of a difference: passed if it is at most `allowed`, which NaN is not."""
         outcome = PASSED if difference <= allowed else FAILED
         return cls(promise, method, outcome, difference, allowed, note)
 
     @classmethod
     def failed(cls, promise: str, method: str, note: str) -> PromiseRecord:
-        """A promise that was broken in another way than by a difference."""
+        """Make a record of a promise that was broken without a measured difference."""
         return cls(promise, method, FAILED, note=note)
 
     @classmethod
     def skipped(cls, promise: str, method: str, note: str) -> PromiseRecord:
-        """A promise that is not applicable, and why."""
+        """Make a record of a promise that is not applicable, with the reason."""
         return cls(promise, method, NOT_APPLICABLE, note=note)
 
 
@@ -68,10 +69,10 @@ Judge = Callable[[], Iterable[PromiseRecord]]
 
 @dataclass(frozen=True)
 class Specimen:
-    """A tiny model of a family, made on the spot from a configuration that the adapter's package has.
+    """A tiny model of a family, built from a configuration in the adapter's package.
 
-    `build` returns it in evaluation mode, with weights that are the same each time; `package` is the module
-    that has to be installed for it, empty where nothing more is needed; `remedy` says how to install it.
+    `build` returns it in evaluation mode, with the same weights each time; `package` is the module that it
+    requires, or an empty string; `remedy` says how to install that.
     """
 
     name: str
@@ -81,23 +82,23 @@ class Specimen:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it can be built here."""
+        """Whether the required package is installed."""
         return not self.package or importlib.util.find_spec(self.package) is not None
 
 
 class Trial(ABC):
-    """One model on one set of inputs, run again and again while it is pruned and when it is not."""
+    """A model and its inputs, run repeatedly with and without pruning."""
 
     model: nn.Module
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """Settings of the model that its answers depend on, beside device and dtype, by name."""
+        """Settings of the model that its outputs depend on, besides device and dtype, by name."""
         return {}
 
     @abstractmethod
     def outputs(self, brief: bool = False) -> list[Tensor]:
-        """What the model answers as it is now, the same bits for the same model; `brief`: the first of it."""
+        """Run the model as it is, and return its outputs, deterministically; `brief`: the first part only."""
 
     @abstractmethod
     def run(self, handle: PruningHandle) -> Judge:
@@ -106,20 +107,12 @@ class Trial(ABC):
         Returns
         -------
         Callable
-            What checks promises beyond `identity` and `undo` by these runs; called without arguments when
+            Checks the promises other than `identity` and `undo` on these runs; called without arguments when
             the model is no longer pruned.
         """
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Surround all runs: evaluation mode, no gradients, no compiled code; everything as it was after."""
-        modules = list(self.model.modules())
-        training = [module.training for module in modules]
-        try:
-            for module in modules:
-                module.training = False
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                yield
-        finally:
-            for module, was in zip(modules, training, strict=True):
-                module.training = was
+        """Context of all runs: evaluation mode, no gradients, no compiled code; restored afterwards."""
+        with evaluating(self.model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            yield

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raises ImportError: pictures of what was kept are drawn by the package `tokenprune_visualize`."""
+"""Raises ImportError: this module has moved to the package `tokenprune_visualize`."""
 
 raise ImportError("tokenprune.visualize is now a package of its own: import tokenprune_visualize")

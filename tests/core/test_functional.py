@@ -144,9 +144,9 @@ def test_rows_made_when_asked_for_are_those_of_the_whole_matrix(monkeypatch, blo
     chosen = None if weighted else torch.tensor([[3], [59]])
     picks = max_min_diversity(features, 30, weights, chosen)
     made = []
-    make = max_min_numpy.Rows._make
+    make = max_min_numpy.Rows._compute
     monkeypatch.setattr(
-        max_min_numpy.Rows, "_make", lambda rows, slots: made.append(len(slots)) or make(rows, slots)
+        max_min_numpy.Rows, "_compute", lambda rows, slots: made.append(len(slots)) or make(rows, slots)
     )
     monkeypatch.setattr(max_min_numpy, "BLOCK", block)
     monkeypatch.setattr(functional, "LAZY_FROM", 0)
@@ -159,9 +159,9 @@ def test_heavy_tokens_are_made_ready_together(monkeypatch):
     weights = 2.0 ** -torch.arange(32)
     features = torch.eye(32)
     made = []
-    make = max_min_numpy.Rows._make
+    make = max_min_numpy.Rows._compute
     monkeypatch.setattr(
-        max_min_numpy.Rows, "_make", lambda rows, slots: made.append(sorted(slots)) or make(rows, slots)
+        max_min_numpy.Rows, "_compute", lambda rows, slots: made.append(sorted(slots)) or make(rows, slots)
     )
     monkeypatch.setattr(max_min_numpy, "BLOCK", 8)
     monkeypatch.setattr(functional, "LAZY_FROM", 0)

@@ -190,7 +190,7 @@ def test_too_few_rows_name_the_reducer():
 
 
 def test_a_missing_signal_surfaces_as_such():
-    with pytest.raises(IncompatibleError, match="the signal 'pre_features' was asked for"):
+    with pytest.raises(IncompatibleError, match="the signal 'pre_features' is required"):
         tokenprune.method("zoo-exact").select(VisualTokens(torch.zeros(6, 4)), keep=2)
 
 

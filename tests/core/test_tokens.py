@@ -72,7 +72,7 @@ def test_a_missing_signal_says_what_there_is_and_how_to_supply_it():
     with pytest.raises(IncompatibleError) as error:
         tokens.signal("cls_attention")
     said = str(error.value)
-    assert "'cls_attention' was asked for, but these visual tokens carry: key_metric." in said
+    assert "'cls_attention' is required, but these visual tokens provide: key_metric." in said
     assert "VisualTokens(features, signals={'cls_attention': ...})" in said
 
 
@@ -121,7 +121,7 @@ def test_functions_of_a_part_answer_about_its_tokens():
 
 
 def test_a_layout_of_another_number_of_tokens_is_refused():
-    with pytest.raises(IncompatibleError, match="the layout is of 6 tokens, the features of 7"):
+    with pytest.raises(IncompatibleError, match="the layout has 6 tokens, but there are features of 7"):
         VisualTokens(torch.zeros(7, 4), layout=Layout((1, 2, 3)))
 
 
