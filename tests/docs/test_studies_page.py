@@ -11,7 +11,7 @@ from tokenprune_cli.embedded import held_out_scenes, load_embedded_model
 from tokenprune_cli.evaluation import tokenized
 
 from benchmarks.studies import STUDIES
-from benchmarks.studies.table import interval, said
+from benchmarks.studies.table import interval, verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
 WHAT_WE_SAW = "**What we saw.**"
@@ -134,10 +134,10 @@ def test_the_tower_rows_are_as_long_as_the_page_says():
 
 
 def test_words_for_differences():
-    assert said({"value": 0.1, "low": 0.01, "high": 0.2}) == "better"
-    assert said({"value": -0.1, "low": -0.2, "high": -0.01}) == "worse"
-    assert said({"value": 0.1, "low": 0.0, "high": 0.2}) == "noise"
-    assert said({"value": 0.1, "low": None, "high": None}) == "noise"
+    assert verdict({"value": 0.1, "low": 0.01, "high": 0.2}) == "better"
+    assert verdict({"value": -0.1, "low": -0.2, "high": -0.01}) == "worse"
+    assert verdict({"value": 0.1, "low": 0.0, "high": 0.2}) == "noise"
+    assert verdict({"value": 0.1, "low": None, "high": None}) == "noise"
 
 
 def test_cells_of_tables():
