@@ -70,7 +70,7 @@ def cell(model, inputs, method):
     needs = re.search(r"needs the signal ([\w, ]+?), which", refusal)
     if needs:
         return f"no: {needs[1].split(', ')[0]}"
-    return "no: masks" if "see each other" in refusal else "no: new rows"
+    return "no: masks" if "attend to each other" in refusal else "no: new rows"
 
 
 def methods():

@@ -56,7 +56,7 @@ def test_another_family_exports():
 def test_dropping_tokens_is_refused_by_name(name, method):
     model, inputs = MODELS[name]()
     with tokenprune.apply(model, method=method, keep=3, **METHODS[method]) as handle:
-        with pytest.raises(tokenprune.UnsupportedCallError, match=f"torch.export cannot follow '{method}'"):
+        with pytest.raises(tokenprune.UnsupportedCallError, match=f"torch.export cannot trace '{method}'"):
             exported(model, inputs)
         model(**inputs)  # and the model goes on as before
         assert len(handle.last.images[0].kept) == 3

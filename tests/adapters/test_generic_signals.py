@@ -63,8 +63,8 @@ def test_layouts():
 
 def test_what_a_family_cannot_do_is_refused_with_the_reason():
     refused = [
-        ("gemma3", {"method": "fastv"}, "see each other"),
-        ("paligemma", {"method": "sparsevlm"}, "see each other"),
+        ("gemma3", {"method": "fastv"}, "attend to each other"),
+        ("paligemma", {"method": "sparsevlm"}, "attend to each other"),
         ("gemma3", {"method": "stride", "positions": "original"}, "it allows: contiguous"),
         ("qwen3_vl", {"method": "stride", "positions": "contiguous"}, "it allows: original"),
         ("qwen3_vl", {"method": "fastv"}, "from 2 on"),

@@ -221,5 +221,5 @@ def test_one_row_of_restarting_positions_is_refused_where_positions_have_three_a
     call = {name: inputs[name] for name in inputs if name != "attention_mask"}
     layer = 2 if method == "fastv" else None
     with tokenprune.apply(model, method=method, keep=2, layer=layer), torch.no_grad():
-        with pytest.raises(tokenprune.UnsupportedCallError, match="two dimensions start again"):
+        with pytest.raises(tokenprune.UnsupportedCallError, match="two-dimensional position_ids restart"):
             model(**call, position_ids=positions, use_cache=False)

@@ -168,7 +168,7 @@ def test_cuts_among_layers_whose_hooks_run_again_are_refused_under_gradients_onl
     layers = model.model.language_model.layers
     for layer in layers:
         layer.__class__ = type("Reruns", (type(layer),), {"__call__": Reruns.__call__})
-    words = "calls the hooks of a layer once more when it recomputes it, where no rows can be dropped"
+    words = "calls the hooks of a layer again when it recomputes it, where no rows can be dropped"
 
     def checkpoint(on):
         for layer in layers:

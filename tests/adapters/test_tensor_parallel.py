@@ -69,7 +69,7 @@ def test_two_ranks_keep_what_one_process_keeps(tmp_path):
             assert shared == alone == ranks[0][method][0][0]
             assert difference < 1e-4
         for method in ("fastv", "pyramiddrop", "dart"):
-            assert "2 processes share (tensor parallelism)" in said[method]
+            assert "split over 2 processes (tensor parallelism)" in said[method]
         assert not said["is_pruned"]
 
 
@@ -81,7 +81,7 @@ def test_methods_that_look_at_shared_heads_are_refused_by_apply(build, method):
     model = build()
     model._tp_size = 2
     layer = (1, 2) if method == "pyramiddrop" else 2
-    with pytest.raises(tokenprune.IncompatibleError, match=f"'{method}' looks at the attention"):
+    with pytest.raises(tokenprune.IncompatibleError, match=f"'{method}' reads the attention"):
         tokenprune.apply(model, method=method, layer=layer, keep=5)
     assert not tokenprune.is_pruned(model)
 

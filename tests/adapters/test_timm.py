@@ -315,7 +315,7 @@ def test_a_pruned_tower_is_not_recorded_as_a_graph(dynamo):
         ("samvit_base_patch16", {"depth": 2, "embed_dim": 32, "num_heads": 2}, "windows"),
         ("beit_base_patch16_224", {"depth": 2, "embed_dim": 32, "num_heads": 2}, "relative positions"),
         ("vit_relpos_base_patch16_224", {"depth": 2, "embed_dim": 32, "num_heads": 2}, "relative positions"),
-        ("naflexvit_base_patch16_gap", {"depth": 2, "embed_dim": 32, "num_heads": 2}, "not made for it"),
+        ("naflexvit_base_patch16_gap", {"depth": 2, "embed_dim": 32, "num_heads": 2}, "does not know it"),
         ("test_vit", {"features_only": True}, "features_only"),
     ],
 )

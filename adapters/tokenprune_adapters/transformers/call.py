@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of one language-model call, and what can be read off its arguments."""
+"""The state of one call of the language model, read from its arguments."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from .pruned_layer import PrunedLayer, stored_length
 from .rows import Image, RowChoice
 
 NOT_TRACED = (
-    "which tokens of a pruned model stay depends on the picture, and its calls take turns, so that its "
-    "forward is compiled in pieces: use torch.compile(..., fullgraph=False), or remove() the pruning"
+    "which tokens a pruned model keeps depends on the picture, and its calls are serialised, so its forward "
+    "is compiled with graph breaks: use torch.compile(..., fullgraph=False), or remove() the pruning"
 )
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def untraced(function: Callable[P, T]) -> Callable[P, T]:
-    """Keep a compiler out of what chooses: it is Python on data, and would be traced anew for every image."""
+    """Exclude a data-dependent function from torch.compile, which would retrace it for every image."""
     plain: Callable[P, T] = torch.compiler.disable(function, reason=NOT_TRACED)  # type: ignore[no-untyped-call]
     return plain
 
 
 @dataclass
 class RemainingRows:
-    """What is left from one boundary on: a plan over the rows that entered the language model.
+    """The rows kept from one boundary on, as a plan over the rows that entered the language model.
 
-    `gone` (B, P) counts dropped rows at or before each, where positions are closed up; else None.
+    `gone` (B, P) counts the dropped rows at or before each row if positions are renumbered, else None.
     """
 
     plan: RowPlan
     gone: Tensor | None
 
     def positions(self, positions: Tensor) -> Tensor:
-        """Positions (..., B or 1, P) of the rows that stay."""
+        """Gather the kept rows' positions from positions (..., B or 1, P), renumbered if `gone` is set."""
         axis = positions.ndim - 1
         if self.gone is None:
             return take(positions, self.plan.index, axis)
@@ -51,24 +51,24 @@ class RemainingRows:
 
     @property
     def shift(self) -> Tensor | None:
-        """By how much each row's later positions are closed up, (B, 1)."""
+        """How far each row's later positions are shifted back, (B, 1); None if not renumbered."""
         return None if self.gone is None else self.gone[:, -1:]
 
 
 @dataclass
 class Call:
-    """One forward of the language model: B rows, L new tokens.
+    """One forward pass of the language model: B rows, L new tokens.
 
-    `kv` is its key-value cache, `caching` whether one was asked for (None: not said). `seen` is what the mask
-    says of the tokens so far, None: all are seen. `real` (B, L) marks new tokens that are no padding, `past`
-    (B, S) the same for what an unpruned cache already stores; None: all. `sequences` (B, L) numbers the
-    packed sequences of a row, None: there is one; `restarts` (B, L) marks where positions fall back,
-    `answers` (B, L) which tokens are to be predicted, None: not said. `stored` counts each cache layer's
-    slots before the call. `front` is what the cut before the language model left, `remaining` what those
-    before decoder layers left of the rows that entered it, `due` the layers before which rows are to be
-    dropped. `positions` are what its rotary embedding is to see or has seen, `rotates` says that it was
-    called. `taps` has the queries, keys and scaling of layers, `look` adds those of the layer before which
-    rows are being dropped.
+    `kv` is its key-value cache, `caching` its `use_cache` argument (None if not passed). `seen` holds the
+    attention mask over all tokens so far, None if all are visible. `real` (B, L) marks the new tokens that
+    are not padding, and `past` (B, S) the same for the tokens in an unpruned cache; None if there is no
+    padding. `sequences` (B, L) numbers the packed sequences of a row, None if there is only one; `restarts`
+    (B, L) marks where positions decrease; `answers` (B, L) marks the tokens to be predicted, None if there
+    are no labels. `stored` counts each cache layer's slots before the call. `front` describes the rows kept
+    before the language model, `remaining` those kept from each decoder boundary on, and `due` holds the
+    layers before which rows will be dropped. `positions` are those of the rotary embedding, and `rotates` is
+    True once it was called. `taps` holds the queries, keys and scaling of layers; `look` adds those of the
+    layer before which rows are being dropped.
     """
 
     n_new: int
@@ -102,16 +102,16 @@ class Call:
     def read(
         cls, language: LanguageCall, brought: ModelCall | None, packs: bool, answers: Tensor | None
     ) -> Call:
-        """Read a call off the language model's arguments.
+        """Create the state from the language model's arguments.
 
         Parameters
         ----------
         brought
-            The call of the model around it, where that brings images.
+            The call of the enclosing model, if it has images.
         packs
-            Whether positions that start again begin another sequence.
+            Whether positions that restart begin another packed sequence.
         answers
-            (B, L) the tokens that are to be predicted, as the caller passed them; None: not said.
+            (B, L) labels, as the caller passed them; None if not passed.
         """
         embeds = language.embeds
         assert embeds is not None
@@ -119,10 +119,10 @@ class Call:
         first = call.layer(0)
         if brought is not None and brought.mask is None and (packs or _is_made(language.mask, call.kv)):
             call.sequences = sequence_numbers(language.positions, len(embeds))
-        if call.sequences is None:  # else it is the model's own mask, if any, and says the same
+        if call.sequences is None:  # otherwise the model made the mask, if any, from the same positions
             n_dropped = first.dropped if isinstance(first, PrunedLayer) else 0
             call.seen = SeenTokens.read(language.mask, n_dropped)
-        if call.n_new > 1:  # a decoding step needs none of this, and must not wait for a device
+        if call.n_new > 1:  # a decoding step needs none of this, and must not synchronise
             call.stored = [stored_length(layer) for layer in stock.layers_of(call.kv)]
             if call.seen is not None:
                 call.real = all_seen(call.seen.slice(call.n_seen, call.n_new))
@@ -135,66 +135,65 @@ class Call:
         return call
 
     def hides(self, image: Image) -> bool:
-        """Whether the caller masked out tokens of an image: it stays as it is, and they stay hidden."""
+        """Whether the caller's mask hides tokens of an image, which is then left unpruned."""
         return self.real is not None and not bool(self.real[image.span.row, image.slots].all())
 
     def layer(self, index: int) -> Any:
-        """One layer of the cache, None without it."""
+        """One layer of the cache; None if there is none."""
         layers = stock.layers_of(self.kv)
         return layers[index] if index < len(layers) else None
 
     def stored_at(self, index: int) -> int:
-        """Slots a cache layer had in use before the call."""
+        """Number of slots that a cache layer used before the call."""
         return self.stored[index] if index < len(self.stored) else 0
 
     def remaining_at(self, layer: int) -> RemainingRows | None:
-        """What the last decoder cut at or before a layer left; None: there is none."""
-        before = [boundary for boundary in self.remaining if boundary <= layer]
-        return self.remaining[max(before)] if before else None
+        """The rows kept by the last decoder cut at or before a layer; None if there is none."""
+        boundaries = [boundary for boundary in self.remaining if boundary <= layer]
+        return self.remaining[max(boundaries)] if boundaries else None
 
     def dropped(self, layer: int) -> int:
-        """Tokens of this call a layer does not get."""
+        """Number of this call's tokens that were dropped before a layer."""
         cuts = (self.front, self.remaining_at(layer))
         return sum(cut.plan.dropped for cut in cuts if cut is not None)
 
     def valid(self, layer: int) -> Tensor | None:
-        """Which rows a layer gets are no padding; None: all."""
+        """Which rows of a layer's input are not padding, (B, P); None if there is no padding."""
         remaining = self.remaining_at(layer)
         return self.entered_real if remaining is None else remaining.plan.valid
 
     def shift(self, layer: int) -> Tensor | None:
-        """By how much a layer's later positions are closed up, (B, 1)."""
+        """How far a layer's later positions are shifted back, (B, 1); None if not renumbered."""
         shifts = [cut.shift for cut in (self.front, self.remaining_at(layer)) if cut is not None]
-        there = [shift for shift in shifts if shift is not None]
-        return torch.stack(there).sum(0) if there else None
+        applied = [shift for shift in shifts if shift is not None]
+        return torch.stack(applied).sum(0) if applied else None
 
     def sequence(self, layer: int) -> Tensor | None:
-        """Number of the packed sequence of each row a layer gets, (B, P), -1: padding; None: there is one."""
+        """Packed sequence of each row a layer gets, (B, P), -1 for padding; None if there is only one."""
         remaining, numbers = self.remaining_at(layer), self.entered_sequences
         return numbers if remaining is None or numbers is None else remaining.plan.gather(numbers, -1)
 
     def numbering(self, layer: int) -> Tensor | None:
-        """Positions from which masks are made for packed sequences at a layer, (B, P); None: there is one."""
+        """Positions from which a layer's packed mask is made, (B, P); None if there is only one sequence."""
         sequence = self.sequence(layer)
         return None if sequence is None else numbering(sequence)
 
     @property
     def n_seen(self) -> int:
-        """Tokens the cache has seen before this call."""
+        """Number of tokens that the cache has seen before this call."""
         return 0 if self.kv is None else int(stock.seen(self.kv))
 
     def positions_of(self, embeds: Tensor, passed: Tensor | None) -> Tensor:
-        """Positions of the new tokens, (1 or B, L) or (3, B, L): the caller's, or those that follow."""
+        """Positions of the new tokens, (1 or B, L) or (3, B, L): those passed, or the next ones."""
         if passed is None:
             return (torch.arange(self.n_new, device=embeds.device) + self.n_seen)[None]
-        return (
-            passed[1:] if passed.ndim == 3 and passed.shape[0] == 4 else passed
-        )  # a text row before M-RoPE's
+        has_text_row = passed.ndim == 3 and passed.shape[0] == 4  # before the three axes of M-RoPE
+        return passed[1:] if has_text_row else passed
 
     def mask_of_rows(self, layer: int, n_new: int, valid: Tensor | None) -> Tensor | None:
-        """Two-dimensional mask over what a layer stores and `n_new` rows; None: all are seen.
+        """Two-dimensional mask over a layer's stored tokens and `n_new` rows; None if all are visible.
 
-        `valid` (B, n_new) marks padding among these.
+        `valid` (B, n_new) is False for padding rows.
         """
         cached, n_past = self.layer(layer), self.stored_at(layer)
         if isinstance(cached, PrunedLayer):
@@ -207,7 +206,7 @@ class Call:
         return torch.cat([past, valid if valid is not None else like.new_ones(len(like), n_new)], 1)
 
     def tokens(self, index: int, cached: PrunedLayer) -> Tensor:
-        """Numbers of all tokens a cut layer stores after this call, (B, S), before that is recorded."""
+        """Indices of all tokens that a pruned layer stores after this call, (B, S), before `commit`."""
         remaining, before = self.remaining_at(index), self.stored_at(index)
         key = id(cached.tokens), before, cached.dropped, id(remaining)  # the same for many layers
         if key not in self.numbers:
@@ -218,7 +217,7 @@ class Call:
         return self.numbers[key]
 
     def widen(self, rows: Tensor, layer: int) -> Tensor:
-        """Bring rows as a layer has them to the prompt's length; dropped tokens repeat the one before."""
+        """Expand a layer's rows to the prompt's length; dropped tokens repeat the kept one before them."""
         for remaining in (self.remaining_at(layer), self.front):
             if remaining is not None:
                 rows = take(rows, remaining.plan.slot)
@@ -226,5 +225,5 @@ class Call:
 
 
 def _is_made(mask: Any, kv: Any) -> bool:
-    """Whether a model made its own mask before there was a cache: positions that start again told in it."""
+    """Whether the model made the mask itself, without a cache: it then encodes the packed sequences."""
     return kv is None and isinstance(stock.one_mask(mask), Tensor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of the modules that the engine stands in front of, with their arguments by our words."""
+"""Calls of the modules that the engine hooks, with their arguments under our names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .signature import View
 
 @dataclass
 class OuterCall(View):
-    """A call of the whole model: tokens (B, L) that are to be predicted, `stock.NO_ANSWER` elsewhere."""
+    """A call of the whole model: labels (B, L), `stock.NO_ANSWER` for tokens that are not predicted."""
 
     answers: Tensor | None = None
     words: ClassVar[tuple[str, ...]] = ("answers",)
@@ -21,7 +21,7 @@ class OuterCall(View):
 
 @dataclass
 class ModelCall(View):
-    """A call of the inner model: token ids or embeddings, and what it brings of pictures."""
+    """A call of the inner model: token ids or embeddings, and pixels or encoded images."""
 
     ids: Tensor | None = None
     embeds: Tensor | None = None
@@ -34,9 +34,9 @@ class ModelCall(View):
 
     @property
     def brings_images(self) -> bool:
-        """Whether there are pixels, or what a tower made of them."""
+        """Whether the call has pixels or encoded images."""
         outputs = self.encoded.values() if isinstance(self.encoded, dict) else (self.encoded,)
-        return any(passed is not None for passed in (self.images, self.videos, *outputs))
+        return any(argument is not None for argument in (self.images, self.videos, *outputs))
 
 
 @dataclass
@@ -66,7 +66,7 @@ class LayerCall(View):
 
 @dataclass
 class RotaryCall(View):
-    """A call of the rotary embedding: a tensor for its dtype and device, and positions."""
+    """A call of the rotary embedding: a tensor that gives dtype and device, and positions."""
 
     like: Tensor
     positions: Tensor

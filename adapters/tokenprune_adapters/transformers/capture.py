@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the vision side computed for the images of a call, caught where it passes.
+"""Record what the vision tower and the projector compute for the images of a call.
 
 `generate` encodes images before it calls the model (and before it repeats rows for beams), a plain forward
-does it inside; both go through `get_image_features` of the inner model, which is where we look.
+encodes them itself; both call `get_image_features` of the inner model, which is therefore wrapped.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ FROM_TOWER = frozenset({"cls_hidden"})
 
 
 class FeatureCapture:
-    """Watches `get_<modality>_features` of a model and whatever the signals in `needs` are made of."""
+    """Wraps `get_<modality>_features` of a model and records the inputs of the signals in `needs`."""
 
     def __init__(self, adapter: VisionLanguageFacts, needs: frozenset[str], turn: Turn) -> None:
         self._adapter, self._turn = adapter, turn
-        self._encoded: dict[str, list[Encoded]] = {}  # what somebody still has the output of
-        self._own: dict[str, Encoded] = {}  # what the current call encoded
+        self._encoded: dict[str, list[Encoded]] = {}  # encodings whose output is still alive
+        self._current: dict[str, Encoded] = {}  # encodings of the current call
         self._seen, self._encoding = Seen(), False
         self._exported: list[int] = []
-        self._waiting: set[str] = set()  # modalities encoded since a call brought images
+        self._waiting: set[str] = set()  # modalities encoded and not yet passed to a call
         self._undo = UndoStack()
         try:
             self._install(adapter, needs)
@@ -59,45 +59,43 @@ class FeatureCapture:
             self._undo.do(lambda: AttentionFunctionTap(attention, self._on_attention).remove)
 
     def encoded(self, modality: str, output: Any = None) -> Encoded | None:
-        """Return what the current call encoded, or the encoding that made `output`; None: neither."""
+        """Return the current call's encoding, or the one that returned `output`; None if there is none."""
         self._waiting.discard(modality)
         if output is None:
-            return self._own.get(modality)
+            return self._current.get(modality)
         encodings = self._encoded.get(modality, [])
-        same = [encoded for encoded in encodings if encoded.output() is output]
-        if (
-            not same
-        ):  # hooks that move a model's inputs between devices rebuild the output, with the same rows
+        matches = [encoded for encoded in encodings if encoded.output() is output]
+        if not matches:  # hooks that move inputs between devices rebuild the output, with equal rows
             rows = stock.output_field(output, "features")
-            same = [encoded for encoded in encodings if _equal(encoded.rows, rows)]
-        return next(iter(same), None)
+            matches = [encoded for encoded in encodings if _equal(encoded.rows, rows)]
+        return next(iter(matches), None)
 
     def waiting(self) -> frozenset[str]:
-        """Modalities that were encoded and not brought by a call since."""
+        """Modalities that were encoded and not yet passed to a call."""
         return frozenset(self._waiting)
 
     def lengths(self) -> list[int]:
-        """Tokens of each image that is encoded in the call that torch.export follows."""
+        """Number of tokens of each image encoded while torch.export traces the call."""
         return self._exported
 
     def forget(self, again: bool = True) -> None:
-        """Let go of what a call encoded.
+        """Discard the current call's encodings.
 
-        Outputs that somebody still has may be brought by a later call `again`; not where the call encoded its
-        images itself, and returned them.
+        With `again`, outputs that are still alive can be passed to a later call; not so if the call encoded
+        its images itself and returned them.
         """
-        own = () if again else tuple(self._own.values())
+        discarded = () if again else tuple(self._current.values())
         self._exported = []
         self._waiting.clear()
-        self._own, self._seen = {}, Seen()
+        self._current, self._seen = {}, Seen()
         self._encoded = {
-            name: [made for made in _alive(encodings) if not any(made is one for one in own)]
+            name: [kept for kept in _alive(encodings) if not any(kept is encoded for encoded in discarded)]
             for name, encodings in self._encoded.items()
         }
 
     def remove(self) -> None:
-        """Stop watching; nothing stays on the model."""
-        self._own, self._encoded, self._seen = {}, {}, Seen()
+        """Remove the wrappers and hooks from the model."""
+        self._current, self._encoded, self._seen = {}, {}, Seen()
         self._undo.run()
 
     def _on_projector(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -115,14 +113,14 @@ class FeatureCapture:
         signature = encoder_signature(inner, modality, words, optional)
         original = getattr(inner, name)
         config = self._adapter.model.config
-        settings = stock.configured(config, words)  # hooks are where these say
+        settings = stock.configured(config, words)  # they decided which modules are hooked
 
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def encode_and_record(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(args, kwargs)
-            arguments = {word: bound.get(own) for word, own in signature.names.items()}
+            arguments = {word: bound.get(name) for word, name in signature.names.items()}
             refuse_changed_settings(settings, stock.configured(config, words))
             self._adapter.check_arguments(arguments)
-            if self._encoding:  # videos that are encoded by way of the function for images
+            if self._encoding:  # a video encoder that calls the image encoder
                 return original(*args, **kwargs)
             self._seen, self._encoding = Seen(), True
             try:
@@ -131,35 +129,37 @@ class FeatureCapture:
                 self._encoding = False
             if is_exporting():
                 self._exported += self._adapter.lengths(stock.output_field(output, "features"))
-            elif not isinstance(output, tuple):  # a caller of his own may ask for one; no model call takes it
+            elif not isinstance(
+                output, tuple
+            ):  # only a direct caller requests a tuple; no model call accepts it
                 rows = stock.output_field(output, "features")
                 lengths, newlines = self._adapter.lengths(rows), self._adapter.newlines(rows)
-                made = Encoded(lengths, self._seen, arguments, rows, weakref.ref(output), newlines)
-                self._encoded[modality] = [*_alive(self._encoded.get(modality, [])), made]
-                self._own[modality] = made
+                encoded = Encoded(lengths, self._seen, arguments, rows, weakref.ref(output), newlines)
+                self._encoded[modality] = [*_alive(self._encoded.get(modality, [])), encoded]
+                self._current[modality] = encoded
                 self._waiting.add(modality)
             self._seen = Seen()
             return output
 
-        def in_turn(*args: Any, **kwargs: Any) -> Any:
-            mine = not torch.compiler.is_compiling() and self._turn.take()
+        def encode_in_turn(*args: Any, **kwargs: Any) -> Any:
+            acquired = not torch.compiler.is_compiling() and self._turn.take()
             try:
-                return watched(*args, **kwargs)
+                return encode_and_record(*args, **kwargs)
             finally:
-                if mine:
+                if acquired:
                     self._turn.give()
 
-        self._undo.do(lambda: interpose(inner, name, in_turn))
+        self._undo.do(lambda: interpose(inner, name, encode_in_turn))
 
 
 def _alive(encodings: list[Encoded]) -> list[Encoded]:
     return [encoded for encoded in encodings if encoded.output() is not None]
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Whether rows are the same, on whatever device."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and (one is other or torch.equal(one, other.to(one.device)))
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_equal, one, other))
+def _equal(rows: Any, other: Any) -> bool:
+    """Whether rows are equal, possibly on different devices."""
+    if isinstance(rows, Tensor) and isinstance(other, Tensor):
+        return rows.shape == other.shape and (rows is other or torch.equal(rows, other.to(rows.device)))
+    if isinstance(rows, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(rows) == len(other) and all(map(_equal, rows, other))
     return False

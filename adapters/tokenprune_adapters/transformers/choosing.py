@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows of a call stay: finds its images and lets the methods choose."""
+"""Choose the rows of a call that are kept: locate its images and run the methods."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from .text import last_token, text_after
 
 
 class Chooser(Protocol):
-    """Decides which rows stay; the engine asks in this order for each call that brings images."""
+    """Decides which rows are kept; the engine calls the methods in this order for each call with images."""
 
     def before_language(self, call: Call, brought: ModelCall) -> None:
-        """Set `call.images`, and `call.front` where rows are dropped before the language model."""
+        """Set `call.images`, and `call.front` if rows are dropped before the language model."""
 
     def before_layers(self, call: Call) -> None:
         """Set `call.choice` and `call.due`, the decoder layers before which rows are dropped."""
@@ -41,12 +41,12 @@ class Chooser(Protocol):
 
 
 class MethodChooser:
-    """Lets methods choose.
+    """Chooses rows with pruning methods.
 
     Parameters
     ----------
     front, decoder
-        The cuts before and inside the language model; None: no cut there.
+        The cuts before and inside the language model; None for no cut.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class MethodChooser:
     # -- before the language model
 
     def before_language(self, call: Call, brought: ModelCall) -> None:
-        """Find the images, and choose where a cut is made here."""
+        """Locate the images, and choose their rows if there is a cut before the language model."""
         call.images = self._find_images(brought)
         if self._front is not None:
             self._choose(call, brought, self._front)
 
     def _find_images(self, brought: ModelCall) -> list[Image]:
-        """All images of the call."""
+        """Locate all images of the call in the batch."""
         spans: list[ImageSpan] = []
         for modality in self.adapter.modalities:
             mask = self._visual_mask(brought, modality)
@@ -90,7 +90,7 @@ class MethodChooser:
         return encoded
 
     def _visual_mask(self, brought: ModelCall, modality: str) -> Tensor:
-        """(B, L) where placeholders of a modality stand."""
+        """Mask (B, L) of a modality's placeholder tokens."""
         token = self.adapter.token_id(modality)
         if brought.ids is not None:
             mask: Tensor = brought.ids == token
@@ -100,21 +100,21 @@ class MethodChooser:
         return (brought.embeds == placeholder).all(-1)
 
     def _choose(self, call: Call, brought: ModelCall, cut: Cut) -> None:
-        """Let the method choose for each image; sets the call's front cut."""
+        """Run the method on each image and set the call's front cut."""
         start = time.perf_counter()
         embeds = call.entered
         assert embeds is not None
         choice = RowChoice(embeds.shape[:2], call.real, embeds.device)
-        asked: dict[tuple[str, int], VisualTokens] = {}  # rows repeated for beams share their images' choice
+        tokens: dict[tuple[str, int], VisualTokens] = {}  # rows repeated for beams share their images' choice
         for image in call.images:
             n, key = len(image.slots), (image.span.modality, image.span.number)
             image.plan(cut, plan_image(cut, n, hidden=call.hides(image)))
-            if image.left_alone is None and key not in asked:
+            if image.left_alone is None and key not in tokens:
                 encoded = self._encoded(brought, image.span.modality)
-                asked[key] = tokens_before_language(self.adapter, call, image, encoded, embeds, brought.ids)
+                tokens[key] = tokens_before_language(self.adapter, call, image, encoded, embeds, brought.ids)
         with torch.no_grad():
-            selections = select_all(cut.method, list(asked.values()), [cut.budget] * len(asked))
-        chosen = dict(zip(asked, selections, strict=True))
+            selections = select_all(cut.method, list(tokens.values()), [cut.budget] * len(tokens))
+        chosen = dict(zip(tokens, selections, strict=True))
         for image in call.images:
             key = image.span.modality, image.span.number
             if image.left_alone is None:
@@ -127,7 +127,7 @@ class MethodChooser:
     # -- inside the decoder
 
     def before_layers(self, call: Call) -> None:
-        """Plan how many rows of each image stay before which layer."""
+        """Plan how many rows of each image are kept at each boundary."""
         cut, entered = self._decoder, call.entered
         assert cut is not None and entered is not None
         for image in call.images:
@@ -142,7 +142,7 @@ class MethodChooser:
         call.due = frozenset(layer for image in call.images for layer in image.schedule)
 
     def before_layer(self, i: int, call: Call, hidden: Tensor, rotated: Any) -> None:
-        """Let the method choose for each image that is cut before this layer."""
+        """Run the method on each image that is cut before this layer."""
         start = time.perf_counter()
         assert call.choice is not None and self._decoder is not None
         view = DecoderView(self.adapter, call, i, hidden, rotated)
@@ -157,7 +157,7 @@ class MethodChooser:
 
 
 def _where_entered(call: Call, image: Image, slots: Tensor) -> Tensor:
-    """Where tokens of the prompt stand among those that enter the decoder; a dropped one, where it would."""
+    """Map slots of the prompt to slots of the decoder's input; dropped tokens map to the one before."""
     return slots if call.front is None else call.front.plan.slot[image.span.row, slots]
 
 

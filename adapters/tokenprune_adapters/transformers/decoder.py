@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts before decoder layers: each layer from the first boundary on gets fewer rows than the one before."""
+"""Drop rows before decoder layers, at the boundaries of a schedule."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from .undo import UndoStack
 
 
 class DecoderCuts:
-    """Hooks on the decoder layers from the first boundary on, and taps on the layers before boundaries.
+    """Hooks on the decoder layers from the first boundary on, and taps on attention near boundaries.
 
     Parameters
     ----------
     boundaries
         Layers before which rows are dropped, ascending.
     closes_up
-        Whether later positions are closed up over dropped rows.
+        Whether later positions are renumbered to close the gaps of dropped rows.
     taps
-        Whether the attention of the layers before boundaries is looked at.
+        Whether to record queries and keys of the layers at and before boundaries.
     current
-        Gives the call that is being made.
+        Returns the current call.
     tracer
-        Records what layers at boundaries get; None: nobody asked.
+        Records the inputs of layers at boundaries; None for no trace.
     """
 
     def __init__(
@@ -71,21 +71,23 @@ class DecoderCuts:
             raise
 
     def remove(self) -> None:
-        """Take hooks and taps away."""
+        """Remove the hooks and taps."""
         self._undo.run()
 
     def _tap(self, layer: int) -> Callable[[], None]:
-        tap = AttentionFunctionTap(self.adapter.attention(layer), functools.partial(self._see, layer))
+        tap = AttentionFunctionTap(
+            self.adapter.attention(layer), functools.partial(self._record_attention, layer)
+        )
         self._taps[layer] = tap
         return tap.remove
 
-    def _see(self, layer: int, query: Tensor, key: Tensor, scaling: float | None) -> None:
+    def _record_attention(self, layer: int, query: Tensor, key: Tensor, scaling: float | None) -> None:
         call = self._current()
         if call is not None and (self._taps[layer].dry or layer + 1 in call.due):
             call.taps[layer] = query.detach(), key.detach(), scaling
 
     def _look(self, layer: int, hidden: Tensor, rotated: Any) -> None:
-        """Let the layer that is about to run compute queries and keys, without attending or storing."""
+        """Compute queries and keys of the layer that runs next, without attending or caching."""
         attention, tap = self.adapter.attention(layer), self._taps[layer]
         normed = self.adapter.norm_before_attention(layer, hidden)
         signature = self.adapter.attention_signature(layer)
@@ -112,14 +114,14 @@ class DecoderCuts:
             layer_call.positions = call.numbering(i)
             layer_call.mask = self._mask(i, call, layer_call.hidden, layer)
         elif isinstance(layer, PrunedLayer):
-            self._go_on(i, call, layer, layer_call)
+            self._continue_pruned(i, call, layer, layer_call)
         if self._tracer is not None and i in self.boundaries:
             positions = self._positions(i, call, remaining)
             self._tracer.enter_layer(i, call, layer_call.hidden, layer_call.mask, positions)
         return self._signature.write(layer_call)
 
     def _cut_before(self, i: int, call: Call, layer_call: LayerCall) -> None:
-        """Choose, and drop rows: hidden (B, P, D) -> (B, P', D)."""
+        """Choose rows, and drop the others: hidden (B, P, D) -> (B, P', D)."""
         choice, before, hidden = call.choice, call.remaining_at(i), layer_call.hidden
         assert choice is not None
         rotated = self._rotated(i, call, before, layer_call)
@@ -135,15 +137,17 @@ class DecoderCuts:
         layer_call.hidden = take(hidden, index)
 
     def _rotated(self, i: int, call: Call, remaining: RemainingRows | None, layer_call: LayerCall) -> Any:
-        """Rotary cosines and sines of the remaining rows (None: of all), as a layer's past closed up."""
-        closed = self._closed_up(i, call)
-        if closed is None and (remaining is None or remaining.gone is None):
-            whole = layer_call.rotated
+        """Rotary cosines and sines of the remaining rows (None for all), after a layer's earlier shifts."""
+        shift = self._closed_up(i, call)
+        if shift is None and (remaining is None or remaining.gone is None):
+            unpruned = layer_call.rotated
             if remaining is None:
-                return whole
+                return unpruned
             key: tuple[int, int | None] = (id(remaining), None)
             if key not in call.rotated:
-                call.rotated[key] = tuple(take(rows, remaining.plan.index, rows.ndim - 2) for rows in whole)
+                call.rotated[key] = tuple(
+                    take(rows, remaining.plan.index, rows.ndim - 2) for rows in unpruned
+                )
             return call.rotated[key]
         key = id(remaining), self._group(i)
         if key not in call.rotated:
@@ -153,15 +157,15 @@ class DecoderCuts:
         return call.rotated[key]
 
     def _positions(self, i: int, call: Call, remaining: RemainingRows | None) -> Tensor | None:
-        """Positions (..., 1 or B, P) of the remaining rows (None: of all), as a layer's past closed up."""
-        positions, closed = call.positions, self._closed_up(i, call)
+        """Positions (..., 1 or B, P) of the remaining rows (None for all), after a layer's earlier shifts."""
+        positions, shift = call.positions, self._closed_up(i, call)
         if positions is None:
             return None
         positions = positions if remaining is None else remaining.positions(positions)
-        return positions if closed is None else positions - closed.to(positions.device)
+        return positions if shift is None else positions - shift.to(positions.device)
 
     def _closed_up(self, i: int, call: Call) -> Tensor | None:
-        """By how much earlier calls closed up a layer's positions beyond those of the first, (B, 1)."""
+        """How much further than layer 0's a layer's positions were shifted by earlier calls, (B, 1)."""
         first, layer = call.layer(0), call.layer(i)
         if i == 0 or not isinstance(layer, PrunedLayer) or layer.shift is None or call.positions is None:
             return None
@@ -169,18 +173,18 @@ class DecoderCuts:
         return layer.shift if front is None else layer.shift - front.to(layer.shift.device)
 
     def _group(self, i: int) -> int:
-        """The boundary from which on layers store the same as this one."""
-        return max(b for b in self.boundaries if b <= i)
+        """The last boundary at or before a layer; layers with the same one store the same tokens."""
+        return max(boundary for boundary in self.boundaries if boundary <= i)
 
-    def _go_on(self, i: int, call: Call, layer: PrunedLayer, layer_call: LayerCall) -> None:
-        """A later call on a pruned layer: its own mask, and positions as this layer closed them up."""
+    def _continue_pruned(self, i: int, call: Call, layer: PrunedLayer, layer_call: LayerCall) -> None:
+        """Set the mask and the positions of a later call on a pruned layer."""
         hidden = layer_call.hidden
         if layer_call.mask is not None or layer.valid is not None or hidden.shape[1] > 1:
             layer_call.mask = self._mask(i, call, hidden, layer)
         layer_call.rotated = self._rotated(i, call, None, layer_call)
 
     def _mask(self, i: int, call: Call, hidden: Tensor, layer: Any) -> Any:
-        """The causal mask for what this layer stores and gets; one for each group of layers."""
+        """The causal mask over a layer's stored and new tokens, shared by its group of layers."""
         group = self._group(i)
         if group not in call.masks:
             n_new = hidden.shape[1]

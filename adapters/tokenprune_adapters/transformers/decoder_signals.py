@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The visual tokens a method gets to see before one of the language model's layers."""
+"""The visual tokens that a method reads before a decoder layer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .tap import attention_probabilities
 
 
 class DecoderView:
-    """A row of the batch before decoder layer `layer`: its hidden rows, queries, keys and positions.
+    """Hidden rows, queries, keys and positions of the batch before decoder layer `layer`.
 
-    `hidden` (B, P, D) are the rows there are at the cut, `rotated` their rotary cosines and sines.
+    `hidden` (B, P, D) are the rows at the cut, `rotated` their rotary cosines and sines.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class DecoderView:
         self._real, self._sequence = call.valid(layer), call.sequence(layer)
 
     def tokens(self, image: Image) -> VisualTokens:
-        """One image's tokens at the cut."""
+        """The visual tokens of one image at the cut."""
         call, row = self.call, image.span.row
         entered = call.entered
         assert entered is not None
@@ -42,13 +42,12 @@ class DecoderView:
         assert began is not None and text is not None and image.entered is not None and image.last is not None
         at, text_at, last_at = (self._here(row, slots) for slots in (image.entered, text, image.last))
 
-        def own(layer: int, what: str) -> None:
-            if layer != self.layer:
-                raise IncompatibleError(f"{what} of layer {layer} are not at hand before layer {self.layer}")
-
         def hidden(where: Tensor) -> Callable[[int], Tensor]:
             def rows(layer: int) -> Tensor:
-                own(layer, "hidden rows")
+                if layer != self.layer:
+                    raise IncompatibleError(
+                        f"hidden rows of layer {layer} are not available before layer {self.layer}"
+                    )
                 return self.hidden[row, where]
 
             return rows
@@ -61,9 +60,9 @@ class DecoderView:
             return rows
 
         def attention_rows(layer: int, rows: Tensor) -> Tensor:
-            asked = torch.as_tensor(rows, device=text_at.device).reshape(-1)
-            looks = torch.where(asked == -1, last_at, text_at[asked])
-            return self._probabilities(layer, row, looks, at)
+            indices = torch.as_tensor(rows, device=text_at.device).reshape(-1)
+            queries = torch.where(indices == -1, last_at, text_at[indices])
+            return self._probabilities(layer, row, queries, at)
 
         def positions(where: Tensor) -> Callable[[], Tensor]:
             return lambda: self._positions(row)[..., where]
@@ -88,19 +87,19 @@ class DecoderView:
         )
 
     def _here(self, row: int, slots: Tensor) -> Tensor:
-        """Where tokens that entered the language model stand now."""
+        """Map slots of the language model's input to the current rows."""
         return slots if self._slot is None else self._slot[row, slots]
 
     def _past(self, layer: int) -> int:
         return self.call.stored_at(layer)
 
     def _positions(self, row: int) -> Tensor:
-        """Positions of the rows there are now, (P,) or (3, P)."""
+        """Positions of the current rows, (P,) or (3, P)."""
         positions = self.call.positions
         assert positions is not None
         remaining = self.call.remaining_at(self.layer)
-        now = positions if remaining is None else remaining.positions(positions)
-        return now[..., min(row, now.shape[-2] - 1), :]
+        current = positions if remaining is None else remaining.positions(positions)
+        return current[..., min(row, current.shape[-2] - 1), :]
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self.adapter.rotate(self.hidden[:1, :1].float(), positions[..., None, :])
@@ -111,13 +110,13 @@ class DecoderView:
         if layer not in self.call.taps:
             if layer != self.layer:
                 raise IncompatibleError(
-                    f"attention of layer {layer} is not at hand before layer {self.layer}"
+                    f"attention of layer {layer} is not available before layer {self.layer}"
                 )
             self._look()
         return self.call.taps[layer]
 
     def _look(self) -> None:
-        """Queries and keys of the layer that is about to run, with the keys it stores before these."""
+        """Record queries and keys of the layer that runs next, including its cached keys."""
         call, stored = self.call, self._past(self.layer)
         assert call.look is not None
         call.look()
@@ -127,17 +126,17 @@ class DecoderView:
             call.taps[self.layer] = query, torch.cat([before[:, :, :stored], key], 2), scaling
 
     def _probabilities(self, layer: int, row: int, queries: Tensor, image: Tensor) -> Tensor:
-        """Attention (H, R, n) from some rows to an image's."""
+        """Attention (H, R, n) from the rows `queries` (R,) to an image's rows (n,)."""
         query, key, scaling = self._attention(layer)
         n_past, n_now = self._past(layer), query.shape[2]
-        key = key[row][:, : n_past + n_now]  # static caches are longer
+        key = key[row][:, : n_past + n_now]  # static caches have more slots
         allowed = torch.arange(n_now, device=queries.device) <= queries[:, None]
         if self._real is not None:
             allowed &= self._real[row].to(allowed.device)
         if self._sequence is not None:
             numbers = self._sequence[row].to(allowed.device)
             allowed &= numbers == numbers[queries][:, None]
-        if n_past:  # the softmax runs over the past too
+        if n_past:  # the softmax includes cached tokens
             cached, before = self.call.layer(layer), self.call.past
             if isinstance(cached, PrunedLayer):
                 before = cached.visible(n_past, self.call.seen, allowed.device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What passed on the vision side while the images of a call were encoded."""
+"""What was recorded on the vision side while the images of a call were encoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass
 class Seen:
-    """What passed during one encoding: projector inputs, class rows of tower outputs, queries and keys."""
+    """Tensors recorded in one encoding: projector inputs, class rows of tower outputs, queries and keys."""
 
     projector_inputs: list[Tensor] = field(default_factory=list)
     tower_outputs: list[Tensor] = field(default_factory=list)
@@ -22,10 +22,10 @@ class Seen:
 
 @dataclass
 class Encoded:
-    """The images of one encoding call: length of each, what passed, the arguments, rows and output.
+    """The images of one encoding call: lengths, recorded tensors, arguments, rows and output.
 
-    `arguments` are those the adapter reads (`encoder_words`), None where one was not passed. `newlines` marks
-    separator tokens of each image (N,), where the adapter tells them by their rows.
+    `arguments` are those that the adapter reads (`encoder_words`), None if not passed. `newlines` masks the
+    separator tokens of each image (N,), if the adapter recognises them by their rows.
     """
 
     lengths: list[int]
@@ -36,4 +36,4 @@ class Encoded:
     newlines: list[Tensor] = field(default_factory=list)
 
 
-ImageSignal = Callable[[Encoded, int], Any]  # of what was encoded and the number of an image in it
+ImageSignal = Callable[[Encoded, int], Any]  # takes an encoding and the index of an image in it

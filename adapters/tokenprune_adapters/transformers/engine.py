@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pruned model: hooks that cut before the language model, widen its output and tell the cache."""
+"""The hooks of one pruned model: prune the language model's input, expand its output, update the cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenprune import Cut, PruningReport, UnsupportedCallError
 
 from . import receipts, stock
-from .blocks import own_masks
+from .blocks import masks_of_kept
 from .call import Call, RemainingRows, untraced
 from .calls import LanguageCall, ModelCall, OuterCall, RotaryCall
 from .capture import FeatureCapture
@@ -40,23 +40,23 @@ from .tracing import CallTracer
 from .turn import Turn
 from .undo import UndoStack
 
-MODULE_CALLS = inspect.getsourcefile(torch.nn.Module)  # the file of the function that calls hooks
-READS_TEXT = frozenset({"text_embeds", "text_ids"})  # what of it comes later changes the choice
+MODULE_CALLS = inspect.getsourcefile(torch.nn.Module)  # the source file of the function that runs hooks
+READS_TEXT = frozenset({"text_embeds", "text_ids"})  # the choice depends on all of the text
 
 
 class Engine(NotCopied):
-    """Hooks on the inner model, its language model and rotary embedding; `remove` takes them away.
+    """Hooks on the inner model, its language model and rotary embedding; `remove` removes them.
 
     Parameters
     ----------
     adapter
-        Knows where things are in this model.
+        Describes where the parts of this model are.
     cuts
         At most one at the projector stage and one at the decoder stage.
     record
-        Gets a report for each prefill with visual tokens.
+        Called with a report after each prefill with visual tokens.
     chooser
-        Decides which rows stay; by default the cuts' methods do.
+        Decides which rows are kept; by default the cuts' methods do.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Engine(NotCopied):
         front = next((cut for cut in cuts if cut.method.stage == "projector"), None)
         decoder = next((cut for cut in cuts if cut.method.stage == "decoder"), None)
         self.lease = Lease()
-        self.brought: ModelCall | None = None  # a call that brings images
+        self.brought: ModelCall | None = None  # the current call of the inner model, if it has images
         self.turn = Turn()
         self._call: Call | None = None
         self._signatures = adapter.signatures(decoder is not None)
@@ -85,8 +85,8 @@ class Engine(NotCopied):
         self._undo = UndoStack()
         inner, language = adapter.inner, adapter.language_model
         self._answers: Tensor | None = None
-        self._inside = False  # whether the whole model is being called
-        self._alone = False  # whether the inner model is being called alone
+        self._inside = False  # whether a call of the whole model is running
+        self._alone = False  # whether the inner model was called directly
         try:
             self._hook(adapter.model.register_forward_pre_hook, self._enter)
             self._hook(adapter.model.register_forward_hook, self._leave, always_call=True)
@@ -94,7 +94,7 @@ class Engine(NotCopied):
             self._hook(inner.register_forward_hook, self._leave_model, always_call=True)
             self._hook(language.register_forward_pre_hook, self._enter_language)
             self._hook(language.register_forward_hook, self._leave_language)
-            self._hook(adapter.rotary.register_forward_pre_hook, self._rotate)
+            self._hook(adapter.rotary.register_forward_pre_hook, self._set_positions)
             self._undo.do(functools.partial(self._watch_encoders, needs))
             self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
             self._chooser = chooser or MethodChooser(adapter, self._capture, front, decoder)
@@ -105,7 +105,7 @@ class Engine(NotCopied):
             self._check_images = untraced(self._refuse_lost_images)
             if decoder is not None:
                 self._undo.do(functools.partial(self._cut_layers, decoder))
-        except BaseException:  # an installation that fails half way must leave no hook behind
+        except BaseException:  # a failed installation must leave no hook behind
             self.remove()
             raise
 
@@ -133,16 +133,16 @@ class Engine(NotCopied):
         return self.decoder.remove
 
     def remove(self) -> None:
-        """Take every hook away; caches filled while pruned refuse to be used from now on.
+        """Remove every hook; caches filled while pruned raise an error from now on.
 
-        Waits for a call that another thread is making. Interrupted, it can be called again.
+        Waits until a call in another thread is done. If interrupted, it can be called again.
         """
-        mine = self.turn.take()
+        acquired = self.turn.take()
         try:
             self.lease.active = False
             self._undo.run()
         finally:
-            if mine:
+            if acquired:
                 self.turn.give()
 
     # -- the model: one call at a time
@@ -158,25 +158,24 @@ class Engine(NotCopied):
             self._give()
 
     def _take_turn(self) -> bool:
-        """Wait for this thread's turn; False where it has it already, or the model is unpruned by then."""
-        mine = self._take(MODULE_CALLS)
-        if mine and not self.lease.active:  # the hooks that would give the turn back are gone
+        """Acquire the turn; False if this thread already holds it, or the pruning was removed meanwhile."""
+        acquired = self._take(MODULE_CALLS)
+        if acquired and not self.lease.active:  # the hooks that would release the turn are gone
             self._give()
             return False
-        return mine
+        return acquired
 
-    # -- the inner model: whether a call brings images
+    # -- the inner model: whether a call has images
 
     def _enter_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if is_exporting() or (
-            torch.compiler.is_compiling() and self._inside
-        ):  # a compiled forward, whose hooks are not compiled
+        # inside a compiled forward, the whole model's hooks ran before, uncompiled
+        if is_exporting() or (torch.compiler.is_compiling() and self._inside):
             self._alone = False
         else:
             self._alone = self._take_turn()
             if not self.lease.active:
                 return
-            if self._alone:  # what an interrupted call of the whole model left
+            if self._alone:  # clear the state of an interrupted call of the whole model
                 self._answers, self._inside = None, False
         self._call = None
         call = self._signatures.inner.read(ModelCall, args, kwargs)
@@ -191,17 +190,17 @@ class Engine(NotCopied):
             if not is_exporting():
                 self._check_images(call)
         elif not call.encoded:
-            self._capture.forget()  # what comes will be this call's own
+            self._capture.forget()  # this call encodes its own images
 
     def _refuse_lost_images(self, call: ModelCall) -> None:
-        """A call without images whose prompt has places for those that were just encoded."""
+        """Refuse a call without images whose prompt has placeholders for images that were just encoded."""
         if call.ids is None or call.ids.shape[1] == 1:
             return
         for modality in self._capture.waiting():
             if bool((call.ids == self.adapter.token_id(modality)).any()):
                 raise UnsupportedCallError(
-                    f"{modality} features were encoded, but the call whose prompt has places for them does "
-                    "not bring them, so that nothing could be pruned; pass pixel values with the prompt"
+                    f"{modality} features were encoded, but the call whose prompt has placeholders for them "
+                    "does not pass them, so nothing could be pruned; pass pixel values with the prompt"
                 )
 
     def _leave_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -211,13 +210,12 @@ class Engine(NotCopied):
         if self._alone:
             self._give()
 
-    # -- the language model: choose and gather, afterwards widen and commit
+    # -- the language model: choose and gather rows, then expand the output and update the cache
 
     def _enter_language(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         signature = self._signatures.language
         language = signature.read(LanguageCall, args, kwargs)
-        # the language model alone, called by somebody else than the model around it; or with blocks of memory
-        # in the place of a cache, which hold nothing that was pruned
+        # the language model called on its own, or with a paged cache, which holds nothing that was pruned
         if language.embeds is None or not stock.has_layers(language.kv):
             self._call = None
             return args, kwargs
@@ -227,57 +225,59 @@ class Engine(NotCopied):
             return args, kwargs
         receipts.check_passed(language, self._kv_class)
         if self.brought is not None and not torch.compiler.is_compiling() and not self.turn.held():
-            self.brought = None  # of a call that was interrupted
+            self.brought = None  # left by an interrupted call
         packs = self.brought is not None and stock.packs(module, language.kv, language.caching)
         call = self._call = Call.read(language, self.brought, packs, self._answers)
         refuse_ambiguous_packing(call, language, self.adapter.position_axes)
         first = call.layer(0)
         shift = first.shift if isinstance(first, PrunedLayer) else None
-        if shift is not None:  # go on where the closed-up positions ended
+        if shift is not None:  # continue from the renumbered positions
             positions = call.positions_of(language.embeds, language.positions)
             language.positions = positions - shift.to(positions.device)
         if self.brought is not None:
             self._before_language(call, self.brought)
         if call.front is not None:
-            self._cut(call, call.front, language)
+            self._gather_kept(call, call.front, language)
         elif isinstance(first, PrunedLayer):
             flat = first.mask(call.n_new, call.seen)
-            language.mask = own_masks(self._masks, module.config, call, language.mask, flat, None)
+            language.mask = masks_of_kept(self._masks, module.config, call, language.mask, flat, None)
         if self.decoder is not None and self.brought is not None:
             self._before_layers(call)
         if self._tracer is not None:
             self._tracer.enter_language(language.mask)
         return signature.write(language)
 
-    def _cut(self, call: Call, front: RemainingRows, language: LanguageCall) -> None:
-        """Rewrite the language model's arguments for the rows that stay."""
+    def _gather_kept(self, call: Call, front: RemainingRows, language: LanguageCall) -> None:
+        """Replace the language model's arguments by those of the kept rows."""
         embeds, plan = call.entered, front.plan
         assert embeds is not None
         call.positions = front.positions(call.positions_of(embeds, language.positions))
         n_new = plan.index.shape[1]
         call.entered, call.entered_real = take(embeds, plan.index), plan.valid
         language.embeds = call.entered
-        # the language model counts on from what was seen (gaps would look like packed sequences to it), or
-        # anew for each packed sequence; its rotary embedding gets the real positions
+        # pass consecutive positions (gaps would look like packed sequences), restarting at each packed
+        # sequence; the rotary embedding gets the real ones from `_set_positions`
         if call.sequences is None:
             language.positions = (torch.arange(n_new, device=embeds.device) + call.n_seen)[None]
             flat = call.mask_of_rows(0, n_new, plan.valid)
         else:
             call.entered_sequences = plan.gather(call.sequences, -1)
-            language.positions = self._numbered(call, language.positions)
+            language.positions = self._restarting_positions(call, language.positions)
             flat = None
         config = self.adapter.language_model.config
-        language.mask = own_masks(self._masks, config, call, language.mask, flat, plan)
+        language.mask = masks_of_kept(self._masks, config, call, language.mask, flat, plan)
         self.adapter.prune_arguments(language, plan)
         refuse_unknown_rows(language, len(embeds), call.n_new)
 
-    def _numbered(self, call: Call, passed: Tensor | None) -> Tensor | None:
-        """Positions from which the language model tells packed sequences apart, as it takes them."""
+    def _restarting_positions(self, call: Call, passed: Tensor | None) -> Tensor | None:
+        """Positions that separate packed sequences, in the shape that the language model takes."""
         positions = call.numbering(-1)
         assert positions is not None and passed is not None
         return positions if passed.ndim == 2 else positions.expand(len(passed), -1, -1)
 
-    def _rotate(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def _set_positions(
+        self, module: Any, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
         call = self._call
         if call is None:
             return None
@@ -301,13 +301,17 @@ class Engine(NotCopied):
         if call.front is not None or call.remaining:
             rows = stock.output_field(output, "rows")
             receipts.check_rows("the language model's output", rows, call.n_new - call.dropped(n_layers))
-            whole = call.widen(rows, n_layers)
-            stock.set_output_field(output, "rows", whole)
+            expanded = call.widen(rows, n_layers)
+            stock.set_output_field(output, "rows", expanded)
             states = stock.output_field(output, "states")
-            if states is not None:  # entry i: what layer i - 1 gave; the last are the rows themselves
+            if states is not None:  # entry i is the output of layer i - 1; the last is `rows` itself
                 widened = (
-                    whole if h is rows else h if h is None else call.widen(h, max(0, i - 1))
-                    for i, h in enumerate(states)
+                    expanded
+                    if state is rows
+                    else state
+                    if state is None
+                    else call.widen(state, max(0, i - 1))
+                    for i, state in enumerate(states)
                 )
                 stock.set_output_field(output, "states", tuple(widened))
         commit = self._commit_images if call.images else self._commit
@@ -316,7 +320,7 @@ class Engine(NotCopied):
             self._tracer.leave_language(call, kv)
 
     def _commit(self, call: Call, kv: Any) -> None:
-        """Tell the cache what was left out of each layer, and report."""
+        """Record in each cache layer what was dropped, and report."""
         kept = unpruned = 0
         tail = 0 if call.front is None or call.remaining or self._reads_text else call.front.plan.tail
         is_cut = call.front is not None or bool(call.remaining)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.export of a pruned model: right where nothing is dropped, else refused."""
+"""Allow torch.export of a pruned model only if nothing is dropped."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tokenprune.image_plan import plan_image
 
 
 def check_exported(cuts: Sequence[Cut], lengths: Iterable[int], n_layers: int) -> None:
-    """Refuse to export a call whose images, of `lengths` tokens each, would be cut.
+    """Refuse to export a call whose images, of `lengths` tokens each, would be pruned.
 
     Raises
     ------
     UnsupportedCallError
-        Which tokens stay is known only once there is a picture; a graph is made without one.
+        If an image would be pruned: the kept tokens depend on the picture, which a graph does not have.
     """
     for n in lengths:
         for cut in cuts:
@@ -25,12 +25,12 @@ def check_exported(cuts: Sequence[Cut], lengths: Iterable[int], n_layers: int) -
             if plan.left_alone is None:
                 rows = min(plan.cuts.values())
                 raise UnsupportedCallError(
-                    f"torch.export cannot follow {cut.method.name!r}: which {rows} of {n} visual tokens stay "
-                    f"depends on the picture. Export with keep={n} or more, which drops none, or remove() "
-                    "the pruning first"
+                    f"torch.export cannot trace {cut.method.name!r}: which {rows} of {n} visual tokens are "
+                    f"kept depends on the picture. Export with keep={n} or more, which drops none, or "
+                    "remove() the pruning first"
                 )
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is making a graph."""
+    """Whether torch.export is tracing."""
     return torch.compiler.is_exporting()

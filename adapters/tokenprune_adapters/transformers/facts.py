@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts about a vision-language model of transformers: where its parts are; the defaults fit most of them."""
+"""Where the parts of a vision-language model of transformers are, with defaults that fit most models."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .signature import Signature
 
 
 class VisionLanguageFacts(ModelAdapter):
-    """A model of transformers 5 whose inner model scatters image features into the text embeddings."""
+    """Base class for models of transformers 5 that scatter image features into the text embeddings."""
 
     modalities: tuple[str, ...] = ("image",)
-    position_axes = 1  # of its rotary embedding: 3 where positions have a frame, a line and a column
-    rows_first = False  # whether pixel values have an entry for each row of the batch, not for each image
+    position_axes = 1  # of the rotary embedding; 3 if positions have a frame, a row and a column
+    rows_first = False  # whether pixel values have an entry per row of the batch instead of per image
     model: Any
     _projector: tuple[Any, Projector] | None = None
 
-    # -- where things are
+    # -- where the parts are
 
     @property
     def inner(self) -> Any:
@@ -53,7 +53,7 @@ class VisionLanguageFacts(ModelAdapter):
 
     @property
     def projector_module(self) -> nn.Module:
-        """The module between tower and language model."""
+        """The projector between tower and language model."""
         module: nn.Module = self.inner.multi_modal_projector
         return module
 
@@ -63,121 +63,121 @@ class VisionLanguageFacts(ModelAdapter):
         return self.inner.vision_tower
 
     def vision_attention(self) -> nn.Module | None:
-        """The attention module of the tower layer the features come from; None: its attention is not seen."""
+        """Attention module of the tower layer that features come from; None if it cannot be observed."""
         return None
 
     def attention(self, layer: int) -> Any:
-        """The attention module of a decoder layer; None where it is not found."""
+        """The attention module of a decoder layer; None if it is not found."""
         return getattr(self.layers[layer], "self_attn", None)
 
     def class_rows(self, output: Any) -> Tensor:
-        """The class token's rows (images, D_v) in the tower's output, for the signal `cls_hidden`.
+        """Copy the class token's rows (images, D_v) from the tower's output, for the signal `cls_hidden`.
 
-        Rows of their own: the output, which may be what the encoder returns, is not to be kept alive by them.
+        A copy, so that it does not keep the output alive, which may be what the encoder returns.
         """
         raise NotImplementedError
 
     def token_id(self, modality: str) -> int:
-        """Placeholder token of a modality."""
+        """Token id of a modality's placeholder."""
         return stock.token_id(self.model.config, modality)
 
     @property
     def slides(self) -> bool:
-        """Whether some decoder layers see only a window of what came before."""
+        """Whether some decoder layers use sliding-window attention."""
         return stock.SLIDING in stock.layer_kinds(self.language_model.config)
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """Both rules; only contiguous where layers slide: their windows count what is stored."""
+        """Supported position rules; only contiguous with sliding windows, which count stored tokens."""
         return ("contiguous",) if self.slides else ("contiguous", "original")
 
     def lengths(self, rows: Any) -> list[int]:
-        """Tokens of each image, from what `get_image_features` gives for the language model."""
+        """Number of tokens of each image, from the rows that `get_image_features` returns."""
         return [image.shape[:-1].numel() for image in rows]
 
     def newlines(self, rows: Any) -> list[Tensor]:
-        """Which tokens of each image are separators, (N,) bool each; empty where known otherwise."""
+        """Masks of the separator tokens of each image, (N,) bool each; empty if the layout knows them."""
         return []
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Arguments of the encoder that are read, by words of `stock.ARGUMENTS`; and those it may lack."""
+        """Encoder arguments to read, by keys of `stock.ARGUMENTS`: required ones, then optional ones."""
         return (), ()
 
     def language_words(self) -> tuple[str, ...]:
-        """Arguments of the language model, beside the usual ones, that `prune_arguments` cuts."""
+        """Additional arguments of the language model that `prune_arguments` prunes."""
         return ()
 
     def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
-        """Cut whatever else the language model is passed for each token."""
+        """Prune the additional per-token arguments of the language model in place."""
 
-    # -- random inputs, and inputs run by hand (`promises`)
+    # -- random inputs, and inputs of reference runs (`promises`)
 
     def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor] | None:
-        """Inputs for one random picture by words of `stock.ARGUMENTS`; None: this adapter makes none.
+        """Inputs of one random picture by keys of `stock.ARGUMENTS`; None if this adapter makes none.
 
-        By default pixels (1, 3, H, W) of the tower's own size.
+        By default pixels (1, 3, H, W) of the tower's image size.
         """
         side = pictures.side_of(self.model.config)
         return None if side is None else {"images": pictures.noise(draw, 1, 3, *side)}
 
     def picture_frame(self) -> tuple[int, ...]:
-        """The tokens before and after an image's; nothing where there need be none."""
+        """The special tokens before and after an image's tokens; empty if there are none."""
         return ()
 
     def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
-        """Further inputs with an entry for each token (1, L), by their names."""
+        """Additional inputs with an entry for each token (1, L), by name."""
         return {}
 
     def answer_kinds(self, inputs: Mapping[str, Any], n: int) -> dict[str, Tensor]:
-        """Those of a prompt and an answer of n tokens, (1, L + n), that the inner model reads."""
+        """The same for a prompt and an answer of n tokens, (1, L + n), if the inner model reads them."""
         return {}
 
-    # -- what strategies may see
+    # -- what strategies can read
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
-        """Signals of the vision side: name -> function of what was encoded and the image's number."""
+        """Signals of the vision side: name -> function of the encoding and the image's index."""
         return {}
 
     def projector(self) -> Projector:
-        """The projector as strategies see it; any module, without a closed form."""
+        """The projector as strategies read it; by default any module, without a closed form."""
         return Projector(in_float32(self.projector_module))
 
     def projector_parts(self) -> nn.Module:
-        """The module all of whose weights `projector` depends on."""
+        """The module that holds all weights of `projector`."""
         return self.projector_module
 
     def current_projector(self) -> Projector:
-        """The projector, made once and anew whenever its weights have changed."""
+        """Return the projector, cached until its weights change."""
         mark = weights_mark(self.projector_parts())
         if self._projector is None or self._projector[0] != mark:
             self._projector = mark, self.projector()
         return self._projector[1]
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse a call's arguments that change what is encoded; nothing by default."""
+        """Refuse arguments that change what is encoded; accepts all by default."""
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """Where the tokens of one image lie."""
+        """Layout of one image's tokens."""
         raise NotImplementedError
 
     def final_norm(self, rows: Tensor) -> Tensor:
-        """The language model's last norm."""
+        """Apply the language model's final norm."""
         normed: Tensor = self.language_model.norm(rows)
         return normed
 
     def rotate(self, hidden: Tensor, positions: Tensor) -> Any:
-        """Rotary cosines and sines (B, P, d) at other positions than the model was called with."""
-        return self.rotary.forward(hidden, positions)  # past our own hook
+        """Compute rotary cosines and sines (B, P, d) at the given positions."""
+        return self.rotary.forward(hidden, positions)  # bypasses our hook
 
-    # -- looking it all up
+    # -- lookups
 
     def check_parts(self) -> None:
-        """Refuse a model whose parts are not where this adapter looks for them.
+        """Check that the model has the parts that this adapter expects.
 
         Raises
         ------
         UnsupportedModelError
-            Naming what is missing.
+            If a part is missing, with its name.
         """
         try:
             parts = (self.inner, self.language_model, self.layers, self.rotary)
@@ -189,12 +189,12 @@ class VisionLanguageFacts(ModelAdapter):
         for part in parts:
             if not isinstance(part, nn.Module):
                 raise UnsupportedModelError(
-                    f"the adapter {self.name!r} does not fit {type(self.model).__name__}: where a module "
-                    f"should be it has {type(part).__name__}"
+                    f"the adapter {self.name!r} does not fit {type(self.model).__name__}: it has a "
+                    f"{type(part).__name__} in place of a module"
                 )
 
     def signatures(self, cuts_layers: bool) -> Signatures:
-        """The signatures of the functions the engine stands in front of."""
+        """The signatures of the functions that the engine hooks."""
         return Signatures.resolve(
             self.model,
             self.inner,
@@ -210,12 +210,12 @@ class VisionLanguageFacts(ModelAdapter):
         return Signature.of_forward(self.attention(layer), ("hidden", "rotated", "mask"))
 
     def norm_before_attention(self, layer: int, hidden: Tensor) -> Tensor:
-        """What a decoder layer's attention gets of its rows (B, P, D)."""
+        """Apply the norm before a decoder layer's attention to its input rows (B, P, D)."""
         module = self.layers[layer]
         if not hasattr(module, "input_layernorm"):
             raise IncompatibleError(
-                f"{type(module).__name__} has no norm before its attention, which a method that looks at the "
-                "attention of the layer it cuts before would need; choose one that looks at the layer before"
+                f"{type(module).__name__} has no norm before its attention, which a method that reads the "
+                "attention of the layer after the cut needs; choose one that reads the layer before the cut"
             )
         normed: Tensor = module.input_layernorm(hidden)
         return normed

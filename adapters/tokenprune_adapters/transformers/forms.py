@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The row-wise part of projectors: what takes one row for each visual token, and its closed form.
+"""The row-wise part of projectors, which maps one row per visual token, and its closed form.
 
-Some projectors first rearrange or pool what the tower gives (pixel shuffle, averages) and then work row by
-row. Strategies see that second part only: its inputs as `pre_features`, itself as `projector`.
+Some projectors first rearrange or pool the tower's output (pixel shuffle, average pooling) and then work row
+by row. Strategies read the second part only: its inputs as `pre_features`, the map as `projector`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tokenprune.weights import linear_weights
 class RowWise:
     """The row-wise part of a projector.
 
-    `module` is the one whose inputs are the rows, `project` maps rows to the language model's, `form` gives
-    the weights. `centred`: rows are to be given with their mean taken off, see `layer_norm_form`.
+    `module` is the module whose inputs are the rows, `project` maps rows to the language model's width, and
+    `form` returns the weights. If `centred`, rows must have zero mean, see `layer_norm_form`.
     """
 
     module: nn.Module
@@ -34,9 +34,9 @@ class RowWise:
 
 
 def layer_norm_form(norm: Any, first: nn.Module, act: Any, second: nn.Module) -> LinearForm | None:
-    """Form of layer norm -> linear -> activation -> linear, for rows whose mean was taken off.
+    """Closed form of layer norm -> linear -> activation -> linear, for centred rows.
 
-    A layer norm is an RMS norm of the centred row. The form's first weights take the mean off as well, so
+    A layer norm is an RMS norm of the centred row. The form's first weights subtract the mean as well, so
     that its Jacobian is that of the projector.
     """
     plain = two_layer_form(first, act, second)
@@ -52,13 +52,13 @@ def layer_norm_form(norm: Any, first: nn.Module, act: Any, second: nn.Module) ->
 
 
 def centred(rows: Tensor) -> Tensor:
-    """Rows with their mean taken off, in float32."""
+    """Subtract each row's mean, in float32."""
     rows = rows.float()
     return rows - rows.mean(-1, keepdim=True)
 
 
 def linear_form(linear: nn.Module) -> LinearForm | None:
-    """Form of a single linear layer: every row is equally sensitive."""
+    """Closed form of a single linear layer; all rows are equally sensitive."""
     read = linear_weights(linear)
     if read is None:
         return None
@@ -67,12 +67,12 @@ def linear_form(linear: nn.Module) -> LinearForm | None:
 
 
 def of_linear(linear: nn.Module) -> RowWise:
-    """A single linear layer."""
+    """Describe a single linear layer."""
     return RowWise(linear, linear, lambda: linear_form(linear))
 
 
 def of_normed_layers(module: Any) -> RowWise:
-    """Layer norm -> linear -> activation -> linear (InternVL)."""
+    """Describe layer norm -> linear -> activation -> linear (InternVL)."""
 
     def form() -> LinearForm | None:
         return layer_norm_form(module.layer_norm, module.linear_1, module.act, module.linear_2)
@@ -81,7 +81,7 @@ def of_normed_layers(module: Any) -> RowWise:
 
 
 def of_last_layers(module: Any) -> RowWise:
-    """The last linear -> activation -> linear of a projector that merges patches before (Mistral 3)."""
+    """Describe linear -> activation -> linear after a patch merger (Mistral 3)."""
     first, act, second = module.linear_1, module.act, module.linear_2
     return RowWise(first, nn.Sequential(first, act, second), lambda: two_layer_form(first, act, second))
 
@@ -99,7 +99,7 @@ class _NormThenMatrix(nn.Module):
 
 
 def of_pooled_norm(module: Any) -> RowWise:
-    """RMS norm -> matrix, after pooling (Gemma 3)."""
+    """Describe RMS norm -> matrix, after pooling (Gemma 3)."""
     norm, weight = module.mm_soft_emb_norm, module.mm_input_projection_weight
 
     def form() -> LinearForm | None:

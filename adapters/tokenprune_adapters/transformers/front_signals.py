@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The visual tokens a method gets to see between tower and language model."""
+"""The visual tokens that a method reads between the projector and the language model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tokens_before_language(
     embeds: Tensor,
     ids: Tensor | None,
 ) -> VisualTokens:
-    """One image's tokens between tower and language model; `ids` (B, L) is None where embeddings came."""
+    """Return one image's visual tokens before the language model; `ids` (B, L), None without input ids."""
     row, number = image.span.row, image.span.number
 
     def text() -> Tensor:
@@ -39,17 +39,17 @@ def tokens_before_language(
             )
         return ids[row, text()]
 
-    current = functools.cache(adapter.current_projector)  # reads all its weights: only for who asks
+    current = functools.cache(adapter.current_projector)  # reads all weights, so only on demand
     features = embeds[row, image.slots]
     signals: dict[str, Any] = {
         "projector": Projector(lambda rows: current()(rows), lambda: current().linear_form()),
         "input_features": features,
         "text_embeds": lambda: embeds[row, text()],
         "text_ids": text_ids,
-        **{name: _later(supply, encoded, number) for name, supply in adapter.image_signals().items()},
+        **{name: _lazy(supply, encoded, number) for name, supply in adapter.image_signals().items()},
     }
     return VisualTokens(features, signals, image.layout)
 
 
-def _later(supply: Callable[[Encoded, int], Any], encoded: Encoded, number: int) -> Callable[[], Any]:
+def _lazy(supply: Callable[[Encoded, int], Any], encoded: Encoded, number: int) -> Callable[[], Any]:
     return lambda: supply(encoded, number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an image's tokens lie, by the size of its picture or by their number alone."""
+"""Layouts of an image's tokens, from the size of its picture or from their number."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tokenprune import Layout
 
 
 def grid_of(size: Sequence[int], unit: int, n: int) -> Layout:
-    """Rows and columns of a picture of this (height, width), a token for each square of `unit` pixels.
+    """Grid of a picture of `size` (height, width) with one token per square of `unit` pixels.
 
-    One row of `n` tokens where their number is another: then the picture was not divided in this way.
+    A single row of `n` tokens if the grid does not have `n` cells.
     """
     h, w = (int(side) // unit for side in size)
     return Layout((1, h, w) if h * w == n else (1, 1, n))
 
 
 def square_of(n: int) -> Layout:
-    """A square grid where N is a square, as with towers for square pictures; else one row."""
+    """Square grid if `n` is a square number, as for towers with square inputs; otherwise one row."""
     side = round(n**0.5)
     return Layout((1, side, side) if side * side == n else (1, 1, n))

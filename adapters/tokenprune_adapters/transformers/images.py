@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each image's tokens stand in a batch."""
+"""Locate each image's tokens in a batch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tokenprune import UnsupportedCallError
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """One image (or video) in one row: which of the encoded images it is, and the slots of its tokens.
+    """One image (or video) in one row: its index among the encoded images, and the slots of its tokens.
 
-    `slots` (N,) ascending; not always contiguous, a model may put separators between them.
+    `slots` (N,) ascend; they are not always contiguous, since a model may insert separators.
     """
 
     row: int
@@ -31,15 +31,15 @@ def locate(mask: Tensor, lengths: Sequence[int], modality: str) -> list[ImageSpa
     Parameters
     ----------
     mask
-        (B, L) where a visual token stands.
+        (B, L) True for visual tokens.
     lengths
-        Tokens of each encoded image, in the order they were encoded. `generate` may have repeated rows
-        since (beams, return sequences): then each group of repeated rows shares its images.
+        Number of tokens of each image, in the order of encoding. If `generate` repeated rows afterwards
+        (beams, return sequences), each group of repeated rows shares its images.
 
     Raises
     ------
     UnsupportedCallError
-        When tokens and images do not add up, as when a prefill in chunks splits an image.
+        If the numbers of tokens do not match, as when a chunked prefill splits an image.
     """
     counts = mask.sum(1).tolist()
     total, encoded = sum(counts), sum(lengths)
@@ -57,7 +57,7 @@ def locate(mask: Tensor, lengths: Sequence[int], modality: str) -> list[ImageSpa
             number += 1
         if any(counts[row] != sum(lengths[start:number]) for row in group):
             raise UnsupportedCallError(
-                f"an image is divided among rows of the batch ({counts} {modality} tokens a row, images of "
+                f"an image is split over rows of the batch ({counts} {modality} tokens per row, images of "
                 f"{list(lengths)}); give each row whole images"
             )
         for row in group:

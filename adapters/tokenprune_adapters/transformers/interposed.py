@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A function of ours in front of a method of one object."""
+"""Wrap a method of a single object."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tokenprune import UnsupportedCallError
 
 
 class NotCopied:
-    """Belongs to one model: a copy of that would share it, so making one is refused."""
+    """Refuses to be copied, as a copy of the model would share the state of the original."""
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Neither copied nor pickled."""
+        """Refuse to be copied or pickled."""
         raise UnsupportedCallError(
             "a pruned model cannot be copied or pickled; call remove() on its handle first, and prune the "
-            "copy by a call of its own (save_pretrained works on a pruned model)"
+            "copy with its own apply() (save_pretrained works on a pruned model)"
         )
 
 
 class Interposed(NotCopied):
-    """Stands for a method of one object, and calls `function`."""
+    """Replaces a method of one object by a function."""
 
     def __init__(self, original: Callable[..., Any], function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, original)
@@ -34,9 +34,9 @@ class Interposed(NotCopied):
 
 
 def interpose(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
-    """Put `function` in front of a method of `owner`; return a function that takes it away again.
+    """Replace a method of `owner` by `function`; return a function that restores the method.
 
-    It is an attribute of this one object, through which its class's method shows again once it is deleted.
+    Sets an instance attribute, which shadows the method of the class until it is deleted.
     """
     interposed = Interposed(getattr(owner, name), function)
     object.__setattr__(owner, name, interposed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long what a pruned model left behind is good for."""
+"""The lifetime of caches filled by a pruned model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass
 class Lease:
-    """Whether the pruning that filled a cache is still in force."""
+    """Whether the pruning that filled a cache is still active."""
 
     active: bool = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lease:
-        """A copied cache ends with the same pruning."""
+        """Share the lease with copies of a cache."""
         return self

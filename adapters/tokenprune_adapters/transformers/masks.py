@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call's attention mask says of each token of the unpruned sequence."""
+"""Which tokens of the unpruned sequence a call's attention mask makes visible."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from . import stock
 
 @dataclass(frozen=True)
 class SeenTokens:
-    """Which tokens a mask lets be seen.
+    """Which tokens a mask makes visible.
 
-    `flat` (B, S) bool, for tokens number `start` to `start + S - 1` of the sequence, counted from its first
-    token and as if nothing had been pruned. Nothing is known of those before `start` or beyond the end.
+    `flat` (B, S) bool covers the tokens `start` to `start + S - 1` of the unpruned sequence. Nothing is known
+    about tokens before `start` or after the end.
     """
 
     flat: Tensor
@@ -27,10 +27,10 @@ class SeenTokens:
 
     @classmethod
     def read(cls, mask: Any, n_dropped: int) -> SeenTokens | None:
-        """Read it off a mask the language model is passed; None: every token is seen.
+        """Read the mask that the language model is passed; None if every token is visible.
 
-        A mask of two dimensions is the caller's, over the whole sequence. One of four was made by the model
-        or by `generate`, over what its first layer stores: `n_dropped` tokens fewer, counted from the front.
+        A two-dimensional mask is the caller's, over the whole sequence. A four-dimensional mask was made by
+        the model or by `generate`, over what its first layer stores: it lacks the first `n_dropped` columns.
         """
         mask = stock.one_mask(mask)
         if mask is None:
@@ -39,28 +39,27 @@ class SeenTokens:
             raise UnsupportedCallError(unknown(mask))
         if mask.ndim == 2:
             return cls(mask.bool(), 0)
-        last = mask[:, 0, -1]  # what the last token sees
+        last = mask[:, 0, -1]  # the row of the last token
         return cls(last if last.dtype == torch.bool else last == 0, n_dropped)
 
     def slice(self, first: int, n: int) -> Tensor:
-        """What is said of `n` tokens from number `first` on, (B, n).
+        """Visibility of `n` tokens starting at `first`, (B, n).
 
         Raises
         ------
         UnsupportedCallError
-            When the mask ends before them.
+            If the mask is too short.
         """
         start = first - self.start
         if self.flat.shape[1] < start + n:
             raise UnsupportedCallError(
                 f"the attention mask has {self.flat.shape[1]} columns, and the sequence has {start + n} "
-                "tokens by now; pass a mask over all of them, those in the cache and the new ones (dropped "
-                "visual tokens count)"
+                "tokens by now; pass a mask over all cached and new tokens (dropped visual tokens count)"
             )
         return self.flat[:, start : start + n]
 
     def of(self, tokens: Tensor) -> Tensor:
-        """What is said of tokens by their numbers (B, n): True where nothing is known."""
+        """Visibility of tokens by their indices (B, n); True for tokens that the mask does not cover."""
         places = tokens - self.start
         n = self.flat.shape[1]
         flat = self.flat.to(tokens.device)
@@ -69,14 +68,14 @@ class SeenTokens:
 
 
 def unknown(mask: Any) -> str:
-    """The refusal of a mask of a kind that says nothing about single tokens."""
+    """Error message for a mask of an unsupported kind."""
     what = f"tensor of {mask.ndim} dimensions" if isinstance(mask, Tensor) else type(mask).__name__
     return (
         "a pruned model takes a two-dimensional attention mask (1 for a token, 0 for padding); this one is a "
-        f"{what}, which does not say who sees whom among the rows that stay"
+        f"{what}, which does not say who sees whom among the kept rows"
     )
 
 
 def all_seen(seen: Tensor) -> Tensor | None:
-    """None in the place of a tensor (B, n) that is True everywhere; waits for the device."""
+    """Return None for a mask (B, n) that is True everywhere, else the mask; synchronises the device."""
     return None if bool(seen.all()) else seen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random pictures of the sizes that vision towers take."""
+"""Random pictures in the formats that vision towers take."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ N_UNITS = 8  # visual tokens along a side of a picture, for models that take pic
 
 
 def noise(draw: torch.Generator, *shape: int) -> Tensor:
-    """Pixels as a processor leaves them, about 0 with deviation 1."""
+    """Draw pixels as a processor normalises them, with mean 0 and standard deviation 1."""
     return torch.randn(shape, generator=draw)
 
 
 def side_of(config: Any) -> tuple[int, int] | None:
-    """Height and width of the pictures a model's tower takes; None where its configuration names none."""
+    """Height and width of the tower's pictures; None if the configuration does not define them."""
     size = getattr(getattr(config, "vision_config", None), "image_size", None)
     if isinstance(size, int):
         return size, size
@@ -27,7 +27,7 @@ def side_of(config: Any) -> tuple[int, int] | None:
 
 
 def tiled(draw: torch.Generator, config: Any) -> dict[str, Tensor]:
-    """A picture on the smallest canvas of a model with tiles: the base view, then its tiles."""
+    """A picture on the smallest canvas of a tiled model: the base view, then its tiles."""
     side = config.vision_config.image_size
     height, width = min(config.image_grid_pinpoints, key=lambda canvas: canvas[0] * canvas[1])
     n_tiles = 1 + (height // side) * (width // side)
@@ -38,7 +38,7 @@ def tiled(draw: torch.Generator, config: Any) -> dict[str, Tensor]:
 
 
 def sized(draw: torch.Generator, config: Any, unit: int) -> dict[str, Tensor]:
-    """A picture of a few units in height and width, for models that are told its size."""
+    """A picture of a few units in height and width, for models that receive its size."""
     most = config.vision_config.image_size // unit
     height, width = unit * min(N_UNITS, most), unit * max(1, min(N_UNITS, most) - 1)
     return {"images": noise(draw, 1, 3, height, width), "sizes": torch.tensor([[height, width]])}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows of a batch go on, and the way back. B rows, L tokens before, P after."""
+"""Plan which tokens of a batch are kept, and how to expand them back: B rows, L tokens before, P after."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Rows with unequal counts are right-aligned to the longest; what is left of a shorter row is padding.
+    """Gather indices of the kept tokens; rows are right-aligned to the longest, shorter ones padded.
 
-    `index` (B, P): the token each output slot comes from. `ascending` (B, P): the same slots sorted, which is
-    where contiguous positions are read (an output order may differ when rows were merged). `valid` (B, P):
-    False for padding, None when there is none. `slot` (B, L): the output slot that holds each token, or the
-    nearest one before it.
+    `index` (B, P): the token that each output slot comes from. `ascending` (B, P): the same tokens sorted,
+    where contiguous positions are read (the output order may differ after a merge). `valid` (B, P): False
+    for padding, None if there is none. `slot` (B, L): the output slot of each token, or of the nearest kept
+    token before it.
     """
 
     index: Tensor
@@ -26,23 +26,23 @@ class RowPlan:
 
     @property
     def dropped(self) -> int:
-        """Tokens left out of each row, L - P."""
+        """Number of tokens dropped from each row, L - P."""
         return self.slot.shape[1] - self.index.shape[1]
 
     @property
     def tail(self) -> int:
-        """Tokens at the end that are kept in every row."""
+        """Number of trailing tokens that every row keeps."""
         kept = (self.slot[:, 1:] > self.slot[:, :-1]).all(0)
         return int(kept.flip(0).long().cumprod(0).sum())
 
     def gather(self, values: Tensor, padding: int) -> Tensor:
-        """Values (B, L) of the tokens in the output slots, (B, P)."""
+        """Gather values (B, L) into the output slots (B, P); `padding` fills padded slots."""
         gathered = take(values, self.index)
         return gathered if self.valid is None else gathered.masked_fill(~self.valid, padding)
 
     @classmethod
     def make(cls, keep: Tensor, rank: Tensor | None = None) -> RowPlan:
-        """Plan from `keep` (B, L) bool; `rank` (B, L) orders the kept tokens, None: as they stand."""
+        """Plan from `keep` (B, L) bool; `rank` (B, L) orders the kept tokens, None leaves their order."""
         counts = keep.sum(1)
         width = int(counts.max())
         length = keep.shape[1]
@@ -51,18 +51,18 @@ class RowPlan:
         index = ascending if rank is None else _kept_last(keep, rank, width)
         valid = keep.gather(1, index)
         columns = torch.arange(width, device=keep.device).expand_as(index)
-        # pads point at dropped tokens; they must not claim a slot
-        at = torch.full((len(keep), length + 1), -1, device=keep.device)
-        at.scatter_(1, torch.where(valid, index, length), columns)
-        at = at[:, :length]
-        last = torch.where(at >= 0, places, -1).cummax(1).values  # nearest kept token at or before
+        # padded slots point at dropped tokens, which must not be assigned to them
+        slot_of = torch.full((len(keep), length + 1), -1, device=keep.device)
+        slot_of.scatter_(1, torch.where(valid, index, length), columns)
+        slot_of = slot_of[:, :length]
+        last = torch.where(slot_of >= 0, places, -1).cummax(1).values  # nearest kept token at or before
         first = (width - counts).unsqueeze(1)
-        slot = torch.where(last >= 0, at.gather(1, last.clamp(min=0)), first.clamp(max=width - 1))
+        slot = torch.where(last >= 0, slot_of.gather(1, last.clamp(min=0)), first.clamp(max=width - 1))
         return cls(index, ascending, None if bool(valid.all()) else valid, slot)
 
 
 def _kept_last(keep: Tensor, order: Tensor, width: int) -> Tensor:
-    """Return tokens sorted so that the kept ones come last, among themselves by `order`; the last `width`."""
+    """Sort tokens so that the kept ones come last, by `order`, and return the last `width`."""
     key = torch.where(keep, order, order - keep.shape[1])
     return key.argsort(dim=1, stable=True)[:, keep.shape[1] - width :]
 

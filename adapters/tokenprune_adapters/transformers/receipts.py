@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that each pruned call did what was planned; lengths only, nothing is read off the device.
+"""Check that each pruned call followed its plan, by lengths only, without synchronising the device.
 
-A model library that renames, moves or stores something otherwise than the tested versions would give wrong
-answers without an error. What a call was passed, stored and returned is therefore compared with its plan.
+A version of transformers that renames, moves or stores something differently could give wrong answers without
+an error. The arguments, stored tokens and outputs of a call are therefore compared with its plan.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def _broken(what: str) -> ReceiptError:
 
 
 def check_rows(where: str, rows: Tensor, planned: int) -> None:
-    """Refuse rows (B, P, D) of another number than planned."""
+    """Check that rows (B, P, D) have the planned length."""
     if rows.shape[1] != planned:
-        raise _broken(f"{where} has {rows.shape[1]} rows of each sequence, {planned} were planned")
+        raise _broken(f"{where} has {rows.shape[1]} rows per sequence, {planned} were planned")
 
 
 def check_passed(language: LanguageCall, kv_class: type) -> None:
-    """Refuse a call of the language model with a cache that was not read as its cache."""
+    """Check that the language model is not passed a cache as an unknown argument."""
     for name, value in language.rest.items():
         if isinstance(value, kv_class):
             raise _broken(f"the language model was passed a cache as the unknown argument {name}")
 
 
 def check_positions(call: Call, positions: Tensor) -> None:
-    """Refuse positions of another length than the rows that entered the language model."""
+    """Check that there is a position for each row that entered the language model."""
     assert call.entered is not None
     if positions.shape[-1] != call.entered.shape[1]:
         raise _broken(
@@ -50,20 +50,20 @@ def check_positions(call: Call, positions: Tensor) -> None:
 
 
 def check_returned(call: Call, language: Any, kv: Any) -> None:
-    """Refuse a call that lost its cache, or one that met a pruned cache without knowing it."""
-    asked = call.caching or (call.kv is not None and call.caching is None)
-    if kv is None and asked and not language.training:
+    """Check that the call returned its cache, and did not use a pruned cache unnoticed."""
+    uses_cache = call.caching or (call.kv is not None and call.caching is None)
+    if kv is None and uses_cache and not language.training:
         raise _broken("a call with a cache returned none")
     layers = stock.layers_of(kv)
     if call.kv is None and any(isinstance(layer, PrunedLayer) for layer in layers):
-        raise _broken("a pruned cache was used by a call that was read as one without a cache")
+        raise _broken("a pruned cache was used by a call that seemed to have no cache")
     if call.front is not None and not call.rotates:
         raise _broken("the rotary embedding was not called")
 
 
 def check_stored(call: Call, index: int, layer: Any) -> None:
-    """Refuse a cache layer that stored another number of tokens than its plan says."""
+    """Check that a cache layer stores the planned number of tokens."""
     planned = call.stored_at(index) + call.n_new - call.dropped(index)
     stored = stored_length(layer)
     if stored != planned:
-        raise _broken(f"cache layer {index} stores {stored} tokens of each sequence, {planned} were planned")
+        raise _broken(f"cache layer {index} stores {stored} tokens per sequence, {planned} were planned")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls a pruned model cannot answer rightly, refused before the vision tower runs."""
+"""Refuse calls that a pruned model cannot answer correctly, before the vision tower runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .pruned_layer import PrunedLayer
 
 
 def refuse_chunked_prefill(model: Any) -> Callable[[], None]:
-    """Look at the settings of each `generate` with images; return a function that stops looking.
+    """Check the settings of each `generate` with images; return a function that removes the check.
 
-    `generate(prefill_chunk_size=...)` hands the language model pieces of the prompt, and a budget per image
-    cannot be kept on pieces of an image. The size is known once `generate` has merged its settings.
+    `generate(prefill_chunk_size=...)` passes the prompt to the language model in chunks, and a budget per
+    image cannot be applied to part of an image. The size is known once `generate` has merged its settings.
     """
     name = stock.settings_method(model)
     original = getattr(model, name)
@@ -33,8 +33,8 @@ def refuse_chunked_prefill(model: Any) -> Callable[[], None]:
         size = stock.chunk_size(merged)
         if size is not None and stock.brings_pixels(kwargs):
             raise UnsupportedCallError(
-                f"prefill_chunk_size={size} would divide an image among chunks, where no budget of it can "
-                "be kept on pieces; call generate with prefill_chunk_size=None"
+                f"prefill_chunk_size={size} would split an image into chunks, and its budget cannot be "
+                "applied to part of an image; call generate with prefill_chunk_size=None"
             )
         return merged
 
@@ -42,10 +42,10 @@ def refuse_chunked_prefill(model: Any) -> Callable[[], None]:
 
 
 def refuse_unknown_masks(call: ModelCall) -> None:
-    """Refuse a mask that does not say of each token whether it is padding.
+    """Refuse a mask that does not mark each token as padding or not.
 
-    One of four dimensions is of the unpruned sequence; only that of `generate` for static caches, or one for
-    each kind of layer, is known.
+    A four-dimensional mask covers the unpruned sequence; only the masks that `generate` makes for static
+    caches, one or one per kind of layer, are supported.
     """
     pruned = any(isinstance(layer, PrunedLayer) for layer in stock.layers_of(call.kv))
     if call.mask is None or not (call.brings_images or pruned):
@@ -56,7 +56,7 @@ def refuse_unknown_masks(call: ModelCall) -> None:
 
 
 def refuse_changed_settings(installed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """What is looked at in the tower was chosen when the model was pruned, by its configuration."""
+    """Refuse a changed configuration: it decided which modules were hooked when the model was pruned."""
     for word, value in installed.items():
         if now[word] != value:
             name = stock.ARGUMENTS[word][0]
@@ -67,38 +67,38 @@ def refuse_changed_settings(installed: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def refuse_images_into(call: ModelCall) -> None:
-    """Refuse images in a call whose cache has no layers, in which fewer tokens could be stored."""
+    """Refuse images in a call whose cache has no layers."""
     if call.brings_images:
         raise UnsupportedCallError(
             f"a prompt with images cannot be pruned into a {type(call.kv).__name__}, which has no layers "
-            "that could store fewer tokens than were seen; use generate() instead, or remove() the pruning"
+            "that could store fewer tokens; use generate() instead, or remove() the pruning"
         )
 
 
 def refuse_ambiguous_packing(call: Call, language: LanguageCall, axes: int) -> None:
-    """On models whose positions have several axes, one row of them that starts again does not always pack."""
+    """Refuse two-dimensional positions that restart, on models whose positions have several axes."""
     if call.sequences is not None and axes > 1 and language.positions is not None:
         if language.positions.ndim == 2:
             raise UnsupportedCallError(
-                "position_ids of two dimensions start again, and this model tells packed sequences by "
+                "two-dimensional position_ids restart, and this model recognises packed sequences by "
                 f"position_ids of shape ({axes + 1}, batch, length), whose first row is the text's; pass "
                 "those, or one sequence in each row of the batch"
             )
 
 
 def refuse_recomputing(layers: Any) -> None:
-    """Decoder layers that run hooks again on the way back cannot be cut before: no call is known by then."""
+    """Refuse decoder layers that rerun hooks in the backward pass, where no rows can be dropped."""
     if torch.is_grad_enabled() and any(map(stock.recomputes_hooks, layers)):
         raise UnsupportedCallError(
             f"gradient checkpointing of transformers {stock.installed_version()} calls the hooks of a layer "
-            "once more when it recomputes it, where no rows can be dropped; install transformers 5.23 or "
+            "again when it recomputes it, where no rows can be dropped; install transformers 5.23 or "
             "newer, prune before the language model (zoo-exact, divprune ...), or call "
             "model.gradient_checkpointing_disable()"
         )
 
 
 def refuse_unknown_rows(language: LanguageCall, batch: int, n_new: int) -> None:
-    """An argument with a row for each of `n_new` tokens that nobody has cut would no longer fit the rows."""
+    """Refuse an unknown argument with a row for each of `n_new` tokens, which was not pruned."""
     for name, value in language.rest.items():
         if (
             name not in stock.OF_THE_LOSS
@@ -108,5 +108,5 @@ def refuse_unknown_rows(language: LanguageCall, batch: int, n_new: int) -> None:
         ):
             raise UnsupportedCallError(
                 f"the language model was passed {name}, which has a row for each of {n_new} tokens, and "
-                "tokenprune does not know how to cut it; leave it out, or remove the pruning for this call"
+                "tokenprune does not know how to prune it; leave it out, or remove the pruning for this call"
             )

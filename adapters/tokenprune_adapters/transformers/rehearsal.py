@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rehearsal before the first answer: the cut is tried on a few rows, through the real hooks and cache.
+"""Rehearse a cut before the first call: run it on a few rows, through the real hooks and cache.
 
-Some rows are left out of a short prompt and one more row is decoded from its cache; the same is computed at
-once from the rows that stay, without hooks and without a cache. A cache, mask or position that is understood
-wrongly shows as a difference far above that of the model's own cached decoding. The language model's first
-layers suffice for that: as many as there are up to the first boundary, and at least one of each kind. What
-begins beyond a few rows (windows, chunks) cannot be seen here.
+Some rows of a short prompt are dropped and one more row is decoded from its cache; the result is compared
+with a single run of the kept rows, without hooks and without a cache. A cache, mask or position that is
+handled wrongly causes a difference far above that of the model's own cached decoding. The first layers of the
+language model suffice: those up to the first boundary, and at least one of each kind. Features that need many
+rows (windows, chunks) are not covered.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from .engine import Engine
 from .facts import VisionLanguageFacts
 from .rows import RowChoice
 
-N_ROWS = 9  # of the prompt; one more is decoded
+N_ROWS = 9  # rows of the prompt; one more is decoded
 N_DROPPED = 3
 FIRST_DROPPED = 2
-N_LAYERS = 4  # at least
-TIMES_OWN = 10.0  # how far above the model's own difference a pruned one may lie
-# the least difference that is refused, by dtype: what is misunderstood gives 1e-2 and more
+N_LAYERS = 4  # minimum depth
+TIMES_OWN = 10.0  # allowed multiple of the model's own difference
+# tolerance by dtype: errors in a cache, mask or position give 1e-2 and more
 FLOOR = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def rehearse(adapter: VisionLanguageFacts, cuts: list[Cut]) -> str:
-    """Try each cut, and return what was measured.
+    """Rehearse each cut, and return a summary of the differences.
 
     Raises
     ------
     UnsupportedModelError
-        When a rehearsed answer differs, or the language model cannot be run in this way.
+        If a rehearsed output differs, or the language model cannot be run in this way.
     """
     skipped = _why_not(adapter)
     if skipped:
@@ -67,7 +67,7 @@ def rehearse(adapter: VisionLanguageFacts, cuts: list[Cut]) -> str:
             raise UnsupportedModelError(
                 f"a rehearsal of {cut.method.name!r} on {type(adapter.model).__name__} gave rows that differ "
                 f"by {difference:.1e} of their size from those of the kept rows alone ({tolerance:.1e} is "
-                "allowed): a cache, mask or position works otherwise than in the models that were tested. "
+                "allowed): a cache, mask or position works differently than in the tested models. "
                 f"{_remedy()}"
             )
     difference, tolerance = max(measured, key=lambda pair: pair[0] / pair[1])
@@ -82,7 +82,7 @@ def _remedy() -> str:
 
 
 def _why_not(adapter: VisionLanguageFacts) -> str:
-    """Why nothing can be rehearsed; empty where it can."""
+    """Why the cuts cannot be rehearsed; empty if they can."""
     if any(hasattr(module, "unshard") for module in adapter.model.modules()):
         return "weights are sharded over processes (FSDP)"
     parts = {"weights of the language model": adapter.language_model}
@@ -95,7 +95,7 @@ def _why_not(adapter: VisionLanguageFacts) -> str:
 
 @contextmanager
 def _undisturbed(adapter: VisionLanguageFacts) -> Iterator[None]:
-    """Evaluation mode, no gradients, no compiled code; everything as it was afterwards."""
+    """Evaluation mode without gradients, autocast or compiled code; restores the state afterwards."""
     modules = list(adapter.language_model.modules())
     training = [module.training for module in modules]
     device = stock.embedding_table(adapter.model).weight.device.type
@@ -105,13 +105,13 @@ def _undisturbed(adapter: VisionLanguageFacts) -> Iterator[None]:
         with torch.no_grad(), torch.autocast(device, enabled=False), torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        for module, was in zip(modules, training, strict=True):
-            module.training = was
+        for module, previous in zip(modules, training, strict=True):
+            module.training = previous
 
 
 @dataclass
 class _Choice:
-    """Drops the same rows of every prompt; see `choosing.Chooser`."""
+    """A `choosing.Chooser` that drops fixed rows."""
 
     dropped: Tensor
     closes_up: bool
@@ -133,14 +133,14 @@ class _Choice:
         call.choice, call.due = self._rows(call), frozenset({self.boundary})
 
     def before_layer(self, i: int, call: Call, hidden: Tensor, rotated: Any) -> None:
-        """The rows were chosen before."""
+        """Do nothing: the rows were chosen in `before_layers`."""
 
 
 class _Rehearsal:
-    """One cut, tried on one prompt.
+    """Rehearses one cut on one prompt.
 
-    Rows dropped inside the decoder are hidden by the mask from the start, so that the rows that stay are in
-    both stages those of a prompt without the dropped ones.
+    Rows dropped inside the decoder are masked from the start, so that at both stages the kept rows equal
+    those of a prompt without the dropped ones.
     """
 
     def __init__(self, adapter: VisionLanguageFacts, cut: Cut) -> None:
@@ -154,13 +154,14 @@ class _Rehearsal:
         self.closes_up = cut.closes_up
         schedule = cut.method.schedule if cut.method.stage == "decoder" else None
         self.boundary = None if schedule is None else schedule.boundaries(len(adapter.layers))[0]
-        if self.boundary is not None:  # the same one, however many layers are left
+        if self.boundary is not None:  # an absolute layer, however many layers are rehearsed
             first = ExplicitSchedule((self.boundary,), (1,))
             self.cut = dataclasses.replace(cut, method=dataclasses.replace(cut.method, schedule=first))
         firsts = stock.first_layers(self.language.config)
         self.depth = 1 + max(N_LAYERS - 1, (self.boundary or 0) + 1, *firsts)
-        # flash attention takes gaps in positions for packed prompts; closed up inside the decoder, the layers
-        # before and after a boundary agree about positions only where nothing stands before the dropped rows
+        # flash attention reads gaps in positions as packed prompts; if positions are renumbered inside the
+        # decoder, the layers before and after a boundary agree on them only if no row precedes the dropped
+        # ones
         leading = stock.is_flash(self.language.config) or (self.boundary is not None and self.closes_up)
         start = 0 if leading else FIRST_DROPPED
         keep = torch.ones(N_ROWS + 1, dtype=torch.bool)
@@ -168,7 +169,7 @@ class _Rehearsal:
         self.keep = keep.to(self.rows.device)
 
     def measure(self) -> tuple[float, float]:
-        """The relative difference, and the one allowed: infinite where the own rows are not finite."""
+        """Return the relative difference and its tolerance, infinite if the reference is not finite."""
         layers = self.language.layers
         self.language.layers = nn.ModuleList(list(layers)[: self.depth])
         try:
@@ -177,15 +178,15 @@ class _Rehearsal:
             self.language.layers = layers
 
     def _kv(self) -> Any:
-        """An empty cache for the layers that are rehearsed."""
+        """Create an empty cache for the rehearsed layers."""
         kv = stock.new_kv(self.language.config)
         del stock.layers_of(kv)[self.depth :]
         return kv
 
     def _measure(self) -> tuple[float, float]:
         kept, places = self.rows[:, self.keep], torch.arange(N_ROWS + 1, device=self.rows.device)
-        stay = places[: kept.shape[1]] if self.closes_up else places[self.keep]
-        wanted = self._run(kept, stay, None, ones=True)
+        kept_places = places[: kept.shape[1]] if self.closes_up else places[self.keep]
+        wanted = self._run(kept, kept_places, None, ones=True)
         if not bool(wanted.isfinite().all()):
             return math.nan, math.inf
         difference, floor = _difference(self._pruned(places), wanted), FLOOR.get(wanted.dtype, 1e-2)
@@ -193,11 +194,11 @@ class _Rehearsal:
             return difference, floor
         kv = self._kv()
         steps = (slice(-1), slice(-1, None))
-        own = torch.cat([self._run(kept[:, step], stay[step], kv, ones=True) for step in steps], 1)
-        return difference, max(floor, TIMES_OWN * _difference(own, wanted))
+        cached = torch.cat([self._run(kept[:, step], kept_places[step], kv, ones=True) for step in steps], 1)
+        return difference, max(floor, TIMES_OWN * _difference(cached, wanted))
 
     def _pruned(self, places: Tensor) -> Tensor:
-        """What the engine makes of the prompt and of one more row."""
+        """Run the prompt and one more row through the engine."""
         choice = _Choice((~self.keep[:-1]).nonzero().squeeze(1), self.closes_up, self.boundary)
         kv = self._kv()
         mask = None if self.boundary is None else self.keep.long()[None]
@@ -209,7 +210,7 @@ class _Rehearsal:
                 self.rows[:, :-1], places[:-1], kv, mask=None if mask is None else mask[:, :-1]
             )
             engine.brought = None
-            decoded = self._run(self.rows[:, -1:], None, kv, mask=mask)  # the cache knows where it goes on
+            decoded = self._run(self.rows[:, -1:], None, kv, mask=mask)  # the cache defines its position
         finally:
             engine.turn.give()
             engine.remove()
@@ -218,21 +219,20 @@ class _Rehearsal:
     def _run(
         self, rows: Tensor, places: Tensor | None, kv: Any, mask: Tensor | None = None, ones: bool = False
     ) -> Tensor:
-        """Last hidden rows (1, n, D) of the language model alone."""
-        if ones:  # gaps in positions without a mask would be taken for packed prompts
+        """Run the language model alone and return its last hidden rows (1, n, D)."""
+        if ones:  # without a mask, gaps in positions would look like packed prompts
             n = rows.shape[1] + (0 if kv is None else stock.seen(kv))
             mask = torch.ones(1, n, dtype=torch.long, device=rows.device)
         axes = self.adapter.position_axes
-        positions = (
-            places if places is None else places.expand(1, -1) if axes == 1 else places.expand(axes, 1, -1)
-        )
+        shape = (1, -1) if axes == 1 else (axes, 1, -1)
+        positions = None if places is None else places.expand(*shape)
         call = LanguageCall({}, rows, mask, positions, kv, kv is not None)
         args, kwargs = self._signature.write(call)
-        made: Tensor = stock.output_field(self.language(*args, **kwargs), "rows")
-        return made
+        output: Tensor = stock.output_field(self.language(*args, **kwargs), "rows")
+        return output
 
 
 def _difference(rows: Tensor, wanted: Tensor) -> float:
-    """How far rows lie from others, relative to their size."""
+    """Norm of the difference of two tensors, relative to the norm of `wanted`."""
     wanted = wanted.float()
     return float((rows.float() - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float32).tiny))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is looked up once when a model is pruned: its modules' signatures, the functions that make masks."""
+"""Look-ups made once when a model is pruned: signatures of its modules, and mask functions."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class Signatures:
         modalities: Sequence[str],
         language_words: Sequence[str] = (),
     ) -> Signatures:
-        """Look everything up.
+        """Look up the signatures.
 
         Parameters
         ----------
         layers
-            The decoder layers, where rows are to be dropped before some of them.
+            The decoder layers, if rows will be dropped before some of them.
         language_words
-            Arguments of the language model beside the usual ones that the adapter cuts.
+            Additional arguments of the language model that the adapter prunes.
 
         Raises
         ------
         UnsupportedModelError
-            Naming what is missing.
+            If something is missing, with its name.
         """
         pixels = ["videos" if modality == "video" else "images" for modality in modalities]
         encodes_first = stock.encodes_first(model)
@@ -82,13 +82,13 @@ def encoder_signature(inner: Any, modality: str, words: Sequence[str], optional:
 
 @dataclass(frozen=True)
 class MaskMakers:
-    """Transformers' functions that make masks, by kind, with their signatures."""
+    """Transformers' mask functions by kind, with their signatures."""
 
     makers: Mapping[str, tuple[Callable[..., Any], Signature]]
 
     @classmethod
     def resolve(cls) -> MaskMakers:
-        """Find the functions; a missing one, or one without an argument we pass, is refused."""
+        """Look up the functions; refuse a missing function or argument."""
         words = ("settings", "embeds", "mask", "kv", "positions", "blocks")
         functions = stock.mask_functions()
         return cls(
@@ -105,10 +105,10 @@ class MaskMakers:
         numbering: Tensor | None = None,
         blocks: Tensor | None = None,
     ) -> Any:
-        """The mask of a kind of layer for rows (B, P, D), from the two-dimensional one; None: not needed.
+        """Make the mask of a kind of layer for rows (B, P, D) from a two-dimensional one; None if not needed.
 
-        Positions `numbering` (B, P) that start again tell packed sequences apart, where there is no `flat`.
-        Tokens with the same number (not -1) in `blocks` (B, n) see each other both ways.
+        Without `flat`, restarting positions `numbering` (B, P) separate packed sequences. Tokens with the
+        same index (not -1) in `blocks` (B, n) attend to each other bidirectionally.
         """
         make, signature = self.makers[kind]
         names = signature.names

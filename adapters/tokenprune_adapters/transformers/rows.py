@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choices of a call, gathered over its images: which rows of the batch stay, in which order."""
+"""Collect the selections of a call over its images: which rows of the batch are kept, in which order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .plan import RowPlan
 
 @dataclass
 class Image:
-    """One image on its way through the cuts of a call.
+    """The state of one image across the cuts of a call.
 
-    `slots` (n,): which of the prompt's tokens its rows stand for, in row order. `entered` (n,): where these
-    rows stood among those that entered the decoder, once they did. `origin` (n,): the image's own token each
-    row comes from, -1 for rows that were made; `found`: the same before the last cut. `began`, `text` and
-    `last`: where all its rows, the text after it and the prompt's last token stood when they entered the
-    decoder. `schedule`: rows it is cut to before decoder layers.
+    `slots` (n,): the prompt's slots of its current rows, in row order. `entered` (n,): the slots of these
+    rows in the decoder's input, once they entered it. `origin` (n,): the index of the image's token that each
+    row comes from, -1 for new rows; `found`: the same before the last cut. `began`, `text` and `last`: the
+    slots of all its rows, of the text after it and of the prompt's last token in the decoder's input.
+    `schedule`: the number of rows to keep before decoder layers.
     """
 
     span: ImageSpan
@@ -45,13 +45,13 @@ class Image:
     schedule: dict[int, int] = field(default_factory=dict)
 
     def plan(self, cut: Cut, plan: ImagePlan) -> None:
-        """Remember whether a cut leaves this image alone, and why."""
+        """Record whether, and why, a cut leaves this image alone."""
         self.left_alone = plan.left_alone
         if plan.left_alone is not None:
             self.note = plan.left_alone.note(cut)
 
     def report(self) -> ImageReport:
-        """What became of it."""
+        """Report the selections made for this image."""
         return ImageReport(
             row=self.span.row,
             layout=self.layout,
@@ -69,14 +69,14 @@ class Image:
 
 
 class RowChoice:
-    """Rows of a batch that stay, B rows of L tokens each; images are cut one by one, text stays.
+    """The kept tokens of a batch of B rows of L tokens; images are pruned one by one, text is kept.
 
     Parameters
     ----------
     shape
         (B, L).
     real
-        (B, L) which tokens are no padding; None: all.
+        (B, L) False for padding; None if there is none.
     """
 
     def __init__(self, shape: torch.Size, real: Tensor | None, device: torch.device) -> None:
@@ -89,49 +89,49 @@ class RowChoice:
         self._new: list[tuple[int, Tensor, Tensor]] = []
 
     def cut(self, image: Image, places: Tensor, selection: Selection, layer: int) -> Tensor:
-        """Drop what an image's selection leaves out; return where the rows that stay stand, (K,).
+        """Apply an image's selection; return the slots of its kept rows, (K,).
 
         Parameters
         ----------
         places
-            (n,) where the image's rows stand among the L tokens of this batch.
+            (n,) the slots of the image's rows in this batch.
         layer
             The boundary, for the report.
         """
-        chosen = selection.indices
-        if selection.features is not None:  # else no row is new, and the device need not be asked
-            chosen = fill_new_rows(chosen, len(places))
-        stay, row = places[chosen], image.span.row
+        indices = selection.indices
+        if selection.features is not None:  # otherwise no row is new, and no synchronisation is needed
+            indices = fill_new_rows(indices, len(places))
+        kept, row = places[indices], image.span.row
         self.keep[row, places] = False
-        self.keep[row, stay] = True
-        self._place[row, stay] = stay.sort().values
+        self.keep[row, kept] = True
+        self._place[row, kept] = kept.sort().values
         if selection.features is not None:
-            self._new.append((row, stay, selection.features))
+            self._new.append((row, kept, selection.features))
         image.found = image.origin
-        image.origin = torch.where(selection.indices < 0, -1, image.origin[chosen])
-        image.slots, image.selection = image.slots[chosen], selection
-        image.cuts[layer], image.selections[layer] = len(stay), selection
+        image.origin = torch.where(selection.indices < 0, -1, image.origin[indices])
+        image.slots, image.selection = image.slots[indices], selection
+        image.cuts[layer], image.selections[layer] = len(kept), selection
         self.has_cut = True
-        return stay
+        return kept
 
     def write_new_rows(self, rows: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Put new rows' contents into `rows` (B, P, D); `slot` (B, L) says where each token stands there."""
+        """Write new rows into `rows` (B, P, D); `slot` (B, L) maps tokens to slots of `rows`."""
         if self._new:
             rows = rows.clone()
         for row, slots, features in self._new:
-            at = slots if slot is None else slot[row, slots]
-            rows[row, at] = features.to(rows.dtype)
+            targets = slots if slot is None else slot[row, slots]
+            rows[row, targets] = features.to(rows.dtype)
         self._new = []
         return rows
 
     def plan(self) -> RowPlan:
-        """Plan of all cuts so far, from the tokens this began with."""
+        """Make the plan of all cuts so far, over the initial tokens."""
         return RowPlan.make(self.keep, self._place)
 
     def gone(self, restarts: Tensor | None) -> Tensor:
-        """Dropped tokens at or before each token, padding not counted, (B, L).
+        """Number of dropped tokens at or before each token, excluding padding, (B, L).
 
-        Counted anew where `restarts` (1 or B, L): there another sequence begins.
+        The count restarts where `restarts` (1 or B, L) marks the start of another sequence.
         """
         dropped = ~self.keep if self.real is None else ~self.keep & self.real
         return counted_anew(dropped.cumsum(1), restarts)

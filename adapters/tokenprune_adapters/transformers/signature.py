@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a function of transformers calls its arguments, and calls of it by our words."""
+"""Translate between the argument names of transformers and ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .stock import ARGUMENTS, missing
 
 @dataclass
 class View:
-    """Arguments of one call by our words; `rest` has those the engine has no word for, under their names."""
+    """Arguments of one call under our names; `rest` holds unknown arguments under their own names."""
 
     rest: dict[str, Any]
     words: ClassVar[tuple[str, ...]] = ()
@@ -28,7 +28,7 @@ V = TypeVar("V", bound=View)
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments of one function: parameters in order, its names for our words, words by position."""
+    """The arguments of one function: its parameters, their names by our words, and positional words."""
 
     where: str
     order: tuple[str, ...]
@@ -49,51 +49,51 @@ class Signature:
         Parameters
         ----------
         where
-            What to call the function in messages.
+            Name of the function in error messages.
         words
-            Arguments it must take, by name.
+            Required arguments, as keys of `stock.ARGUMENTS`.
         optional
-            Arguments that it may lack.
+            Optional arguments, as keys of `stock.ARGUMENTS`.
         first
             Words of the leading parameters, which are passed by position.
 
         Raises
         ------
         UnsupportedModelError
-            When an argument is missing, or the leading ones are not where they should be.
+            If an argument is missing, or a leading parameter is not in its place.
         """
         parameters = inspect.signature(function).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         order = tuple(name for name in parameters if name != "self")
         names = {}
         for word in (*words, *optional):
-            spelled = [name for name in ARGUMENTS[word] if name in order]
-            if spelled:
-                names[word] = spelled[0]
+            matches = [name for name in ARGUMENTS[word] if name in order]
+            if matches:
+                names[word] = matches[0]
             elif word in words:
                 raise missing(f"argument {' or '.join(ARGUMENTS[word])}", where)
             elif takes_any:
                 names[word] = ARGUMENTS[word][0]
         for place, word in enumerate(first):
             if order[place] != names[word]:
-                raise missing(f"argument {names[word]} at place {place} (it is {order[place]})", where)
+                raise missing(f"argument {names[word]} at position {place} (it is {order[place]})", where)
         return cls(where, order, names, tuple(first))
 
     @classmethod
     def of_forward(
         cls, module: nn.Module, words: Sequence[str], optional: Sequence[str] = (), first: Sequence[str] = ()
     ) -> Signature:
-        """The signature of a module's forward, whatever was put in front of the instance's."""
+        """Read the signature of a module class's forward, ignoring wrappers on the instance."""
         forward = type(module).forward
         return cls.of(forward, f"{type(module).__name__}.forward", words, optional, first)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """All arguments of a call by the function's own names; older spellings are renamed.
+        """Bind a call's arguments to the function's own names; other spellings are renamed.
 
         Raises
         ------
         UnsupportedCallError
-            When one argument is passed by two of its spellings.
+            If an argument is passed under two spellings.
         """
         bound = {**dict(zip(self.order, args, strict=False)), **kwargs}
         for word, name in self.names.items():
@@ -105,13 +105,13 @@ class Signature:
         return bound
 
     def read(self, view: type[V], args: Sequence[Any], kwargs: Mapping[str, Any]) -> V:
-        """A call's arguments as a view; what was not passed is None, the default of each."""
+        """Convert a call's arguments to a view; arguments that were not passed are None."""
         bound = self.bind(args, kwargs)
         words = {word: bound.pop(name, None) for word, name in self.names.items() if word in view.words}
         return view(rest=bound, **words)
 
     def write(self, view: View) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of a call from a view, by position and by name."""
+        """Convert a view to positional and keyword arguments."""
         args = tuple(getattr(view, word) for word in self.first)
         words = [word for word in view.words if word in self.names and word not in self.first]
         return args, {**view.rest, **{self.names[word]: getattr(view, word) for word in words}}

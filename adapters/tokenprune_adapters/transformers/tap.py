@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking at the queries and keys of one attention module, under any attention implementation.
+"""Record the queries and keys of one attention module, under any attention implementation.
 
-Only that module gets a configuration of its own, which names an attention function of ours; it looks and
-hands over to the original one. Masks, other layers and the model's configuration are untouched. No attention
-map is ever made: rows are computed from the queries asked for.
+The module gets its own copy of the configuration, which names an attention function that records its inputs
+and calls the original. Masks, other layers and the model's configuration are unchanged. No full attention map
+is made: attention rows are computed from the requested queries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tokenprune import UnsupportedCallError, UnsupportedModelError
 from . import stock
 from .signature import Signature
 
-ATTENTION_SIGNALS = frozenset({"attention_rows", "keys", "text_keys"})  # of a decoder layer
+ATTENTION_SIGNALS = frozenset({"attention_rows", "keys", "text_keys"})  # signals of decoder layers
 See = Callable[[Tensor, Tensor, "float | None"], None]
 
 
@@ -33,9 +33,8 @@ def _functions() -> stock.AttentionFunctions:
 class AttentionFunctionTap:
     """Calls `see(query, key, scaling)` whenever an attention module attends.
 
-    Query (B, H, L, d) and key (B, H_kv, S, d) are what attention itself sees: after rotary, after the norms,
-    after the cache was updated. While `dry` is set the attention itself is left out, and its output means
-    nothing.
+    Query (B, H, L, d) and key (B, H_kv, S, d) are what attention itself sees: after rotary embedding, norms
+    and cache update. While `dry` is set, the attention is skipped and its output is meaningless.
     """
 
     def __init__(self, attention: Any, see: See) -> None:
@@ -44,12 +43,12 @@ class AttentionFunctionTap:
         self._config = attention.config
         # some modules branch on "flash" in the name of the implementation
         self.__name__ = f"tap_{functions.name_of(attention)}_{id(self):x}"
-        # the registry is global: it must not keep a model alive that is dropped while pruned
+        # the registry is global and must not keep a deleted model alive
         alive = weakref.ref(self)
 
         def attend(*args: Any, **options: Any) -> Any:
             tap = alive()
-            assert tap is not None  # only this tap's module names it
+            assert tap is not None  # only this tap's module uses the name
             return tap(*args, **options)
 
         functions.add(self.__name__, attend)
@@ -69,31 +68,32 @@ class AttentionFunctionTap:
         return attend(module, query, key, value, *mask, **options)
 
     def _refuse_other_kernels(self, module: Any) -> None:
-        """Some modules branch on "flash" in the name of the implementation, and see ours instead."""
+        """Refuse a change to or from flash attention: some modules branch on the name, which is ours."""
         name = self._functions.implementation(self._config)
         if ("flash" in name) != ("flash" in self.__name__):
             raise UnsupportedCallError(
-                f"the attention implementation of {type(module).__name__} is {name!r} now, and was another "
-                "kind when the model was pruned; call remove() on the handle and prune the model again"
+                f"the attention implementation of {type(module).__name__} is {name!r} now, and was of "
+                "another kind when the model was pruned; call remove() on the handle and prune the model "
+                "again"
             )
 
     def remove(self) -> None:
-        """Give the module its configuration back and forget the function's name."""
+        """Restore the module's configuration and unregister the function."""
         self._attention.config = self._config
         _functions().remove(self.__name__)
 
 
 def check_attention(attention: Any, where: str) -> None:
-    """Refuse a module whose attention cannot be tapped.
+    """Check that a module's attention can be tapped.
 
     Raises
     ------
     UnsupportedModelError
-        When there is no such module, or its attention functions are not known.
+        If there is no such module, or its attention function is not known.
     """
     if attention is None or getattr(attention, "config", None) is None:
         raise UnsupportedModelError(
-            f"no attention module was found at {where}; methods that look at attention there cannot run on "
+            f"no attention module was found at {where}; methods that read attention there cannot run on "
             "this model. Choose a method that needs none of: " + ", ".join(sorted(ATTENTION_SIGNALS))
         )
     functions = _functions()
@@ -103,16 +103,16 @@ def check_attention(attention: Any, where: str) -> None:
 
 
 def attention_probabilities(query: Tensor, key: Tensor, allowed: Tensor, scaling: float | None) -> Tensor:
-    """Softmax rows, in float32.
+    """Compute rows of softmax attention in float32.
 
     Parameters
     ----------
     query
-        (H, R, d), the rows asked for.
+        (H, R, d), the requested rows.
     key
-        (H_kv, S, d); each serves H / H_kv query heads.
+        (H_kv, S, d); each key head is shared by H / H_kv query heads.
     allowed
-        (R, S) which keys each row sees.
+        (R, S) True for the keys that each row attends to.
 
     Returns
     -------

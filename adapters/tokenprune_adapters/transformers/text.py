@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From where a method looks at an image: the text after it, and the last token of the prompt."""
+"""Locate the text after an image, and the last token of its prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .rows import Image
 
 
 def text_after(images: Sequence[Image], image: Image, call: Call) -> Tensor:
-    """Which tokens of the row are text after an image, (T,); `last_token` where there is none."""
+    """Slots of the text tokens after an image, (T,); `last_token` if there are none."""
     prompt = _prompt(image, call)
     for other in images:
         if other.span.row == image.span.row:
@@ -23,22 +23,22 @@ def text_after(images: Sequence[Image], image: Image, call: Call) -> Tensor:
 
 
 def last_token(image: Image, call: Call) -> Tensor:
-    """The last token of the prompt an image belongs to, whatever it is, (1,)."""
+    """Slot of the last token, text or image, of the prompt that an image belongs to, (1,)."""
     return _prompt(image, call).nonzero()[-1]
 
 
 def _after(image: Image, tokens: Tensor) -> Tensor:
-    """Those of a row's tokens (L,) bool that come after an image."""
+    """Restrict a mask (L,) of a row's tokens to those after an image."""
     tokens = tokens.clone()
     tokens[: int(image.span.slots[-1]) + 1] = False
     return tokens
 
 
 def _prompt(image: Image, call: Call) -> Tensor:
-    """Which tokens of the row belong to the prompt of an image, (L,) bool; the image's own do.
+    """Mask (L,) of the tokens in the prompt of an image, including the image's own.
 
-    No padding, none of another packed sequence, and nothing from the answer on that follows the image: a
-    choice that depended on it would not be the one `generate` makes.
+    Excludes padding, other packed sequences, and everything from the answer on: a choice that depended on the
+    answer would differ from the choice in `generate`.
     """
     row, device = image.span.row, image.span.slots.device
     prompt = torch.ones(call.n_new, dtype=torch.bool, device=device)

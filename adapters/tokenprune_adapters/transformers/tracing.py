@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recording what each call did at its boundaries, for `PruningHandle.trace`.
+"""Record what each call did at its boundaries, for `PruningHandle.trace`.
 
-It reads numbers off the device, and so runs only if `apply` was called with ``trace=True``. Between calls
-nothing is held but integers.
+Recording synchronises the device, and so runs only if `apply` was called with ``trace=True``. Between calls
+it holds integers only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Ends = tuple[tuple[int, ...], tuple[int, ...]] | None  # positions of a row's fi
 
 @dataclass(frozen=True)
 class _Passed:
-    """What arrived at a boundary and what went on, row by row of the batch."""
+    """Number of tokens before and after a boundary, for each row of the batch."""
 
     layer: int
     n_in: list[int]
@@ -35,12 +35,12 @@ class _Passed:
 
 
 class CallTracer:
-    """Collects the boundaries of the call that is being made.
+    """Collects the boundaries of the current call.
 
     Parameters
     ----------
     record
-        Gets the trace of each call.
+        Called with the trace of each call.
     rules
         Position rule of the cut at each stage that has one.
     """
@@ -59,11 +59,11 @@ class CallTracer:
         return None if record is None else cls(record, rules)
 
     def _enter_language(self, mask: Any) -> None:
-        """Begin a call, whose language model is passed this mask."""
+        """Begin a call, and record the mask that its language model is passed."""
         self._mask, self._passed = _shape(mask), []
 
     def _enter_layer(self, i: int, call: Call, hidden: Tensor, mask: Any, positions: Tensor | None) -> None:
-        """Note what decoder layer `i` is passed: hidden (B, P, D), and positions (..., 1 or B, P)."""
+        """Record the input of decoder layer `i`: hidden (B, P, D), positions (..., 1 or B, P)."""
         before, entered = call.remaining_at(i - 1), call.entered
         assert entered is not None
         width = entered.shape[1] if before is None else before.plan.index.shape[1]
@@ -73,7 +73,7 @@ class CallTracer:
         self._passed.append(_Passed(i, n_in, _counts(real, n_rows, n_out), ends, _shape(mask)))
 
     def _leave_language(self, call: Call, kv: Any) -> None:
-        """Record the call, whose cache has been told what was left out."""
+        """Record the call, after its cache was updated."""
         boundaries = []
         if "projector" in self._rules:
             boundaries.append(self._boundary("projector", self._at_front(call), call, kv))
@@ -82,7 +82,7 @@ class CallTracer:
         self._record(CallTrace(call.n_new, tuple(boundaries)))
 
     def _at_front(self, call: Call) -> _Passed:
-        """What the language model was passed."""
+        """The boundary before the language model."""
         entered, real = call.entered, call.entered_real
         assert entered is not None
         n_rows, n_out = entered.shape[:2]
@@ -107,13 +107,13 @@ class CallTracer:
 
 
 def _shape(mask: Any) -> tuple[int, ...] | None:
-    """Shape of a mask, of that for full attention if there is one for each kind of layer."""
+    """Shape of a mask; of the full attention mask if there is one for each kind of layer."""
     shape = getattr(stock.one_mask(mask), "shape", None)
     return None if shape is None else tuple(shape)
 
 
 def _counts(real: Tensor | None, n_rows: int, width: int) -> list[int]:
-    """Tokens in each row of (B, width) that are no padding."""
+    """Number of tokens of each row (B, width) that are not padding."""
     return [width] * n_rows if real is None else real.sum(1).tolist()
 
 
@@ -125,20 +125,20 @@ def _ends(positions: Tensor | None, real: Tensor | None, n_rows: int) -> list[En
     axes = axes.expand(-1, n_rows, -1)
     ends: list[Ends] = []
     for row in range(n_rows):
-        there = axes[:, row] if real is None else axes[:, row, real[row].to(axes.device)]
-        if there.shape[1]:
-            ends.append((tuple(there[:, 0].tolist()), tuple(there[:, -1].tolist())))
+        present = axes[:, row] if real is None else axes[:, row, real[row].to(axes.device)]
+        if present.shape[1]:
+            ends.append((tuple(present[:, 0].tolist()), tuple(present[:, -1].tolist())))
         else:
             ends.append(None)
     return ends
 
 
 def _masked(call: Call, layer: Any, stored: int, n_rows: int) -> list[int]:
-    """How many of the slots in use each row does not see."""
-    n, known = stored_length(layer), call.seen
+    """Number of slots in use that are masked, for each row."""
+    n, seen = stored_length(layer), call.seen
     if isinstance(layer, PrunedLayer):
-        like = layer.valid if known is None else known.flat
-        visible = None if like is None else layer.visible(n, known, like.device)
+        like = layer.valid if seen is None else seen.flat
+        visible = None if like is None else layer.visible(n, seen, like.device)
     else:
-        visible = None if known is None else known.of(torch.arange(n, device=known.flat.device)[None])
+        visible = None if seen is None else seen.of(torch.arange(n, device=seen.flat.device)[None])
     return [0] * n_rows if visible is None else (~visible[:, n - stored :]).sum(1).tolist()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call at a time: what a pruned model remembers of a call must not be another thread's."""
+"""A lock that serialises the calls of a pruned model, whose hooks share the state of one call."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 import threading
 from types import FrameType
 
-PATIENCE = 0.05  # seconds between two looks at whether the thread that is waited for is still in its call
+PATIENCE = 0.05  # seconds between checks whether the owner is still in its call
 
 
 class Turn:
-    """Lets one thread in; calls of others wait until it is through. The same thread may come in again.
+    """A reentrant lock that is owned by a stack frame of a thread.
 
-    A turn belongs to a frame, the one of the function that took it or a caller of that. When that frame is
-    gone without the turn being given back, the next thread gets it: torch runs no hook after a
-    KeyboardInterrupt in a forward.
+    The frame is that of the function that acquired the lock, or of one of its callers. If the frame ends
+    without releasing the lock, another thread can acquire it: torch runs no hook after a KeyboardInterrupt in
+    a forward.
     """
 
     def __init__(self) -> None:
@@ -24,31 +24,31 @@ class Turn:
         self._frame: FrameType | None = None  # itself: the id of a frame that ended is soon another's
 
     def take(self, file: str | None = None) -> bool:
-        """Wait for one's turn; False where one has it already.
+        """Acquire the lock; False if this thread already holds it.
 
         Parameters
         ----------
         file
-            The turn lasts as long as the nearest caller whose code is in this file; None: the caller itself.
+            The owning frame is the nearest caller whose code is in this file; None for the direct caller.
         """
-        me, frame = threading.get_ident(), _frame(sys._getframe(1), file)
+        thread, frame = threading.get_ident(), _frame(sys._getframe(1), file)
         with self._changed:
-            if self._owner == me and self.held():
+            if self._owner == thread and self.held():
                 return False
-            while self._owner not in (0, me) and self.held():
+            while self._owner not in (0, thread) and self.held():
                 self._changed.wait(PATIENCE)
-            self._owner, self._frame = me, frame
+            self._owner, self._frame = thread, frame
             return True
 
     def give(self) -> None:
-        """Let the next one in."""
+        """Release the lock, if this thread holds it."""
         with self._changed:
             if self._owner == threading.get_ident():
                 self._owner, self._frame = 0, None
                 self._changed.notify()
 
     def held(self) -> bool:
-        """Whether the thread whose turn it is still runs the frame the turn belongs to."""
+        """Whether the owning thread still runs the owning frame."""
         frame = sys._current_frames().get(self._owner)
         while frame is not None:
             if frame is self._frame:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps that take an installation back, last one first; interrupted, they can be run again."""
+"""A stack of steps that undo an installation and can be resumed after an interrupt."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 
 class UndoStack:
-    """Functions that each undo one change, and may be called twice."""
+    """Idempotent functions that each undo one change."""
 
     def __init__(self) -> None:
         self._steps: list[Callable[[], None]] = []
 
     def do(self, change: Callable[[], Callable[[], None]]) -> None:
-        """Make a change, and remember the function it returns, which undoes it."""
+        """Make a change, and push the function it returns, which undoes it."""
         self._steps.append(change())
 
     def run(self) -> None:
-        """Undo everything. A step is forgotten once it is done, so that a second run goes on from there."""
+        """Undo all changes, last one first; steps are removed once done, so that a second run resumes."""
         while self._steps:
             self._steps[-1]()
             self._steps.pop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adapter of vision-language models of transformers: what it provides, refuses and installs."""
+"""The base adapter of vision-language models of transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DECODER_SIGNALS |= {"position_ids", "text_position_ids"}
 
 
 class TransformersAdapter(VisionLanguageFacts):
-    """A vision-language model of transformers; families override what is not the same everywhere."""
+    """Adapter for a vision-language model of transformers; subclasses override what differs in a family."""
 
     can_trace: ClassVar[bool] = True
 
@@ -33,19 +33,19 @@ class TransformersAdapter(VisionLanguageFacts):
     def provides(self) -> Mapping[str, frozenset[str]]:
         """Signals by stage."""
         from_text = frozenset({"input_features", "text_embeds"})
-        given = {"projector": from_text | {"projector", "text_ids"} | frozenset(self.image_signals())}
+        signals = {"projector": from_text | {"projector", "text_ids"} | frozenset(self.image_signals())}
         if not self.why_no_decoder():
-            given["decoder"] = from_text | DECODER_SIGNALS
-        return given
+            signals["decoder"] = from_text | DECODER_SIGNALS
+        return signals
 
     def why_no_decoder(self) -> str:
-        """Why rows cannot be cut inside the decoder; nothing where they can."""
+        """Why rows cannot be dropped inside the decoder; empty if they can."""
         if self.slides:
-            return "some of its layers see only a window, and a window over fewer rows is not made yet"
+            return "some of its layers use sliding windows, which are not supported there yet"
         return ""
 
     def check_model(self) -> None:
-        """Refuse a model, or a transformers, in which something is not where the engine looks for it."""
+        """Check that the model and transformers have everything that the engine uses."""
         stock.warn_if_untested(stock.installed_version())
         self.check_parts()
         stock.check_outputs()
@@ -60,7 +60,7 @@ class TransformersAdapter(VisionLanguageFacts):
             encoder_signature(self.inner, modality, *self.encoder_words(modality))
 
     def check(self, cut: Cut) -> None:
-        """Refuse what this model cannot do; see `ModelAdapter.check`."""
+        """Refuse a cut that this model cannot make; see `ModelAdapter.check`."""
         why = self.why_no_decoder()
         if cut.method.stage == "decoder" and why:
             raise IncompatibleError(
@@ -73,57 +73,57 @@ class TransformersAdapter(VisionLanguageFacts):
             return
         if cut.method.schedule is None:
             raise IncompatibleError(
-                f"method {cut.method.name!r} cuts in the decoder but says at no layer; give layer= (the cut "
+                f"method {cut.method.name!r} cuts in the decoder but names no layer; give layer= (the cut "
                 "is made before it) or schedule={layer: rows, ...}"
             )
         ranks = stock.tensor_parallel_size(self.model)
         if ranks > 1 and cut.method.needs & ATTENTION_SIGNALS:
             raise IncompatibleError(
-                f"method {cut.method.name!r} looks at the attention of decoder layers, whose heads {ranks} "
-                "processes share (tensor parallelism): each would choose by its own heads, and keep other "
-                "tokens than the next. Choose a method that cuts at the projector stage (zoo-exact, "
+                f"method {cut.method.name!r} reads the attention of decoder layers, whose heads are split "
+                f"over {ranks} processes (tensor parallelism): each would choose by its own heads, and keep "
+                "other tokens than the next. Choose a method that cuts at the projector stage (zoo-exact, "
                 "divprune ...), or load the model into one process"
             )
         boundaries = cut.method.schedule.boundaries(len(self.layers))
         if boundaries[0] == 0 and cut.method.needs & ATTENTION_SIGNALS:
             raise IncompatibleError(
-                f"method {cut.method.name!r} looks at the attention of the layer before the cut, and "
+                f"method {cut.method.name!r} reads the attention of the layer before the cut, and "
                 "there is none before layer 0; give layer= or schedule= from 1 on"
             )
         self.signatures(True)
         if cut.method.needs & ATTENTION_SIGNALS:
             for boundary in boundaries:
-                for layer in (boundary - 1, boundary):  # a method may look at either
+                for layer in (boundary - 1, boundary):  # a method may read either
                     where = f"layer {layer} of {type(self.language_model).__name__}"
                     check_attention(self.attention(layer), where)
                 self.attention_signature(boundary)
 
     def _check_projector(self, cut: Cut) -> None:
-        """Refuse to read weights that are elsewhere."""
+        """Refuse a method that reads projector weights that are not in memory."""
         if "projector" in cut.method.needs:
             check_at_hand(self.projector_parts(), f"method {cut.method.name!r}", in_call=False)
 
     def check_together(self, cuts: Sequence[Cut]) -> None:
-        """At most one cut at each stage, the earlier stage first."""
+        """Refuse more than one cut per stage, and cuts that are not in the order of stages."""
         stages = [cut.method.stage for cut in cuts]
         if stages not in (["projector"], ["decoder"], ["projector", "decoder"]):
             raise IncompatibleError(
-                f"cuts at the stages {', '.join(stages)} do not go together; give one method at the "
+                f"cuts at the stages {', '.join(stages)} cannot be combined; give one method at the "
                 "projector stage, then one at the decoder stage"
             )
 
     def rehearse(self, cuts: Sequence[Cut]) -> str:
-        """Try the cuts on a few rows; see `rehearsal`."""
+        """Rehearse the cuts on a few rows; see `rehearsal`."""
         return rehearsal.rehearse(self, list(cuts))
 
     def example_inputs(self, seed: int = 0) -> dict[str, Tensor]:
-        """One row with one random picture; see `promises.examples`."""
+        """Random inputs of one row with one picture; see `promises.examples`."""
         return example_inputs(self, seed)
 
     def trial(self, inputs: Any) -> Trial:
-        """Checks against stock code run by hand; see `promises`."""
+        """Checks against reference runs of stock code; see `promises`."""
         return VisionLanguageTrial(self, inputs)
 
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
-        """Hook the model."""
+        """Install the hooks, and return a function that removes them."""
         return Engine(self, cuts, record).remove
