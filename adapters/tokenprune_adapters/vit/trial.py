@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a pruned vision tower: against itself run on the kept rows by hand, one picture at a time."""
+"""Check a pruned vision tower against reference runs on the kept rows, one picture at a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tokenprune.trial import BATCH, CACHE, EXACTNESS, Judge, PromiseRecord, Tria
 
 from .tower import Tower
 
-# relative to the size of an output, by its dtype: what rounding makes of another number of rows
+# tolerance for rounding, by the dtype of the output, relative to its norm
 FLOOR = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-1}
 
 
 class TowerTrial(Trial):
-    """Runs of one model on a batch of pictures, and of its tower on each of them alone."""
+    """Runs one model on a batch of pictures, and its tower on each picture alone."""
 
     def __init__(self, model: nn.Module, tower: Tower, inputs: Any) -> None:
         self.model, self.tower, self.inputs = model, tower, inputs
@@ -30,20 +30,20 @@ class TowerTrial(Trial):
             self._pictures = self._seen()
 
     def _seen(self) -> Tensor:
-        """The pictures (B, C, H, W) that reach the tower with these inputs."""
+        """Record the pictures (B, C, H, W) that reach the tower."""
         seen: list[Tensor] = []
         look = self.tower.entry.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
         try:
             called(self.model, self.inputs)
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError) as error:
             raise UnsupportedCallError(
                 f"the unpruned {type(self.model).__name__} cannot be run on these inputs "
-                f"({type(error).__name__}: {error}); inputs are what the model is called with"
+                f"({type(error).__name__}: {error}); inputs must be the arguments of the model"
             ) from error
         finally:
             look.remove()
         if not seen:
-            raise UnsupportedCallError("with these inputs no picture reaches the vision tower")
+            raise UnsupportedCallError("no picture reaches the vision tower with these inputs")
         return seen[0]
 
     def outputs(self, brief: bool = False) -> list[Tensor]:
@@ -67,7 +67,7 @@ class TowerTrial(Trial):
         assert report is not None  # refused before
         images = sorted(report.images, key=lambda image: image.row)
         if any(len(image.cuts) > 1 for image in images):
-            note = "only the last of several cuts is reported, and by hand all are needed"
+            note = "only the last of several cuts is reported, and the reference needs all of them"
             yield PromiseRecord.skipped(EXACTNESS, name, note)
         else:
             wanted = [
@@ -79,10 +79,11 @@ class TowerTrial(Trial):
         yield PromiseRecord.skipped(CACHE, name, note)
 
     def _by_hand(self, picture: Tensor, image: ImageReport) -> Tensor:
-        """The tower's own blocks, from the cut on called with the rows that stay."""
+        """Run the tower's own blocks, from the cut on with the kept rows."""
         selection = image.selection
-        if selection is None:
-            return self._output(picture)
+        assert (
+            selection is not None
+        )  # pictures of a batch are of one size, and a budget that cuts none was refused
         (layer,), n = image.cuts, self.tower.n_prefix
         slots = slots_of(selection, image.n_before)
 
@@ -110,7 +111,7 @@ class TowerTrial(Trial):
 
 
 def _apart(outputs: Tensor, wanted: Tensor) -> float:
-    """The largest difference of a picture's output, relative to its size."""
+    """The largest difference of a picture's output, relative to its norm."""
     if outputs.shape != wanted.shape:
         return math.inf
     rows, others = outputs.double().flatten(1), wanted.double().flatten(1)
@@ -118,7 +119,7 @@ def _apart(outputs: Tensor, wanted: Tensor) -> float:
 
 
 def example_pictures(tower: Tower, weight: Tensor, seed: int, n: int = 2) -> Tensor:
-    """Random pictures (n, C, H, W) of the size the tower mostly takes; `weight` is the first of its entry."""
+    """Random pictures (n, C, H, W) of the default size; `weight` is the patch embedding's kernel."""
     sides: Sequence[int] = weight.shape[-2:]
     height, width = (grid * side for grid, side in zip(tower.usual, sides, strict=True))
     draw = torch.Generator().manual_seed(seed)
