@@ -81,9 +81,7 @@ class TowerTrial(Trial):
     def _by_hand(self, picture: Tensor, image: ImageReport) -> Tensor:
         """Run the tower's own blocks, from the cut on with the kept rows."""
         selection = image.selection
-        assert (
-            selection is not None
-        )  # pictures of a batch are of one size, and a budget that cuts none was refused
+        assert selection is not None  # pictures are of one size, and a budget that cuts none is refused
         (layer,), n = image.cuts, self.tower.n_prefix
         slots = slots_of(selection, image.n_before)
 
