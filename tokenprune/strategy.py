@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base classes of the three kinds of strategies: scorers, selectors and reducers.
-
-Strategies are frozen dataclasses; their fields are the options.
-"""
+"""Base classes of scorers, selectors and reducers: frozen dataclasses whose fields are the options."""
 
 from __future__ import annotations
 

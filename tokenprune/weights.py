@@ -6,16 +6,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from .at_hand import check_at_hand
 from .errors import IncompatibleError
-
-if TYPE_CHECKING:
-    from typing import TypeGuard
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def test_inputs_that_are_none(llava, inputs, said):
 
 def test_an_input_that_belongs_to_no_row(llava):
     inputs = tokenprune.default_registry().adapter_for(llava)(llava).example_inputs()
-    with pytest.raises(tokenprune.UnsupportedCallError, match=r"odd of shape \(5, 2\) cannot be divided"):
+    with pytest.raises(tokenprune.UnsupportedCallError, match=r"odd of shape \(5, 2\) cannot be split"):
         check_model(llava, {**inputs, "odd": torch.zeros(5, 2)})
 
 
@@ -185,7 +185,7 @@ def test_budgets_names_and_models_that_cannot_be_checked(llava):
         check_model(llava, keep=3, keep_ratio=0.5)
     with pytest.raises(tokenprune.UnknownNameError, match="unknown method 'strid'"):
         check_model(llava, methods=["strid"])
-    with pytest.raises(tokenprune.OptionError, match="methods is a list of names .* got 'stride'"):
+    with pytest.raises(tokenprune.OptionError, match="methods must be a list of names .* got 'stride'"):
         check_model(llava, methods="stride")
     with pytest.raises(tokenprune.UnsupportedModelError, match="takes a torch model, got str"):
         check_model("llava")
@@ -341,7 +341,7 @@ def test_a_model_whose_reference_does_not_fit_it(monkeypatch, llava, unrehearsed
         classmethod(lambda cls, row, rows: original(cls, row, rows * 1.5 + rows.roll(1, 1))),
     )
     record = broken(llava)["exactness"]
-    assert "run by hand, is itself off by" in record.note and record.difference > record.allowed
+    assert "the reference run of the unpruned language model differs by" in record.note and record.difference > record.allowed
 
 
 def test_a_method_that_raises_is_a_failure(llava, install_plugin):

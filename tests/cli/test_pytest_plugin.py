@@ -92,7 +92,7 @@ def test_strategies_and_adapters():
     CHECKS.method(tokenprune.method("divprune"))
     adapter = tokenprune.default_registry().find("adapter", "llava")
     CHECKS.adapter(adapter)
-    with pytest.raises(AssertionError, match="is no instance of tokenprune.Selector"):
+    with pytest.raises(AssertionError, match="is not an instance of tokenprune.Selector"):
         CHECKS.selector(tokenprune.scorer("zoo"))
 
 

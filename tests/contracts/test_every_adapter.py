@@ -40,8 +40,8 @@ class Unwritten(tokenprune.ModelAdapter):
 @pytest.mark.parametrize(
     ("adapter", "sentence"),
     [
-        (type("NoAdapter", (), {"name": "broken"}), r"no subclass of tokenprune\.ModelAdapter"),
-        (Unwritten, "leaves methods of ModelAdapter unwritten"),
+        (type("NoAdapter", (), {"name": "broken"}), r"not a subclass of tokenprune\.ModelAdapter"),
+        (Unwritten, "does not implement all methods of ModelAdapter"),
         (broken(matches=classmethod(lambda cls, model: True)), r"claims a bare torch\.nn\.Identity"),
         (broken(matches=classmethod(lambda cls, model: False)), "does not claim Linear"),
         (broken(provides={"retina": frozenset()}), "stages other than vision, projector, decoder"),

@@ -66,5 +66,5 @@ class Restless(tokenprune.Selector):
 
 
 def test_a_method_that_chooses_otherwise_the_second_time_is_named():
-    with pytest.raises(AssertionError, match="method 'restless' chose otherwise the second time"):
+    with pytest.raises(AssertionError, match="method 'restless' is not deterministic"):
         check_method(tokenprune.Method("restless", scorer="uniform", selector=Restless()))

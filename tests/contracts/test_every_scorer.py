@@ -73,17 +73,17 @@ def counting(self, tokens, calls=[]):  # noqa: B006 (state is the point)
         (broken(lambda self, t: torch.rand(len(t))), "global random state"),
         (broken(lambda self, t: torch.full((len(t),), random.random())), "global random state"),
         (broken(in_place), "changed the input 'features' in place"),
-        (broken(moody), "opinion only sometimes"),
-        (broken(counting), "other scores for the same tokens"),
+        (broken(moody), "returns None only sometimes"),
+        (broken(counting), "different scores for the same tokens"),
         (broken(lambda self, t: t.signal("cls_attention").mean(0)), "does not declare in `needs`"),
         (broken(Norm.score, needs=frozenset({"moon_phase"})), "needs moon_phase: pass tokens"),
         (
             broken(lambda self, t: t.features.norm(dim=-1) / t.features.norm(), batched=True),
-            "says `batched` but scores a stack otherwise",
+            "says `batched` but scores a stack differently",
         ),
         (
             broken(lambda self, t: None if t.is_batch else t.features.norm(dim=-1), batched=True),
-            "opinion on images or on stacks, not on both",
+            "returns None for only one of images and stacks",
         ),
     ],
 )

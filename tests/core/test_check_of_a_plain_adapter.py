@@ -82,7 +82,7 @@ def test_identity_and_undoing_are_checked_and_the_rest_has_no_reference(model, i
         "identity": PASSED,
         "undo": PASSED,
     }
-    assert records["exactness"].note == "the model's adapter brings no reference to compare with"
+    assert records["exactness"].note == "the model's adapter has no reference to compare with"
     assert (records["identity"].difference, records["undo"].difference) == (0.0, 0.0)
     assert not model._forward_hooks
 
@@ -109,7 +109,7 @@ def test_a_model_that_returns_no_tensor_cannot_be_checked(model):
     words = (
         r"the unpruned Plain cannot be run on these inputs \(UnsupportedCallError: the model returned dict, "
     )
-    with pytest.raises(tokenprune.UnsupportedCallError, match=words + "in which there is no tensor"):
+    with pytest.raises(tokenprune.UnsupportedCallError, match=words + "which contains no tensor"):
         check_model(model, ROWS, methods=["stride"], keep=3)
 
 

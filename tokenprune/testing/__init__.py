@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contract checks for plugin authors: one call in a test says whether a strategy keeps its promises.
+"""Contract checks for plugin authors: one call in a test checks a strategy or an adapter.
 
-Each check raises AssertionError with one sentence: who broke which promise, and how. `check_model` checks the
-promises on a model of yours and returns a `ModelCheck`.
+Each check raises AssertionError with one sentence that names the broken promise. `check_model` checks the
+promises on a given model and returns a `ModelCheck`.
 """
 
 from .contracts import check_adapter, check_method, check_reducer, check_scorer, check_selector

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a strategy or an adapter promises by being one, checked on imagined images.
+"""Checks of the contracts of strategies and adapters on synthetic images.
 
-Each check raises AssertionError with one sentence: who broke which promise, and how.
+Each check raises AssertionError with one sentence that names the broken promise.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ R = TypeVar("R")
 
 
 def check_scorer(scorer: Scorer, tokens: VisualTokens | None = None) -> None:
-    """Check shape, type, determinism, purity, declared needs, and that a stack scores as its images do."""
+    """Check shape, dtype, determinism, purity, declared needs, and that a stack scores like its images."""
     who = _who(scorer, Scorer)
     images = list(_images(scorer, tokens))
     single = []
     for image in images:
         scores, again = _twice(who, image, partial(scorer.score, image))
         single.append(scores)
-        _require((scores is None) == (again is None), f"{who} has an opinion only sometimes")
+        _require((scores is None) == (again is None), f"{who} returns None only sometimes")
         if scores is None or again is None:
             continue
         _require(isinstance(scores, Tensor), f"{who} returned {type(scores).__name__}, not a tensor")
@@ -46,48 +46,48 @@ def check_scorer(scorer: Scorer, tokens: VisualTokens | None = None) -> None:
         _require(tuple(scores.shape) == (n,), f"{who} returned {tuple(scores.shape)} instead of ({n},)")
         _require(scores.dtype == torch.float32, f"{who} returned {scores.dtype} instead of torch.float32")
         _require(bool(scores.isfinite().all()), f"{who} returned scores that are not finite")
-        _require(torch.equal(scores, again), f"{who} returned other scores for the same tokens")
+        _require(torch.equal(scores, again), f"{who} returned different scores for the same tokens")
     if not scorer.batched:
         return
-    whole = scorer.score(stack(images))
-    apart = [scores for scores in single if scores is not None]
-    if whole is None or not apart:
-        _require(whole is None and not apart, f"{who} has an opinion on images or on stacks, not on both")
+    stacked = scorer.score(stack(images))
+    expected = [scores for scores in single if scores is not None]
+    if stacked is None or not expected:
+        _require(not expected and stacked is None, f"{who} returns None for only one of images and stacks")
         return
-    same = whole.shape[0] == len(apart) and torch.allclose(whole, torch.stack(apart), rtol=1e-4, atol=1e-6)
-    _require(same, f"{who} says `batched` but scores a stack otherwise than its images one by one")
+    same = len(stacked) == len(expected) and torch.allclose(stacked, torch.stack(expected), 1e-4, 1e-6)
+    _require(same, f"{who} says `batched` but scores a stack differently from its images one by one")
 
 
 def check_selector(selector: Selector, tokens: VisualTokens | None = None) -> None:
-    """Check that exactly `keep` valid slots come back, the same every time, ties to the lowest slot.
+    """Check that exactly `keep` valid slots are returned, deterministically, ties to the lowest slot.
 
-    A selector that says `by_position` has no ties between equal tokens.
+    Ties are not checked for selectors with `by_position`.
     """
     who = _who(selector, Selector)
     images = list(_images(selector, tokens))
     n = len(images[0])
-    some = torch.rand(len(images), n, generator=torch.Generator().manual_seed(0))
-    untouched = some.clone()
+    random_scores = torch.rand(len(images), n, generator=torch.Generator().manual_seed(0))
+    original = random_scores.clone()
     for keep in sorted({1, 2, n // 3, n - 1, n} & set(range(1, n + 1))):
-        for scores in (some[0], torch.ones(n), None):
+        for scores in (random_scores[0], torch.ones(n), None):
             first, again = _twice(who, images[0], partial(selector.select, images[0], scores, keep))
             _check_pure_selection(who, first, n, keep)
-            _require(torch.equal(first.indices, again.indices), f"{who} chose otherwise the second time")
-            _require(torch.equal(some, untouched), f"{who} changed the scores in place")
+            _require(torch.equal(first.indices, again.indices), f"{who} is not deterministic")
+            _require(torch.equal(random_scores, original), f"{who} changed the scores in place")
         if selector.batched:
-            whole = selector.select(stack(images), some, keep).indices
-            apart = [selector.select(i, s, keep).indices for i, s in zip(images, some, strict=True)]
-            same = torch.equal(whole, torch.stack(apart))
-            _require(same, f"{who} says `batched` but chooses from a stack otherwise than one by one")
+            stacked = selector.select(stack(images), random_scores, keep).indices
+            pairs = zip(images, random_scores, strict=True)
+            expected = torch.stack([selector.select(i, s, keep).indices for i, s in pairs])
+            message = f"{who} says `batched` but selects from a stack differently from one by one"
+            _require(torch.equal(stacked, expected), message)
         if not selector.by_position:
-            chosen = selector.select(all_equal(images[0]), torch.ones(n), keep).indices.tolist()
-            lowest = chosen == list(range(keep))
-            told = f"{who} must give ties to the lowest slots; of {n} equal tokens it took {chosen}"
-            _require(lowest, told)
+            slots = selector.select(all_equal(images[0]), torch.ones(n), keep).indices.tolist()
+            message = f"{who} must give ties to the lowest slots; of {n} equal tokens it took {slots}"
+            _require(slots == list(range(keep)), message)
 
 
 def check_reducer(reducer: Reducer, tokens: VisualTokens | None = None) -> None:
-    """Check that the selector's share and the reducer's rows make up `keep`, with features for new rows."""
+    """Check that the reducer returns `keep` rows, deterministically, with features for new rows."""
     who = _who(reducer, Reducer)
     image = next(_images(reducer, tokens))
     n, width = image.features.shape
@@ -98,20 +98,20 @@ def check_reducer(reducer: Reducer, tokens: VisualTokens | None = None) -> None:
         chosen = Selection(top_slots(scores, share).sort().values, scores=scores)
         first, again = _twice(who, image, partial(reducer.reduce, image, chosen, keep))
         _require(len(first) == keep, f"{who} returned {len(first)} rows instead of {keep}")
-        old = [slot for slot in first.indices.tolist() if slot != -1]
-        _require(len(set(old)) == len(old), f"{who} returned a slot twice")
-        _require(all(0 <= slot < n for slot in old), f"{who} returned a slot outside 0 ... {n - 1}")
+        kept = [slot for slot in first.indices.tolist() if slot != -1]
+        _require(len(set(kept)) == len(kept), f"{who} returned a slot twice")
+        _require(all(0 <= slot < n for slot in kept), f"{who} returned a slot outside 0 ... {n - 1}")
         if first.features is None or again.features is None:
-            _require(len(old) == keep, f"{who} returned new rows without features")
+            _require(len(kept) == keep, f"{who} returned new rows without features")
             continue
         shape = tuple(first.features.shape)
         _require(shape == (keep, width), f"{who} returned features {shape} instead of {(keep, width)}")
         _require(bool(first.features.isfinite().all()), f"{who} returned features that are not finite")
-        _require(torch.equal(first.features, again.features), f"{who} reduced otherwise the second time")
+        _require(torch.equal(first.features, again.features), f"{who} is not deterministic")
 
 
 def check_method(method: Method, tokens: VisualTokens | None = None) -> None:
-    """Check that a method keeps what `n_keep` says, always the same, and that keeping all changes nothing."""
+    """Check that a method keeps `n_keep` rows, deterministically, and that keeping all changes nothing."""
     who = f"method {method.name!r}"
     tokens = example_tokens() if tokens is None else tokens
     n = len(tokens)
@@ -119,7 +119,7 @@ def check_method(method: Method, tokens: VisualTokens | None = None) -> None:
         first, again = _twice(who, tokens, partial(method.select, tokens, keep))
         expected = method.n_keep(tokens.layout, keep)
         _require(len(first) == expected, f"{who} kept {len(first)} rows, but n_keep says {expected}")
-        _require(torch.equal(first.indices, again.indices), f"{who} chose otherwise the second time")
+        _require(torch.equal(first.indices, again.indices), f"{who} is not deterministic")
     for keep in (n, n + 5):
         everything, _ = _twice(who, tokens, partial(method.select, tokens, keep))
         same = everything.indices.tolist() == list(range(n)) and everything.features is None
@@ -127,36 +127,37 @@ def check_method(method: Method, tokens: VisualTokens | None = None) -> None:
 
 
 def check_adapter(adapter: type[ModelAdapter], model: nn.Module | None = None) -> None:
-    """Check an adapter's declarations; with a `model` it knows, also what it says of that model."""
+    """Check an adapter's declarations and, with a `model` it supports, its properties for that model."""
     who = f"adapter {getattr(adapter, 'name', adapter)!r}"
-    _require(issubclass(adapter, ModelAdapter), f"{who} is no subclass of tokenprune.ModelAdapter")
-    _require(not inspect.isabstract(adapter), f"{who} leaves methods of ModelAdapter unwritten")
+    _require(issubclass(adapter, ModelAdapter), f"{who} is not a subclass of tokenprune.ModelAdapter")
+    _require(not inspect.isabstract(adapter), f"{who} does not implement all methods of ModelAdapter")
     _require(adapter.matches(nn.Identity()) is False, f"{who} claims a bare torch.nn.Identity()")
     if model is None:
         return
     _require(adapter.matches(model) is True, f"{who} does not claim {type(model).__name__}")
-    given = adapter(model)
-    _require(set(given.provides) <= set(STAGES), f"{who} provides for stages other than {', '.join(STAGES)}")
-    _require(given.default_stage in given.provides, f"{who} cannot cut at its own default stage")
-    known = bool(given.positions) and set(given.positions) <= {"contiguous", "original"}
-    _require(known, f"{who} allows the positions {given.positions}; there are 'contiguous' and 'original'")
+    instance = adapter(model)
+    _require(set(instance.provides) <= set(STAGES), f"{who} has stages other than {', '.join(STAGES)}")
+    _require(instance.default_stage in instance.provides, f"{who} cannot cut at its own default stage")
+    rules = instance.positions
+    is_known = bool(rules) and set(rules) <= {"contiguous", "original"}
+    _require(is_known, f"{who} allows the positions {rules}; there are 'contiguous' and 'original'")
 
 
 def _who(strategy: Strategy, base: type[Strategy]) -> str:
-    _require(isinstance(strategy, base), f"{strategy!r} is no instance of tokenprune.{base.__name__}")
+    _require(isinstance(strategy, base), f"{strategy!r} is not an instance of tokenprune.{base.__name__}")
     return f"{strategy.kind} {strategy.name!r}"
 
 
-def _require(kept: bool, sentence: str) -> None:
-    if not kept:
-        raise AssertionError(sentence)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
 
 
 def _images(strategy: Strategy, tokens: VisualTokens | None) -> Iterator[VisualTokens]:
-    """Images that carry the signals the strategy declares, and no others."""
+    """Yield images with the signals that the strategy declares, and no others."""
     for image in [example_tokens(seed=0), example_tokens(seed=1)] if tokens is None else [tokens]:
-        lacking = ", ".join(sorted(strategy.needs - image.provides))
-        _require(not lacking, f"{strategy.kind} {strategy.name!r} needs {lacking}: pass tokens that carry it")
+        missing = ", ".join(sorted(strategy.needs - image.provides))
+        _require(not missing, f"{strategy.kind} {strategy.name!r} needs {missing}: pass tokens that have it")
         signals = {name: image.signal(name) for name in strategy.needs}
         yield VisualTokens(image.features, signals, image.layout, image.layer)
 
@@ -171,13 +172,13 @@ def _tensors(tokens: VisualTokens) -> dict[str, Tensor]:
 
 
 def _twice(who: str, tokens: VisualTokens, call: Callable[[], R]) -> tuple[R, R]:
-    """Call twice; inputs and global random states must stay as they were."""
+    """Call twice; raise if inputs or global random states change."""
     before = {name: value.clone() for name, value in _tensors(tokens).items()}
     states = _random_states()
     try:
         results = call(), call()
     except IncompatibleError as error:
-        raise AssertionError(f"{who} asks for a signal it does not declare in `needs`: {error}") from error
+        raise AssertionError(f"{who} uses a signal it does not declare in `needs`: {error}") from error
     except PluginError as error:
         raise AssertionError(str(error)) from error
     _require(_random_states() == states, f"{who} uses a global random state; make a generator from a seed")
@@ -188,10 +189,12 @@ def _twice(who: str, tokens: VisualTokens, call: Callable[[], R]) -> tuple[R, R]
 
 def _check_pure_selection(who: str, selection: Selection, n: int, keep: int) -> None:
     slots = selection.indices
-    _require(slots.dtype == torch.long and slots.ndim == 1, f"{who} must return indices (K,) of type long")
+    _require(
+        slots.dtype == torch.long and slots.ndim == 1, f"{who} must return indices (K,) of dtype torch.long"
+    )
     _require(len(slots) == keep, f"{who} returned {len(slots)} rows instead of {keep}")
     _require(bool(((slots >= 0) & (slots < n)).all()), f"{who} returned a slot outside 0 ... {n - 1}")
     ascending = bool((slots.diff() > 0).all())
-    _require(ascending, f"{who} must return slots ascending and each once, got {slots.tolist()}")
+    _require(ascending, f"{who} must return unique slots in ascending order, got {slots.tolist()}")
     same = selection.order is None or torch.equal(selection.order.sort().values, slots)
-    _require(same, f"{who} returned an `order` that is no permutation of its indices")
+    _require(same, f"{who} returned an `order` that is not a permutation of its indices")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imagined visual tokens that carry every signal: what the contract checks feed to strategies."""
+"""Synthetic visual tokens with every signal, the inputs of the contract checks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..tokens import Layout, VisualTokens
 
 
 def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
-    """Make visual tokens of an imagined image, with every signal that `tokenprune.signals` names.
+    """Return the visual tokens of a synthetic image, with every signal of `tokenprune.signals`.
 
-    They stand before decoder layer 2. `seed` makes another image; the projector stays the same, as if one
-    model had seen them all.
+    They are those before decoder layer 2. The image depends on `seed`; the projector does not, as if all
+    images had been encoded by one model.
     """
     draw, weights = (torch.Generator().manual_seed(s) for s in (seed, 2**31))
 
@@ -64,7 +64,7 @@ def rotary(positions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def all_equal(tokens: VisualTokens) -> VisualTokens:
-    """Make every token the same: features of one exact direction, signals those of the first token."""
+    """Return tokens that are all equal: unit features in one direction, and the first token's signals."""
     signals: dict[str, Any] = {}
     for name in tokens.provides:
         value, axis = tokens.signal(name), getattr(SIGNALS.get(name), "token_axis", None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pruning could leave behind on a model: hooks, attributes, another class or configuration."""
+"""Detect what a removed pruning left on a model: hooks, attributes, a changed class or configuration."""
 
 from __future__ import annotations
 
@@ -10,53 +10,49 @@ from torch import nn
 
 
 class ModelState:
-    """How a model's modules looked at one time, but for the values of their tensors."""
+    """A snapshot of a model's modules, without the values of their tensors."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._before = _looks(model)
+        self._before = _snapshot(model)
 
     def changed_on(self, model: nn.Module) -> str:
-        """What is not as it was, in words; empty where everything is."""
-        now = _looks(model)
-        for name in [*self._before, *(name for name in now if name not in self._before)]:
-            was, is_ = self._before.get(name), now.get(name)
-            if was != is_:
+        """Describe the first difference from the snapshot; an empty string if there is none."""
+        after = _snapshot(model)
+        for name in [*self._before, *(name for name in after if name not in self._before)]:
+            old, new = self._before.get(name), after.get(name)
+            if old != new:
                 where = f"module {name!r}" if name else f"the {type(model).__name__} itself"
-                return f"{where} {_change(was, is_)}"
+                return f"{where} {_change(old, new)}"
         return ""
 
 
-def _looks(model: nn.Module) -> dict[str, dict[str, Any]]:
-    return {name: _look(module) for name, module in model.named_modules()}
+def _snapshot(model: nn.Module) -> dict[str, dict[str, Any]]:
+    return {name: _module_state(module) for name, module in model.named_modules()}
 
 
-def _look(module: nn.Module) -> dict[str, Any]:
-    own = vars(module)
-    hooks = {name: tuple(held) for name, held in own.items() if name.endswith("_hooks") and _counts(held)}
-    config = own.get("config")
+def _module_state(module: nn.Module) -> dict[str, Any]:
+    attributes = vars(module)
+    tables = {name: value for name, value in attributes.items() if name.endswith("_hooks")}
+    hooks = {name: tuple(value) for name, value in tables.items() if isinstance(value, Mapping) and value}
+    config = attributes.get("config")
     settings = vars(config).items() if hasattr(config, "__dict__") else ()
     return {
         "class": type(module),
-        "attributes": frozenset(own),
+        "attributes": frozenset(attributes),
         "hooks": hooks,
         "config": (id(config), tuple(sorted((key, id(value)) for key, value in settings))),
     }
 
 
-def _counts(held: Any) -> bool:
-    return isinstance(held, Mapping) and bool(held)
-
-
-def _change(was: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
-    if was is None or now is None:
-        return "is new" if was is None else "is gone"
-    if was["class"] is not now["class"]:
-        return f"has the class {now['class'].__name__} instead of {was['class'].__name__}"
-    if was["hooks"] != now["hooks"]:
-        names = sorted(set(was["hooks"].items()) ^ set(now["hooks"].items()))
-        return f"has other hooks than before ({', '.join(sorted({name for name, _ in names}))})"
-    if was["attributes"] != now["attributes"]:
-        return (
-            f"has other attributes than before ({', '.join(sorted(was['attributes'] ^ now['attributes']))})"
-        )
+def _change(old: dict[str, Any] | None, new: dict[str, Any] | None) -> str:
+    if old is None or new is None:
+        return "is new" if old is None else "is gone"
+    if old["class"] is not new["class"]:
+        return f"has the class {new['class'].__name__} instead of {old['class'].__name__}"
+    if old["hooks"] != new["hooks"]:
+        names = {name for name, _ in set(old["hooks"].items()) ^ set(new["hooks"].items())}
+        return f"has other hooks than before ({', '.join(sorted(names))})"
+    if old["attributes"] != new["attributes"]:
+        names = old["attributes"] ^ new["attributes"]
+        return f"has other attributes than before ({', '.join(sorted(names))})"
     return "has another configuration than before"

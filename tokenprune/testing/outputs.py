@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a model and comparing what it returns; the trial of adapters that bring none of their own."""
+"""Run a model and compare its outputs; the default trial of adapters without one."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from ..trial import EXACTNESS, Judge, PromiseRecord, Trial
 
 
 class PlainTrial(Trial):
-    """Calls the model and compares its tensors."""
+    """Calls the model and compares its output tensors."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model, self.inputs = model, inputs
 
     def outputs(self, brief: bool = False) -> list[Tensor]:
-        """All tensors of what the model returns."""
+        """Return all tensors of the model's output."""
         return tensors_of(called(self.model, self.inputs))
 
     def run(self, handle: PruningHandle) -> Judge:
-        """Run the pruned model; the adapter knows nothing to compare its answer with."""
+        """Run the pruned model; without a trial of the adapter, exactness cannot be checked."""
         called(self.model, self.inputs)
-        name, note = handle.cuts[0].method.name, "the model's adapter brings no reference to compare with"
+        name, note = handle.cuts[0].method.name, "the model's adapter has no reference to compare with"
         return lambda: [PromiseRecord.skipped(EXACTNESS, name, note)]
 
 
 def called(model: nn.Module, inputs: Any) -> Any:
-    """Call a model with arguments by name, by position, or with a single one."""
+    """Call a model with keyword arguments, positional arguments, or a single one."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """All tensors in an output, in order.
+    """Return all tensors in an output, in order.
 
     Raises
     ------
     UnsupportedCallError
         When there are none.
     """
-    found = list(_walk(output))
-    if not found:
-        raise UnsupportedCallError(f"the model returned {type(output).__name__}, in which there is no tensor")
-    return found
+    tensors = list(_walk(output))
+    if not tensors:
+        raise UnsupportedCallError(f"the model returned {type(output).__name__}, which contains no tensor")
+    return tensors
 
 
 def _walk(output: Any) -> Iterator[Tensor]:
@@ -65,7 +65,7 @@ def _walk(output: Any) -> Iterator[Tensor]:
 
 
 def slots_of(selection: Selection, n: int) -> Tensor:
-    """The slot (K,) of each chosen row; a made one (-1) gets the next free of n after the one before it."""
+    """Return the slot of each row, (K,); a new row (-1) gets the next free slot of n after the last."""
     slots: list[int] = selection.indices.tolist()
     taken = {slot for slot in slots if slot >= 0}
     for place, slot in enumerate(slots):
@@ -76,13 +76,13 @@ def slots_of(selection: Selection, n: int) -> Tensor:
     return torch.tensor(slots, device=selection.indices.device)
 
 
-def largest_difference(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """The largest difference of tensors, 0 where all bits are equal; infinite where shapes are not.
+def largest_difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
+    """Return the largest difference of tensors: 0 if all are bit-identical, infinite if shapes differ.
 
-    Where one has more tensors than the other, the first ones of both are compared.
+    If one sequence is longer, its additional tensors are ignored.
     """
-    both = list(zip(ones, others, strict=False))
-    if any(one.shape != other.shape for one, other in both):
+    pairs = list(zip(expected, actual, strict=False))
+    if any(a.shape != b.shape for a, b in pairs):
         return float("inf")
-    pairs = [(a, b) for a, b in both if not torch.equal(a, b)]
-    return max((float((a.double() - b.double()).abs().max()) for a, b in pairs), default=0.0)
+    unequal = [(a, b) for a, b in pairs if not torch.equal(a, b)]
+    return max((float((a.double() - b.double()).abs().max()) for a, b in unequal), default=0.0)

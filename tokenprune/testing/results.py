@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a check of a model found, and how it is told."""
+"""The result of checking a model, with its JSON and text forms."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..trial import FAILED, NOT_APPLICABLE, PASSED, PromiseRecord
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """All promises of one model with the methods that were tried.
+    """Records of all promises of a model, with every method that was tried.
 
-    `settings` are those the answers depend on (attention implementation and the like), as the adapter calls
-    them; `budget` is what the methods were to keep, as text; `seconds` the time all of it took.
+    `settings` are those that the outputs depend on (such as the attention implementation), named by the
+    adapter; `budget` describes the budget of the methods; `seconds` is the time of the whole check.
     """
 
     model: str
@@ -32,7 +32,7 @@ class ModelCheck:
 
     @property
     def failures(self) -> tuple[PromiseRecord, ...]:
-        """The promises that were broken."""
+        """Records of broken promises."""
         return tuple(record for record in self.records if record.outcome == FAILED)
 
     @property
@@ -41,19 +41,19 @@ class ModelCheck:
         return not self.failures and any(record.outcome == PASSED for record in self.records)
 
     def worst(self, promise: str) -> PromiseRecord | None:
-        """The record of a promise that is nearest to breaking it, or furthest beyond; None: unchecked."""
-        of_it = [r for r in self.records if r.promise == promise and r.outcome != NOT_APPLICABLE]
-        return max(of_it, key=_severity, default=None)
+        """Return the record of a promise with the worst outcome, or None if it was not checked."""
+        checked = [r for r in self.records if r.promise == promise and r.outcome != NOT_APPLICABLE]
+        return max(checked, key=_severity, default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON has it; differences that are no numbers are None."""
+        """Return a JSON-serializable dictionary; differences that are not finite are None."""
         whole = dataclasses.asdict(self) | {"passed": self.passed}
         whole["settings"] = dict(self.settings)
         whole["records"] = [_plain(record) for record in whole["records"]]
         return whole
 
     def to_json(self, indent: int | None = 1) -> str:
-        """Return `to_dict` as text."""
+        """Return `to_dict` as a JSON string."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ def _sentences(records: tuple[PromiseRecord, ...]) -> str:
 
 
 def _sentence(record: PromiseRecord) -> str:
-    said = f"{record.promise} with {record.method}"
+    sentence = f"{record.promise} with {record.method}"
     if record.difference is not None:
-        said += f" (off by {record.difference:.1e}, {record.allowed:.1e} is allowed)"
-    return f"{said}: {record.note}" if record.note else said
+        sentence += f" (off by {record.difference:.1e}, {record.allowed:.1e} is allowed)"
+    return f"{sentence}: {record.note}" if record.note else sentence
