@@ -341,7 +341,10 @@ def test_a_model_whose_reference_does_not_fit_it(monkeypatch, llava, unrehearsed
         classmethod(lambda cls, row, rows: original(cls, row, rows * 1.5 + rows.roll(1, 1))),
     )
     record = broken(llava)["exactness"]
-    assert "the reference run of the unpruned language model differs by" in record.note and record.difference > record.allowed
+    assert (
+        "the reference run of the unpruned language model differs by" in record.note
+        and record.difference > record.allowed
+    )
 
 
 def test_a_method_that_raises_is_a_failure(llava, install_plugin):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cutting inside a vision transformer: hooks on its blocks, whatever library it comes from.
+"""Prune inside a vision transformer with hooks on its blocks, whatever library it comes from.
 
-`tower` says where things are in a model, `attention` reads queries and keys where they pass, `head` is the
-map from a token to the output, `signals` what strategies may see. `cuts` drops tokens, `choice` asks a method
-which, with `hooks`. `adapter` is what the adapters of libraries derive from.
+`tower` describes the parts of a model, `attention` records queries and keys, `head` is the map from a token
+to the output, `signals` are what strategies can read. `choice` runs a method, `cuts` drops tokens, with
+`hooks`. `adapter` is the base class for the adapters of libraries.
 """

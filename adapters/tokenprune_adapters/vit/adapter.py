@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the adapters of vision libraries have in common: cuts at the boundaries of a tower's blocks."""
+"""The base adapter of vision libraries: cuts before the blocks of a tower."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .tower import Tower, refuse_compiled
 
 
 class VisionTowerAdapter(ModelAdapter):
-    """A model whose pictures go through a vision transformer; everything else is left alone."""
+    """Adapter for a model with a vision transformer; the rest of the model is left unchanged."""
 
     default_stage: ClassVar[str] = "vision"
     can_trace: ClassVar[bool] = True
@@ -37,26 +37,26 @@ class VisionTowerAdapter(ModelAdapter):
 
     @abstractmethod
     def find_tower(self, model: nn.Module) -> Tower:
-        """Say where things are.
+        """Describe the model's vision transformer as a tower.
 
         Raises
         ------
         UnsupportedModelError
-            When the model has no tower that can lose tokens, with the reason.
+            If the model has no tower that can be pruned, with the reason.
         """
 
     @property
     def provides(self) -> Mapping[str, frozenset[str]]:
-        """Signals of the tower, at the stage `vision`."""
+        """Signals of the tower at the stage `vision`."""
         return {"vision": given_by(self.tower)}
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """Patches keep their positions: learnt ones are part of them, rotary ones are gathered with them."""
+        """Patches keep their positions: learned ones are in the rows, rotary ones are gathered with them."""
         return ("original",)
 
     def check(self, cut: Cut) -> None:
-        """Refuse what this model cannot do; see `ModelAdapter.check`."""
+        """Refuse a cut that this model cannot make; see `ModelAdapter.check`."""
         method, n_blocks = cut.method, len(self.tower.blocks)
         if method.stage == "vision" or method.schedule is None:
             if method.schedule is None:
@@ -68,7 +68,7 @@ class VisionTowerAdapter(ModelAdapter):
             boundaries = method.schedule.boundaries(n_blocks)
             if boundaries[0] == 0 and method.needs & FROM_ATTENTION:
                 raise IncompatibleError(
-                    f"method {method.name!r} looks at the attention of the block before the cut, and there "
+                    f"method {method.name!r} reads the attention of the block before the cut, and there "
                     "is none before block 0; give layer=1 or later"
                 )
             if method.reducer is not None and method.parts[-1].needs & FROM_HEAD:
@@ -84,29 +84,29 @@ class VisionTowerAdapter(ModelAdapter):
         method.schedule.cuts(cut.budget.rows(n), n, n_blocks, method.budget)
 
     def example_inputs(self, seed: int = 0) -> Tensor:
-        """Two random pictures of the size the tower mostly takes."""
+        """Two random pictures of the tower's default size."""
         from .trial import example_pictures
 
         weight = next((w for w in self.tower.entry.parameters() if w.ndim == 4), None)
         if weight is None:
             raise UnsupportedModelError(
-                f"the patches of this {type(self.model).__name__} are not made by a convolution, so that the "
+                f"the patches of this {type(self.model).__name__} are not made by a convolution, so the "
                 "size of its pictures is not known; give them: check_model(model, pictures)"
             )
         return example_pictures(self.tower, weight, seed)
 
     def placing(self, method: Method) -> dict[str, Any]:
-        """Methods without blocks of their own are cut in the middle."""
+        """Cut in the middle of the tower if the method has no schedule."""
         return {} if method.schedule is not None else {"layer": max(1, len(self.tower.blocks) // 2)}
 
     def trial(self, inputs: Any) -> Trial:
-        """Checks against the tower itself, run on the kept rows by hand."""
+        """Checks against reference runs of the tower on the kept rows."""
         from .trial import TowerTrial
 
         return TowerTrial(self.model, self.tower, inputs)
 
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
-        """Hook the tower."""
+        """Install the hooks, and return a function that removes them."""
         from .cuts import VisionCuts
 
         return VisionCuts(self.tower, cuts[0], record, self.record_trace).remove

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries and keys of one attention module, caught where they pass; its own attention stays as fast as it is.
+"""Record the queries and keys of one attention module without changing its own, fused attention.
 
-No attention map is made: the rows asked for are computed from the queries and keys that were seen.
+No full attention map is made: the requested rows are computed from the recorded queries and keys.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rotate = Callable[[Tensor, Tensor], Tensor]
 
 
 class QueryKeyTap(ABC):
-    """What an attention module last saw: queries (B, H, L, d) and keys (B, H_kv, L, d), as they attend."""
+    """Records queries (B, H, L, d) and keys (B, H_kv, L, d) of an attention module, normed and rotated."""
 
     scale: float
 
@@ -36,18 +36,18 @@ class QueryKeyTap(ABC):
 
     @abstractmethod
     def forget(self) -> None:
-        """Drop what was seen."""
+        """Discard the recorded tensors."""
 
     def remove(self) -> None:
-        """Stop looking; nothing stays on the model."""
+        """Discard the recorded tensors, and remove the hooks."""
         self.forget()
         self._hooks.remove()
 
 
 class NormTap(QueryKeyTap):
-    """Looks at the modules that normalise queries and keys, which are there even if they do nothing.
+    """Records the outputs of the query and key norms, which exist even as identities.
 
-    `rotate` (rows, rope) -> rows is applied to both where the attention module is called with `rope=`.
+    `rotate` (rows, rope) -> rows is applied to both if the attention module is called with `rope=`.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class NormTap(QueryKeyTap):
 
     def query(self, rows: slice) -> Tensor:
         """Queries of some rows, (B, H, R, d)."""
-        return self._turned(self._query)[:, :, rows]
+        return self._rotated(self._query)[:, :, rows]
 
     def key(self) -> Tensor:
         """Keys of all rows, (B, H_kv, L, d)."""
-        return self._turned(self._key)
+        return self._rotated(self._key)
 
     def forget(self) -> None:
-        """Drop what was seen."""
+        """Discard the recorded tensors."""
         self._query = self._key = self._rope = None
 
-    def _turned(self, rows: Tensor | None) -> Tensor:
+    def _rotated(self, rows: Tensor | None) -> Tensor:
         assert rows is not None  # the block before the cut has run
         return rows if self._rope is None else self._rotate(rows, self._rope)
 
@@ -89,9 +89,9 @@ class NormTap(QueryKeyTap):
 
 
 class ProjectionTap(QueryKeyTap):
-    """Looks at what goes into an `nn.MultiheadAttention` and projects it again, only the rows asked for.
+    """Records the inputs of an `nn.MultiheadAttention`, and projects the requested rows again.
 
-    It hooks the norm in front, not the attention itself, whose fast path it leaves alone.
+    Hooks the norm before it instead of the attention itself, which would lose its fast path.
     """
 
     def __init__(self, norm: nn.Module, attention: nn.MultiheadAttention) -> None:
@@ -110,7 +110,7 @@ class ProjectionTap(QueryKeyTap):
         return self._projected(1, slice(None))
 
     def forget(self) -> None:
-        """Drop what was seen."""
+        """Discard the recorded tensors."""
         self._rows = None
 
     def _projected(self, which: int, rows: slice) -> Tensor:
@@ -127,7 +127,7 @@ class ProjectionTap(QueryKeyTap):
 
 
 def probabilities(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Softmax rows in float32: query (B, H, R, d), key (B, H_kv, L, d) -> (B, H, R, L)."""
+    """Attention rows in float32: query (B, H, R, d), key (B, H_kv, L, d) -> (B, H, R, L)."""
     # query heads that share a key head
     grouped = query.reshape(len(key), key.shape[1], -1, *query.shape[2:]).float()
     logits = torch.einsum("bgnrd,bgld->bgnrl", grouped, key.float()) * scale
@@ -135,21 +135,21 @@ def probabilities(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 
 def cls_attention(tap: QueryKeyTap, n_prefix: int) -> Tensor:
-    """Attention of the class token to the patches, (B, H, N); with the prefix columns it would sum to 1."""
+    """Attention of the class token to the patches, (B, H, N); sums to 1 with the prefix columns."""
     return probabilities(tap.query(slice(0, 1)), tap.key(), tap.scale)[:, :, 0, n_prefix:]
 
 
 def received_attention(tap: QueryKeyTap, n_prefix: int) -> Tensor:
-    """Attention each patch receives, mean over heads and patch queries, (B, N); a head at a time."""
+    """Attention that each patch receives, averaged over heads and patch queries, (B, N)."""
     query, key = tap.query(slice(n_prefix, None)), tap.key()
     n_heads, shared = query.shape[1], query.shape[1] // key.shape[1]
     total = query.new_zeros(len(key), key.shape[2], dtype=torch.float32)
     for head in range(n_heads):
-        own = key[:, head // shared].unsqueeze(1)
-        total += probabilities(query[:, head : head + 1], own, tap.scale)[:, 0].mean(1)
+        key_head = key[:, head // shared].unsqueeze(1)  # one head at a time, to save memory
+        total += probabilities(query[:, head : head + 1], key_head, tap.scale)[:, 0].mean(1)
     return total[:, n_prefix:] / n_heads
 
 
 def key_metric(tap: QueryKeyTap, n_prefix: int) -> Tensor:
-    """Keys of the patches, after rotary, mean over heads, (B, N, d)."""
+    """Keys of the patches after rotation, averaged over heads, (B, N, d)."""
     return tap.key().mean(1)[:, n_prefix:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Letting a method choose for a batch of equal images, all at once where its parts can."""
+"""Run a method on a batch of equal images, all at once if its parts are batched."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tokenprune.stack import image_of, selections_of
 
 @dataclass
 class Chosen:
-    """What stays of each image: `slots` (B, K), a free one for rows that were made (`is_new`)."""
+    """The kept rows of each image: `slots` (B, K), a free slot for new rows (`is_new`)."""
 
     slots: Tensor
     is_new: Tensor
     selections: list[Selection]
 
     def take(self, patches: Tensor) -> Tensor:
-        """The rows that stay, (B, N, D) -> (B, K, D), made ones among them."""
+        """Gather the kept rows, including new ones, (B, N, D) -> (B, K, D)."""
         rows = gather_rows(patches, self.slots)
-        made = [selection.features for selection in self.selections]
-        if all(features is None for features in made):
+        new = [selection.features for selection in self.selections]
+        if all(features is None for features in new):
             return rows
-        own = [row if features is None else features for row, features in zip(rows, made, strict=True)]
-        return torch.stack(own).to(rows.dtype)
+        merged = [row if features is None else features for row, features in zip(rows, new, strict=True)]
+        return torch.stack(merged).to(rows.dtype)
 
 
 def choose(method: Method, tokens: VisualTokens, keep: int, layer: int) -> Chosen:
@@ -48,6 +48,6 @@ def choose(method: Method, tokens: VisualTokens, keep: int, layer: int) -> Chose
 
 
 def gather_rows(rows: Tensor, slots: Tensor) -> Tensor:
-    """Rows (B, ..., N, D) at `slots` (B, K) of each image -> (B, ..., K, D)."""
+    """Gather rows (B, ..., N, D) at `slots` (B, K) of each image -> (B, ..., K, D)."""
     index = slots.view(len(slots), *[1] * (rows.ndim - 3), slots.shape[1], 1)
     return rows.gather(-2, index.expand(*rows.shape[:-2], slots.shape[1], rows.shape[-1]))

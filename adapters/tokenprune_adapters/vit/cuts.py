@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pruned tower: before some of its blocks patch tokens are chosen, the others are gone from there on."""
+"""The hooks of one pruned tower, which drop patch tokens before some of its blocks."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from .tracing import boundary_before
 
 @dataclass
 class Run:
-    """One run of the tower over a batch: what shall be cut, and what became of it.
+    """The state of one run of the tower over a batch.
 
-    `cuts`: rows left before which blocks; `place` (B, K): the patch whose position each row has; `kept`
-    (B, K): the patch it comes from, -1 for rows that were made; `found` is `kept` before the last cut.
+    `cuts`: number of rows to keep before each cut block; `place` (B, K): the patch whose position each row
+    has; `kept` (B, K): the patch it comes from, -1 for new rows; `found` is `kept` before the last cut.
     """
 
     grid: tuple[int, int]
@@ -55,7 +55,7 @@ class Run:
 
 
 class VisionCuts:
-    """Hooks on a tower's entry and blocks; `remove` takes them away."""
+    """Hooks on a tower's entry and blocks; `remove` removes them."""
 
     def __init__(
         self,
@@ -85,21 +85,21 @@ class VisionCuts:
         self._hooks.shadow(tower.module, "forward_intermediates", guarded)
 
     def remove(self) -> None:
-        """Take everything away."""
+        """Remove all hooks and taps."""
         self._run = None
         for tap in self.taps.values():
             tap.remove()
         self._hooks.remove()
 
     def plan(self, height: int, width: int) -> Run:
-        """What shall be cut of pictures of this size."""
+        """Plan the cuts for pictures of this size."""
         grid = self.tower.grid(height, width)
         n = grid[0] * grid[1]
         plan = plan_image(self.cut, n, len(self.tower.blocks))
-        left, cuts = n, {}
+        remaining, cuts = n, {}
         for layer, rows in plan.cuts.items():
-            if rows < left:
-                cuts[layer] = left = rows
+            if rows < remaining:
+                cuts[layer] = remaining = rows
         left_alone = plan.left_alone or (None if cuts else LeftAlone.NOTHING_TO_CUT)
         return Run(grid, cuts, "" if left_alone is None else left_alone.note(self.cut))
 
@@ -109,7 +109,7 @@ class VisionCuts:
         if self.tower.is_checkpointing() and torch.is_grad_enabled():
             raise UnsupportedCallError(
                 "gradient checkpointing runs blocks a second time, which a pruned tower cannot tell from a "
-                "new picture; switch it off: set_grad_checkpointing(False)"
+                "new picture; disable it: set_grad_checkpointing(False)"
             )
         self._run = self.plan(*args[0].shape[-2:])
 
@@ -126,7 +126,7 @@ class VisionCuts:
             return None
         rows = args[0]
         if i == 0:
-            self._look_at_first(run, rows, kwargs)
+            self._check_first_block(run, rows, kwargs)
         if i in run.cuts:
             rows = self._cut_before(i, run, rows)
         if self._record_trace is not None and i in self.boundaries:
@@ -136,24 +136,24 @@ class VisionCuts:
         if run.place is None:
             return None
         if kwargs.get("rope") is not None:
-            kwargs = {**kwargs, "rope": _turned_rows(run, kwargs["rope"])}
+            kwargs = {**kwargs, "rope": _rope_of_kept(run, kwargs["rope"])}
         return (rows, *args[1:]), kwargs
 
-    def _look_at_first(self, run: Run, rows: Tensor, kwargs: dict[str, Any]) -> None:
-        """Refuse what cannot be honoured, before the first block runs."""
+    def _check_first_block(self, run: Run, rows: Tensor, kwargs: dict[str, Any]) -> None:
+        """Refuse unsupported calls before the first block runs."""
         if not run.cuts:
             self.record(self._report(run, len(rows)))
             return
         if kwargs.get("attn_mask") is not None or kwargs.get("is_causal"):
             raise UnsupportedCallError(
-                "a pruned tower takes no attn_mask and no is_causal: they speak of all tokens, and most are "
-                "gone after the cut"
+                "a pruned tower takes no attn_mask and no is_causal: they refer to all tokens, most of "
+                "which are dropped"
             )
         expected = self.tower.n_prefix + run.grid[0] * run.grid[1]
         if rows.shape[1] != expected:
             raise UnsupportedCallError(
                 f"the first block gets {rows.shape[1]} tokens instead of {expected}: something else drops "
-                "tokens (patch dropout in training?), so that nobody knows where the others stand"
+                "tokens (patch dropout in training?), so the positions of the others are unknown"
             )
 
     def _cut_before(self, i: int, run: Run, rows: Tensor) -> Tensor:
@@ -166,18 +166,18 @@ class VisionCuts:
             tokens = VisualTokens(patches.detach(), signals, layout)
             chosen = choose(self.cut.method, tokens, run.cuts[i], i)
         patches = chosen.take(patches)
-        self._follow(run, chosen)
+        self._track(run, chosen)
         run.seconds += time.perf_counter() - start
         if i == max(run.cuts):
             self.record(self._report(run, len(rows)))
         return torch.cat([prefix, patches], 1)
 
-    def _follow(self, run: Run, chosen: Chosen) -> None:
-        """Keep track of which patch each row is, and where it stands."""
+    def _track(self, run: Run, chosen: Chosen) -> None:
+        """Update the patch that each row comes from, and its position."""
         run.place = chosen.slots if run.place is None else run.place.gather(1, chosen.slots)
         run.found = run.kept
-        own = chosen.slots if run.kept is None else run.kept.gather(1, chosen.slots)
-        run.kept = torch.where(chosen.is_new, -1, own)
+        source = chosen.slots if run.kept is None else run.kept.gather(1, chosen.slots)
+        run.kept = torch.where(chosen.is_new, -1, source)
         run.selections, run.rope = chosen.selections, None
 
     def _report(self, run: Run, n_images: int) -> PruningReport:
@@ -200,10 +200,10 @@ class VisionCuts:
         return PruningReport(tuple(images), seconds_choosing=run.seconds)
 
 
-def _turned_rows(run: Run, rope: Tensor) -> Tensor:
-    """Rotary sines and cosines (N, d) or (H, N, d) of the rows that stay, (B, 1 or H, K, d)."""
+def _rope_of_kept(run: Run, rope: Tensor) -> Tensor:
+    """Gather rotary sines and cosines (N, d) or (H, N, d) of the kept rows, (B, 1 or H, K, d)."""
     assert run.place is not None
     if run.rope is None or run.rope[0] is not rope:  # most towers give every block the same
-        each = rope if rope.ndim > 2 else rope.unsqueeze(0)
-        run.rope = rope, gather_rows(each.expand(len(run.place), *each.shape), run.place)
+        per_head = rope if rope.ndim > 2 else rope.unsqueeze(0)
+        run.rope = rope, gather_rows(per_head.expand(len(run.place), *per_head.shape), run.place)
     return run.rope[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map from one token to a tower's output space: the output of an image that had this token only."""
+"""The map from one token to a tower's output: that of an image which has only this token."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Matrix(nn.Module):
 class TokenHead(nn.Module):
     """Final norm, pooling and projection applied to single tokens, (N, D) -> (N, D_out).
 
-    Pooling by token or by average leaves a lone token as it is; attention pooling (`pool`) looks at nothing
-    else. Several `heads` are averaged, as distilled models do; `last` follows them. The modules are the
+    Pooling by token or average returns a single token unchanged; attention pooling (`pool`) attends to it
+    only. Several `heads` are averaged, as in distilled models; the modules `last` follow. All modules are the
     model's own.
     """
 
@@ -51,7 +51,7 @@ class TokenHead(nn.Module):
         """Map tokens (N, D) -> (N, D_out)."""
         rows = self.norm(rows)
         if self.pool is not None:
-            with sdpa_kernel(SDPBackend.MATH):  # the one that has forward-mode derivatives
+            with sdpa_kernel(SDPBackend.MATH):  # the only backend with forward-mode derivatives
                 rows = self.pool(rows.unsqueeze(1))
         rows = self.pool_norm(rows)
         rows = torch.stack([head(rows) for head in self.heads]).mean(0)
@@ -61,25 +61,25 @@ class TokenHead(nn.Module):
 
     @property
     def layer_norm(self) -> nn.LayerNorm | None:
-        """The only norm on the way, where it is a layer norm and all else is linear; None otherwise."""
-        norms = [one for one in (self.norm, self.pool_norm) if not isinstance(one, nn.Identity)]
+        """The layer norm, if it is the only norm and the rest is linear; None otherwise."""
+        norms = [norm for norm in (self.norm, self.pool_norm) if not isinstance(norm, nn.Identity)]
         if self.pool is not None or len(norms) != 1 or not isinstance(norms[0], nn.LayerNorm):
             return None
         return None if self._affine(norms[0]) is None else norms[0]
 
     def pre_features(self, rows: Tensor) -> Tensor:
-        """What goes in: the rows (..., D), without the mean where a layer norm ignores it anyway."""
+        """The input rows (..., D), centred if a layer norm ignores their mean."""
         return rows if self.layer_norm is None else rows - rows.mean(-1, keepdim=True)
 
     def projector(self) -> Projector:
-        """The map as strategies see it, in float32; made once and anew whenever its weights have changed."""
+        """Return the map in float32 as strategies read it, cached until its weights change."""
         mark = weights_mark(self)
         if self._made is None or self._made[0] != mark:
             self._made = mark, Projector(in_float32(self), self._linear_form)
         return self._made[1]
 
     def _linear_form(self) -> LinearForm | None:
-        """Weights for the closed form: on centred rows a layer norm is an RMS norm, all else is linear."""
+        """Weights of the closed form: on centred rows a layer norm is an RMS norm, and the rest is linear."""
         norm = self.layer_norm
         if norm is None:
             return None
@@ -100,15 +100,15 @@ class TokenHead(nn.Module):
         return LinearForm(eye, None, _same, weight, bias, ones, norm.eps)
 
     def _affine(self, norm: nn.LayerNorm) -> tuple[Tensor, Tensor] | None:
-        """Weight (D_out, D) and bias (D_out,) of the heads' mean, then `last`; None if one is not linear."""
+        """Weight (D_out, D) and bias (D_out,) of the averaged heads and `last`; None if one is not linear."""
         device = next((weight.device for weight in self.parameters()), torch.device("cpu"))
         width = norm.normalized_shape[0]
         read = [_weights(head, width, device) for head in self.heads]
-        known = [one for one in read if one is not None]
-        if len(known) != len(read):
+        linear = [pair for pair in read if pair is not None]
+        if len(linear) != len(read):
             return None
-        weight = torch.stack([one[0] for one in known]).mean(0)
-        bias = torch.stack([one[1] for one in known]).mean(0)
+        weight = torch.stack([weight for weight, _ in linear]).mean(0)
+        bias = torch.stack([bias for _, bias in linear]).mean(0)
         for module in self.last:
             after = _weights(module, len(weight), device)
             if after is None:
@@ -118,11 +118,11 @@ class TokenHead(nn.Module):
 
 
 def _same(rows: Tensor) -> Tensor:
-    return rows * 1  # a new tensor, so that its slope can be asked for
+    return rows * 1  # a new tensor, so that it can be differentiated
 
 
 def _weights(module: nn.Module, width: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Float32 weight and bias of a linear module that gets rows of `width`; None for any other."""
+    """Float32 weight and bias of a linear module with inputs of `width`; None for other modules."""
     if isinstance(module, nn.Identity):
         return torch.eye(width, device=device), torch.zeros(width, device=device)
     if isinstance(module, Matrix):

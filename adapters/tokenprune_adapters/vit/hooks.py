@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks on single modules that code compiled earlier notices too, and that leave nothing behind."""
+"""Removable hooks on single modules, which previously compiled code respects too."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 
 
 class Hooks:
-    """Hooks and attributes of ours on a model's modules; `remove` takes them away, the last one first.
+    """Hooks and attributes set on a model's modules; `remove` undoes them, last one first.
 
-    Code that torch.compile made of a module checks that it has no `forward` of its own, but not that it has
-    no hooks. So a hooked module also gets its class's `forward` as its own: same code, compiled anew.
+    Compiled code is guarded against a `forward` on the instance, but not against hooks. A hooked module
+    therefore gets its class's `forward` as an instance attribute, which triggers recompilation.
     """
 
     def __init__(self) -> None:
@@ -26,16 +26,16 @@ class Hooks:
         self._hooked(module, handle.remove)
 
     def after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Call `hook` after a module ran."""
+        """Call `hook` after a module runs."""
         self._hooked(module, module.register_forward_hook(_outside_graphs(hook)).remove)
 
     def shadow(self, module: nn.Module, name: str, value: Any) -> None:
-        """Set an attribute of this one object, which its class's shows through again once it is deleted."""
+        """Set an instance attribute, which shadows that of the class until it is deleted."""
         object.__setattr__(module, name, value)
         self._undo.append(lambda: object.__delattr__(module, name))
 
     def remove(self) -> None:
-        """Take everything away."""
+        """Remove all hooks and attributes."""
         while self._undo:
             self._undo.pop()()
 
@@ -46,6 +46,6 @@ class Hooks:
 
 
 def _outside_graphs(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook as torch.compile shall run it: as it is, between the compiled pieces of a model."""
+    """Exclude a hook from torch.compile, so that it runs eagerly between graph breaks."""
     kept: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
     return kept

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`forward_intermediates` of a pruned tower: right, or refused before anything runs."""
+"""Guard `forward_intermediates` of a pruned tower: refuse grids that have missing tokens."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .tower import Tower
 
 
 def guard_intermediates(tower: Tower, cuts_of: Callable[[int, int], Mapping[int, int]]) -> Callable[..., Any]:
-    """A tower's `forward_intermediates`, refused where it would lay rows that are gone on a grid.
+    """Wrap a tower's `forward_intermediates` to refuse to reshape pruned rows to a grid.
 
-    `cuts_of` (height, width) says before which blocks pictures of that size are cut.
+    `cuts_of` (height, width) returns the number of rows kept before each cut block.
     """
     original: Callable[..., Any] = tower.module.forward_intermediates
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def forward_intermediates(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        cuts = cuts_of(*given.arguments["x"].shape[-2:])
-        last = _last_block(given.arguments["indices"], len(tower.blocks))
-        if cuts and last >= min(cuts) and given.arguments["output_fmt"] != "NLC":
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        cuts = cuts_of(*bound.arguments["x"].shape[-2:])
+        last = _last_block(bound.arguments["indices"], len(tower.blocks))
+        if cuts and last >= min(cuts) and bound.arguments["output_fmt"] != "NLC":
             raise UnsupportedCallError(
-                f"forward_intermediates would lay the output of block {last} on a grid, but from block "
+                f"forward_intermediates would reshape the output of block {last} to a grid, but from block "
                 f"{min(cuts)} on there are fewer tokens than patches; ask for output_fmt='NLC', for blocks "
                 f"before {min(cuts)}, or remove the pruning"
             )
@@ -39,7 +39,7 @@ def guard_intermediates(tower: Tower, cuts_of: Callable[[int, int], Mapping[int,
 
 
 def _last_block(indices: Any, n_blocks: int) -> int:
-    """The highest block asked for: all of them, the last n, or those in a list."""
+    """The last requested block, from None (all), a number of last blocks, or a list of indices."""
     if indices is None or isinstance(indices, int):
         return n_blocks - 1
     return max(int(index) % n_blocks for index in indices)

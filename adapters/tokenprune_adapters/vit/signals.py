@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signals of a tower at a cut, for a stack of images; shapes as in `tokenprune.signals`, after B."""
+"""Signals of a tower at a cut, for a stack of images; shapes as in `tokenprune.signals`, with leading B."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ FROM_HEAD = frozenset({"pre_features", "projector"})
 
 
 def given_by(tower: Tower) -> frozenset[str]:
-    """Names of the signals this tower can give."""
-    given = FROM_ATTENTION | FROM_CLASS_TOKEN | FROM_HEAD
+    """Names of the signals that this tower provides."""
+    provided = FROM_ATTENTION | FROM_CLASS_TOKEN | FROM_HEAD
     if not tower.has_attention():
-        given -= FROM_ATTENTION
+        provided -= FROM_ATTENTION
     if not tower.has_class_token:
-        given -= FROM_CLASS_TOKEN
-    return given if tower.head is not None else given - FROM_HEAD
+        provided -= FROM_CLASS_TOKEN
+    return provided if tower.head is not None else provided - FROM_HEAD
 
 
 def tower_signals(
     tower: Tower, tap: QueryKeyTap | None, rows: Tensor, needs: frozenset[str]
 ) -> dict[str, Any]:
-    """Signals for the rows (B, n_prefix + N, D) that enter the block of the cut, computed when asked for.
+    """Signals for the rows (B, n_prefix + N, D) that enter the block of the cut, computed on demand.
 
-    `pre_features` (B, N, D) and `projector` are the rows at the cut and the map from such a row to the
-    tower's output, whose weights are read only where it is among the `needs`; attention is that of the block
-    before, seen by `tap`.
+    `pre_features` (B, N, D) are the rows at the cut, and `projector` is the map from such a row to the
+    tower's output, whose weights are read only if it is among the `needs`. Attention is that of the block
+    before, recorded by `tap`.
     """
     signals: dict[str, Any] = {}
     if tower.head is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things are in a vision transformer, whatever library it comes from."""
+"""Description of a vision transformer, whatever library it comes from."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .head import TokenHead
 class Tower:
     """A stack of equal blocks over prefix tokens (class, distillation, registers), then patches row by row.
 
-    `module` has `forward_intermediates`. `entry` gets the pictures (B, C, H, W) first; `grid` (height, width)
-    -> (h, w) says how many patches they become, `usual` how many they mostly are. `tap` of a block makes what
-    watches its attention, None where that is of a kind not known. `head` is the map from a token to the
-    output, None without one.
+    `module` has `forward_intermediates`. `entry` is the first module to receive the pictures (B, C, H, W);
+    `grid` (height, width) -> (h, w) computes their grid of patches, and `usual` is the default grid. `tap`
+    (block) returns a factory of taps on its attention, None if that is of an unknown kind. `head` is the map
+    from a token to the output, None if there is none.
     """
 
     module: Any
@@ -38,12 +38,12 @@ class Tower:
     is_checkpointing: Callable[[], bool]
 
     def has_attention(self) -> bool:
-        """Whether queries and keys of every block can be seen."""
+        """Whether the queries and keys of every block can be recorded."""
         return all(self.tap(block) is not None for block in self.blocks)
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Refuse models that torch.compile has wrapped, whole or in part."""
+    """Refuse models that are compiled, entirely or in part."""
     for module in model.modules():
         wrapped = type(module).__name__ == "OptimizedModule"
         if wrapped or getattr(module, "_compiled_call_impl", None) is not None:
@@ -54,10 +54,10 @@ def refuse_compiled(model: nn.Module) -> None:
 
 
 def refuse_tracing(pictures: Any) -> None:
-    """Refuse to be recorded as a graph by torch.fx, torch.export or torch.jit: it would keep no choice."""
+    """Refuse torch.fx, torch.export and torch.jit: a graph would fix the choice of tokens."""
     scripting = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if scripting or torch.compiler.is_exporting() or isinstance(pictures, torch.fx.Proxy):
         raise UnsupportedCallError(
-            "a pruned tower cannot be traced or exported: which tokens stay is decided anew for every "
-            "picture; call remove() before, or use torch.compile, which works"
+            "a pruned tower cannot be traced or exported: the kept tokens depend on the "
+            "picture; call remove() before, or use torch.compile, which is supported"
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language model run by hand on the rows that stay: prompt and answer at once, no hook of the engine.
+"""Reference runs of the language model on the kept rows: prompt and answer at once, without the engine.
 
-Before the language model, stock code is called on the kept rows; inside the decoder, its layers are called
-one after the other on each group's rows and positions. One row of a batch, without padding.
+For cuts before the language model, stock code is called on the kept rows; for cuts inside the decoder, its
+layers are called one by one on each group's rows and positions. One row of a batch, without padding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .observed import StockRow
 
 @dataclass
 class HandRun:
-    """The last T rows (1, T, D) of the language model; its cache layers; rows that entered each layer."""
+    """A reference run: last T rows (1, T, D), cache layers, and the number of rows entering each layer."""
 
     rows: Tensor
     layers: list[Any]
@@ -37,43 +37,43 @@ class HandRun:
 
 @dataclass
 class Passage:
-    """Rows (1, P, D) on their way, their positions (..., 1, P), and where each image's stand now."""
+    """The current rows (1, P, D), their positions (..., 1, P), and the slots of each image."""
 
     rows: Tensor
     positions: Tensor
     images: list[Tensor]
-    source: Tensor  # (P,) which row of the beginning each was
+    source: Tensor  # (P,) index of each row before all cuts
 
     @classmethod
     def of(cls, row: StockRow, rows: Tensor) -> Passage:
-        """Prompt and answer, whole."""
+        """Start from the unpruned prompt and answer."""
         n = rows.shape[1]
         return cls(
             rows, row.positions, [span.slots for span in row.spans], torch.arange(n, device=rows.device)
         )
 
     def cut(self, chosen: Sequence[Selection | None], closes_up: bool) -> None:
-        """Drop what selections leave out of images; None: nothing."""
+        """Apply a selection to each image; None leaves it unpruned."""
         n = self.rows.shape[1]
         index = torch.arange(n, device=self.rows.device)
         keep = torch.ones_like(index, dtype=torch.bool)
-        stay = list(self.images)
+        kept = list(self.images)
         rows = self.rows.clone()
         for number, selection in enumerate(chosen):
             if selection is None:
                 continue
-            old = self.images[number]
-            picked = old[slots_of(selection, len(old))]
-            stay[number] = picked.sort().values
-            keep[old] = False
-            keep[stay[number]] = True
-            index[stay[number]] = picked  # in the order the method gave them
+            slots = self.images[number]
+            picked = slots[slots_of(selection, len(slots))]
+            kept[number] = picked.sort().values
+            keep[slots] = False
+            keep[kept[number]] = True
+            index[kept[number]] = picked  # in the order of the selection
             if selection.features is not None:
                 rows[0, picked] = selection.features.to(rows)
         index = index[keep]
         place = keep.long().cumsum(0) - 1
         self.rows, self.source = rows[:, index], self.source[index]
-        self.images = [place[where] for where in stay]
+        self.images = [place[slots] for slots in kept]
         if closes_up:
             self.positions = torch.arange(len(index), device=index.device)[None]
         else:
@@ -81,27 +81,27 @@ class Passage:
 
 
 def images_of(row: StockRow, reported: Sequence[ImageReport]) -> list[ImageReport]:
-    """Reports of one row's images, in the order of its spans."""
-    left = sorted(reported, key=lambda image: image.number)
-    found = []
+    """Sort the reports of one row's images in the order of its spans."""
+    remaining = sorted(reported, key=lambda image: image.number)
+    matches = []
     for span in row.spans:
-        match = next(image for image in left if image.modality == span.modality)
-        left.remove(match)
-        found.append(match)
-    return found
+        match = next(image for image in remaining if image.modality == span.modality)
+        remaining.remove(match)
+        matches.append(match)
+    return matches
 
 
 def run_by_hand(row: StockRow, images: Sequence[ImageReport], in_decoder: bool, closes_up: bool) -> HandRun:
-    """Prompt and answer of one row, of whose images stays what the reports say.
+    """Run the prompt and the answer of one row, with the selections of the reports.
 
     Parameters
     ----------
     images
-        In the order of the row's spans; none: all rows stay.
+        Reports in the order of the row's spans; empty to keep all rows.
     in_decoder
         Whether the cuts were made before decoder layers.
     closes_up
-        Whether the rows that stay are renumbered.
+        Whether the kept rows are renumbered.
     """
     cuts: dict[int, list[Selection | None]] = {}
     for layer in sorted({layer for image in images for layer in image.selections}):
@@ -112,13 +112,13 @@ def run_by_hand(row: StockRow, images: Sequence[ImageReport], in_decoder: bool, 
 
 
 def _before_language(row: StockRow, chosen: Sequence[Selection | None], closes_up: bool) -> HandRun:
-    """Stock code, called on embeddings."""
+    """Run stock code on the kept embeddings."""
     adapter, n_more = row.adapter, len(row.tokens) - 1
     run = Passage.of(row, torch.cat([row.entered, row.answer_rows()], 1))
     if chosen:
         run.cut(chosen, closes_up)
     n = run.rows.shape[1]
-    # counted on, as gaps would look like packed prompts; the rotary embedding gets the real positions
+    # consecutive, since gaps would look like packed prompts; the rotary embedding gets the real positions
     counted = torch.arange(n, device=run.rows.device)[None]
     kv = stock.new_kv(adapter.language_model.config)
     mask = torch.ones_like(counted)
@@ -130,7 +130,7 @@ def _before_language(row: StockRow, chosen: Sequence[Selection | None], closes_u
         args, kwargs = adapter.signatures(False).language.write(call)
         with hook:
             output = adapter.language_model(*args, **kwargs)
-    else:  # the model around it makes masks in which image tokens may see each other
+    else:  # the enclosing model makes masks in which image tokens may attend to each other
         kinds = adapter.answer_kinds(row.inputs, n_more)
         more = {name: value[:, run.source.to(value.device)] for name, value in kinds.items()}
         call_names = adapter.signatures(False).inner.names
@@ -143,17 +143,17 @@ def _before_language(row: StockRow, chosen: Sequence[Selection | None], closes_u
 
 
 def _add_visual(row: StockRow, run: Passage, call: LanguageCall) -> None:
-    """The mask of visual rows, and what is added to those that stay."""
+    """Set the mask of visual rows, and the DeepStack rows of the kept ones."""
     assert row.visual is not None
     visual = torch.nn.functional.pad(row.visual[0], (0, len(row.tokens) - 1))
     number = visual.long().cumsum(0) - 1
     call.visual = visual[run.source][None]
     kept = number[run.source][visual[run.source]]
-    call.added = [each[kept.to(each.device)] for each in row.added]
+    call.added = [features[kept.to(features.device)] for features in row.added]
 
 
 class _rotating:
-    """For the length of a block, the rotary embedding gets these positions, whatever it is called with."""
+    """Context manager that replaces the positions that the rotary embedding is called with."""
 
     def __init__(self, adapter: VisionLanguageFacts, positions: Tensor) -> None:
         self._adapter, self._positions = adapter, positions
@@ -161,19 +161,19 @@ class _rotating:
     def __enter__(self) -> None:
         signature = self._adapter.signatures(False).rotary
 
-        def turn(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        def replace(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             call = signature.read(RotaryCall, args, kwargs)
             call.positions = self._positions
             return signature.write(call)
 
-        self._hook = self._adapter.rotary.register_forward_pre_hook(turn, with_kwargs=True)
+        self._hook = self._adapter.rotary.register_forward_pre_hook(replace, with_kwargs=True)
 
     def __exit__(self, *_: object) -> None:
         self._hook.remove()
 
 
 def _inside(row: StockRow, cuts: dict[int, list[Selection | None]], closes_up: bool) -> HandRun:
-    """Decoder layers called one by one from the first cut on; what enters there is a stock run's."""
+    """Call decoder layers one by one from the first cut on, starting from the rows of a stock run."""
     adapter, first = row.adapter, min(cuts)
     run = Passage.of(row, row.before(first))
     kv = stock.new_kv(adapter.language_model.config)
@@ -188,8 +188,8 @@ def _inside(row: StockRow, cuts: dict[int, list[Selection | None]], closes_up: b
         layer = adapter.layers[number]
         names = Signature.of_forward(layer, ("hidden", "mask", "rotated", "kv"), first=("hidden",)).names
         options = {names["mask"]: mask, names["rotated"]: rotated, names["kv"]: kv}
-        made = layer(run.rows, **options)
-        run.rows = made[0] if isinstance(made, tuple) else made
+        output = layer(run.rows, **options)
+        run.rows = output[0] if isinstance(output, tuple) else output
         entering.append(run.rows.shape[1])
     rows = adapter.final_norm(run.rows)[:, -len(row.tokens) :]
     layers = [*stock.layers_of(row.answer.kv)[:first], *stock.layers_of(kv)[first:]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of a model with given answers, and what passed in a stock one."""
+"""Run a model with fixed answers, and record the inputs of its language model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .prompts import spans_of
 
 @dataclass
 class Answered:
-    """What came out of `generate`: the rows (B, T, D) that went into the head, and the cache."""
+    """The result of `generate`: the rows (B, T, D) that entered the head, and the cache."""
 
     rows: Tensor
     kv: Any
 
 
 def answered(adapter: VisionLanguageFacts, inputs: dict[str, Any], tokens: Sequence[int]) -> Answered:
-    """Let the model, as it is now, answer each row with `tokens` (T); the last of them is not fed again."""
+    """Run `generate` with `tokens` (T) as the answer of each row; the last one is not fed back."""
     heads: list[Tensor] = []
 
     def see(module: Any, args: tuple[Any, ...]) -> None:
@@ -46,9 +46,9 @@ def answered(adapter: VisionLanguageFacts, inputs: dict[str, Any], tokens: Seque
 class StockRow:
     """One row (1, L) that the unpruned model answered with T tokens.
 
-    `entered` (1, L, D): the rows its language model was handed; `visual` and `added`: what else it got for
-    visual ones. `positions` (..., 1, L + T - 1): of the prompt and the answer, as its rotary embedding got
-    them. `spans`: where its images stand.
+    `entered` (1, L, D): the input rows of its language model; `visual` and `added`: its DeepStack arguments.
+    `positions` (..., 1, L + T - 1): the inputs of its rotary embedding for prompt and answer. `spans`: the
+    slots of its images.
     """
 
     adapter: VisionLanguageFacts
@@ -64,7 +64,7 @@ class StockRow:
 
     @classmethod
     def observe(cls, adapter: VisionLanguageFacts, inputs: dict[str, Any], tokens: Sequence[int]) -> StockRow:
-        """Run the unpruned model."""
+        """Run the unpruned model and record its inputs."""
         calls: list[LanguageCall] = []
         positions: list[Tensor] = []
         signatures = adapter.signatures(False)
@@ -73,7 +73,7 @@ class StockRow:
             calls.append(signatures.language.read(LanguageCall, args, kwargs))
 
         def rotary(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            if len(positions) < len(calls):  # once a call, though some layers have an embedding of their own
+            if len(positions) < len(calls):  # once per call, though some layers have their own embedding
                 positions.append(signatures.rotary.read(RotaryCall, args, kwargs).positions)
 
         with _watching((adapter.language_model, language), (adapter.rotary, rotary)):
@@ -98,7 +98,7 @@ class StockRow:
         return self._before[layer]
 
     def answer_rows(self) -> Tensor:
-        """Embeddings (1, T - 1, D) of the answer's tokens that are fed again."""
+        """Embeddings (1, T - 1, D) of the answer's tokens that are fed back."""
         table = stock.embedding_table(self.adapter.model)
         rows: Tensor = table(torch.tensor([self.tokens[:-1]], device=table.weight.device))
         return rows.to(self.entered)
@@ -111,7 +111,7 @@ def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 @contextmanager
 def _watching(*pairs: tuple[Any, Callable[[Any, Any, dict[str, Any]], None]]) -> Iterator[None]:
-    """Call functions before modules run, for the length of the block."""
+    """Context manager that calls functions before modules run."""
     hooks = [module.register_forward_pre_hook(look, with_kwargs=True) for module, look in pairs]
     try:
         yield

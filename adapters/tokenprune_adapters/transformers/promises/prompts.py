@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a batch of model inputs, each alone; and rows joined into a padded batch."""
+"""Split a batch of model inputs into rows, and join rows into a padded batch."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from .. import stock
 from ..facts import VisionLanguageFacts
 from ..images import ImageSpan, locate
 
-N_LONGER = 3  # text tokens more than another row has
+N_LONGER = 3  # additional text tokens of the row that makes padding necessary
 IDS, MASK = stock.ARGUMENTS["ids"][0], stock.ARGUMENTS["mask"][0]
 
 
 def checked(adapter: VisionLanguageFacts, inputs: Any) -> dict[str, Any]:
-    """Model inputs with their mask.
+    """Validate model inputs, and add a mask if there is none.
 
     Raises
     ------
     UnsupportedCallError
-        When these are none, or there is no image in them.
+        If these are not model inputs, or have no image.
     """
     ids = inputs.get(IDS) if isinstance(inputs, Mapping) else None
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         raise UnsupportedCallError(
-            f"inputs are what the model is called with, a mapping with {IDS} of shape (rows, tokens), as "
-            f"processor(..., return_tensors='pt') gives it; got {type(inputs).__name__}"
+            f"inputs must be the model's arguments, a mapping with {IDS} of shape (rows, tokens), as "
+            f"processor(..., return_tensors='pt') returns it; got {type(inputs).__name__}"
         )
     if not any(bool((ids == adapter.token_id(modality)).any()) for modality in adapter.modalities):
         raise UnsupportedCallError(
             "there is no visual token in these inputs, so nothing can be pruned; give a prompt with an image"
         )
-    given = dict(inputs)
-    given.setdefault(MASK, torch.ones_like(ids))
-    return given
+    completed = dict(inputs)
+    completed.setdefault(MASK, torch.ones_like(ids))
+    return completed
 
 
 def encode(adapter: VisionLanguageFacts, inputs: Mapping[str, Any], modality: str) -> Any:
-    """The rows of each image or video, as the inner model encodes them."""
+    """Encode the images or videos with the inner model."""
     encoder = getattr(adapter.inner, stock.encoder_name(modality))
-    taken = inspect.signature(encoder).parameters
-    return stock.output_field(encoder(**{k: v for k, v in inputs.items() if k in taken}), "features")
+    accepted = inspect.signature(encoder).parameters
+    return stock.output_field(encoder(**{k: v for k, v in inputs.items() if k in accepted}), "features")
 
 
 def spans_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[ImageSpan]:
-    """Where the images and videos of a batch stand: all images, then all videos."""
+    """Locate the images and videos of a batch: all images, then all videos."""
     spans: list[ImageSpan] = []
     for modality in adapter.modalities:
         mask = inputs[IDS] == adapter.token_id(modality)
@@ -61,12 +61,12 @@ def spans_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[Im
 
 
 def rows_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each row of a batch alone, without padding and without the other rows' images.
+    """Split a batch into rows, without padding and without the other rows' images.
 
     Raises
     ------
     UnsupportedCallError
-        When something in the inputs belongs to no row that could be told.
+        If an input cannot be assigned to rows.
     """
     spans, n_rows = spans_of(adapter, inputs), len(inputs[IDS])
     rows = []
@@ -79,9 +79,9 @@ def rows_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[dic
             elif value.shape[:2] == inputs[IDS].shape:
                 alone[name] = value[row : row + 1, real]
             else:
-                own = _of_row(adapter, inputs, spans, name, row)
-                if own.numel():
-                    alone[name] = value[own]
+                entries = _of_row(adapter, inputs, spans, name, row)
+                if entries.numel():
+                    alone[name] = value[entries]
         rows.append(alone)
     return rows
 
@@ -89,7 +89,7 @@ def rows_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[dic
 def _of_row(
     adapter: VisionLanguageFacts, inputs: Mapping[str, Any], spans: Sequence[ImageSpan], name: str, row: int
 ) -> Tensor:
-    """Which entries of an input, by its first axis, belong to a row."""
+    """Indices, along the first axis of an input, of the entries that belong to a row."""
     n_rows, size = len(inputs[IDS]), len(inputs[name])
     modality = "video" if name in _OF_VIDEOS or stock.ARGUMENTS["videos"][0] in name else "image"
     of_kind = [span for span in spans if span.modality == modality]
@@ -106,8 +106,8 @@ def _of_row(
     if size == n_rows:
         return torch.tensor([row])
     raise UnsupportedCallError(
-        f"the input {name} of shape {tuple(inputs[name].shape)} cannot be divided among {n_rows} row(s) with "
-        f"{n_images} {modality}(s), so that its rows could be tried alone; give one row, or leave it out"
+        f"the input {name} of shape {tuple(inputs[name].shape)} cannot be split into {n_rows} row(s) with "
+        f"{n_images} {modality}(s), to run each row alone; give one row, or leave it out"
     )
 
 
@@ -115,7 +115,7 @@ _OF_VIDEOS = (stock.ARGUMENTS["video_grids"][0],)
 
 
 def longer(adapter: VisionLanguageFacts, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with a few text tokens more at its end: one of its own again and again."""
+    """Extend a row by repeating its last text token."""
     ids = row[IDS][0]
     is_text = torch.ones_like(ids, dtype=torch.bool)
     for modality in adapter.modalities:
@@ -130,7 +130,7 @@ def _is_per_token(value: Any, ids: Tensor) -> bool:
 
 
 def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch of rows, padded on the left; pictures of unequal size are padded at their ends."""
+    """Join rows into a batch, padded on the left; pictures are padded at their ends to equal size."""
     width = max(row[IDS].shape[1] for row in rows)
     batch: dict[str, Any] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -145,7 +145,7 @@ def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def joined_for(adapter: VisionLanguageFacts, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`joined`; rows without images get empty ones where a model wants an entry for each row."""
+    """Like `joined`, with blank pictures for rows without images if the model needs an entry per row."""
     if adapter.rows_first:
         names = {name for row in rows for name in row}
         patterns = {name: next(row[name] for row in rows if name in row) for name in names}
@@ -156,7 +156,7 @@ def joined_for(adapter: VisionLanguageFacts, rows: Sequence[Mapping[str, Any]]) 
 
 
 def _to_width(value: Tensor, width: int) -> Tensor:
-    """Tokens (1, L, ...) with zeros in front."""
+    """Pad tokens (1, L, ...) with zeros on the left."""
     filler = value.new_zeros(1, width - value.shape[1], *value.shape[2:])
     return torch.cat([filler, value], 1)
 
@@ -165,6 +165,6 @@ def _to_equal_shapes(values: Sequence[Tensor]) -> list[Tensor]:
     most = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
     padded = []
     for value in values:
-        pads = [(0, size - own) for size, own in zip(most, value.shape[1:], strict=True)]
+        pads = [(0, target - size) for target, size in zip(most, value.shape[1:], strict=True)]
         padded.append(torch.nn.functional.pad(value, [n for pair in reversed(pads) for n in pair]))
     return padded

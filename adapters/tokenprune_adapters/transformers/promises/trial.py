@@ -27,9 +27,9 @@ N_ANSWER = 4  # tokens of the answer: a prefill and three decoding steps
 
 
 class VisionLanguageTrial(Trial):
-    """Runs of one model on the rows of a batch, together and each alone.
+    """Runs one model on the rows of a batch, together and each alone.
 
-    The answer's tokens are given beforehand, so that runs can be compared step by step.
+    The answer's tokens are fixed, so that runs can be compared step by step.
     """
 
     def __init__(self, adapter: VisionLanguageFacts, inputs: Any) -> None:
@@ -38,13 +38,13 @@ class VisionLanguageTrial(Trial):
         self.tokens = text_tokens(adapter.model.config, N_ANSWER, torch.Generator().manual_seed(0)).tolist()
         with self.undisturbed():
             rows = rows_of(adapter, self.inputs)
-            self._n_given = len(rows)
+            self._n_inputs = len(rows)
             if len({row[IDS].shape[1] for row in rows}) == 1:
-                rows.append(longer(adapter, rows[-1]))  # so that there is padding
+                rows.append(longer(adapter, rows[-1]))  # to have padding
             self.alone = rows
         self.batch = joined_for(adapter, rows)
         self._stock: list[StockRow] = []
-        self._own: list[tuple[float, float]] = []
+        self._unpruned_differences: list[tuple[float, float]] = []  # of rows, and of the cache
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -52,65 +52,67 @@ class VisionLanguageTrial(Trial):
         return {"attention": stock.implementation_of(self.adapter.language_model.config)}
 
     def outputs(self, brief: bool = False) -> list[Tensor]:
-        """Logits of the prompt, and what leads to those of an answer by `generate`."""
+        """Logits of the prompt, and the rows from which `generate` computes those of the answer."""
         if not self._stock:
             self._observe()
         output = tensors_of(called(self.adapter.model, self.inputs))
         return output if brief else [*output, answered(self.adapter, self.batch, self.tokens).rows]
 
     def _observe(self) -> None:
-        """Run the unpruned model, and once more by hand: what separates the two is not ours."""
+        """Run the unpruned model and its reference; their difference is not caused by pruning."""
         for inputs in self.alone:
             row = StockRow.observe(self.adapter, inputs, self.tokens)
             whole = run_by_hand(row, [], False, self.adapter.positions[0] == "contiguous")
-            own = differences.of_rows(whole.rows, row.answer.rows)
-            self._own.append((own, differences.of_caches(whole.layers, stock.layers_of(row.answer.kv))[0]))
+            of_rows = differences.of_rows(whole.rows, row.answer.rows)
+            of_cache, _ = differences.of_caches(whole.layers, stock.layers_of(row.answer.kv))
+            self._unpruned_differences.append((of_rows, of_cache))
             self._stock.append(row)
 
     def run(self, handle: PruningHandle) -> Judge:
-        """Answer each row that was given alone, and all of them together."""
-        given = self._stock[: self._n_given]
-        alone = [_Pruned.run(self.adapter, handle, row, self.tokens) for row in given]
+        """Run each input row alone, and all rows together."""
+        rows = self._stock[: self._n_inputs]
+        alone = [_Pruned.run(self.adapter, handle, row, self.tokens) for row in rows]
         together = answered(self.adapter, self.batch, self.tokens)
         return functools.partial(self._records, alone, together, handle.last)
 
     def _records(
         self, alone: list[_Pruned], together: Answered, report: PruningReport | None
     ) -> Iterator[PromiseRecord]:
-        """Check what one method made of the rows."""
+        """Compare the pruned runs of one method with their references."""
         name = alone[0].cut.method.name
         floor = differences.floor_of(together.rows.dtype)
-        worst = max(own for own, _ in self._own)
+        worst = max(of_rows for of_rows, _ in self._unpruned_differences)
         if not worst <= floor:
             note = (
-                f"the unpruned language model, run by hand, is itself off by {worst:.1e} of its own answer, "
-                "so that there is nothing to compare a pruned one with"
+                f"the reference run of the unpruned language model differs by {worst:.1e} from the model's "
+                "own answer, so there is nothing to compare a pruned one with"
             )
             yield PromiseRecord(EXACTNESS, name, FAILED, worst, floor, note)
             return
-        for one in alone:
-            one.hand = one.by_hand(one.images)
+        for pruned in alone:
+            pruned.hand = pruned.by_hand(pruned.images)
         allowed, of_cache = (
-            max(floor, differences.TIMES_OWN * max(own[i] for own in self._own)) for i in (0, 1)
+            max(floor, differences.TIMES_OWN * max(pair[i] for pair in self._unpruned_differences))
+            for i in (0, 1)
         )
         yield self._exactness(name, alone, allowed)
         yield self._batch(name, alone, together, report, allowed)
         yield self._cache(name, alone, of_cache)
 
     def _exactness(self, name: str, alone: list[_Pruned], allowed: float) -> PromiseRecord:
-        largest = max(differences.of_rows(one.answer.rows, one.hand.rows) for one in alone)
+        largest = max(differences.of_rows(pruned.answer.rows, pruned.hand.rows) for pruned in alone)
         return PromiseRecord.of(EXACTNESS, name, largest, allowed)
 
     def _cache(self, name: str, pruned: list[_Pruned], allowed: float) -> PromiseRecord:
         largest, kept, unpruned = 0.0, 0, 0
-        for one in pruned:
-            off, said = differences.of_caches(stock.layers_of(one.answer.kv), one.hand.layers)
-            said = said or one.miscounted()
-            if said:
-                return PromiseRecord.failed(CACHE, name, said)
-            largest = max(largest, off)
-            if one.report is not None:
-                kept, unpruned = kept + one.report.kv_bytes, unpruned + one.report.kv_bytes_unpruned
+        for row in pruned:
+            difference, note = differences.of_caches(stock.layers_of(row.answer.kv), row.hand.layers)
+            note = note or row.miscounted()
+            if note:
+                return PromiseRecord.failed(CACHE, name, note)
+            largest = max(largest, difference)
+            if row.report is not None:
+                kept, unpruned = kept + row.report.kv_bytes, unpruned + row.report.kv_bytes_unpruned
         return PromiseRecord.of(CACHE, name, largest, allowed, f"{kept} of {unpruned} bytes")
 
     def _batch(
@@ -124,27 +126,26 @@ class VisionLanguageTrial(Trial):
         largest, other = 0.0, 0
         for number, row in enumerate(self._stock):
             images = _images(row, report, number)
-            if number >= len(pruned):  # a row that only makes the batch a padded one
+            if number >= len(pruned):  # the row that was added for padding
                 wanted = pruned[0].by_hand(images, row).rows
                 largest = max(largest, differences.of_rows(together.rows[number : number + 1], wanted))
                 continue
-            one = pruned[number]
-            wanted = one.answer.rows
-            if not _same_choice(images, one.images):
-                # rounding decided: then the batch's row must be right for what it kept
+            alone = pruned[number]
+            wanted = alone.answer.rows
+            if not _same_choice(images, alone.images):
+                # rounding changed the choice: the batch's row must be correct for the tokens it kept
                 other += 1
-                off = _scores_apart(images, one.images)
-                largest = max(largest, off)
-                wanted = one.by_hand(images).rows
+                largest = max(largest, _scores_apart(images, alone.images))
+                wanted = alone.by_hand(images).rows
             largest = max(largest, differences.of_rows(together.rows[number : number + 1], wanted))
         note = f"{other} of {len(pruned)} rows kept other tokens, by rounding" if other else ""
         return PromiseRecord.of(BATCH, name, largest, allowed, note)
 
 
 class _Pruned:
-    """One row alone, answered by the pruned model and by hand."""
+    """One row, run alone through the pruned model and through the reference."""
 
-    hand: HandRun  # once the model is no longer pruned
+    hand: HandRun  # set once the pruning is removed
 
     def __init__(self, row: StockRow, answer: Answered, report: PruningReport | None, cut: Cut) -> None:
         self.row, self.answer, self.report, self.cut = row, answer, report, cut
@@ -154,17 +155,17 @@ class _Pruned:
     def run(
         cls, adapter: VisionLanguageFacts, handle: PruningHandle, row: StockRow, tokens: list[int]
     ) -> _Pruned:
-        """Answer the row."""
+        """Run the pruned model on the row."""
         answer = answered(adapter, row.inputs, tokens)
         return cls(row, answer, handle.last if row.spans else None, handle.cuts[0])
 
     def by_hand(self, images: list[ImageReport], row: StockRow | None = None) -> HandRun:
-        """The reference for a choice, of this row or another."""
+        """Run the reference for a selection, on this row or another."""
         in_decoder = self.cut.method.stage == "decoder"
         return run_by_hand(row or self.row, images, in_decoder, self.cut.closes_up)
 
     def miscounted(self) -> str:
-        """What the report counts wrongly of the prefill; empty where it is right."""
+        """Describe a wrong byte count in the report of the prefill; empty if the counts are right."""
         if self.report is None:
             return ""
         more = len(self.row.tokens) - 1
@@ -182,30 +183,32 @@ class _Pruned:
 
 
 def _images(row: StockRow, report: PruningReport | None, number: int) -> list[ImageReport]:
-    """Reports of a row's images, where it is the given one of its batch."""
+    """Reports of a row's images; `number` is its index in the reported batch."""
     if report is None or not row.spans:
         return []
     return images_of(row, [image for image in report.images if image.row == number])
 
 
-def _same_choice(ones: list[ImageReport], others: list[ImageReport]) -> bool:
+def _same_choice(images: list[ImageReport], others: list[ImageReport]) -> bool:
     return all(
-        one.selections.keys() == other.selections.keys()
-        and all(torch.equal(one.selections[k].indices, other.selections[k].indices) for k in one.selections)
-        for one, other in zip(ones, others, strict=True)
+        image.selections.keys() == other.selections.keys()
+        and all(
+            torch.equal(image.selections[k].indices, other.selections[k].indices) for k in image.selections
+        )
+        for image, other in zip(images, others, strict=True)
     )
 
 
-def _scores_apart(ones: list[ImageReport], others: list[ImageReport]) -> float:
-    """How far the scores of a first other choice are apart; infinite where not as many tokens were kept."""
+def _scores_apart(images: list[ImageReport], others: list[ImageReport]) -> float:
+    """Largest score difference up to the first differing cut; infinite if the numbers kept differ."""
     largest = 0.0
-    for one, other in zip(ones, others, strict=True):
-        if one.cuts != other.cuts:
+    for image, other in zip(images, others, strict=True):
+        if image.cuts != other.cuts:
             return math.inf
-        for layer in one.selections:
-            mine, theirs = one.selections[layer], other.selections[layer]
-            if mine.scores is not None and theirs.scores is not None:
-                largest = max(largest, differences.of_rows(mine.scores[None], theirs.scores[None]))
-            if not torch.equal(mine.indices, theirs.indices):
-                break  # later cuts found other tokens
+        for layer in image.selections:
+            first, second = image.selections[layer], other.selections[layer]
+            if first.scores is not None and second.scores is not None:
+                largest = max(largest, differences.of_rows(first.scores[None], second.scores[None]))
+            if not torch.equal(first.indices, second.indices):
+                break  # later cuts start from different tokens
     return largest
