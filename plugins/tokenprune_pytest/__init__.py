@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest plugin for authors of plugins and adapters: the checks of `tokenprune.testing` as one fixture.
+"""A pytest plugin for authors of plugins and adapters: a fixture with the checks of `tokenprune.testing`.
 
-pytest loads this module in every run where the distribution is installed, so that it imports nothing but
-pytest until a test asks for the fixture.
+pytest loads this module in every run where the distribution is installed, so tokenprune is imported only when
+a check is called.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Checks:
-    """Contract checks; each raises AssertionError with the sentence that says what is broken."""
+    """Contract checks; each raises AssertionError with a sentence that names the broken promise."""
 
     def scorer(self, scorer: tokenprune.Scorer, tokens: tokenprune.VisualTokens | None = None) -> None:
         """Check a scorer; see `tokenprune.testing.check_scorer`."""
@@ -52,12 +52,12 @@ class Checks:
         check_adapter(adapter, model)
 
     def model(self, model: nn.Module, inputs: Any = None, **options: Any) -> ModelCheck:
-        """Check the promises on a model; see `tokenprune.testing.check_model`, which takes the same.
+        """Check the promises on a model; takes the arguments of `tokenprune.testing.check_model`.
 
         Returns
         -------
         ModelCheck
-            What was measured, when all was well.
+            The records of the check, if it passed.
 
         Raises
         ------
@@ -66,10 +66,10 @@ class Checks:
         """
         from tokenprune.testing import check_model
 
-        found = check_model(model, inputs, **options)
-        if not found.passed:
-            raise AssertionError(str(found))
-        return found
+        result = check_model(model, inputs, **options)
+        if not result.passed:
+            raise AssertionError(str(result))
+        return result
 
 
 @pytest.fixture(scope="session")

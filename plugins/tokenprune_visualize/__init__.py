@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what a method kept, and of the scores it chose by.
+"""Draw the patches that a method kept, and the scores that it used.
 
-One line in a notebook, once a pruned model has run:
+After a call of a pruned model, in a notebook:
 
     tokenprune_visualize.kept(handle, photo)
     tokenprune_visualize.scores(handle, inputs=inputs, processor=processor)
@@ -50,48 +50,49 @@ def kept(
     cell: int | None = None,
     axes: Any = None,
 ) -> Image.Image:
-    """Draw what was kept of one image: kept patches clear with a thin border, dropped ones faded to grey.
+    """Draw the kept patches of an image in colour with a thin border, and the dropped ones faded to grey.
 
-    Tiled images become two pictures side by side, the base view and the canvas of tiles; videos one picture a
-    temporal slice. Newline tokens and rows that were made are not drawn, they stand for no patch.
+    Tiled images are drawn as two pictures side by side, the base view and the canvas of tiles; videos as one
+    picture per temporal slice. Newline tokens and new rows are not drawn, because they are not patches.
 
     Parameters
     ----------
     reported
-        A handle (its last call), a report, or one image's report.
+        A handle (for its last call), a report, or the report of one image.
     picture
-        What was given to the processor; it is stretched over the grid of patches, which is right where the
-        processor resizes, not where it crops. A sequence holds one picture for each slice, or view.
+        The input of the processor. It is stretched over the grid of patches, which is correct if the
+        processor resizes, but not if it crops. A sequence holds one picture for each slice or view.
     inputs, processor
-        Instead of `picture`: what the processor gave for the reported call, and the processor. What is drawn
-        then is what the vision tower saw, whatever the processor did.
+        Instead of `picture`: the output of the processor for the reported call, and the processor. The image
+        is then drawn as the vision tower saw it.
     image
-        Which image of the report.
+        Index of the image in the report.
     cell
-        Side of a patch in the picture, in pixels; by default the longest side is about 384 pixels.
+        Side of a patch in the picture, in pixels; by default the longer side is about 384 pixels.
     axes
-        Matplotlib axes to draw the picture on too.
+        Matplotlib axes on which the picture is drawn as well.
 
     Returns
     -------
     PIL.Image.Image
-        The picture, which a notebook shows.
+        The picture, which a notebook displays.
 
     Raises
     ------
     IncompatibleError
-        When nothing was reported yet, the layout does not say where tokens lie, or the pictures do not fit.
+        When there is no report yet, the layout has no positions of tokens, or the pictures do not match.
     """
-    one = reported_image(reported, image)
-    held = None if one.kept is None else set(one.kept.tolist())
+    image_report = reported_image(reported, image)
+    kept_slots = None if image_report.kept is None else set(image_report.kept.tolist())
 
     def draw(panel: Panel, picture: Picture, cell: int) -> Image.Image:
-        cells = (
-            None if held is None else [i for i, s in enumerate(panel.slots.flatten().tolist()) if s in held]
-        )
+        cells = None
+        if kept_slots is not None:
+            cells = [i for i, slot in enumerate(panel.slots.flatten().tolist()) if slot in kept_slots]
         return kept_picture(picture, _grid(panel), cells, cell)
 
-    return _shown(_drawn(one, pictures_of(one, picture, inputs, processor), cell, draw), axes)
+    pictures = pictures_of(image_report, picture, inputs, processor)
+    return _shown(_drawn(image_report, pictures, cell, draw), axes)
 
 
 def scores(
@@ -104,49 +105,50 @@ def scores(
     cell: int | None = None,
     axes: Any = None,
 ) -> Image.Image:
-    """Draw the scores one image's tokens were chosen by as a heat map, with a bar of lowest to highest.
+    """Draw the scores of an image's tokens as a heat map, with a colour bar.
 
-    Where a method cuts several times these are the last cut's; tokens dropped before it have none and are
-    faded. Parameters as for `kept`.
+    If a method cuts several times, the scores are those of the last cut; tokens that were dropped before have
+    no score and are faded. Parameters are those of `kept`.
 
     Raises
     ------
     IncompatibleError
         As for `kept`; also when the image was left alone or the method chose without scores.
     """
-    one = reported_image(reported, image)
-    values = one.scores
+    image_report = reported_image(reported, image)
+    values = image_report.scores
     if values is None or not values.isfinite().any():
-        why = f"it was left alone ({one.note})" if one.kept is None else "its method has no opinion on tokens"
-        raise IncompatibleError(f"there are no scores of this image to draw: {why}; `kept` draws the choice")
+        why = "its method does not use scores"
+        if image_report.kept is None:
+            why = f"it was left alone ({image_report.note})"
+        raise IncompatibleError(f"this image has no scores to draw: {why}; `kept` draws what was kept")
     values = values.detach().float().cpu()
-    every = torch.full((len(one.layout),), torch.nan)
-    found = torch.arange(len(values)) if one.found is None else one.found.cpu()
-    every[found[found >= 0]] = values[found >= 0]
-    where = panels(one.layout)
-    patches = torch.cat([panel.slots.flatten() for panel in where])
-    scored = patches[every[patches].isfinite()]
-    weights = torch.full_like(every, torch.nan)
-    weights[scored] = min_max(every[scored])
+    token_scores = torch.full((len(image_report.layout),), torch.nan)
+    slots = torch.arange(len(values)) if image_report.found is None else image_report.found.cpu()
+    token_scores[slots[slots >= 0]] = values[slots >= 0]
+    patches = torch.cat([panel.slots.flatten() for panel in panels(image_report.layout)])
+    scored = patches[token_scores[patches].isfinite()]
+    weights = torch.full_like(token_scores, torch.nan)
+    weights[scored] = min_max(token_scores[scored])
 
     def draw(panel: Panel, picture: Picture, cell: int) -> Image.Image:
         return score_picture(picture, weights[panel.slots], cell)
 
-    drawn = _drawn(one, pictures_of(one, picture, inputs, processor), cell, draw)
-    return _shown(with_bar(drawn, every[scored]), axes)
+    drawn = _drawn(image_report, pictures_of(image_report, picture, inputs, processor), cell, draw)
+    return _shown(with_bar(drawn, token_scores[scored]), axes)
 
 
 def _drawn(
-    one: ImageReport,
+    image_report: ImageReport,
     pictures: list[Picture],
     cell: int | None,
     draw: Callable[[Panel, Picture, int], Image.Image],
 ) -> Image.Image:
-    """All panels of an image, each drawn on its picture."""
-    where = panels(one.layout)
-    side = cell or min(cell_side(_grid(panel)) for panel in where)
-    done = [draw(panel, picture, side) for panel, picture in zip(where, pictures, strict=True)]
-    return done[0] if len(done) == 1 else in_rows(done)
+    """Draw every panel of an image on its picture."""
+    image_panels = panels(image_report.layout)
+    side = cell or min(cell_side(_grid(panel)) for panel in image_panels)
+    drawn = [draw(panel, picture, side) for panel, picture in zip(image_panels, pictures, strict=True)]
+    return drawn[0] if len(drawn) == 1 else in_rows(drawn)
 
 
 def _grid(panel: Panel) -> tuple[int, int]:
@@ -155,7 +157,7 @@ def _grid(panel: Panel) -> tuple[int, int]:
 
 
 def _shown(picture: Image.Image, axes: Any) -> Image.Image:
-    """Put the picture on matplotlib axes as well, where some are given."""
+    """Draw the picture on matplotlib axes as well, if they are given."""
     if axes is not None:
         axes.imshow(np.asarray(picture))
         axes.set_axis_off()

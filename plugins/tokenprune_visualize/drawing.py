@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture and its grid of patches: dropped ones faded, or scores as colours."""
+"""Draw a picture with its grid of patches: dropped patches faded, or scores as colours."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Picture: TypeAlias = "Image.Image | np.ndarray"  # an array is uint8, (H, W, 3)
 
 BORDER: Color = (20, 20, 20)  # around kept patches
 PAPER = 238  # what dropped patches fade to
-FADE = 0.82  # how far they fade
+FADE = 0.82  # fraction by which they fade
 PICTURE_SIDE = 384  # pixels of the longer side when no cell size is given
 COLORS: tuple[Color, ...] = ((45, 20, 95), (205, 60, 85), (255, 230, 120))  # lowest, middle, highest score
 OPACITY = 0.65  # of the colours over the picture
-BAR = 8  # pixels of the colour bar's height
+BAR = 8  # height of the colour bar in pixels
 
 
 def kept_picture(
     image: Picture, grid: tuple[int, int], kept: Iterable[int] | None, cell: int | None = None
 ) -> Image.Image:
-    """Show which patches of an image were kept: these clear with a thin border, the others faded to grey.
+    """Draw the kept patches of an image in colour with a thin border, and the others faded to grey.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def kept_picture(
     grid
         Patches (rows, columns) that the visual tokens stand for.
     kept
-        Slots of the kept tokens, row by row; None: nothing was dropped, the image is shown as it is.
+        Slots of the kept tokens, in raster order; None if nothing was dropped: the image is drawn unchanged.
     cell
         Side of a patch in the picture, in pixels; by default the longer side is about 384 pixels.
 
@@ -66,14 +66,14 @@ def kept_picture(
 
 
 def score_picture(image: Picture, weights: Tensor, cell: int | None = None) -> Image.Image:
-    """Show scores as colours over the image's shades: dark purple for 0, red, light yellow for 1.
+    """Draw scores as colours over the grey image: dark purple for 0, red in the middle, light yellow for 1.
 
     Parameters
     ----------
     image, cell
         As for `kept_picture`.
     weights
-        (rows, columns), between 0 and 1; not a number where a patch has no score: it is faded.
+        (rows, columns), between 0 and 1; NaN for patches without a score, which are faded.
     """
     rows, columns = weights.shape
     side = cell or cell_side((rows, columns))
@@ -87,13 +87,13 @@ def score_picture(image: Picture, weights: Tensor, cell: int | None = None) -> I
 
 
 def colors_of(weights: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) of weights between 0 and 1."""
-    at = np.linspace(0, 1, len(COLORS))
-    return np.stack([np.interp(weights, at, channel) for channel in zip(*COLORS, strict=True)], -1)
+    """Return the colours (..., 3) of weights between 0 and 1."""
+    stops = np.linspace(0, 1, len(COLORS))
+    return np.stack([np.interp(weights, stops, channel) for channel in zip(*COLORS, strict=True)], -1)
 
 
 def with_bar(picture: Image.Image, values: Tensor) -> Image.Image:
-    """Put a colour bar below a picture of scores, and the lowest and highest of these `values`."""
+    """Add a colour bar below a picture of scores, with the lowest and highest of `values`."""
     ramp = np.broadcast_to(np.linspace(0, 1, picture.width), (BAR, picture.width))
     bar = Image.fromarray(colors_of(ramp).round().astype(np.uint8))
     whole = Image.new("RGB", (picture.width, picture.height + BAR))
@@ -103,16 +103,16 @@ def with_bar(picture: Image.Image, values: Tensor) -> Image.Image:
 
 
 def cell_side(grid: tuple[int, int]) -> int:
-    """Pixels of a patch's side in a picture of the usual size."""
+    """Return the side of a patch in pixels, in a picture of the default size."""
     return max(4, PICTURE_SIDE // max(grid))
 
 
 def _on_grid(image: Picture, grid: tuple[int, int], side: int) -> Image.Image:
-    """The image in RGB, each of its patches `side` pixels wide and high."""
+    """Convert the image to RGB, with patches of `side` x `side` pixels."""
     source = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
     return source.convert("RGB").resize((grid[1] * side, grid[0] * side), Image.Resampling.BICUBIC)
 
 
 def _faded(source: Image.Image) -> Image.Image:
-    """The image as dropped patches look: light grey."""
+    """Fade the image to light grey, as dropped patches are drawn."""
     return source.convert("L").point(lambda value: round(value + (PAPER - value) * FADE)).convert("RGB")

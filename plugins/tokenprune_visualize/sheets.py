@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions under pictures, and sheets of several pictures."""
+"""Add captions to pictures, and arrange pictures on sheets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINE = 1.35  # line height over font size
 
 
 def captioned(picture: Image.Image, lines: Sequence[str], size: int = 14) -> Image.Image:
-    """Put lines of text under a picture; a line that is too long goes on in the next one."""
+    """Add lines of text below a picture; long lines are wrapped."""
     font = ImageFont.load_default(size)
     wrapped = [part for line in lines for part in _wrap(line, font, picture.width)]
     height = round(size * LINE)
@@ -31,12 +31,12 @@ def sheet(
     column_titles: Sequence[str] = (),
     size: int = 14,
 ) -> Image.Image:
-    """Lay pictures out in rows and columns, each column under its title.
+    """Arrange pictures in rows and columns, with a title above each column.
 
     Raises
     ------
     ValueError
-        When there is no picture, or when rows differ in length.
+        When there is no picture, or rows differ in length.
     """
     if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
         raise ValueError("a sheet needs at least one picture and rows of equal length")
@@ -60,7 +60,7 @@ def sheet(
 
 
 def in_rows(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
-    """Lay pictures out from left to right, `columns` in a row.
+    """Arrange pictures from left to right, with `columns` per row.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def _write(
 
 
 def _wrap(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Break a line at spaces so that each part fits the width; a single word is never broken."""
+    """Wrap a line at spaces to fit the width; words are never broken."""
     parts: list[str] = []
     for word in line.split():
         longer = f"{parts[-1]} {word}" if parts else word

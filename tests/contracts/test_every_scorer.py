@@ -93,5 +93,5 @@ def test_each_broken_promise_is_named(scorer, sentence):
 
 
 def test_something_that_is_no_scorer_is_refused():
-    with pytest.raises(AssertionError, match=r"no instance of tokenprune\.Scorer"):
+    with pytest.raises(AssertionError, match=r"is not an instance of tokenprune\.Scorer"):
         check_scorer(object())

@@ -72,9 +72,9 @@ def test_rows_that_were_made_are_not_drawn():
 @pytest.mark.parametrize(
     ("given", "options", "said"),
     [
-        ("a.png", {}, "a picture is a PIL image or a numpy array, got str; open a file first"),
-        (torch.zeros(3, 9, 9), {}, "a picture is a PIL image or a numpy array, got Tensor"),
-        (coloured(2, 2), {"image": "a"}, "image= is the number of an image of the report, got 'a'"),
+        ("a.png", {}, "a picture must be a PIL image or a numpy array, got str; open files with"),
+        (torch.zeros(3, 9, 9), {}, "a picture must be a PIL image or a numpy array, got Tensor"),
+        (coloured(2, 2), {"image": "a"}, "image= must be the index of an image in the report, got 'a'"),
     ],
 )
 def test_what_is_no_picture_is_refused(given, options, said):
@@ -83,7 +83,7 @@ def test_what_is_no_picture_is_refused(given, options, said):
 
 
 def test_a_model_is_no_report():
-    with pytest.raises(IncompatibleError, match=r"got Linear; of a pruned model that is tokenprune"):
+    with pytest.raises(IncompatibleError, match=r"got Linear; the handle of a pruned model is tokenprune"):
         tokenprune_visualize.kept(torch.nn.Linear(1, 1), coloured(2, 2))
 
 
@@ -165,7 +165,7 @@ def test_a_handle_draws_its_last_report_and_the_image_asked_for():
     handle._record(PruningReport((one, other)))
     drawn = tokenprune_visualize.kept(handle, image, image=1, cell=CELL)
     assert drawn.tobytes() == tokenprune_visualize.kept(other, image, cell=CELL).tobytes()
-    with pytest.raises(IncompatibleError, match=r"image=2, and the report is of 2 image\(s\)"):
+    with pytest.raises(IncompatibleError, match=r"image=2, but the report has 2 image\(s\)"):
         tokenprune_visualize.kept(handle, image, image=2)
 
 
@@ -188,17 +188,17 @@ def test_axes_get_the_same_picture():
 @pytest.mark.parametrize(
     ("layout", "given", "message"),
     [
-        (Layout((1, 1, 6)), {"picture": coloured(1, 1)}, "does not say where on the picture they lie"),
-        (Layout((1, 1, 4), newlines=T([0, 0, 0, 1]).bool()), {"picture": coloured(1, 1)}, "does not say"),
+        (Layout((1, 1, 6)), {"picture": coloured(1, 1)}, "has no positions in the picture"),
+        (Layout((1, 1, 4), newlines=T([0, 0, 0, 1]).bool()), {"picture": coloured(1, 1)}, "has no positions"),
         (Layout((1, 2, 2)), {}, "give either picture=, or inputs= together with processor="),
         (Layout((1, 2, 2)), {"picture": coloured(1, 1), "inputs": {}}, "give either"),
         (Layout((1, 2, 2)), {"inputs": {}}, "give either"),
         (
             Layout((2, 2, 2)),
             {"picture": [coloured(1, 1)]},
-            "1 pictures were given, and this image is drawn as 2",
+            "1 pictures were given, but this image is drawn as 2",
         ),
-        (Layout((1, 2, 2)), {"inputs": {}, "processor": 1}, "these inputs bring no image"),
+        (Layout((1, 2, 2)), {"inputs": {}, "processor": 1}, "these inputs contain no image"),
         (
             Layout((1, 2, 2)),
             {"inputs": {"pixel_values": torch.zeros(1, 3, 8, 6)}, "processor": 1},
@@ -207,12 +207,12 @@ def test_axes_get_the_same_picture():
         (
             Layout((1, 2, 2)),
             {"inputs": {"pixel_values": torch.zeros(4, 6)}, "processor": 1},
-            "packed pixels need image_grid_thw",
+            "packed pixels require image_grid_thw",
         ),
         (
             Layout((1, 2, 2)),
             {"inputs": {"pixel_values": torch.zeros(1, 4, 6)}, "processor": 1},
-            r"pixels of the shape \(1, 4, 6\)",
+            r"pixels of shape \(1, 4, 6\)",
         ),
     ],
 )
@@ -223,7 +223,7 @@ def test_what_cannot_be_drawn_is_refused(layout, given, message):
 
 def test_no_scores_no_heat_map():
     image = coloured(1, 1)
-    with pytest.raises(IncompatibleError, match="its method has no opinion"):
+    with pytest.raises(IncompatibleError, match="its method does not use scores"):
         tokenprune_visualize.scores(report(Layout((1, 2, 2)), [0]), image)
     with pytest.raises(IncompatibleError, match=r"left alone \(budget not below N\)"):
         tokenprune_visualize.scores(report(Layout((1, 2, 2)), None, note="budget not below N"), image)
@@ -231,7 +231,7 @@ def test_no_scores_no_heat_map():
 
 def test_an_image_the_inputs_do_not_bring_is_refused():
     inputs = {"pixel_values": torch.zeros(1, 3, 8, 8)}
-    with pytest.raises(IncompatibleError, match=r"bring 1 image\(s\), and number 1"):
+    with pytest.raises(IncompatibleError, match=r"contain 1 image\(s\), but number 1"):
         tokenprune_visualize.kept(report(Layout((1, 2, 2)), [0], number=1), inputs=inputs, processor=1)
 
 
