@@ -4,19 +4,19 @@
 import hashlib
 from pathlib import Path
 
+from scene_batches import make_batches
 from tokenprune_cli.embedded import embedded_model_path
 from tokenprune_cli.evaluation import (
     BASELINES,
     UNPRUNED,
     Setting,
     answer_batch,
-    make_batches,
-    mean_costs,
-    paired_gap,
+    prefill_flops,
     refusal,
 )
 
 import tokenprune
+from baselines.standard_errors import paired_gap
 from benchmarks.scenes import held_out_scenes
 
 PINNED = Path(__file__).parent / "pinned.json"
@@ -76,7 +76,7 @@ def kept_by_scene(answers):
 
 def summary(name, answers, config):
     """What is pinned of one contender: right answers, its gaps to the random draws, rows, costs, slots."""
-    costs = mean_costs(answers[name], config)
+    n = len(answers[name])
     gaps = [paired_gap(answers[name], answers[draw]) for draw in RANDOM]
     return {
         "right": sum(a.is_right for a in answers[name]),
@@ -84,8 +84,8 @@ def summary(name, answers, config):
             {"value": round(g.value, 4), "standard_error": round(g.standard_error, 4)} for g in gaps
         ],
         "clearly_above_random": all(g.is_clear and g.value > 0 for g in gaps),
-        "visual_tokens": costs.visual_tokens,
-        "kv_cache_bytes": round(costs.kv_bytes),
-        "prefill_flops": round(costs.prefill_flops),
+        "visual_tokens": sum(a.n_visual for a in answers[name]) / n,
+        "kv_cache_bytes": round(sum(a.kv_bytes for a in answers[name]) / n),
+        "prefill_flops": round(sum(prefill_flops(config, a.rows) for a in answers[name]) / n),
         "kept": kept_by_scene(answers[name]),
     }

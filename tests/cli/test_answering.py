@@ -4,7 +4,8 @@
 import pytest
 import torch
 from PIL import Image
-from tokenprune_cli.evaluation import UNPRUNED, Setting, answer_batch, kv_cache_bytes, make_batches, refusal
+from scene_batches import make_batches
+from tokenprune_cli.evaluation import UNPRUNED, Setting, answer_batch, kv_cache_bytes, refusal
 from tokenprune_cli.evaluation.prompts import question_prompt, tokenized
 from tokenprune_visualize import seen_image
 

@@ -69,6 +69,7 @@ def test_for_people_there_is_a_table_and_a_verdict(untrained, tmp_path, done):
         assert verdict["sentence"] in flat
     assert record["closing_line"] in flat
     assert "left out: cdpruner: the scorer" in flat
+    assert "KV M" in flat and "kB FLOP" in flat
     assert "demo.json" in flat
 
 

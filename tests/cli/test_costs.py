@@ -4,8 +4,7 @@
 import pytest
 import torch
 from cache_names import CACHE
-from tokenprune_cli.embedded import Question
-from tokenprune_cli.evaluation import Answered, kv_cache_bytes, mean_costs, prefill_flops
+from tokenprune_cli.evaluation import kv_cache_bytes, prefill_flops
 from tokenprune_cli.evaluation.kv_cache import rows_held
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import (
@@ -93,22 +92,3 @@ def test_a_layer_that_slides_holds_its_window_at_most(kind, more, rows):
     few = min(rows, 8)
     assert rows_held(c, rows) == held == ([rows, few, rows] if more else [few] * 3)
     assert kv_cache_bytes(c, rows, 4) == sum(2 * n * 2 * 16 * 4 for n in held)
-
-
-def test_costs_are_means_over_questions():
-    c = config()
-    question = Question("counting", "how many ?", "1")
-    answers = [
-        Answered(0, question, "1", (15, 10, 10), 4, 9, 100.0),
-        Answered(1, question, "1", (20,) * 3, 8, 9, 300.0),
-    ]
-    costs = mean_costs(answers, c)
-    assert costs.visual_tokens == 6
-    assert costs.visual_rows == (8.5, 6, 6)
-    assert costs.kv_bytes == 200
-    assert costs.prefill_flops == (prefill_flops(c, (15, 10, 10)) + prefill_flops(c, 20)) / 2
-
-
-def test_costs_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="at least one answer"):
-        mean_costs([], config())

@@ -168,8 +168,34 @@ def _processes(models: Sequence[str | None]) -> int:
 
 
 def _show(record: dict[str, Any], files: list[str]) -> None:
+    """Print tables, what they say, and what cannot be reached and why."""
     from rich.console import Console
 
-    from tokenprune_cli.compare.show import show
+    from tokenprune_cli.compare import table
+    from tokenprune_cli.compare.protocols import EXPLANATIONS
 
-    show(record, files, Console(highlight=False))
+    console = Console(highlight=False, markup=False)
+    for model in record["models"]:
+        console.print(
+            f"{model['name']}: {model['questions']} questions about {model['pictures']} pictures "
+            f"({model['configuration']['questions']['name']}); {model['preprocessing']}"
+        )
+        for protocol in dict.fromkeys(line["protocol"] for line in model["lines"]):
+            console.print(f"\nProtocol {protocol}. {EXPLANATIONS[protocol]}")
+            for metric in model["metrics"]:
+                console.print(f"\n{metric}", style="italic")
+                console.print(table.table(model, protocol, metric, table.QUESTIONS).rich())
+            for sentence in table.conclusions(model, protocol):
+                console.print(f"- {sentence}")
+            for metric in model["metrics"] if "conversation" in model else ():
+                console.print(f"\nconversation: {metric}", style="italic")
+                console.print(table.table(model, protocol, metric, table.CONVERSATION).rich())
+        for reason, number in table.refusals(model).items():
+            console.print(f"[{number}] {reason}")
+        for method, reason in model["unavailable"].items():
+            console.print(f"{method} cannot be used on this model: {reason}")
+    console.print(table.LEGEND)
+    if any("conversation" in model for model in record["models"]):
+        console.print(table.CONVERSATION_LEGEND)
+    for file in files:
+        console.print(file, soft_wrap=True)

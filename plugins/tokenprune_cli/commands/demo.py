@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,13 +15,14 @@ from tokenprune_cli.console.files import check_folder, make_directory, write_tex
 from tokenprune_cli.console.options import Keeps, MethodNames, OnlyJson, Seed
 from tokenprune_cli.model_name import model_name
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from tokenprune_cli.demo.outcomes import Outcome
-    from tokenprune_cli.demo.plan import Plan
-
 RESULTS = "demo.json"
+BATCH = 64  # questions answered at once
+LEGEND = (
+    "right %: exact matches, with the 95 % interval over pictures. KV kB: key-value cache of a prompt. "
+    "MFLOP: arithmetic of the language model's prefill, by formula. Methods that cut inside the language "
+    "model process more visual tokens before the cut than they keep."
+)
+NOISE = "Which method is best here (clearly below: the 95 % interval of the difference does not hold 0):"
 
 
 def demo(
@@ -29,7 +30,7 @@ def demo(
     method: MethodNames = None,
     keep: Keeps = None,
     scenes: Annotated[
-        int | None, typer.Option(min=1, max=100, help="How many pictures (about 13 questions each).")
+        int | None, typer.Option(min=1, help="How many pictures (about 13 questions each).")
     ] = None,
     output: Annotated[Path, typer.Option(help="Where pictures and results go.", metavar="DIR")] = Path(
         "demo-output"
@@ -44,109 +45,78 @@ def demo(
     with plain_errors(), quietly():
         from rich.console import Console
 
+        from tokenprune_cli.compare.answers import Work, answer_all
+        from tokenprune_cli.compare.collected import collect
+        from tokenprune_cli.compare.question_set import embedded_scenes
         from tokenprune_cli.console.budgets import budget
         from tokenprune_cli.console.images import check_writable, save_image
         from tokenprune_cli.console.models import Device, load_model
-        from tokenprune_cli.demo.plan import make_plan
-        from tokenprune_cli.demo.record import record
-        from tokenprune_cli.embedded import held_out_scenes
+        from tokenprune_cli.console.progress import ProgressBar
+        from tokenprune_cli.demo import preset
+        from tokenprune_cli.demo.pictures import columns, example_sheet
         from tokenprune_cli.evaluation import known_method
+        from tokenprune_cli.evaluation.answering import ANSWER_TOKENS
+        from tokenprune_cli.records import Provenance, to_dict
 
         methods = [known_method(name) for name in method or ()]
         budgets = [budget(text, None).keep or 0 for text in keep or ()]
         make_directory(output)
         check_folder(output / RESULTS)
         network, processor = load_model(model, Device.cpu)
-        plan = make_plan(network, full=full, methods=methods, budgets=budgets, scenes=scenes)
-        if not plan.methods:
-            raise BadInputError("; ".join(plan.skipped.values()))
-        for name in _pictures(plan):
+        plan = preset.preset(network, full, methods, budgets)
+        pictures = columns(preset.settings(plan))
+        if not pictures:
+            raise BadInputError("; ".join(preset.skipped(plan).values()))
+        for name in pictures:
             check_writable(output / name)
-        drawn = list(held_out_scenes(plan.scenes))
-        outcomes = _measure(network, processor, plan, drawn, seed)
-        results = record(
-            plan,
-            outcomes,
-            command=_command(full, methods, budgets, scenes, seed),
-            model=model_name(model),
-            seed=seed,
-        )
-        text = json.dumps({**results, "pictures": _pictures(plan)}, indent=2)
+        n_scenes = scenes or (preset.FULL_SCENES if full else preset.SCENES)
+        questions = embedded_scenes(n_scenes)
+        work = Work(BATCH, ANSWER_TOKENS, seed)
+        with ProgressBar() as progress:
+            found = collect(list(answer_all(network, processor, questions, work, plan.settings, progress)))
+        for refusal in filter(None, (answers.refused for answers in found.values())):
+            raise BadInputError(refusal)
+        record = {
+            "command": _command(full, methods, budgets, scenes, seed),
+            "model": model_name(model),
+            "seed": seed,
+            "held_out_scenes": {"first": 0, "count": n_scenes},
+            **preset.results(plan, questions, found, network.config.text_config),
+            "pictures": list(pictures),
+        }
+        record = {**to_dict(Provenance.here(command=record["command"])), **record}
+        text = json.dumps(record, indent=2)
         try:
             if as_json:
                 typer.echo(text)
             else:
-                _show(results, by_layer=full)
+                _show(record, by_layer=full)
         finally:  # when printing or writing fails the other is done
             write_text(output / RESULTS, text)
-            for name, picture in _drawn(drawn, outcomes, plan).items():
-                save_image(picture, output / name)
+            for name, shown in pictures.items():
+                save_image(example_sheet(questions, found, shown), output / name)
         if not as_json:
-            files = ", ".join(str(output / name) for name in [*_pictures(plan), RESULTS])
+            files = ", ".join(str(output / name) for name in [*pictures, RESULTS])
             Console(highlight=False).print(f"saved: {files}", markup=False)
 
 
-def _measure(network: Any, processor: Any, plan: Plan, drawn: Any, seed: int) -> list[Outcome]:
-    """Answer every question under every setting, behind a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
-    from tokenprune_cli.demo.outcomes import Outcome
-    from tokenprune_cli.evaluation import answer_batch, make_batches, mean_costs
-
-    console = Console(stderr=True)
-    batches = make_batches(processor, drawn)
-    outcomes = []
-    steps = [(setting, batch) for setting in plan.settings for batch in batches]
-    turns = iter(track(steps, "answering", console=console, disable=not console.is_terminal))
-    for setting in plan.settings:
-        with setting.applied(network, seed) as handle:
-            answers = [
-                answered
-                for _, batch in (next(turns) for _ in batches)
-                for answered in answer_batch(network, processor, batch, handle, setting)
-            ]
-        costs = mean_costs(answers, network.config.text_config)
-        outcomes.append(Outcome(setting, tuple(answers), costs))
-    next(turns, None)  # lets the bar finish
-    return outcomes
-
-
-def _pictures(plan: Plan) -> list[str]:
-    """Names of the pictures: one for each method and one for each budget."""
-    budgets = [f"all-methods-{keep}-tokens.png" for keep in plan.budgets]
-    return [*(f"{method}.png" for method in plan.methods), *budgets]
-
-
-def _drawn(drawn: Any, outcomes: list[Outcome], plan: Plan) -> dict[str, Image]:
-    """The pictures by name."""
-    from tokenprune_cli.demo.illustrations import budget_sheet, method_sheet
-
-    sheets = [method_sheet(drawn, outcomes, method) for method in plan.methods]
-    sheets += [budget_sheet(drawn, outcomes, keep) for keep in plan.budgets]
-    return dict(zip(_pictures(plan), sheets, strict=True))
-
-
-def _show(results: dict[str, Any], by_layer: bool) -> None:
+def _show(record: dict[str, Any], by_layer: bool) -> None:
     from rich.console import Console
 
-    from tokenprune_cli.demo.table import headline, terminal_table
+    from tokenprune_cli.demo.table import terminal_table
 
-    console = Console(highlight=False)
-    console.print(headline(results))
-    console.print(terminal_table(results, by_layer))
-    console.print(
-        "right %: exact matches ± standard error. KV kB: key-value cache of a prompt. MFLOP: arithmetic of "
-        "the language model's prefill, by formula. Methods that cut inside the language model process more "
-        "visual tokens before the cut than they keep."
-    )
-    console.print("Which method is best here (a difference below two standard errors counts as noise):")
-    for verdict in results["verdicts"]:
+    console = Console(highlight=False, markup=False)
+    pictures = record["held_out_scenes"]["count"]
+    console.print(f"{record['questions']} questions about {pictures} pictures no training saw")
+    console.print(terminal_table(record, by_layer).rich())
+    console.print(LEGEND)
+    console.print(NOISE)
+    for verdict in record["verdicts"]:
         console.print(f"  {verdict['sentence']}")
-    if results["closing_line"]:
-        console.print(results["closing_line"])
-    for method, reason in results["skipped"].items():
-        console.print(f"left out: {method}: {reason}", markup=False)
+    if record["closing_line"]:
+        console.print(record["closing_line"])
+    for method, reason in record["skipped"].items():
+        console.print(f"left out: {method}: {reason}")
 
 
 def _command(full: bool, methods: list[str], budgets: list[int], scenes: int | None, seed: int) -> str:

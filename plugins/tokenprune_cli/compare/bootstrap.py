@@ -31,6 +31,11 @@ class Interval:
         """Whether 0 lies outside."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    def rounded(self) -> dict[str, float | None]:
+        """Return the value and the ends with five digits, as records hold them."""
+        ends = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: None if end is None else round(end, 5) for name, end in ends.items()}
+
 
 def draws(n_pictures: int, n: int = N_DRAWS, seed: int = 0) -> Array:
     """How often each picture is drawn in each of `n` samples of as many pictures, (n, n_pictures)."""

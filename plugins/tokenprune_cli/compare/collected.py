@@ -15,14 +15,16 @@ from tokenprune_cli.evaluation import prefill_flops
 class Collected:
     """Answers in the order of the questions, with the rows entering each layer and those of the text.
 
-    `refused` says why the model could not run, for at least one batch; then nothing else counts. `anew` and
-    `talking` are the answers to the later questions of the conversation track.
+    `refused` says why the model could not run, for at least one batch; then nothing else counts. `kept` are
+    the slots kept for each example question, by its number (None: all). `anew` and `talking` are the answers
+    to the later questions of the conversation track.
     """
 
     answers: list[str] = field(default_factory=list)
     rows: list[list[list[int]]] = field(default_factory=list)
     text: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    kept: dict[int, Sequence[int] | None] = field(default_factory=dict)
     kv_bytes: float = 0.0
     refused: str | None = None
     timing: Mapping[str, Any] | None = None
@@ -68,6 +70,7 @@ def collect(lines: Sequence[Mapping[str, Any]]) -> dict[str, Collected]:
             one.rows += line["rows"]
             one.text += line["text"]
             one.tokens += line["tokens"]
+            one.kept |= {int(number): slots for number, slots in line.get("kept", {}).items()}
             n = len(line["answers"])
             before = weights.get(line["cell"], 0.0)
             one.kv_bytes = (one.kv_bytes * before + line["kv_bytes"] * n) / (before + n)

@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tokenprune_cli.compare import conversation, timing
-from tokenprune_cli.compare.answers import QUESTIONS, Work, n_batches
+from tokenprune_cli.compare.answers import QUESTIONS, Progress, Work, n_batches
 from tokenprune_cli.compare.collected import Collected, collect
 from tokenprune_cli.compare.configuration import configuration, said
 from tokenprune_cli.compare.conversation import TRACK
-from tokenprune_cli.compare.conversation_record import add_conversations
 from tokenprune_cli.compare.journal import Journal
 from tokenprune_cli.compare.plan import Plan, default_keeps, key, make_plan
 from tokenprune_cli.compare.question_set import QuestionSet, check_questions
-from tokenprune_cli.compare.record import model_record
+from tokenprune_cli.compare.record import add_conversations, model_record
 from tokenprune_cli.compare.workers import Source, answer_in_processes, answer_pending
 from tokenprune_cli.console.failures import BadInputError
 from tokenprune_cli.evaluation import Setting, tokenized
@@ -50,9 +49,6 @@ class Compared:
     pictures: Path
 
 
-Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
-
-
 def compare(
     source: Source, questions: QuestionSet, work: Work, asked: Asked, folder: Path, progress: Progress
 ) -> Compared:
@@ -63,7 +59,8 @@ def compare(
     BadInputError
         When no method can be used on this model, or the folder is of another configuration.
     """
-    work = replace(work, pictures=folder / PICTURES)
+    pictures = folder / PICTURES
+    work = replace(work, pictures=pictures)
     model, processor = source.load_model()
     check_questions(processor, questions)
     keeps = asked.keeps or tuple(default_keeps(_mean_tokens(model, processor, questions, work)))
@@ -82,7 +79,7 @@ def compare(
         add_conversations(record, questions, found, work.seed)
     record = {"name": about["model"], "configuration": about, **record}
     record["preprocessing"] = said(about, record["mean_visual_tokens"])
-    return Compared(record, found, work.pictures)
+    return Compared(record, found, pictures)
 
 
 def _answer_all(

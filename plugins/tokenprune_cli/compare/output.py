@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from tokenprune_cli.compare.comparison import Compared
-from tokenprune_cli.compare.curves import plots
-from tokenprune_cli.compare.plot import standalone
+from tokenprune_cli.compare.plots import plots
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.report import report
 from tokenprune_cli.compare.spreadsheet import csv_text
@@ -41,8 +40,8 @@ def write_all(
     for one in record["models"]:
         for protocol in dict.fromkeys(line["protocol"] for line in one["lines"]):
             for metric in one["metrics"]:
-                for axis, drawn in plots(one, protocol, metric).items():
-                    texts[f"{one['name']}/{protocol}-{metric}-{axis}.svg"] = standalone(drawn)
+                for axis, svg in plots(one, protocol, metric).items():
+                    texts[f"{one['name']}/{protocol}-{metric}-{axis}.svg"] = svg
     texts[REPORT] = report(record, questions, compared)
     files = []
     for name, text in texts.items():

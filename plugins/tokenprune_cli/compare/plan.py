@@ -39,11 +39,17 @@ class Plan:
     @property
     def settings(self) -> tuple[Setting, ...]:
         """What has to be run, each once. Baselines, whose pictures are their own, come last."""
-        found = dict.fromkeys(line.setting for line in self.lines if line.setting not in self.refused)
-        return tuple(sorted(found, key=lambda s: s.method in BASELINES))
+        reached = dict.fromkeys(line.setting for line in self.lines if line.setting not in self.refused)
+        return tuple(sorted(reached, key=lambda s: s.method in BASELINES))
 
 
-def make_plan(model: Any, methods: Sequence[str], keeps: Sequence[int], names: Sequence[str]) -> Plan:
+def make_plan(
+    model: Any,
+    methods: Sequence[str],
+    keeps: Sequence[int],
+    names: Sequence[str],
+    always: Sequence[str] = ALWAYS,
+) -> Plan:
     """Decide what to compare; what the model cannot do is found out by applying it.
 
     Parameters
@@ -51,14 +57,16 @@ def make_plan(model: Any, methods: Sequence[str], keeps: Sequence[int], names: S
     model
         The unpruned model.
     methods
-        Names; none: all there are. `stride`, `random` and `downsample` are always there.
+        Names; none: all there are.
     keeps
         Budgets.
     names
         Protocols.
+    always
+        Methods that take part whatever is asked for, after the others.
     """
-    wanted = [name for name in methods or tokenprune.list_methods() if name not in ALWAYS]
-    everyone = [*dict.fromkeys(wanted), *ALWAYS]
+    wanted = [name for name in methods or tokenprune.list_methods() if name not in always]
+    everyone = [*dict.fromkeys(wanted), *always]
     budgets = sorted(set(keeps), reverse=True)
     settings = {
         (protocol, keep, method): protocols.setting(protocol, method, keep, model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ways of comparing: every method as its authors ran it, and all methods under the same rules."""
+"""What a budget means to each method: as its authors ran it, or by the same rules for all methods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tokenprune_cli.evaluation import BASELINES, Setting
 
 PAPER, MATCHED = "paper", "matched"
 PROTOCOLS = (PAPER, MATCHED)
+DEFAULTS = "defaults"  # what `apply` does without options; the demo's
+FROM_TEXT_ROWS = "attention_rows"  # the signal: attention from rows of the text to the image
 EXPLANATIONS = {
     PAPER: "Every method as its authors ran it: what a budget counts, what it is shared over, newline tokens "
     "and positions are the method's own. Methods that cut inside the language model see more rows at the "
@@ -35,7 +37,7 @@ def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
     Parameters
     ----------
     protocol
-        `"paper"` or `"matched"`.
+        `"paper"`, `"matched"` or `"defaults"`, which has no options.
     method
         Name of a method, or of a baseline, which has no options.
     keep
@@ -43,7 +45,7 @@ def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
     model
         The unpruned model.
     """
-    if method in BASELINES:
+    if method in BASELINES or protocol == DEFAULTS:
         return Setting(method, keep)
     own = tokenprune.method(method)
     allowed = tokenprune.default_registry().adapter_for(model)(model).positions
@@ -55,3 +57,18 @@ def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
         options["scope"] = "image" if protocol == MATCHED else own.scope
         options["newlines"] = "compete" if protocol == MATCHED else own.newlines
     return Setting(method, keep, tuple(sorted(options.items())))
+
+
+def is_of_the_question(signal: str) -> bool:
+    """Whether a signal is made of the text after the image: by `text` in its name, or as its attention.
+
+    The picture stands before the question and attention is causal: the image's own rows do not depend on it.
+    """
+    return "text" in signal.split("_") or signal == FROM_TEXT_ROWS
+
+
+def saw_the_question(method: str | None) -> bool:
+    """Whether what a method keeps depends on what is asked."""
+    if method is None or method in BASELINES:
+        return False
+    return any(map(is_of_the_question, tokenprune.method(method).needs))

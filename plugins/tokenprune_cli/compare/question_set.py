@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +51,11 @@ class QuestionSet:
     def metrics(self) -> tuple[str, ...]:
         """Metrics that occur, in order."""
         return tuple(dict.fromkeys(item.metric for item in self.items))
+
+    @cached_property
+    def families(self) -> dict[str, int]:
+        """How many questions each family has, in the order in which they occur; empty without families."""
+        return dict(Counter(item.question.family for item in self.items if item.question.family))
 
     @cached_property
     def n_images(self) -> int:

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tokenprune_cli.compare.awareness import saw_the_question
+from tokenprune_cli.compare.bootstrap import Interval
 from tokenprune_cli.compare.collected import Collected
+from tokenprune_cli.compare.conversation import conversations, later
 from tokenprune_cli.compare.plan import Line, Plan, key
+from tokenprune_cli.compare.protocols import saw_the_question
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scores import Scores, scores_of
 from tokenprune_cli.evaluation import UNPRUNED
@@ -40,7 +43,16 @@ def model_record(
         "layers": config.num_hidden_layers,
         "unavailable": plan.unavailable,
         "lines": lines,
-        "leaders": leaders(lines, scores, questions.metrics[0]),
+        "leaders": [
+            {
+                "protocol": leader.protocol,
+                "keep": leader.keep,
+                "best": leader.best,
+                "not_clearly_below": leader.not_clearly_below,
+                "clearly_below": [name for name, gap in leader.behind.items() if gap.is_clear],
+            }
+            for leader in leaders(plan.lines, scores, questions.metrics[0])
+        ],
     }
 
 
@@ -73,37 +85,61 @@ def _line(
         "kv_bytes": round(one.kv_bytes),
         **timing,
         "flops": flops,
-        "families": scores.families(cell),
+        "families": {name: round(score.value, 5) for name, score in scores.families(cell).items()},
     }
     return entry
 
 
-def leaders(lines: Sequence[Mapping[str, Any]], scores: Scores, metric: str) -> list[dict[str, Any]]:
-    """For each protocol and budget the highest score, and who is not clearly below it."""
+@dataclass(frozen=True)
+class Leader:
+    """The methods with the highest score at a budget, and how far the others are behind the first of them."""
+
+    protocol: str
+    keep: int
+    best: list[str]
+    behind: dict[str, Interval]
+
+    @property
+    def not_clearly_below(self) -> list[str]:
+        """Methods behind the best whose interval holds 0: noise, by these questions."""
+        return [method for method, gap in self.behind.items() if not gap.is_clear]
+
+
+def leaders(lines: Sequence[Line], scores: Scores, metric: str) -> list[Leader]:
+    """For each protocol and budget the highest score, and the distances to it on the same questions."""
+    groups: dict[tuple[str, int], dict[str, str]] = {}
+    for line in lines:
+        method, keep, cell = line.setting.method, line.setting.keep, key(line.setting)
+        if method is not None and keep is not None and cell in scores.answers:
+            groups.setdefault((line.protocol, keep), {})[method] = cell
     found = []
-    for protocol, keep in dict.fromkeys((ln["protocol"], ln["keep"]) for ln in lines if ln["keep"]):
-        group = [
-            line
-            for line in lines
-            if (line["protocol"], line["keep"]) == (protocol, keep) and "scores" in line
-        ]
-        if not group:
-            continue
-        top = max(line["scores"][metric]["value"] for line in group)
-        best = [line for line in group if line["scores"][metric]["value"] == top]
-        level: list[str] = []
-        below: list[str] = []
-        for line in group:
-            if line not in best:
-                gap = scores.difference(best[0]["cell"], line["cell"], metric)
-                (below if gap.is_clear else level).append(line["method"])
-        found.append(
-            {
-                "protocol": protocol,
-                "keep": keep,
-                "best": [line["method"] for line in best],
-                "not_clearly_below": level,
-                "clearly_below": below,
-            }
-        )
+    for (protocol, keep), cells in groups.items():
+        values = {method: round(scores.interval(cell, metric).value, 5) for method, cell in cells.items()}
+        best = [method for method, value in values.items() if value == max(values.values())]
+        behind = {
+            method: scores.difference(cells[best[0]], cell, metric)
+            for method, cell in cells.items()
+            if method not in best
+        }
+        found.append(Leader(protocol, keep, best, behind))
     return found
+
+
+def add_conversations(
+    record: dict[str, Any], questions: QuestionSet, found: Mapping[str, Collected], seed: int
+) -> None:
+    """Give each line that was reached its scores of first questions and of later ones, in both ways."""
+    held = conversations(questions, seed)
+    first = replace(questions, items=tuple(questions.items[one[0]] for one in held))
+    rest = later(questions, seed)
+    reached = {cell: one for cell, one in found.items() if one.refused is None}
+    parts = {
+        "first": Scores(first, {c: [one.answers[i[0]] for i in held] for c, one in reached.items()}),
+        "anew": Scores(rest, {cell: one.anew for cell, one in reached.items()}),
+        "talking": Scores(rest, {cell: one.talking for cell, one in reached.items()}),
+    }
+    lines = record["lines"]
+    for line in lines:
+        if line["refused"] is None:
+            line["conversation"] = {name: scores_of(line, lines, part) for name, part in parts.items()}
+    record["conversation"] = {"pictures": len(held), "later_questions": len(rest.items)}

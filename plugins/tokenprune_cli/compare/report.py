@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from tokenprune_cli.compare.comparison import Compared
-from tokenprune_cli.compare.curves import plots
-from tokenprune_cli.compare.gallery import gallery
+from tokenprune_cli.compare.pictures import picture_path
+from tokenprune_cli.compare.plan import key
+from tokenprune_cli.compare.plots import plots
 from tokenprune_cli.compare.protocols import EXPLANATIONS
 from tokenprune_cli.compare.question_set import QuestionSet
-from tokenprune_cli.compare.style import STYLE
+from tokenprune_cli.compare.scoring import is_right
 from tokenprune_cli.compare.table import (
     CONVERSATION,
     CONVERSATION_LEGEND,
@@ -20,8 +25,17 @@ from tokenprune_cli.compare.table import (
     QUESTIONS,
     Layout,
     conclusions,
-    groups,
     refusals,
+    table,
+)
+from tokenprune_cli.evaluation import UNPRUNED
+from tokenprune_cli.records import Provenance
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 
 
@@ -35,79 +49,93 @@ def report(record: Mapping[str, Any], questions: QuestionSet, compared: Sequence
     questions, compared
         For the pictures.
     """
-    versions, machine = record["versions"], record["machine"]
-    where = machine["gpu"] or f"{machine['processor'] or machine['architecture']}, {machine['cores']} cores"
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>tokenprune compare</title><style>{STYLE}</style></head><body>",
-        "<h1>tokenprune compare</h1>",
-        f"<p><code>{escape(record['command'])}</code></p>",
-        f"<p>{escape(where)}; "
-        + ", ".join(f"{escape(name)} {escape(version)}" for name, version in versions.items())
-        + "</p>",
-    ]
-    for one in compared:
-        parts += _model(one.record)
-        parts += gallery(one, questions)
-    return "\n".join([*parts, "</body></html>"]) + "\n"
-
-
-def _model(record: Mapping[str, Any]) -> list[str]:
-    """Tables, plots and sentences about one model."""
-    about = (
-        f"{record['questions']} questions about {record['pictures']} pictures "
-        f"({record['configuration']['questions']['name']}); {record['preprocessing']}; seed "
-        f"{record['configuration']['seed']}, {record['configuration']['dtype']}."
+    return TEMPLATES.get_template("report.html.jinja").render(
+        provenance=Provenance.of(record),
+        models=[_model(model, questions) for model in compared],
+        legend=LEGEND,
+        conversation_legend=CONVERSATION_LEGEND,
     )
-    parts = [f"<h2>{escape(record['name'])}</h2>", f"<p>{escape(about)}</p>"]
-    for protocol in dict.fromkeys(line["protocol"] for line in record["lines"]):
-        parts += [f"<h3>Protocol: {protocol}</h3>", f"<p>{escape(EXPLANATIONS[protocol])}</p>"]
-        for metric in record["metrics"]:
-            drawn = plots(record, protocol, metric)
-            parts += ['<div class="plots">', *(f"<figure>{svg}</figure>" for svg in drawn.values()), "</div>"]
-            parts.append(
-                '<p class="small">Bars: 95 % intervals over pictures. Dotted: the unpruned model. Squares: '
-                "methods that saw the question. Grey: baselines.</p>"
-            )
-            parts += _table(record, protocol, metric, QUESTIONS, metric)
-        parts += ["<ul>", *(f"<li>{escape(s)}</li>" for s in conclusions(record, protocol)), "</ul>"]
-        if "conversation" in record:
-            for metric in record["metrics"]:
-                parts += _table(record, protocol, metric, CONVERSATION, f"conversation: {metric}")
-    parts.append(f'<p class="small">{escape(LEGEND)}</p>')
-    if "conversation" in record:
-        parts.append(f'<p class="small">{escape(CONVERSATION_LEGEND)}</p>')
-    reasons = [f"<li>[{n}] {escape(reason)}</li>" for reason, n in refusals(record).items()]
-    reasons += [
-        f"<li>{escape(method)} cannot be used on this model: {escape(reason)}</li>"
-        for method, reason in record["unavailable"].items()
-    ]
-    return [*parts, '<ul class="small">', *reasons, "</ul>"] if reasons else parts
 
 
-def _table(record: Mapping[str, Any], protocol: str, metric: str, layout: Layout, caption: str) -> list[str]:
-    """One table; the interval to random tokens is bold where it lies above 0."""
-    notes = refusals(record)
-    parts = [f"<table><caption>{escape(caption)}, per cent</caption><thead><tr>"]
-    parts += [f"<th>{escape(column)}</th>" for column in layout.columns]
-    parts.append("</tr></thead>")
-    for keep, lines in groups(record, protocol):
-        parts.append("<tbody>")
-        if keep is not None:
-            parts.append(f'<tr><th class="keep" colspan="{len(layout.columns)}">keep {keep}</th></tr>')
-        for line in lines:
-            kind = "refused" if line["refused"] is not None else _kind(line, metric, layout)
-            row = "".join(f"<td>{escape(cell)}</td>" for cell in layout.row(line, metric, notes))
-            parts.append(f'<tr class="{kind}">{row}</tr>')
-        parts.append("</tbody>")
-    return [*parts, "</table>"]
+def _model(compared: Compared, questions: QuestionSet) -> dict[str, Any]:
+    record = compared.record
+    return {
+        "record": record,
+        "protocols": [
+            {
+                "name": protocol,
+                "explanation": EXPLANATIONS[protocol],
+                "parts": [_part(record, protocol, metric) for metric in record["metrics"]],
+                "conclusions": conclusions(record, protocol),
+            }
+            for protocol in dict.fromkeys(line["protocol"] for line in record["lines"])
+        ],
+        "refusals": refusals(record),
+        "examples": [_example(compared, questions, number) for number in questions.examples],
+    }
 
 
-def _kind(line: Mapping[str, Any], metric: str, layout: Layout) -> str:
-    scores = line["scores"] if layout is QUESTIONS else line["conversation"]["anew"]
-    random = scores[metric]["minus_random"]
-    if random is None or random["low"] is None:
-        return ""
-    return "above" if random["low"] > 0 else "below" if random["high"] < 0 else ""
+def _part(record: Mapping[str, Any], protocol: str, metric: str) -> dict[str, Any]:
+    """Plots and tables of one metric."""
+    later = "conversation" in record
+    return {
+        "plots": [svg[svg.index("<svg") :] for svg in plots(record, protocol, metric).values()],
+        "table": _table(record, protocol, metric, QUESTIONS, f"{metric}, per cent"),
+        "conversation": later
+        and _table(record, protocol, metric, CONVERSATION, f"conversation: {metric}, per cent"),
+    }
+
+
+def _table(record: Mapping[str, Any], protocol: str, metric: str, layout: Layout, title: str) -> str:
+    """One table; the class of a line says on which side of 0 its interval to random tokens lies."""
+    plain, styles = table(record, protocol, metric, layout, title), dict[int, str]()
+    lines = [line for line in record["lines"] if line["protocol"] == protocol]
+    places = [i for i, row in enumerate(plain.rows) if len(row) > 1]
+    for place, line in zip(places, lines, strict=True):
+        if line["refused"] is not None:
+            styles[place] = "refused"
+            continue
+        scores = line["scores"] if layout is QUESTIONS else line["conversation"]["anew"]
+        random = scores[metric]["minus_random"]
+        if random is not None and random["low"] is not None and (random["low"] > 0 or random["high"] < 0):
+            styles[place] = "above" if random["low"] > 0 else "below"
+    return replace(plain, styles=styles).html()
+
+
+def _example(compared: Compared, questions: QuestionSet, number: int) -> dict[str, Any]:
+    """One question, with the pictures of all settings by budget; settings that protocols share stand once."""
+    lines = compared.record["lines"]
+    n_protocols = len({line["protocol"] for line in lines})
+    by_keep: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
+    for line in lines:
+        if line["keep"] is not None:
+            by_keep.setdefault(line["keep"], {}).setdefault(line["cell"], []).append(line)
+
+    def picture(cell: str, title: str) -> dict[str, Any]:
+        answers, path = compared.found.get(cell), picture_path(compared.pictures, cell, number)
+        if answers is None or answers.refused is not None:
+            return {"title": title, "answer": None}
+        return {
+            "title": title,
+            "answer": answers.answers[number],
+            "is_right": is_right(questions.items[number], answers.answers[number]),
+            "image": base64.b64encode(path.read_bytes()).decode() if path.is_file() else "",
+        }
+
+    return {
+        "item": questions.items[number],
+        "unpruned": picture(key(UNPRUNED), "unpruned"),
+        "pictures": {
+            keep: [picture(cell, _title(shared, n_protocols)) for cell, shared in cells.items()]
+            for keep, cells in by_keep.items()
+        },
+    }
+
+
+def _title(lines: Sequence[Mapping[str, Any]], n_protocols: int) -> str:
+    """Method, protocol where it makes a difference, and rows."""
+    line = lines[0]
+    name = line["method"] if len(lines) == n_protocols else f"{line['method']} ({line['protocol']})"
+    if line["refused"] is not None:
+        return f"{name}: not reachable"
+    return f"{name}, {line['visual_rows']['mean']:.1f} rows"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import compress
 from typing import Any
 
 from tokenprune_cli.compare import bootstrap
@@ -27,11 +28,13 @@ class Scores:
     def sums(self, cell: str, metric: str) -> Array:
         """Sums over the questions of each picture, (pictures, 2)."""
         if (cell, metric) not in self._sums:
-            items = self.questions.items
-            own = [i for i, item in enumerate(items) if item.metric == metric]
-            answers = self.answers[cell]
-            self._sums[cell, metric] = cluster_sums([items[i] for i in own], [answers[i] for i in own])
+            self._sums[cell, metric] = self._sums_of(cell, [i.metric == metric for i in self.questions.items])
         return self._sums[cell, metric]
+
+    def _sums_of(self, cell: str, chosen: Sequence[bool]) -> Array:
+        """Sums over some of the questions."""
+        items, answers = compress(self.questions.items, chosen), compress(self.answers[cell], chosen)
+        return cluster_sums(list(items), list(answers))
 
     def interval(self, cell: str, metric: str) -> Interval:
         """How well a setting did."""
@@ -43,16 +46,13 @@ class Scores:
         ours, theirs = self.sums(cell, metric), self.sums(other, metric)
         return bootstrap.difference(ours, theirs, draws(len(ours)))
 
-    def families(self, cell: str) -> dict[str, float]:
+    def families(self, cell: str) -> dict[str, Interval]:
         """Score of each family of questions; empty where questions have none."""
-        items, answers = self.questions.items, self.answers[cell]
-        names = dict.fromkeys(item.question.family for item in items if item.question.family)
-        values = {}
-        for name in names:
-            own = [i for i, item in enumerate(items) if item.question.family == name]
-            sums = cluster_sums([items[i] for i in own], [answers[i] for i in own])
-            values[name] = round(float(sums[:, 0].sum() / sums[:, 1].sum()), 5)
-        return values
+        families = {}
+        for name in self.questions.families:
+            sums = self._sums_of(cell, [i.question.family == name for i in self.questions.items])
+            families[name] = bootstrap.interval(sums, draws(len(sums)))
+        return families
 
 
 def scores_of(
@@ -75,21 +75,14 @@ def scores_of(
 
 
 def _scores(scores: Scores, cell: str, reference: str | None, metric: str) -> dict[str, Any]:
-    own, unpruned = scores.interval(cell, metric), scores.interval(key(UNPRUNED), metric)
-    found = {
-        **_plain(own),
-        "of_unpruned": round(own.value / unpruned.value, 5) if unpruned.value else None,
-        "minus_unpruned": None,
-        "minus_random": None,
+    score, unpruned = scores.interval(cell, metric), scores.interval(key(UNPRUNED), metric)
+
+    def minus(other: str | None) -> dict[str, Any] | None:
+        return None if other in (None, cell) else scores.difference(cell, other or "", metric).rounded()
+
+    return {
+        **score.rounded(),
+        "of_unpruned": round(score.value / unpruned.value, 5) if unpruned.value else None,
+        "minus_unpruned": minus(key(UNPRUNED)),
+        "minus_random": minus(reference),
     }
-    if cell != key(UNPRUNED):
-        found["minus_unpruned"] = _plain(scores.difference(cell, key(UNPRUNED), metric))
-    if reference is not None and reference != cell:
-        found["minus_random"] = _plain(scores.difference(cell, reference, metric))
-    return found
-
-
-def _plain(interval: Interval) -> dict[str, Any]:
-    ends = {"low": interval.low, "high": interval.high}
-    rounded = {name: None if end is None else round(end, 5) for name, end in ends.items()}
-    return {"value": round(interval.value, 5), **rounded}

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison's tables: for the terminal within 80 columns, and as Markdown."""
+"""A comparison's tables, within 80 columns, and what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
-from rich.table import Table
+from tokenprune_cli.tables import Table
 
 LEGEND = (
     "rows: mean visual rows entering a layer of the language model, over its layers. right: the metric, in "
@@ -49,28 +48,15 @@ class Layout:
         return [name, *self.cells(line, metric)]
 
 
-def terminal_table(record: Mapping[str, Any], protocol: str, metric: str, layout: Layout) -> Table:
-    """One protocol's table; the budget stands above its lines."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for column in layout.columns:
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
-    notes = refusals(record)
+def table(
+    record: Mapping[str, Any], protocol: str, metric: str, layout: Layout, title: str | None = None
+) -> Table:
+    """Lay out one protocol's table; the budget stands above its lines."""
+    rows, notes = list[list[str]](), refusals(record)
     for keep, lines in groups(record, protocol):
-        if keep is not None:
-            table.add_section()
-            table.add_row(f"keep {keep}", style="bold")
-        for line in lines:
-            table.add_row(*layout.row(line, metric, notes))
-    return table
-
-
-def markdown_table(record: Mapping[str, Any], protocol: str, metric: str, layout: Layout) -> str:
-    """The same in Markdown, with a column for the budget."""
-    notes = refusals(record)
-    rows = [["keep", *layout.columns], ["---:", "---", *["---:"] * (len(layout.columns) - 1)]]
-    for keep, lines in groups(record, protocol):
-        rows += [["" if keep is None else str(keep), *layout.row(line, metric, notes)] for line in lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        rows += [[f"keep {keep}"]] if keep is not None else []
+        rows += [layout.row(line, metric, notes) for line in lines]
+    return Table(layout.columns, rows, title)
 
 
 def _question_cells(line: Mapping[str, Any], metric: str) -> list[str]:
@@ -115,18 +101,20 @@ def refusals(record: Mapping[str, Any]) -> dict[str, int]:
 
 
 def conclusions(record: Mapping[str, Any], protocol: str) -> list[str]:
-    """Who is ahead at each budget, and whom the questions do not tell apart from it."""
-    sentences = []
-    for leader in record["leaders"]:
-        if leader["protocol"] == protocol:
-            best, level = leader["best"], leader["not_clearly_below"]
-            text = f"keep {leader['keep']}: {', '.join(best)} {'is' if len(best) == 1 else 'are'} highest"
-            if level:
-                text += f"; not clearly below: {', '.join(level)}"
-            elif leader["clearly_below"]:
-                text += "; all others are clearly below"
-            sentences.append(text)
-    return sentences
+    """Say who is ahead at each budget, and whom the questions do not tell apart from it."""
+    return [
+        conclusion(at["keep"], at["best"], at["not_clearly_below"], bool(at["clearly_below"]))
+        for at in record["leaders"]
+        if at["protocol"] == protocol
+    ]
+
+
+def conclusion(keep: int, best: Sequence[str], level: Sequence[str], others: bool) -> str:
+    """Say who is ahead at a budget; `level` are not clearly below, and there are `others` or none."""
+    text = f"keep {keep}: {', '.join(best)} {'is' if len(best) == 1 else 'are'} highest"
+    if level:
+        return f"{text}; not clearly below: {', '.join(level)}"
+    return f"{text}; all others are clearly below" if others else text
 
 
 def operations(count: float) -> str:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring what pruning costs in accuracy and saves in memory and arithmetic; nothing here prints."""
 
-from tokenprune_cli.evaluation.accuracy import Estimate, accuracy, family_accuracy, mean_of, paired_gap
-from tokenprune_cli.evaluation.answering import Answered, Batch, answer_batch, make_batches
-from tokenprune_cli.evaluation.costs import Costs, mean_costs, prefill_flops
+from tokenprune_cli.evaluation.answering import Answered, Batch, answer_batch
+from tokenprune_cli.evaluation.costs import prefill_flops
 from tokenprune_cli.evaluation.kv_cache import kv_cache_bytes
 from tokenprune_cli.evaluation.prompts import (
     picture_token,
@@ -19,18 +18,10 @@ __all__ = [
     "UNPRUNED",
     "Answered",
     "Batch",
-    "Costs",
-    "Estimate",
     "Setting",
-    "accuracy",
     "answer_batch",
-    "family_accuracy",
     "known_method",
     "kv_cache_bytes",
-    "make_batches",
-    "mean_costs",
-    "mean_of",
-    "paired_gap",
     "picture_token",
     "placed",
     "prefill_flops",

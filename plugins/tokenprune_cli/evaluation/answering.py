@@ -3,22 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from tokenprune import ImageReport, PruningHandle
-from tokenprune_cli.embedded import Question, Scene
+from tokenprune_cli.embedded import Question
 from tokenprune_cli.evaluation.kv_cache import kv_cache_bytes
-from tokenprune_cli.evaluation.prompts import placed, tokenized
+from tokenprune_cli.evaluation.prompts import placed
 from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 
-BATCH = 64  # questions answered at once
 ANSWER_TOKENS = 6  # the longest right answers have three, the end included
 
 
@@ -54,19 +49,6 @@ class Answered:
         return self.text == self.question.answer
 
 
-def make_batches(
-    processor: Any, scenes: Iterable[tuple[Scene, Sequence[Question]]], size: int = BATCH
-) -> list[Batch]:
-    """Turn scenes and their questions into model inputs, `size` questions at a time, padded on the left."""
-    pairs = ((i, q, scene.image) for i, (scene, questions) in enumerate(scenes) for q in questions)
-    batches = []
-    while chunk := list(islice(pairs, size)):
-        images = [Image.fromarray(np.asarray(image)) for _, _, image in chunk]
-        inputs = tokenized(processor, images, [question.text for _, question, _ in chunk])
-        batches.append(Batch(tuple((i, question) for i, question, _ in chunk), inputs))
-    return batches
-
-
 @torch.no_grad()
 def answer_batch(
     model: Any,
@@ -83,7 +65,7 @@ def answer_batch(
     model, processor
         As `from_pretrained` gives them; the model may be pruned.
     batch
-        One of `make_batches`.
+        Questions and the inputs made of them.
     handle
         The handle of the pruned model, to read off what was kept; None: the model is not pruned.
     setting

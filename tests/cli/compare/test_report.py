@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from tokenprune_cli.compare.output import write_all
-from tokenprune_cli.compare.plot import Point, Series, svg, ticks
-from tokenprune_cli.compare.table import (
-    CONVERSATION,
-    QUESTIONS,
-    conclusions,
-    markdown_table,
-    operations,
-    terminal_table,
-)
+from tokenprune_cli.compare.plots import _figure, plots
+from tokenprune_cli.compare.table import CONVERSATION, QUESTIONS, conclusions, operations, table
 
 RECORD = Path(__file__).parents[3] / "docs/benchmarks/compare.json"
 
@@ -62,10 +55,11 @@ HAND = {
 
 
 def test_a_table_by_hand():
-    assert markdown_table(HAND, "paper", "exact_match", QUESTIONS).splitlines()[2:] == [
-        "|  | unpruned | 144.0 | 96.2 | 100.0 |  |  | 519M | 16 |",
-        "| 9 | fastv ? | 20.2 | 90.0 | 93.5 | -6.2..0.0 | +27.3..+43.3 | 519M | 16 |",
-        "| 9 | pyramiddrop ? | no | [1] |  |  |  |  |  |",
+    assert table(HAND, "paper", "exact_match", QUESTIONS).rows == [
+        ["unpruned", "144.0", "96.2", "100.0", "", "", "519M", "16"],
+        ["keep 9"],
+        ["fastv ?", "20.2", "90.0", "93.5", "-6.2..0.0", "+27.3..+43.3", "519M", "16"],
+        ["pyramiddrop ?", "no", "[1]", "", "", "", "", ""],
     ]
 
 
@@ -88,28 +82,43 @@ def test_tables_fit_eighty_columns(layout, protocol):
     (model,) = json.loads(RECORD.read_text())["models"]
     console = Console(width=80)
     with console.capture() as caught:
-        console.print(terminal_table(model, protocol, "exact_match", layout))
+        console.print(table(model, protocol, "exact_match", layout).rich())
     text = caught.get()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     assert " no " in text or protocol == "paper"
 
 
-def test_round_values_in_a_range():
-    assert ticks(8, 144) == [10, 20, 50, 100]
-    assert ticks(90, 1100) == [100, 200, 500, 1000]
+def test_plots_by_hand():
+    drawn = plots(HAND, "paper", "exact_match")
+    assert list(drawn) == ["rows", "flops"]
+    assert drawn == plots(HAND, "paper", "exact_match")  # byte for byte
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn["rows"])
+    assert {"fastv", "20", "90", "100", "exact_match, %", "mean visual rows entering a layer"} <= set(texts)
+    assert "pyramiddrop" not in texts  # it was refused
+    assert "#4269d0" in drawn["rows"]
 
 
-def test_a_plot_by_hand():
-    points = (Point(10, 50, 40, 60, "low"), Point(1000, 100, None, None, "high"))
-    drawn = svg([Series("a<b", points), Series("base", points[1:], True, True)], "rows", "right, %", 90)
-    assert drawn.count("<circle") == 3 and drawn.count("<rect") == 2  # points, and marks of the legend
-    assert drawn.count('class="bar"') == 1 and drawn.count('class="level"') == 1
-    assert "a&lt;b" in drawn and "<title>low</title>" in drawn
-    (line,) = re.findall(r'<polyline points="([\d., -]+)" fill="none" stroke="#4269d0"/>', drawn)
-    (x0, y0), (x1, y1) = (map(float, pair.split(",")) for pair in line.split())
-    assert y1 == 12 and y0 == 356  # 100 per cent at the top, 50 at the bottom
-    assert 46 < x0 < 60 and 455 < x1 < 470
+def test_points_and_intervals_stand_at_their_values():
+    wide = {**score(0.8), "low": 0.7, "high": 0.85}
+    lines = [
+        line("fastv", 36, score(0.9), rows=40.0, saw=True),
+        line("fastv", 9, wide, rows=20.25, saw=True),
+        line("random", 9, {**score(0.5), "low": None, "high": None}, rows=9.0),
+    ]
+    (axes,) = _figure(lines, "rows", "exact_match", 96.25).axes
+    level, fastv, random = axes.lines[0], *(container.lines for container in axes.containers)
+    assert list(level.get_ydata()) == [96.25, 96.25] and level.get_linestyle() == ":"
+    assert fastv[0].get_xydata().tolist() == [[20.25, 80.0], [40.0, 90.0]]
+    assert fastv[2][0].get_segments()[0].ravel() == pytest.approx([20.25, 70.0, 20.25, 85.0])
+    assert (fastv[0].get_marker(), fastv[0].get_linestyle(), fastv[0].get_color()) == ("s", "-", "#4269d0")
+    assert (random[0].get_marker(), random[0].get_linestyle(), random[0].get_color()) == (
+        "o",
+        "--",
+        "#555555",
+    )
+    assert random[2][0].get_segments()[0].tolist() == [[9.0, 50.0], [9.0, 50.0]]
+    assert axes.get_ylim() == (50, 102)
 
 
 class Links(HTMLParser):
@@ -124,7 +133,7 @@ class Links(HTMLParser):
         for name, value in attrs:
             if name in ("src", "href", "xlink:href", "data", "action", "srcset"):
                 self.images += tag == "img"
-                if not value.startswith("data:image/png;base64,"):
+                if not value.startswith(("data:image/png;base64,", "#")):  # #: of the page itself
                     self.fetched.append(value)
 
 
@@ -140,7 +149,11 @@ def test_the_report_needs_nothing_but_itself(written, compared, questions):
     page = Links()
     page.feed(text)
     assert page.fetched == []
-    assert not re.search(r"https?:|url\(|@import", text)
+    assert set(re.findall(r'(\S+?)="https?:', text)) == {
+        "xmlns",
+        "xmlns:xlink",
+    }  # names, which nobody fetches
+    assert not re.search(r"url\((?!#)|@import", text)
     assert not {"script", "link", "iframe"} & set(page.tags)
     cells = {line["cell"] for line in compared[0].record["lines"] if line["refused"] is None}
     assert page.images == len(cells) * len(questions.examples)
@@ -154,6 +167,15 @@ def test_the_report_shows_questions_verdicts_and_what_cannot_be_reached(written,
     assert "fastv (matched): not reachable" in text
     assert "the least is 12.9" in text
     assert text.count("<svg") == 4
+    assert text.count("<table>") == 4 and text.count('<tr class="refused"><td>fastv ?</td>') == 2
+    assert "zoo-exact cannot" not in text and "&lt;svg" not in text
+
+
+def test_the_same_comparison_gives_the_same_report(written, compared, questions, tmp_path):
+    (tmp_path / compared[0].record["name"]).mkdir()
+    write_all(tmp_path, "tokenprune compare", questions, [compared[0]])
+    for name in ("report.html", "compare.csv"):
+        assert (tmp_path / name).read_bytes() == (written[1] / name).read_bytes()
 
 
 def test_record_csv_and_plots_are_written(written, compared):

@@ -7,9 +7,10 @@ import pytest
 import tiny_models
 import tiny_processors
 import torch
+from scene_batches import make_batches
 from tokenprune_cli.compare.tower import shared_tower
 from tokenprune_cli.embedded import Question
-from tokenprune_cli.evaluation import UNPRUNED, Batch, Setting, answer_batch, make_batches, tokenized
+from tokenprune_cli.evaluation import UNPRUNED, Batch, Setting, answer_batch, tokenized
 
 METHODS = ("zoo-exact", "zoo-prune", "visionzip", "visionzip-received", "vispruner", "fastv", "sparsevlm")
 SETTINGS = (UNPRUNED, *(Setting(method, 20) for method in METHODS))

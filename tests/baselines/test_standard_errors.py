@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy, its standard error over scenes, and differences in pairs."""
+"""Means with their standard error over scenes, and differences in pairs."""
 
 import math
 
 import pytest
 from tokenprune_cli.embedded import Question
-from tokenprune_cli.evaluation import Answered, accuracy, family_accuracy, mean_of, paired_gap
-from tokenprune_cli.evaluation.accuracy import Estimate
+from tokenprune_cli.evaluation import Answered
+
+from baselines.standard_errors import Estimate, mean_of, paired_gap
 
 
 def answered(scene, is_right, family="counting", text="how many ?"):
@@ -52,28 +53,9 @@ def test_a_difference_is_clear_from_two_standard_errors_on(value, error, clear):
     assert Estimate(value, error, 10).is_clear is clear
 
 
-def test_accuracy_counts_exact_matches():
-    answers = [answered(0, True), answered(0, False), answered(1, True), answered(2, True)]
-    assert accuracy(answers).value == 0.75
-
-
 @pytest.mark.parametrize(("text", "is_right"), [("red", True), ("Red", False), ("red .", False), ("", False)])
 def test_a_match_is_exact(text, is_right):
     assert Answered(0, Question("attribute", "q", "red"), text, (5,), 4, 4, 1.0).is_right is is_right
-
-
-def test_families_are_told_apart():
-    answers = [
-        answered(0, True, "reading"),
-        answered(0, False, "spatial"),
-        answered(1, False, "reading"),
-        answered(1, False, "spatial"),
-    ]
-    found = family_accuracy(answers)
-    assert {family: (e.value, e.n) for family, e in found.items()} == {
-        "reading": (0.5, 2),
-        "spatial": (0.0, 2),
-    }
 
 
 def test_a_gap_is_taken_question_by_question():

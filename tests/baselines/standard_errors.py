@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy with its standard error, and whether one setting is really better than another.
+"""Differences in accuracy with their standard error, as the baselines are pinned with.
 
 Questions about one scene stand or fall together, so scenes are what is drawn at random: standard errors
 are those of a mean over clusters, one cluster a scene.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from tokenprune_cli.evaluation.answering import Answered
+from tokenprune_cli.evaluation import Answered
 
 CLEAR = 2.0  # standard errors from which a difference counts as more than noise
 
@@ -57,17 +57,6 @@ def mean_of(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
         return Estimate(mean, math.inf, len(values))
     square = math.fsum(r * r for r in residuals.values()) * count / (count - 1)
     return Estimate(mean, math.sqrt(square) / len(values), len(values))
-
-
-def accuracy(answers: Sequence[Answered]) -> Estimate:
-    """Share of answers that match exactly."""
-    return mean_of([float(a.is_right) for a in answers], [a.scene for a in answers])
-
-
-def family_accuracy(answers: Sequence[Answered]) -> dict[str, Estimate]:
-    """Accuracy of each family of questions, in the order the families first occur."""
-    families = dict.fromkeys(a.question.family for a in answers)
-    return {family: accuracy([a for a in answers if a.question.family == family]) for family in families}
 
 
 def paired_gap(better: Sequence[Answered], worse: Sequence[Answered]) -> Estimate:
