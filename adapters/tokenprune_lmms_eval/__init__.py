@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lmms-eval's `--model tokenprune`: any checkpoint that tokenprune can prune, pruned or not.
+"""The model `tokenprune` of lmms-eval: any checkpoint that tokenprune supports, pruned or not.
 
 lmms-eval finds `manifest` by the entry point of group `lmms_eval.models` and calls it in every run, whatever
-the model: nothing heavy is imported here.
+the model, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """Tell lmms-eval the model's name and its class."""
+    """Return the model's name and class for lmms-eval's registry."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="tokenprune", chat_class_path="tokenprune_lmms_eval.model.TokenPrune")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `--model_args` may say about pruning, read and looked up before any model is loaded.
+"""Parse and validate the pruning arguments in `--model_args` before any model is loaded.
 
-lmms-eval hands over numbers, true and false as such, everything else as text: lists `[192,64]` and schedules
-`{3:66,7:30}` are read here.
+lmms-eval converts numbers and booleans, and passes everything else as strings: lists `[192,64]` and schedules
+`{3:66,7:30}` are parsed here.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ EMBEDDED = "embedded"
 
 
 def read_pruning(given: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dict[str, Any] | None:
-    """Turn model arguments into those of `tokenprune.apply`; None for `method=unpruned`.
+    """Convert model arguments to those of `tokenprune.apply`; None for `method=unpruned`.
 
-    What is no argument of `apply` is an option of the strategies that are named, as in
+    Arguments that `apply` does not take are options of the named strategies, as in
     `method=zoo-prune,n_directions=16`.
 
     Parameters
     ----------
     given
-        Arguments as lmms-eval hands them over.
+        Arguments as lmms-eval passes them.
     loading
-        Names of further arguments, for the error message.
+        Names of other arguments, for the error message.
 
     Raises
     ------
     TokenPruneError
-        A name or an option that does not exist, a budget that cannot be used, arguments that contradict.
+        If a name or an option does not exist, a budget is invalid, or arguments contradict each other.
     """
     values = {name: read_value(value) for name, value in given.items()}
     if values.get("method") == UNPRUNED:
@@ -45,25 +45,25 @@ def read_pruning(given: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dic
         if values:
             raise InputError(f"method={UNPRUNED} prunes nothing and takes no {', '.join(sorted(values))}")
         return None
-    found = {role: _look_up(role, values[role]) for role in ROLES if values.get(role) is not None}
-    named = [one for many in found.values() for one in many]
+    strategies = {role: _look_up(role, values[role]) for role in ROLES if values.get(role) is not None}
+    named = [strategy for listed in strategies.values() for strategy in listed]
     options = {name: value for name, value in values.items() if name not in OF_APPLY}
-    known = {name for one in named for name in option_names(one)}
+    known = {name for strategy in named for name in option_names(strategy)}
     check_options("--model tokenprune", options, (*loading, *OF_APPLY, *sorted(known - set(OF_APPLY))))
-    if options and len(found.get("method", ())) > 1:
+    if options and len(strategies.get("method", ())) > 1:
         raise InputError(f"{', '.join(options)}: options of a method go with a single one, not with a list")
-    for role, many in found.items():
-        fitting = []
-        for one in many:
-            mine = {name: value for name, value in options.items() if name in option_names(one)}
-            fitting.append(one.with_options(**mine))
-        values[role] = fitting[0] if len(fitting) == 1 else fitting
+    for role, listed in strategies.items():
+        configured = []
+        for strategy in listed:
+            accepted = {name: value for name, value in options.items() if name in option_names(strategy)}
+            configured.append(strategy.with_options(**accepted))
+        values[role] = configured[0] if len(configured) == 1 else configured
     _check_budget(values)
     return {name: value for name, value in values.items() if name in OF_APPLY and value is not None}
 
 
 def read_value(value: Any) -> Any:
-    """Read a text as lmms-eval leaves it: `None`, a list `[a,b]`, a mapping `{1:2}`; others as they are."""
+    """Parse a string: `None`, a list `[a,b]` or a mapping `{1:2}`; other values are returned unchanged."""
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -77,9 +77,9 @@ def read_value(value: Any) -> Any:
     return None if text.lower() == "none" else text
 
 
-def option_names(one: Any) -> set[str]:
-    """Names of a strategy's options, or of those of a method's parts."""
-    return set().union(*(part.options() for part in getattr(one, "parts", (one,))))
+def option_names(strategy: Any) -> set[str]:
+    """Names of the options of a strategy, or of a method's parts."""
+    return set().union(*(part.options() for part in getattr(strategy, "parts", (strategy,))))
 
 
 def _scalar(text: str) -> Any:
@@ -92,15 +92,15 @@ def _scalar(text: str) -> Any:
     return text
 
 
-def _look_up(role: str, given: Any) -> list[Any]:
-    """Strategies or methods of these names; only methods come in lists."""
-    if isinstance(given, list) and role != "method":
+def _look_up(role: str, names: Any) -> list[Any]:
+    """Look up strategies or methods by name; only methods can be a list."""
+    if isinstance(names, list) and role != "method":
         raise InputError(f"{role} takes one name, got a list")
-    return [getattr(tokenprune, role)(name) for name in (given if isinstance(given, list) else [given])]
+    return [getattr(tokenprune, role)(name) for name in (names if isinstance(names, list) else [names])]
 
 
 def _check_budget(values: Mapping[str, Any]) -> None:
-    """Refuse a single budget that cannot be used; lists and schedules are for `apply` to read."""
+    """Validate a single budget; `apply` validates lists and schedules."""
     keep, ratio = values.get("keep"), values.get("keep_ratio")
     if values.get("schedule") is None and not isinstance(keep, list) and not isinstance(ratio, list):
         tokenprune.Budget(keep, ratio)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task's generation arguments, as `generate` takes them; and stopping at strings."""
+"""Convert a task's generation arguments to those of `generate`, and stop at strings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 @dataclass(frozen=True)
 class Generation:
-    """`options` of `generate`, texts at which an answer ends, and arguments of the task that are not used."""
+    """Arguments of `generate`, stop strings, and unused arguments of the task."""
 
     options: Mapping[str, Any]
     until: tuple[str, ...]
@@ -27,74 +27,74 @@ class Generation:
 
 
 def read_generation(given: Mapping[str, Any], max_new_tokens: int) -> Generation:
-    """Read a task's `generation_kwargs`.
+    """Parse a task's `generation_kwargs`.
 
-    Greedy unless a temperature above 0 is given and `do_sample` does not say no; then what shapes sampling is
-    set aside, the checkpoint's own too.
+    Samples if `do_sample` is true or, if that is not set, a temperature is given; a temperature of 0 is
+    always greedy. Greedy decoding unsets all sampling parameters, including the checkpoint's own.
 
     Parameters
     ----------
     given
-        As the task has them, `until` among them (lmms-eval adds its few-shot delimiter where there is none).
+        The task's arguments, including `until` (lmms-eval adds its few-shot delimiter if there is none).
     max_new_tokens
-        For tasks that do not say.
+        Default for tasks that do not set it.
 
     Raises
     ------
     InputError
-        When `until` is no text or list of texts, or several answers a question are asked for.
+        If `until` is not a string or list of strings, or several answers per question are requested.
     """
     known = vars(GenerationConfig())
     options = {name: value for name, value in given.items() if name in known and value is not None}
     until = given.get("until") or []
-    texts = [until] if isinstance(until, str) else until
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"until must be a text or a list of texts, got {until!r}")
+    stops = [until] if isinstance(until, str) else until
+    if not isinstance(stops, (list, tuple)) or not all(isinstance(stop, str) for stop in stops):
+        raise InputError(f"until must be a string or a list of strings, got {until!r}")
     if options.pop("num_return_sequences", 1) != 1:
         raise InputError("num_return_sequences must be 1: a question has one answer; see --repeats")
     options.setdefault("max_new_tokens", max_new_tokens)
     temperature = options.get("temperature")
-    asked = temperature is not None if options.get("do_sample") is None else options["do_sample"]
-    options["do_sample"] = bool(asked) and (temperature is None or temperature > 0)
+    samples = temperature is not None if options.get("do_sample") is None else options["do_sample"]
+    options["do_sample"] = bool(samples) and (temperature is None or temperature > 0)
     if not options["do_sample"]:
         options |= dict.fromkeys(SAMPLING)
     unused = tuple(name for name in given if name not in known and name != "until")
-    return Generation(options, tuple(text for text in texts if text), unused)
+    return Generation(options, tuple(stop for stop in stops if stop), unused)
 
 
 def batches(
     given: Sequence[Mapping[str, Any] | None], size: int, max_new_tokens: int
 ) -> list[tuple[Generation, list[int]]]:
-    """Numbers of questions that can be answered together, `size` at a time, in their order.
+    """Group the indices of questions into batches of at most `size` with equal arguments, in order.
 
     Parameters
     ----------
     given
-        (n,) the `generation_kwargs` of each question; only equal ones go together.
+        (n,) the `generation_kwargs` of each question.
     """
     groups: dict[str, list[int]] = {}
-    for number, one in enumerate(given):
-        groups.setdefault(json.dumps(one, sort_keys=True, default=str), []).append(number)
+    for number, arguments in enumerate(given):
+        groups.setdefault(json.dumps(arguments, sort_keys=True, default=str), []).append(number)
     result = []
     for numbers in groups.values():
         generation = read_generation(given[numbers[0]] or {}, max_new_tokens)
-        result += [(generation, numbers[at : at + size]) for at in range(0, len(numbers), size)]
+        result += [(generation, numbers[start : start + size]) for start in range(0, len(numbers), size)]
     return result
 
 
 def ended(text: str, until: Sequence[str]) -> str:
-    """The text before the first of these."""
-    return text[: min((at for stop in until if (at := text.find(stop)) >= 0), default=len(text))]
+    """Cut a text before the first stop string."""
+    return text[: min((end for stop in until if (end := text.find(stop)) >= 0), default=len(text))]
 
 
 class UntilTexts(StoppingCriteria):  # type: ignore[misc]
-    """Ends each row when its decoded answer holds one of the texts, whatever tokens they are made of."""
+    """Stops each row once its decoded answer contains a stop string, however it is tokenised."""
 
     def __init__(self, tokenizer: Any, until: Sequence[str], prompt: int) -> None:
         self.tokenizer, self.until, self.prompt = tokenizer, until, prompt
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        """Say which rows are done (B,), of token ids (B, L) whose first `prompt` are the question's."""
+        """Return which rows are done (B,), for token ids (B, L) that begin with `prompt` input tokens."""
         texts = self.tokenizer.batch_decode(input_ids[:, self.prompt :], skip_special_tokens=True)
         done = [any(stop in text for stop in self.until) for text in texts]
         return torch.tensor(done, device=input_ids.device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting, over a run, the visual rows that pruning left."""
+"""Count the visual rows kept by pruning over a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenprune import PruningReport
 
 @dataclass
 class KeptRows:
-    """Sums over images: tokens before the cut, rows left in the end, mean rows entering a decoder layer."""
+    """Sums over images: tokens before pruning, rows kept, mean number of rows entering a decoder layer."""
 
     n_layers: int
     images: int = 0
@@ -19,7 +19,7 @@ class KeptRows:
     entering: float = 0.0
 
     def add(self, report: PruningReport) -> None:
-        """Count one prefill's images."""
+        """Add the images of one prefill."""
         for image in report.images:
             self.images += 1
             self.before += image.n_before

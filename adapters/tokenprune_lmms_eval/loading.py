@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `--model_args` says about the checkpoint, its precision and its pictures."""
+"""The arguments in `--model_args` about the checkpoint, its precision and its pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Loading:
     Parameters
     ----------
     pretrained
-        `embedded`, a directory, or a hub id.
+        `embedded`, a directory, or a model id on the Hub.
     dtype
         auto (float32 on the CPU, the checkpoint's own on a GPU), float32, bfloat16 or float16.
     trust_remote_code
@@ -30,11 +30,11 @@ class Loading:
     system_prompt
         A file whose text is put before every conversation.
     max_new_tokens
-        For tasks that do not say; 1024 as lmms-eval's own LLaVA has it.
+        Default for tasks that do not set it; 1024 as in lmms-eval's own LLaVA.
     pad_to_square
         Pad pictures to squares with the processor's mean colour.
     min_pixels, max_pixels
-        Bounds of a picture's size, for processors that keep its shape.
+        Bounds of a picture's size, for processors that keep the aspect ratio.
     clip
         For CDPruner: the CLIP checkpoint whose text tower reads the question.
     """
@@ -50,30 +50,30 @@ class Loading:
     clip: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in [one.value for one in Precision]:
-            listed = ", ".join(one.value for one in Precision)
+        if self.dtype not in [precision.value for precision in Precision]:
+            listed = ", ".join(precision.value for precision in Precision)
             raise InputError(f"dtype must be one of {listed}, got {self.dtype!r}")
         for name in ("trust_remote_code", "pad_to_square"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name in ("max_new_tokens", "min_pixels", "max_pixels"):
             value = getattr(self, name)
-            given = value is not None or name == "max_new_tokens"
-            if given and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"{name} must be a whole number, 1 or more, got {value!r}")
+            is_set = value is not None or name == "max_new_tokens"
+            if is_set and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InputError(f"{name} must be an integer, 1 or more, got {value!r}")
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of the arguments."""
-        return tuple(one.name for one in dataclasses.fields(cls))
+        return tuple(field.name for field in dataclasses.fields(cls))
 
     def system_text(self) -> str | None:
-        """Read the system prompt's file; space around the text does not count.
+        """Read the system prompt's file, and strip surrounding whitespace.
 
         Raises
         ------
         InputError
-            When it cannot be read or is empty.
+            If it cannot be read or is empty.
         """
         if self.system_prompt is None:
             return None
@@ -87,20 +87,22 @@ class Loading:
 
     @property
     def precision(self) -> Precision:
-        """The number format to load in."""
+        """The dtype to load the model in."""
         return Precision(self.dtype)
 
     @staticmethod
     def placed(device: str | None) -> Device:
-        """Read `--device`; `cuda:N` makes that GPU the current one.
+        """Parse `--device`; `cuda:N` sets the current GPU.
 
         Raises
         ------
         InputError
-            When it is none of cpu, cuda and cuda:N, or the GPU is not there, or several processes share it.
+            If it is not cpu, cuda or cuda:N, the GPU does not exist, or several processes would share it.
         """
         name, _, number = (device or "auto").partition(":")
-        if name not in [one.value for one in Device] or (number and (name != "cuda" or not number.isdigit())):
+        if name not in [device.value for device in Device] or (
+            number and (name != "cuda" or not number.isdigit())
+        ):
             raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
         if number:
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
@@ -112,15 +114,15 @@ class Loading:
 
 
 def split_arguments(given: Mapping[str, Any]) -> tuple[Loading, dict[str, Any]]:
-    """Take what is about loading out of the model arguments, and hand back the rest.
+    """Split the model arguments into those about loading and the rest.
 
     Raises
     ------
     InputError
-        When no checkpoint is named, or a value cannot be used.
+        If no checkpoint is named, or a value cannot be used.
     """
-    own = {name: value for name, value in given.items() if name in Loading.names()}
-    if not own.get("pretrained"):
+    loading = {name: value for name, value in given.items() if name in Loading.names()}
+    if not loading.get("pretrained"):
         raise InputError("name the checkpoint: --model_args pretrained=embedded, a directory or a hub id")
-    own["pretrained"] = str(own["pretrained"])
-    return Loading(**own), {name: value for name, value in given.items() if name not in own}
+    loading["pretrained"] = str(loading["pretrained"])
+    return Loading(**loading), {name: value for name, value in given.items() if name not in loading}

@@ -21,7 +21,7 @@ from transformers import StoppingCriteriaList
 
 import tokenprune
 from tokenprune_lmms_eval.arguments import EMBEDDED, read_pruning
-from tokenprune_lmms_eval.clip import taker, with_clip
+from tokenprune_lmms_eval.clip import role_with_clip, with_clip
 from tokenprune_lmms_eval.generation import Generation, UntilTexts, batches, ended
 from tokenprune_lmms_eval.kept_rows import KeptRows
 from tokenprune_lmms_eval.loading import split_arguments
@@ -36,14 +36,14 @@ class TokenPrune(lmms):  # type: ignore[misc]
     device, batch_size
         lmms-eval's `--device` (cpu, cuda, cuda:N) and `--batch_size`.
     max_batch_size
-        Not used: nothing is guessed.
+        Not used: the batch size is not searched for.
     arguments
         Those of `Loading`, of `tokenprune.apply` and of the strategies named; see docs/lmms-eval.md.
 
     Raises
     ------
     TokenPruneError
-        Before any question is read, and what can be known without the model before it is loaded.
+        Before any question is answered, and before the model is loaded if possible.
     """
 
     is_simple = False
@@ -59,8 +59,8 @@ class TokenPrune(lmms):  # type: ignore[misc]
         loading, rest = split_arguments(arguments)
         pruning = read_pruning(rest, loading.names())
         if loading.clip is not None:
-            taker(pruning)
-        self._batch_size = _whole(batch_size)
+            role_with_clip(pruning)
+        self._batch_size = _as_batch_size(batch_size)
         system = loading.system_text()
         embedded = loading.pretrained == EMBEDDED
         self._model, self.processor = load_model(
@@ -84,25 +84,25 @@ class TokenPrune(lmms):  # type: ignore[misc]
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Any = None) -> TokenPrune:
-        """Make it from the command line's texts.
+        """Create the model from the command line's arguments.
 
-        lmms-eval prints a traceback for any exception and ends with exit code 0: bad input leaves here as one
-        sentence on stderr and exit code 2.
+        lmms-eval prints a traceback for any exception and exits with code 0, so bad input is reported here as
+        one sentence on stderr, with exit code 2.
         """
         from lmms_eval.utils import simple_parse_args_string
 
-        own = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        options = {name: value for name, value in (additional_config or {}).items() if value is not None}
         try:
             try:
-                given = simple_parse_args_string(arg_string)
+                arguments = simple_parse_args_string(arg_string)
             except ValueError:
                 raise tokenprune.InputError(
                     f"--model_args is name=value,name=value, got {arg_string!r}"
                 ) from None
-            twice = sorted(set(given) & set(own))
-            if twice:
-                raise tokenprune.InputError(f"give {twice[0]} as --{twice[0]}, not in --model_args")
-            return cls(**given, **own)
+            repeated = sorted(set(arguments) & set(options))
+            if repeated:
+                raise tokenprune.InputError(f"give {repeated[0]} as --{repeated[0]}, not in --model_args")
+            return cls(**arguments, **options)
         except tokenprune.TokenPruneError as error:
             print(f"tokenprune: {error}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -114,13 +114,13 @@ class TokenPrune(lmms):  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The model's device."""
         place: torch.device = self._model.device
         return place
 
     @property
     def batch_size(self) -> int:
-        """Questions answered at once."""
+        """Number of questions answered at once."""
         return self._batch_size
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
@@ -128,14 +128,16 @@ class TokenPrune(lmms):  # type: ignore[misc]
         results: list[Any] = [None] * len(requests)
         rows = KeptRows(self._model.config.get_text_config().num_hidden_layers)
         n_tokens, seconds = 0, 0.0
-        todo = batches([one.args[2] for one in requests], self._batch_size, self.max_new_tokens)
+        todo = batches([request.args[2] for request in requests], self._batch_size, self.max_new_tokens)
         for name in sorted({name for generation, _ in todo for name in generation.unused}):
             logger.warning(f"tokenprune: the task's generation argument {name!r} is not used")
         with tqdm(total=len(requests), disable=self.rank != 0, desc="tokenprune") as bar:
             for generation, batch in todo:
                 conversations = {i: self._conversation(requests[i]) for i in batch}
-                for seen in (True, False):  # processors take batches with pictures, or without
-                    part = [i for i, one in conversations.items() if has_pictures(one) is seen]
+                for with_pictures in (True, False):  # processors do not take both in one batch
+                    part = [
+                        i for i, messages in conversations.items() if has_pictures(messages) is with_pictures
+                    ]
                     if not part:
                         continue
                     start = time.perf_counter()
@@ -152,11 +154,11 @@ class TokenPrune(lmms):  # type: ignore[misc]
         return results
 
     def loglikelihood(self, requests: Any) -> Any:
-        """Refuse: tasks that compare likelihoods are not supported."""
+        """Raise an error: tasks that compare likelihoods are not supported."""
         raise NotImplementedError("--model tokenprune answers questions (generate_until) only")
 
     def generate_until_multi_round(self, requests: Any) -> Any:
-        """Refuse: tasks of several rounds are not supported."""
+        """Raise an error: tasks of several rounds are not supported."""
         raise NotImplementedError("--model tokenprune answers questions of one round only")
 
     def _conversation(self, request: Instance) -> Conversation:
@@ -170,7 +172,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
     def _answer(
         self, conversations: Sequence[Conversation], generation: Generation, rows: KeptRows
     ) -> list[GenerationResult]:
-        """Answer a batch, counting the rows that were kept."""
+        """Answer a batch, and count the kept rows."""
         inputs = {
             name: value.to(self.device, self._model.dtype if value.is_floating_point() else None)
             for name, value in self.prompts.inputs(conversations).items()
@@ -189,13 +191,13 @@ class TokenPrune(lmms):  # type: ignore[misc]
         return [
             GenerationResult(
                 text=ended(text, generation.until),
-                token_counts=TokenCounts(input_tokens=asked, output_tokens=said),
+                token_counts=TokenCounts(input_tokens=n_input, output_tokens=n_output),
             )
-            for text, (asked, said) in zip(texts, counts, strict=True)
+            for text, (n_input, n_output) in zip(texts, counts, strict=True)
         ]
 
 
-def _whole(batch_size: int | str) -> int:
+def _as_batch_size(batch_size: int | str) -> int:
     if not str(batch_size).isdigit() or int(batch_size) < 1:
-        raise tokenprune.InputError(f"--batch_size must be a whole number, 1 or more, got {batch_size!r}")
+        raise tokenprune.InputError(f"--batch_size must be an integer, 1 or more, got {batch_size!r}")
     return int(batch_size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From conversations to model inputs, through the checkpoint's own processor and chat template."""
+"""Convert conversations to model inputs with the checkpoint's own processor and chat template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Conversation = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Prompts:
-    """How questions become model inputs.
+    """Makes model inputs from conversations.
 
     `system` stands before each conversation; pictures are padded to squares with the processor's mean colour
     if `square`; `pixels` (least, most) bounds the size of pictures, for processors that resize freely.
@@ -29,12 +29,12 @@ class Prompts:
     pixels: tuple[int | None, int | None] = (None, None)
 
     def check(self) -> None:
-        """Refuse what this processor cannot do.
+        """Check that the processor supports these settings.
 
         Raises
         ------
         InputError
-            When its chat template leaves out the system prompt, or its pictures have one size.
+            If its chat template leaves out the system prompt, or its pictures have one size.
         """
         if self.system is not None and self.system not in self._system_rendered():
             raise InputError("this checkpoint's chat template has no place for a system prompt")
@@ -55,12 +55,12 @@ class Prompts:
         return str(rendered[0])
 
     def inputs(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
-        """Model inputs of conversations whose last turn is the user's, rows padded on the left.
+        """Make model inputs from conversations that end with the user's turn, padded on the left.
 
         Parameters
         ----------
         conversations
-            Messages as transformers' chat templates take them, pictures as PIL images, paths or addresses.
+            Messages as transformers' chat templates take them, pictures as PIL images, paths or URLs.
         """
         options: dict[str, Any] = {"padding": True, "padding_side": "left"}
         if any(self.pixels):
@@ -69,20 +69,20 @@ class Prompts:
             size["shortest_edge"] = least or size["shortest_edge"]
             size["longest_edge"] = most or size["longest_edge"]
             options["images_kwargs"] = {"size": size}
-        made = self.processor.apply_chat_template(
-            [self._conversation(one) for one in conversations],
+        inputs = self.processor.apply_chat_template(
+            [self._conversation(messages) for messages in conversations],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             processor_kwargs=options,
         )
-        return dict(made)
+        return dict(inputs)
 
     def _conversation(self, messages: Conversation) -> Conversation:
         if self.square:
             messages = [
-                {**one, "content": [self._squared(part) for part in one["content"]]} for one in messages
+                {**turn, "content": [self._squared(part) for part in turn["content"]]} for turn in messages
             ]
         if self.system is None:
             return messages
@@ -96,7 +96,7 @@ class Prompts:
 
 
 def squared(picture: Image.Image, colour: Sequence[int]) -> Image.Image:
-    """Put a picture in the middle of a square of this colour, as LLaVA-1.5's own evaluation does."""
+    """Centre a picture on a square of this colour, as in LLaVA-1.5's own evaluation."""
     width, height = picture.size
     side = max(width, height)
     if width == height:
@@ -107,5 +107,5 @@ def squared(picture: Image.Image, colour: Sequence[int]) -> Image.Image:
 
 
 def has_pictures(messages: Conversation) -> bool:
-    """Whether there is anything to see in a conversation."""
-    return any(part["type"] != "text" for one in messages for part in one["content"])
+    """Whether a conversation contains pictures or videos."""
+    return any(part["type"] != "text" for turn in messages for part in turn["content"])

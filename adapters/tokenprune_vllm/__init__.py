@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tokenprune inside vLLM: a plugin found by its entry point, which does nothing unless configured."""
+"""The vLLM plugin of tokenprune, found by its entry point; does nothing unless configured."""

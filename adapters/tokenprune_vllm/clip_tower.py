@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals of the vision tower of vLLM's LLaVA models: hooks on instances, which see what passes.
+"""Signals of the vision tower of vLLM's LLaVA models, recorded by hooks on instances.
 
-vLLM builds the tower up to the layer whose output is projected: its last layer is the one to look at.
+vLLM builds the tower up to the layer whose output is projected, so its last layer is hooked.
 Shapes as in `tokenprune.signals`, with a leading axis of tower images. With several ranks each holds some of
 the heads.
 """
@@ -22,12 +22,12 @@ WITH_CLASS_TOKEN = ATTENTION | {"cls_hidden"}
 
 
 class ClipTower:
-    """Watches what of a tower the signals in `needs` are made of.
+    """Records the tensors of a tower from which the signals in `needs` are computed.
 
     Parameters
     ----------
     seen
-        Gives the place where what passed is put; its owner empties it.
+        Returns the dictionary for recorded tensors; its owner clears it.
     """
 
     def __init__(self, model: Any, needs: frozenset[str], seen: Callable[[], dict[str, Any]]) -> None:
@@ -70,16 +70,16 @@ class ClipTower:
         return (query @ key.mT * scale).softmax(-1)
 
     def _cls_attention(self, query: Tensor, key: Tensor) -> Tensor:
-        """Of the class query to the patches, (B, H, N)."""
+        """Attention of the class token to the patches, (B, H, N)."""
         return self._rows(query[:, :, :1], key)[:, :, 0, 1:]
 
     def _received_attention(self, query: Tensor, key: Tensor) -> Tensor:
-        """What each patch receives, mean over heads and patch queries, (B, N)."""
+        """Attention that each patch receives, averaged over heads and patch queries, (B, N)."""
         # one tower image at a time: all rows of one are a full map of it
         return torch.stack(
             [self._rows(q[None, :, 1:], k[None]).mean((1, 2))[0, 1:] for q, k in zip(query, key, strict=True)]
         )
 
     def _key_metric(self, query: Tensor, key: Tensor) -> Tensor:
-        """Keys of the patches, mean over heads, (B, N, d_head)."""
+        """Keys of the patches, averaged over heads, (B, N, d_head)."""
         return key.mean(1)[:, 1:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refusals at the start of an engine."""
+"""Errors that stop an engine from starting."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tokenprune import TokenPruneError
 class EngineRefusedError(TokenPruneError, RuntimeError):
     """The engine cannot be started with this configuration.
 
-    No ValueError: vLLM takes one at this place for a model without pictures and goes on without them.
+    Not a ValueError: vLLM would treat that as a model without images, and start without them.
     """
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn what tokenprune refuses into a refusal of the engine."""
+    """Convert errors of tokenprune to `EngineRefusedError`."""
     try:
         yield
     except EngineRefusedError:

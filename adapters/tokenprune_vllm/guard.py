@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that cannot be pruned say so when pruning is configured for them; otherwise they are vLLM's own.
+"""Guard models that cannot be pruned: they raise an error if pruning is configured for them.
 
 vLLM shows a plugin no configuration until a model class is asked for its processor. So each of its models
 with pictures is registered anew, as itself with one addition: its processor is not built where pruning was
@@ -24,9 +24,9 @@ _ORIGINALS: dict[str, Any] = {}
 
 
 def register(registry: Any, version: str, skip: set[str]) -> None:
-    """Put a guard before every model with pictures but those of `skip`.
+    """Register a guard for every model with pictures except those in `skip`.
 
-    Where vLLM does not tell its models that is impossible, and said in the log.
+    Logs a warning if vLLM does not list its models.
     """
     for architecture, load in stock.originals(registry).items():
         name = f"{architecture} of vLLM {version}"
@@ -43,9 +43,9 @@ def register(registry: Any, version: str, skip: set[str]) -> None:
 
 
 def original(architecture: str) -> Any:
-    """The class that vLLM itself has for an architecture; None: it has none."""
-    found = [load for name, load in _ORIGINALS.items() if name.partition(" of vLLM ")[0] == architecture]
-    return found[0]() if found else None
+    """Load vLLM's own class of an architecture; None if there is none."""
+    loaders = [load for name, load in _ORIGINALS.items() if name.partition(" of vLLM ")[0] == architecture]
+    return loaders[0]() if loaders else None
 
 
 @functools.cache

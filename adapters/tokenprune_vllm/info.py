@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the front end knows of a model: the signals it can give, how many rows a picture has and keeps."""
+"""The front end's view of a model: its signals, and how many rows a picture has before and after pruning."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PruningInfo:
         self.pruning = self.settings
 
     def check(self) -> None:
-        """Refuse what this model cannot do."""
+        """Refuse settings that this model does not support."""
         method = self.settings.method
         if KEY in (self.options.processor_arguments or {}):
             raise EngineRefusedError(
@@ -59,7 +59,7 @@ class PruningInfo:
 
     @classmethod
     def signals(cls, config: Any) -> frozenset[str]:
-        """Signals that the tower of such a model can give."""
+        """Signals that the tower of such a model provides."""
         raise NotImplementedError
 
     def layout(self, modality: str, items: Any, number: int, n: int) -> Layout:
@@ -67,12 +67,12 @@ class PruningInfo:
         return Layout((1, 1, n))
 
     def largest(self) -> Layout:
-        """Layout of the picture with most tokens, for the same end."""
+        """Layout of the picture with most tokens, as far as counting needs it."""
         return Layout((1, 1, self.most_image_tokens()))
 
     @cached_property
     def most_tokens(self) -> Layout:
-        """The same, found out once."""
+        """The same, cached."""
         return self.largest()
 
     def check_size(self, modality: str, n: int) -> None:
@@ -98,11 +98,11 @@ class PruningInfo:
         return len(self.most_tokens)
 
     def asked(self, arguments: Mapping[str, Any]) -> Budget:
-        """Budget of a request's pictures; what is wrong with it is a ValueError."""
+        """Budget of a request's pictures; raises a ValueError if it is invalid."""
         return self.settings.asked(arguments)
 
     def transformers_processor(self, vllm: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Of vLLM; without what is ours."""
+        """Call vLLM's method without our arguments."""
         return vllm(without_ours(arguments))
 
     def most_of_each(self, vllm: Callable[..., Any], *given: Any) -> dict[str, int]:

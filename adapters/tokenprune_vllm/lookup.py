@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking for names in vLLM, and running methods of ours around its own. No name of vLLM's is known here.
+"""Look up names in vLLM, and wrap its methods with ours. No name of vLLM is known here.
 
 A name is written `module:Class.attribute(parameter, parameter)`; the parameters are those we rely on.
 """
@@ -21,15 +21,15 @@ _FIELD = object()  # stands for a field that only instances have
 
 
 def parts_of(name: str) -> tuple[str, list[str], list[str]]:
-    """Take a name apart: module, attributes one inside the other, parameters."""
-    found = _NAME.fullmatch(name)
-    assert found is not None, name
-    module, attributes, parameters = found.groups(default="")
+    """Split a name into module, nested attributes and parameters."""
+    match = _NAME.fullmatch(name)
+    assert match is not None, name
+    module, attributes, parameters = match.groups(default="")
     return module, attributes.split("."), re.findall(r"\w+", parameters)
 
 
 def refusal(name: str, purpose: str) -> EngineRefusedError:
-    """The error for a piece that this vLLM does not have."""
+    """Error for a name that this version of vLLM does not have."""
     import vllm
 
     purpose = purpose.replace("_", " ")
@@ -40,12 +40,12 @@ def refusal(name: str, purpose: str) -> EngineRefusedError:
 
 
 def find(name: str, purpose: str) -> Any:
-    """Return what goes by a name.
+    """Import the object of a name.
 
     Raises
     ------
     EngineRefusedError
-        Where the module, one of the attributes or one of the parameters does not exist.
+        If the module, one of the attributes or one of the parameters does not exist.
     """
     module, attributes, parameters = parts_of(name)
     try:
@@ -66,15 +66,15 @@ def find(name: str, purpose: str) -> Any:
 
 def _member(owner: Any, name: str) -> Any:
     """An attribute, or `_FIELD` for what a class declares its instances to have; None: neither."""
-    found = getattr(owner, name, None)
-    if found is not None or not isinstance(owner, type):
-        return found
+    attribute = getattr(owner, name, None)
+    if attribute is not None or not isinstance(owner, type):
+        return attribute
     declared = any(name in inspect.get_annotations(base) for base in owner.__mro__)
     return _FIELD if declared or hasattr(owner, name) else None
 
 
 class View:
-    """An object of vLLM's, whose attributes go by our names. They are read when asked for.
+    """Gives access to an object of vLLM under our names; attributes are read on demand.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class View:
         return thing
 
     def check(self) -> View:
-        """Refuse a vLLM where one of them is missing."""
+        """Check that all names exist."""
         for name in self._names:
             getattr(self, name)
         return self
@@ -150,13 +150,13 @@ def _around(original: Callable[..., Any], own: str, parameters: list[str]) -> Ca
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.pruning is None:
             return original(self, *args, **kwargs)
-        given = signature.bind(self, *args, **kwargs)
-        given.apply_defaults()
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
 
         def stock(*changed: Any) -> Any:
-            given.arguments.update(zip(parameters, changed, strict=False))
-            return original(*given.args, **given.kwargs)
+            bound.arguments.update(zip(parameters, changed, strict=False))
+            return original(*bound.args, **bound.kwargs)
 
-        return getattr(self, own)(stock, *(given.arguments[name] for name in parameters))
+        return getattr(self, own)(stock, *(bound.arguments[name] for name in parameters))
 
     return method

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's side: a picture's rows leave the tower and the projector, and fewer of them go on.
+"""The worker's side: prune a picture's rows between the projector and the language model.
 
 Mixed in before a model's own class, of which everything is kept. Without a configuration nothing is done.
 """
@@ -61,7 +61,7 @@ class PruningModel:
             _announce(settings)
 
     def check_engine(self, vllm_config: Any) -> None:
-        """Refuse engine options that go against pruning."""
+        """Refuse engine options that are incompatible with pruning."""
         options = stock.options(vllm_config)
         if options.video_pruning:
             raise EngineRefusedError(
@@ -78,11 +78,11 @@ class PruningModel:
             )
 
     def watch(self, needs: frozenset[str]) -> None:
-        """Put hooks where the signals `needs` pass; what they catch goes to `self._seen`."""
+        """Register hooks that record the inputs of the signals `needs` in `self._seen`."""
         raise NotImplementedError
 
     def projector_now(self) -> Any:
-        """The projector with the weights of this moment; looked at once a run of the tower."""
+        """The projector with its current weights, read once per run of the tower."""
         if "projector" not in self._seen:
             self._seen["projector"] = self._projector.now()
         return self._seen["projector"]
@@ -119,7 +119,7 @@ class PruningModel:
         signals_of: Callable[[int], Mapping[str, Any]],
         first: int = 0,
     ) -> list[Selection | None]:
-        """Choose the rows of each picture that go on; None: all of them.
+        """Select the rows of each picture to keep; None keeps all.
 
         Parameters
         ----------
@@ -147,7 +147,7 @@ class PruningModel:
 
 
 def kept_rows(rows: Tensor, selection: Selection | None) -> Tensor:
-    """Rows (K, D) that go on of a picture's (N, D)."""
+    """Gather the kept rows (K, D) of a picture's rows (N, D)."""
     if selection is None:
         return rows
     return rows[selection.indices] if selection.features is None else selection.features.to(rows.dtype)

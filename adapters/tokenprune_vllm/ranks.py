@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor parallel ranks: whole tensors out of their shares, and one choice for all."""
+"""Tensor-parallel ranks: gather sharded tensors, and broadcast the selection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import stock
 
 
 def whole(share: Tensor, dim: int, ranks: int) -> Tensor:
-    """Put the shares of a layer that is split over `ranks` together along `dim`; a whole one stays."""
+    """Gather the shards of a tensor along `dim`; returned unchanged if there is one rank."""
     if ranks == 1:
         return share
     gathered: Tensor = stock.function("all_gather")(share.contiguous(), dim)
@@ -21,7 +21,7 @@ def whole(share: Tensor, dim: int, ranks: int) -> Tensor:
 
 
 def agreed(selection: Selection) -> Selection:
-    """The first rank's selection, on every rank.
+    """Broadcast the first rank's selection to every rank.
 
     All ranks choose among the same rows by the same rules; this makes sure where their last bits differ.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine was told: `--hf-overrides '{"tokenprune": {"method": "zoo-exact", "keep": 64}}'`.
+"""The engine's settings: `--hf-overrides '{"tokenprune": {"method": "zoo-exact", "keep": 64}}'`.
 
 Everything that can be known without a model is refused here. Nothing of vLLM is imported.
 """
@@ -41,7 +41,7 @@ class Settings:
 
     @classmethod
     def read(cls, config: Any) -> Settings | None:
-        """Return what a model's configuration says; None: nothing, and vLLM is left alone.
+        """Read the settings from a model's configuration; None if it has none.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class Settings:
             raise BudgetError(f"keep={budget.keep} is above this engine's max_keep={most.keep}; lower keep")
         min_tokens = given.get("min_tokens", 0)
         if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
-            raise BudgetError(f"min_tokens must be a whole number, 0 or more, got {min_tokens!r}")
+            raise BudgetError(f"min_tokens must be an integer, 0 or more, got {min_tokens!r}")
         text = json.dumps([version("tokenprune-vlm"), dict(given)], sort_keys=True, default=str)
         return cls(method, budget, most, min_tokens, hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -78,15 +78,15 @@ class Settings:
         BudgetError
             Where the request's cannot be used.
         """
-        own = arguments.get(KEY)
-        if own is None:
+        request = arguments.get(KEY)
+        if request is None:
             return self.budget
-        if not isinstance(own, Mapping) or not own or set(own) - set(PER_REQUEST):
+        if not isinstance(request, Mapping) or not request or set(request) - set(PER_REQUEST):
             raise BudgetError(
                 f'a request may say {{"{KEY}": {{"keep": 32}}}} or {{"{KEY}": {{"keep_ratio": 0.1}}}} and '
-                f"nothing else, got {own!r}"
+                f"nothing else, got {request!r}"
             )
-        return Budget(own.get("keep"), own.get("keep_ratio"))
+        return Budget(request.get("keep"), request.get("keep_ratio"))
 
     def rows(self, layout: Layout, budget: Budget) -> int:
         """Rows that stay of an image; vLLM asks before the tower runs."""
@@ -117,12 +117,12 @@ class Settings:
 
 
 def without_ours(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of an image processor, which must not see ours."""
+    """Remove our entry from the arguments of an image processor."""
     return {name: value for name, value in arguments.items() if name != KEY}
 
 
 def _method(given: Mapping[str, Any]) -> Method:
-    """The method asked for, with all its options."""
+    """The configured method, with all its options."""
     if isinstance(given.get("method"), (list, tuple)):
         raise IncompatibleError("vLLM can cut once, before the language model; name one method")
     (method,) = combine(*(given.get(name) for name in STRATEGY))
@@ -142,7 +142,7 @@ def _max_keep(given: Any) -> Budget:
     try:
         return Budget(given)
     except BudgetError:
-        raise BudgetError(f"max_keep must be a whole number of at least 1, got {given!r}") from None
+        raise BudgetError(f"max_keep must be an integer of at least 1, got {given!r}") from None
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which vLLM this plugin was checked with. Other versions are refused once pruning is configured."""
+"""The tested versions of vLLM; others are refused if pruning is configured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_supported(version: str) -> bool:
 
 
 def check_version(version: str) -> None:
-    """Refuse a vLLM that was not checked.
+    """Refuse an untested version of vLLM.
 
     Raises
     ------

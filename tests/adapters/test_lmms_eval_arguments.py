@@ -112,8 +112,8 @@ def test_loading_is_told_from_pruning():
         ({}, "pretrained=embedded, a directory or a hub id"),
         ({"dtype": "int8"}, "dtype must be one of auto, float32, bfloat16, float16, got 'int8'"),
         ({"trust_remote_code": "yes"}, "trust_remote_code must be true or false, got 'yes'"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number, 1 or more, got 0"),
-        ({"max_pixels": True}, "max_pixels must be a whole number"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be an integer, 1 or more, got 0"),
+        ({"max_pixels": True}, "max_pixels must be an integer"),
     ],
 )
 def test_loading_arguments_that_cannot_be_used(given, said):
@@ -170,7 +170,10 @@ def test_until_and_what_is_not_used():
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"until": 3}, "until must be a text or a list of texts"), ({"num_return_sequences": 2}, "one answer")],
+    [
+        ({"until": 3}, "until must be a string or a list of strings"),
+        ({"num_return_sequences": 2}, "one answer"),
+    ],
 )
 def test_generation_arguments_that_cannot_be_used(given, said):
     with pytest.raises(tokenprune.InputError, match=said):

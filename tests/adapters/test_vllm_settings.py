@@ -70,7 +70,7 @@ def test_other_configurations_have_other_names_in_caches():
         (
             {"keep": 64, "max_keep": "x"},
             BudgetError,
-            "max_keep must be a whole number of at least 1",
+            "max_keep must be an integer of at least 1",
         ),
         (
             {"method": "visionzip", "keep": 9, "options": {"dominant": 8.5}},

@@ -208,7 +208,7 @@ def test_what_it_cannot_do_is_refused(folder):
         (
             "pretrained=embedded,method=zoo-prune,keep=9",
             {"batch_size": "auto"},
-            "--batch_size must be a whole",
+            "--batch_size must be an integer",
         ),
         ("pretrained=embedded,batch_size=2,keep=9", {"batch_size": 1}, "give batch_size as --batch_size"),
         ("pretrained=embedded,method=zoo-prune,keep=9", {"device": "tpu"}, "--device must be cpu"),
