@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests and speed on an NVIDIA GPU, within eight minutes: `benchmarks/gpu/run.sh --out DIR`."""
+"""Run tests and measure speed on an NVIDIA GPU, within eight minutes: `benchmarks/gpu/run.sh --out DIR`."""

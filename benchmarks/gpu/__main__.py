@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run every step that DIR has no record of, and write each record at once: `benchmarks/gpu/run.sh --out DIR`.
+"""Run every step without a record in DIR, and write each record at once: `benchmarks/gpu/run.sh --out DIR`.
 
-DIR/STEP.json holds what a step found, DIR/STEP.log what it printed. A second run resumes where the first one
-ended; remove a file to have its step run again. Exit codes: 0 all steps have a good record; 1 a step failed;
-2 bad input, or no GPU; 3 the time was up before the last step.
+DIR/STEP.json contains the results of a step, DIR/STEP.log its output. A second run resumes an interrupted
+one; remove a file to repeat its step. Exit codes: 0 all steps succeeded; 1 a step failed; 2 invalid input, or
+no GPU; 3 out of time before the last step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LEAST = 20.0
 
 
 def machine() -> dict[str, Any]:
-    """Kind of GPU and versions; nothing that names the machine."""
+    """Return the GPU type and versions, without anything that identifies the machine."""
     import torch
     import transformers
     from transformers.utils import is_flash_attn_2_available
@@ -50,17 +50,17 @@ def machine() -> dict[str, Any]:
 
 
 def refusal(found: Mapping[str, Any], micro: bool) -> str | None:
-    """Why nothing can be run here, and what to do; None where it can."""
+    """Return why the steps cannot run here and what to do, or None if they can."""
     if micro or "gpu" in found:
         return None
     return (
-        f"PyTorch {found['torch']} finds no NVIDIA GPU on this machine, without which there is nothing to "
-        "measure; run this where torch.cuda.is_available() is True, or try it on the CPU with --micro"
+        f"PyTorch {found['torch']} finds no NVIDIA GPU on this machine; run this where "
+        "torch.cuda.is_available() is True, or try it on the CPU with --micro"
     )
 
 
 def tests_found(file: Path) -> dict[str, Any]:
-    """Outcomes of a run of pytest by test, with what pytest's report says of attention; from its XML."""
+    """Read outcomes by test, and the attention implementations used, from an XML report of pytest."""
     outcomes: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": []}
     attention: dict[str, int] = {}
     for case in ElementTree.parse(file).iter("testcase"):
@@ -70,9 +70,9 @@ def tests_found(file: Path) -> dict[str, Any]:
             if part is not None:
                 name, word = f"{name}: {(part.get('message') or '').splitlines()[0][:300]}", outcome
         outcomes[word].append(name)
-        for one in case.iter("property"):
-            if one.get("name") == "attention" and word != "skipped":
-                kind = str(one.get("value"))
+        for item in case.iter("property"):
+            if item.get("name") == "attention" and word != "skipped":
+                kind = str(item.get("value"))
                 attention[kind] = attention.get(kind, 0) + 1
     counts = {word: len(names) for word, names in outcomes.items()}
     return {
@@ -84,7 +84,7 @@ def tests_found(file: Path) -> dict[str, Any]:
 
 
 def run(step: Step, out: Path, seconds: float, variables: Mapping[str, str]) -> dict[str, Any]:
-    """Run a step in a process of its own, and stop it with all it started when its time is up."""
+    """Run a step in a separate process, and stop it and its children when its time is up."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record"
@@ -101,7 +101,7 @@ def run(step: Step, out: Path, seconds: float, variables: Mapping[str, str]) -> 
             )
             try:
                 code: int | None = process.wait(seconds)
-            except BaseException as error:  # also an interrupt: nothing is left running
+            except BaseException as error:  # also for an interrupt: leave nothing running
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 if not isinstance(error, subprocess.TimeoutExpired):
@@ -110,7 +110,7 @@ def run(step: Step, out: Path, seconds: float, variables: Mapping[str, str]) -> 
         found: Any = None
         if record.is_file() and step.arguments[0] == "pytest":
             found = tests_found(record)
-        elif record.is_file():  # tells its own command, with a path of this machine
+        elif record.is_file():  # contains its command, with a path on this machine
             text = record.read_text(encoding="utf-8").replace(str(record), f"{step.name}.json")
             found = json.loads(text)
     outcome = "done" if code == 0 else "out of time" if code is None else "failed"
@@ -125,14 +125,14 @@ def run(step: Step, out: Path, seconds: float, variables: Mapping[str, str]) -> 
 
 
 def write(record: Mapping[str, Any], file: Path) -> None:
-    """Write a record whole or not at all."""
+    """Write a record atomically."""
     new = file.with_suffix(".part")
     new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     new.replace(file)
 
 
 def is_finished(file: Path, step: Step) -> bool:
-    """Whether an earlier run has this step's record, made by the same command."""
+    """Return whether there is a record of this step from the same command."""
     if not file.is_file():
         return False
     record = json.loads(file.read_text(encoding="utf-8"))
@@ -146,47 +146,51 @@ def work(chosen: Sequence[Step], out: Path, minutes: float, found: Mapping[str, 
     for step in chosen:
         file, left = out / f"{step.name}.json", ends - time.monotonic()
         if is_finished(file, step):
-            print(f"{step.name}: finished before", flush=True)
+            print(f"{step.name}: already finished", flush=True)
             continue
         if left < LEAST:
-            print(f"{step.name}: not begun, the {minutes:g} minutes are over; run this again", flush=True)
+            print(f"{step.name}: not started, the {minutes:g} minutes are over; run this again", flush=True)
             return code or 3
         record = {**run(step, out, min(step.seconds, left), variables), "machine": found}
         write(record, file)
         print(f"{step.name}: {record['outcome']} in {record['seconds']} s", flush=True)
         if record["outcome"] != "done":
-            print(f"  what it printed: {out / f'{step.name}.log'}", flush=True)
+            print(f"  output: {out / f'{step.name}.log'}", flush=True)
             code = 1
     return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line says."""
+    """Parse the command line and run the steps."""
     parser = argparse.ArgumentParser(
         prog="benchmarks/gpu/run.sh", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where records go; made if missing"
+        "--out", type=Path, required=True, metavar="DIR", help="output folder for records; created if missing"
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="begin no step after so long (default: 8)")
-    parser.add_argument("--micro", action="store_true", help="tiny models on the CPU, to try the program")
-    asked = parser.parse_args(arguments)
-    if not asked.minutes > 0:
-        parser.error(f"--minutes must be more than 0, got {asked.minutes:g}")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="start no step after this many minutes (default: 8)"
+    )
+    parser.add_argument(
+        "--micro", action="store_true", help="use tiny models on the CPU, to test the program"
+    )
+    options = parser.parse_args(arguments)
+    if not options.minutes > 0:
+        parser.error(f"--minutes must be more than 0, got {options.minutes:g}")
     try:
         found = machine()
     except ImportError as error:
         parser.error(
-            f"{error}; {sys.executable} lacks it: name another Python, PYTHON=... benchmarks/gpu/run.sh"
+            f"{error}; {sys.executable} lacks it: use another Python, PYTHON=... benchmarks/gpu/run.sh"
         )
-    reason = refusal(found, asked.micro)
+    reason = refusal(found, options.micro)
     if reason is not None:
         parser.error(reason)
     try:
-        asked.out.mkdir(parents=True, exist_ok=True)
+        options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        parser.error(f"--out {asked.out} cannot be made: {error.strerror}; name another folder")
-    return work(steps(asked.micro), asked.out.resolve(), asked.minutes, found)
+        parser.error(f"--out {options.out} cannot be created: {error.strerror}; use another folder")
+    return work(steps(options.micro), options.out.resolve(), options.minutes, found)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a checkout importable where nothing can be installed: its packages, and what plugins are found by."""
+"""Make a checkout's packages and entry points available where nothing can be installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDERS = (ROOT, ROOT / "plugins", ROOT / "adapters")
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Environment of a process that finds this checkout before all else; writes the metadata to a folder."""
+    """Return an environment in which this checkout is imported first; writes its metadata to a folder."""
     write_metadata(folder)
     paths = [str(folder), *map(str, FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
@@ -23,7 +23,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def write_metadata(folder: Path) -> None:
-    """Write what installing would: name, version and entry points, from pyproject.toml."""
+    """Write the metadata of an installation: name, version and entry points, from pyproject.toml."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     version = re.search(r'^version = "(.+)"$', text, re.M)
     assert version is not None

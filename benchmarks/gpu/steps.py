@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is run on a GPU, step by step, and the micro twin of each step for machines without one."""
+"""Steps to run on a GPU, and a micro version of each for machines without one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ TESTS = (
     "tests/core/test_devices.py",
     "tests/core/test_max_min_triton.py",
 )
-TWIN_OF_TESTS = "cpu and float16 and llava and saving and not next"  # the rest of the twins is in `make test`
+TWIN_OF_TESTS = "cpu and float16 and llava and saving and not next"  # `make test` runs the others
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of this checkout, `python -m ...`, and the seconds it may take at most.
+    """A command of this checkout, `python -m ...`, and its time limit in seconds.
 
     `{record}` in the arguments stands for the file that the command writes.
     """
@@ -27,7 +27,7 @@ class Step:
 
 
 def steps(micro: bool) -> tuple[Step, ...]:
-    """All steps in the order they are run: what is wrong shows before what is slow."""
+    """Return all steps in order: tests before slow benchmarks."""
     if micro:
         speed = ("--preset", "micro", "--device", "cpu", "--dtype", "float32", "--repeats", "1")
         return (
@@ -46,7 +46,7 @@ def steps(micro: bool) -> tuple[Step, ...]:
 
 def _tests(*selected: str) -> tuple[str, ...]:
     report = ("-o", "junit_family=xunit1", "--junitxml", "{record}")
-    # what other versions of anything warn of is no matter here
+    # ignore warnings of other versions of dependencies
     return ("pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", *report, *selected, *TESTS)
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pruning is worth to a server."""
+"""Measure the speed-up of a vLLM server by pruning."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what pruning is worth to a vLLM server: `python -m benchmarks.serving`."""
+"""Measure the speed-up of a vLLM server by pruning: `python -m benchmarks.serving`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def main(
     method: MethodNames = None,
     keep: Keeps = None,
     clients: Annotated[
-        list[int] | None, typer.Option(min=1, help="Clients at once; may be repeated.")
+        list[int] | None, typer.Option(min=1, help="Number of concurrent clients; may be repeated.")
     ] = None,
-    new_tokens: Annotated[int | None, typer.Option(min=1, help="Length of answers.")] = None,
+    new_tokens: Annotated[int | None, typer.Option(min=1, help="Length of answers, in tokens.")] = None,
     output: RecordFile = None,
     as_json: OnlyJson = False,
 ) -> None:
-    """Measure what pruning is worth to a vLLM server, with a LLaVA of random weights."""
+    """Measure the speed-up of a vLLM server by pruning, with a LLaVA of random weights."""
     with plain_errors(), quietly():
         from tokenprune_cli.console.budgets import budget
 
@@ -55,7 +55,7 @@ def _show(record: ServingRecord) -> None:
 def serving_record(
     methods: tuple[str, ...], keeps: tuple[int, ...], clients: tuple[int, ...], new_tokens: int | None
 ) -> ServingRecord:
-    """Measure behind a progress line on stderr, and put the record together; empty: what is measured else."""
+    """Measure with a progress line on stderr and return the record; empty tuples select the defaults."""
     import torch
     from rich.console import Console
     from tokenprune_cli.records import Provenance

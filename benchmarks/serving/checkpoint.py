@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A LLaVA of about 150 million random parameters, stored so that vLLM loads it."""
+"""Create a LLaVA with about 150 million random parameters that vLLM can load."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-PATCHES = 24  # along a side of the picture
+PATCHES = 24  # along a side of the image
 N_TOKENS = PATCHES**2
 IMAGE, WORDS = 3, 4096
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 
 
 def configuration() -> Any:
-    """Twelve layers of width 1024; a tower with the share of the parameters it has in LLaVA-1.5-7B."""
+    """Return the configuration: twelve layers of width 1024, the tower's share as in LLaVA-1.5-7B."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     tower = CLIPVisionConfig(
@@ -40,7 +40,7 @@ def configuration() -> Any:
 
 
 def save(folder: Path) -> int:
-    """Store the model with a processor in `folder`; return how many parameters it has."""
+    """Save the model and a processor to `folder`; return the number of parameters."""
     import torch
     from safetensors.torch import save_file
     from transformers import CLIPImageProcessor, LlavaForConditionalGeneration, LlavaProcessor
@@ -49,7 +49,7 @@ def save(folder: Path) -> int:
         model = LlavaForConditionalGeneration(configuration())
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    # the names that checkpoints on the hub have
+    # the names used in checkpoints on the hub
     renamed = {
         name.replace("model.vision_tower.", "vision_tower.vision_model.")
         .replace("vision_model.vision_model.", "vision_model.")

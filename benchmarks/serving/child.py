@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One engine of vLLM, timed in a process of its own: `python -m benchmarks.serving.child TASK`.
+"""Time a vLLM engine in a separate process: `python -m benchmarks.serving.child TASK`.
 
-TASK is JSON: `folder`, `pruning` (null: none), `concurrency` (a list), `requests` (of each), `new_tokens`,
+TASK is JSON: `folder`, `pruning` (null: none), `concurrency` (a list), `requests` (for each), `new_tokens`,
 `text_tokens`, `seed`. Prints a line "RESULT {...}".
 """
 
@@ -15,25 +15,25 @@ from typing import Any
 
 
 def prompts(n: int, text_tokens: int, seed: int) -> list[dict[str, Any]]:
-    """Prompts with a picture each, all of them different, so that nothing is found in a cache."""
+    """Create prompts with one image each, all different, so that there are no cache hits."""
     import numpy as np
     from PIL import Image
 
     from benchmarks.serving.checkpoint import IMAGE, SPECIAL, WORDS
 
     numbers = np.random.default_rng(seed)
-    made: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
     for _ in range(n):
         words = numbers.integers(len(SPECIAL), WORDS, text_tokens).tolist()
         half = text_tokens // 2
         pixels = numbers.integers(0, 256, (336, 336, 3), dtype=np.uint8)
         ids = [1, *words[:half], IMAGE, *words[half:]]
-        made.append({"prompt_token_ids": ids, "multi_modal_data": {"image": Image.fromarray(pixels)}})
-    return made
+        requests.append({"prompt_token_ids": ids, "multi_modal_data": {"image": Image.fromarray(pixels)}})
+    return requests
 
 
 async def measure(task: dict[str, Any]) -> dict[str, Any]:
-    """Serve at each concurrency: seconds to the first token of each request, and of all of them together."""
+    """Serve at each concurrency; return the time to first token of each request and the total time."""
     from vllm import AsyncEngineArgs, SamplingParams
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM

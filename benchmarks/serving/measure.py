@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same requests to vLLM without our plugin, with it idle, and pruned; each in processes of its own."""
+"""Send the same requests to vLLM without the plugin, with it idle, and pruned, in separate processes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from benchmarks.serving.record import IDLE, NONE, Load, Run, with_ratios
 
 
 def check_vllm() -> None:
-    """Refuse to go on without vLLM."""
-    found = importlib.util.find_spec("vllm")
-    if found is None or found.origin is None:  # without origin: just some folder of that name
+    """Raise an error if vLLM is not installed."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:  # without an origin it is only a folder of that name
         raise BadInputError(
-            "vLLM is not installed here; pip install -e '.[vllm]' in a clone, on a machine without GPU see "
-            "docs/serving.md"
+            "vLLM is not installed; run pip install -e '.[vllm]' in a clone, or see docs/serving.md for "
+            "machines without a GPU"
         )
 
 
 def measure(load: Load, tick: Callable[[str], None]) -> tuple[int, tuple[Run, ...]]:
-    """Time all contenders; `tick` is told what begins. Returns the model's parameters and the runs."""
+    """Time all contenders, calling `tick` with each name; return the number of parameters and the runs."""
     from benchmarks.serving.checkpoint import save
 
     contenders: list[tuple[str, dict[str, Any] | None]] = [(NONE, None), (IDLE, None)]
@@ -39,14 +39,14 @@ def measure(load: Load, tick: Callable[[str], None]) -> tuple[int, tuple[Run, ..
         for method in load.methods
         for keep in load.keeps
     ]
-    found = {}
+    results = {}
     with tempfile.TemporaryDirectory() as folder:
         tick("a model")
         parameters = save(Path(folder))
         for name, pruning in contenders:
             tick(name)
-            found[name] = _run(folder, pruning, load, plugin=name != NONE)
-    return parameters, with_ratios([run for name, result in found.items() for run in _runs(name, result)])
+            results[name] = _run(folder, pruning, load, plugin=name != NONE)
+    return parameters, with_ratios([run for name, result in results.items() for run in _runs(name, result)])
 
 
 def _run(folder: str, pruning: Mapping[str, Any] | None, load: Load, plugin: bool) -> Any:
@@ -59,7 +59,7 @@ def _run(folder: str, pruning: Mapping[str, Any] | None, load: Load, plugin: boo
         "text_tokens": load.text_tokens,
         "seed": load.seed,
     }
-    # vLLM's own settings; naming a plugin that there is not leaves all of them out
+    # vLLM's own settings; the name of a plugin that does not exist disables all plugins
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     settings |= {"VLLM_CPU_KVCACHE_SPACE": "1"} | ({} if plugin else {"VLLM_PLUGINS": "none"})
     program = [sys.executable, "-m", "benchmarks.serving.child"]
@@ -76,18 +76,18 @@ def _run(folder: str, pruning: Mapping[str, Any] | None, load: Load, plugin: boo
 
 
 def last_words(errors: str) -> str:
-    """The last line that names us, else the last line: engines end with traces of their own."""
+    """Return the last line that names tokenprune (engines append tracebacks), else the last line."""
     lines = errors.strip().splitlines() or ["no message"]
     return next((line for line in reversed(lines) if "tokenprune:" in line), lines[-1]).strip()
 
 
 def check_contenders(methods: Sequence[str], keeps: Sequence[int]) -> None:
-    """Refuse what no engine would start with, before any is started.
+    """Validate methods and budgets before any engine is started.
 
     Raises
     ------
     TokenPruneError, BadInputError
-        An unknown method, one that cannot cut inside vLLM, or a budget that leaves nothing to prune.
+        If a method is unknown or not supported in vLLM, or a budget leaves nothing to prune.
     """
     from tokenprune_vllm.settings import Settings
 
@@ -96,11 +96,11 @@ def check_contenders(methods: Sequence[str], keeps: Sequence[int]) -> None:
     for method, keep in itertools.product(methods, keeps):
         Settings.of({"method": method, "keep": keep})
         if keep >= N_TOKENS:
-            raise BadInputError(f"--keep {keep} prunes nothing: the pictures have {N_TOKENS} visual tokens")
+            raise BadInputError(f"--keep {keep} prunes nothing: images have {N_TOKENS} visual tokens")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of them do not exceed."""
+    """Return the smallest value that at least a ratio `share` of the values do not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server was asked and how fast it answered, and the table of it."""
+"""Record of the requests to a server and their timing, and its table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CAPTION = "p50, p99: of the seconds until a request's first token"
 
 @dataclass(frozen=True)
 class Load:
-    """What each engine is asked: `requests` at each of `concurrency` clients, who wait for their answers."""
+    """Requests to each engine: `requests` at each of `concurrency` clients, which wait for their answers."""
 
     methods: tuple[str, ...] = ("zoo-exact",)
     keeps: tuple[int, ...] = (64,)
@@ -39,7 +39,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Run:
-    """A contender at a number of clients; `throughput_ratio` is to the server without the plugin."""
+    """A contender at a number of clients; `throughput_ratio` is relative to the server without the plugin."""
 
     name: str
     concurrency: int
@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Served:
-    """The model that was served."""
+    """The served model."""
 
     about: str
     parameters: int
@@ -61,7 +61,7 @@ class Served:
 
 @dataclass(frozen=True)
 class ServingRecord(Provenance):
-    """Every contender at every number of clients."""
+    """Results of every contender at every number of clients."""
 
     engine: str
     model: Served
@@ -70,7 +70,7 @@ class ServingRecord(Provenance):
 
 
 def with_ratios(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Divide each throughput by that without the plugin, for as many clients; above 1 is faster."""
+    """Divide each throughput by that without the plugin at the same number of clients; above 1 is faster."""
     base = {run.concurrency: run.requests_per_second for run in runs if run.name == NONE}
     return tuple(
         replace(run, throughput_ratio=round(run.requests_per_second / base[run.concurrency], 3))
@@ -79,7 +79,7 @@ def with_ratios(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def table(record: ServingRecord, heads: Sequence[str] = COLUMNS) -> Table:
-    """A row for each contender at each number of clients; the headings `SHORT` fit a terminal."""
+    """Return a row for each contender at each number of clients; the headings `SHORT` fit a terminal."""
     rows = [
         [
             run.name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure pruned vision towers, in a checkout: `python -m benchmarks.towers accuracy`, or `speed`."""
+"""Measure pruned vision towers, from a checkout: `python -m benchmarks.towers accuracy`, or `speed`."""
 
 from __future__ import annotations
 
@@ -25,55 +25,63 @@ RECORDS = {name: Path(f"docs/benchmarks/towers-{name}.json") for name in ("accur
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True)
-    one = tasks.add_parser("accuracy", help=f"the embedded tower with a probe, into {RECORDS['accuracy']}")
-    one.add_argument(
-        "--scenes", type=_count, default=accuracy.N_HELD_OUT, help="held-out scenes (%(default)s)"
+    accuracy_task = tasks.add_parser(
+        "accuracy", help=f"measure the embedded tower with a probe, into {RECORDS['accuracy']}"
     )
-    one.add_argument(
+    accuracy_task.add_argument(
+        "--scenes", type=_count, default=accuracy.N_HELD_OUT, help="held-out scenes (default: %(default)s)"
+    )
+    accuracy_task.add_argument(
         "--probe-scenes",
         type=_count,
         default=probe.N_SCENES,
-        help="scenes the probe is fitted on (%(default)s)",
+        help="scenes to fit the probe on (default: %(default)s)",
     )
-    two = tasks.add_parser("speed", help=f"large towers with random weights, into {RECORDS['speed']}")
-    two.add_argument("models", nargs="*", metavar="MODEL", help=f"some of: {', '.join(SUBJECTS)} (all)")
-    for measured in (one, two):
-        measured.add_argument("--threads", type=_count, default=None, help="CPU threads (PyTorch's choice)")
+    speed_task = tasks.add_parser(
+        "speed", help=f"time large towers with random weights, into {RECORDS['speed']}"
+    )
+    speed_task.add_argument(
+        "models", nargs="*", metavar="MODEL", help=f"any of: {', '.join(SUBJECTS)} (default: all)"
+    )
+    for task in (accuracy_task, speed_task):
+        task.add_argument("--threads", type=_count, default=None, help="CPU threads (default: PyTorch's)")
     return parser
 
 
 def _count(word: str) -> int:
-    """A number from 1 on."""
+    """Parse a positive integer."""
     number = int(word)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{word} is below 1")
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {word}")
     return number
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one task in the checkout's root."""
+    """Run a task in the root of a checkout."""
     parser = _parser()
     words = sys.argv[1:] if argv is None else list(argv)
-    given = parser.parse_args(words)
-    if not RECORDS[given.task].parent.is_dir():
-        parser.error(f"run this in the checkout: there is no {RECORDS[given.task].parent} here")
+    arguments = parser.parse_args(words)
+    if not RECORDS[arguments.task].parent.is_dir():
+        parser.error(
+            f"run this in the root of a checkout: {RECORDS[arguments.task].parent} does not exist here"
+        )
     if not all(importlib.util.find_spec(name) for name in ("timm", "open_clip")):
         parser.error("measuring needs timm and open_clip: pip install -e '.[timm,open_clip]'")
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     command = " ".join([PROGRAM, *(f'"{word}"' if " " in word else word for word in words)])
     about = to_dict(Provenance.here(None, "timm", "open_clip_torch", command=command))
-    if given.task == "accuracy":
-        record = about | measured_accuracy(given.scenes, given.probe_scenes)
+    if arguments.task == "accuracy":
+        record = about | measured_accuracy(arguments.scenes, arguments.probe_scenes)
     else:
-        unknown = set(given.models) - set(SUBJECTS)
+        unknown = set(arguments.models) - set(SUBJECTS)
         if unknown:
-            parser.error(f"unknown model {sorted(unknown)[0]!r}; there are: {', '.join(SUBJECTS)}")
+            parser.error(f"unknown model {sorted(unknown)[0]!r}; available: {', '.join(SUBJECTS)}")
         file = RECORDS["speed"]
         record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        for name in given.models or SUBJECTS:
+        for name in arguments.models or SUBJECTS:
             record[name] = about | measured_speed(name)
-    RECORDS[given.task].write_text(dumps(record) + "\n", encoding="utf-8")
+    RECORDS[arguments.task].write_text(dumps(record) + "\n", encoding="utf-8")
 
 
 def measured_accuracy(n_scenes: int, n_probe_scenes: int) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of the embedded tower with a linear probe, pruned before several blocks, on held-out scenes."""
+"""Measure the accuracy of the embedded tower, pruned before several blocks, with a linear probe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNPRUNED, ALWAYS = "unpruned", "everything is there"
 
 
 def settings() -> dict[str, dict[str, Any]]:
-    """What is compared: arguments of `tokenprune.apply` by name, everything a tower can serve."""
+    """Return the compared settings: arguments of `tokenprune.apply` by name, all that towers support."""
     received = tokenprune.scorer("attention", source="received")
     return {
         "divprune": {"method": "divprune"},
@@ -42,16 +42,16 @@ def settings() -> dict[str, dict[str, Any]]:
 
 
 def smaller(pixels: Tensor, keep: int) -> Tensor:
-    """Pictures (S, 3, H, W) resized to at most `keep` patches."""
+    """Resize images (S, 3, H, W) to at most `keep` patches."""
     side = grid_side(keep) * PATCH_SIDE
     return nn.functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
 
 
-def figures(found: Tensor, there: Tensor) -> dict[str, dict[str, float]]:
-    """F1 of each task in percent, with its interval; `found` and `there` are (S, M) booleans."""
+def figures(predicted: Tensor, present: Tensor) -> dict[str, dict[str, float]]:
+    """Return F1 of each task in per cent, with its interval, from booleans (S, M)."""
     read = {}
     for task, where in TASKS.items():
-        pair = found[:, where], there[:, where]
+        pair = predicted[:, where], present[:, where]
         values = (f1(*pair), *f1_interval(*pair))
         read[task] = {
             name: round(100 * value, 2) for name, value in zip(("f1", "low", "high"), values, strict=True)
@@ -65,23 +65,25 @@ def measure(
     n_scenes: int = N_HELD_OUT,
     tick: Callable[[str], None] = lambda what: None,
 ) -> list[dict[str, Any]]:
-    """Read `n_scenes` held-out scenes with a probed tower, as it is and under every setting.
+    """Evaluate a tower with a probe on `n_scenes` held-out scenes, unpruned and under every setting.
 
     Returns
     -------
     list
-        One entry for each: setting, `layer` of the cut, `keep`, F1 of each task.
+        An entry per measurement: setting, `layer` of the cut, `keep`, F1 of each task.
     """
     pixels, labels = labelled(scene for scene, _ in held_out_scenes(n_scenes))
-    there = labels > 0
+    present = labels > 0
 
-    def entry(name: str, found: Tensor, layer: int | None = None, keep: int | None = None) -> dict[str, Any]:
+    def entry(
+        name: str, predicted: Tensor, layer: int | None = None, keep: int | None = None
+    ) -> dict[str, Any]:
         tick(f"{name}, before block {layer}, keep {keep}")
-        return {"setting": name, "layer": layer, "keep": keep, **figures(found, there)}
+        return {"setting": name, "layer": layer, "keep": keep, **figures(predicted, present)}
 
     entries = [
         entry(UNPRUNED, outputs(model, pixels) > 0),
-        entry(ALWAYS, torch.ones_like(there)),
+        entry(ALWAYS, torch.ones_like(present)),
         *(entry(DOWNSAMPLE, outputs(model, smaller(pixels, keep)) > 0, None, keep) for keep in KEEPS),
     ]
     for layer in LAYERS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded model's vision tower as a timm `VisionTransformer`: the same weights, the same numbers."""
+"""Convert the embedded model's vision tower to a timm `VisionTransformer` with the same outputs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BLOCK_PARTS = {  # timm's name in a block -> CLIP's
 
 
 def embedded_tower() -> nn.Module:
-    """The embedded model's tower, in evaluation mode; it has no head and gives the normed class token."""
+    """Return the embedded model's tower in evaluation mode; without a head it outputs the class token."""
     return as_timm(load_embedded_model()[0].model.vision_tower)
 
 
 def as_timm(tower: Any) -> nn.Module:
-    """Give transformers' CLIP vision tower as timm's; pictures of other sizes get interpolated positions."""
+    """Convert a CLIP vision tower of transformers to timm; other image sizes get interpolated positions."""
     from timm.models.vision_transformer import VisionTransformer
 
     config = tower.config
@@ -50,16 +50,16 @@ def as_timm(tower: Any) -> nn.Module:
 
 
 def _renamed(weights: dict[str, Tensor], n_blocks: int) -> dict[str, Tensor]:
-    found = {
+    renamed = {
         "cls_token": weights["embeddings.class_embedding"].view(1, 1, -1),
         "pos_embed": weights["embeddings.position_embedding.weight"].unsqueeze(0),
         "patch_embed.proj.weight": weights["embeddings.patch_embedding.weight"],
     }
     for kind in ("weight", "bias"):
-        found[f"norm_pre.{kind}"] = weights[f"pre_layrnorm.{kind}"]
-        found[f"norm.{kind}"] = weights[f"post_layernorm.{kind}"]
+        renamed[f"norm_pre.{kind}"] = weights[f"pre_layrnorm.{kind}"]
+        renamed[f"norm.{kind}"] = weights[f"post_layernorm.{kind}"]
         for i in range(n_blocks):
             for name, parts in _BLOCK_PARTS.items():
                 rows = [weights[f"encoder.layers.{i}.{part}.{kind}"] for part in parts]
-                found[f"blocks.{i}.{name}.{kind}"] = torch.cat(rows)
-    return found
+                renamed[f"blocks.{i}.{name}.{kind}"] = torch.cat(rows)
+    return renamed

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of a tower that loses half its patches before some block, beside what FLOPs allow.
+"""Time a tower that loses half of its patches before some block, and compare with the saved FLOPs.
 
-The oracle drops as many rows by one bare hook that chooses nothing: what is slower than it is the price of
-choosing. Contenders take turns, so that what slows the machine down meets them all.
+The oracle drops the same number of rows with a plain hook that selects nothing: the difference to it is the
+cost of selection. Contenders run in turns, so that other load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CONTENDERS = (UNPRUNED, ORACLE, *SETTINGS)
 
 @contextmanager
 def ready(subject: Subject, name: str, layer: int) -> Iterator[tokenprune.PruningHandle | None]:
-    """Prepare the model for a contender inside the block."""
+    """Prepare the model for a contender, inside the block."""
     keep = subject.n_patches // 2
     if name == UNPRUNED:
         yield None
@@ -57,10 +57,10 @@ def ready(subject: Subject, name: str, layer: int) -> Iterator[tokenprune.Prunin
 
 
 def count_flops(subject: Subject, name: str, layer: int) -> int:
-    """FLOPs of a picture, as PyTorch counts them, once everything made of the weights alone is made.
+    """Count the FLOPs of an image with PyTorch's counter, after everything derived from weights is cached.
 
-    They are counted with gradients on: without, nn.MultiheadAttention is a single operation that PyTorch has
-    no formula for.
+    Gradients are enabled, because without them nn.MultiheadAttention is a single operation for which PyTorch
+    has no formula.
     """
     picture, counter = torch.zeros(1, 3, subject.side, subject.side), FlopCounter()
     with ready(subject, name, layer), torch.enable_grad():
@@ -72,7 +72,7 @@ def count_flops(subject: Subject, name: str, layer: int) -> int:
 
 @dataclass
 class Samples:
-    """Seconds of each repeat: all of the run, and the choosing in it."""
+    """Seconds of each repeat: the whole run, and the selection in it."""
 
     whole: list[float] = field(default_factory=list)
     choosing: list[float] = field(default_factory=list)
@@ -82,14 +82,14 @@ class Samples:
 def time_in_turns(
     subject: Subject, pixels: Tensor, repeats: int, layer: int, tick: Callable[[str], None]
 ) -> dict[str, Samples]:
-    """Time every contender `repeats` times on pictures (B, 3, side, side); one more turn warms up."""
+    """Time every contender `repeats` times on images (B, 3, side, side), after one warm-up turn."""
     clock = Clock(pixels.device)
     found = {name: Samples() for name in CONTENDERS}
     for turn in range(repeats + 1):
         for name, samples in found.items():
             tick(f"{name}, batch {len(pixels)}")
             with ready(subject, name, layer) as handle:
-                subject.run(pixels[:1])  # makes what is made of the weights alone
+                subject.run(pixels[:1])  # caches what is derived from the weights
                 clock.restart()
                 clock.mark("start")
                 subject.run(pixels)
@@ -107,13 +107,13 @@ def measure(
     layer: int = LAYER,
     tick: Callable[[str], None] = lambda what: None,
 ) -> list[dict[str, Any]]:
-    """Measure a subject unpruned, as the oracle and by every setting, half its patches left from `layer` on.
+    """Measure a subject unpruned, as the oracle and under every setting, at half its patches from `layer` on.
 
     Returns
     -------
     list
-        One entry for each batch size and contender: seconds, their ratio to the unpruned model's and to the
-        oracle's, FLOPs of a picture and their ratio to the unpruned model's.
+        An entry for each batch size and contender: seconds, their ratio to those of the unpruned model and of
+        the oracle, FLOPs per image and their ratio to those of the unpruned model.
     """
     flops = {name: count_flops(subject, name, layer) for name in CONTENDERS}
     entries = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The large towers that are timed, of timm and open_clip, with random weights."""
+"""Large towers of timm and open_clip to time, with random weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, how it is run on pictures (B, 3, side, side), its blocks and its number of patches."""
+    """A model, a function that runs it on images (B, 3, side, side), its blocks and its number of patches."""
 
     model: nn.Module
     run: Callable[[Tensor], Tensor]
@@ -22,7 +22,7 @@ class Subject:
 
 
 def timm_subject(name: str, **options: Any) -> Subject:
-    """A timm vision transformer, as a classifier."""
+    """Return a timm vision transformer, as a classifier."""
     import timm
 
     model: Any = timm.create_model(name, **options).eval()
@@ -31,7 +31,7 @@ def timm_subject(name: str, **options: Any) -> Subject:
 
 
 def open_clip_subject(name: str) -> Subject:
-    """The image tower of an open_clip model, by `encode_image`."""
+    """Return the image tower of an open_clip model, run by `encode_image`."""
     import open_clip
 
     model: Any = open_clip.create_model(name, pretrained=None).eval()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the embedded model and export it."""
+"""Train the embedded model from scratch and export it."""
 
 from __future__ import annotations
 
@@ -26,27 +26,33 @@ HELD_OUT = 1_000
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument(
-        "--seed", type=int, default=0, help="decides the initial weights and the training scenes"
+        "--seed", type=int, default=0, help="seed of the initial weights and the training scenes (default: 0)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model and its log")
+    parser.add_argument("--out", type=Path, required=True, help="output folder for the model and its log")
     parser.add_argument(
-        "--images-tower", type=int, default=IMAGES_TOWER, help="scenes in phase 1 (%(default)s)"
-    )
-    parser.add_argument(
-        "--images-alignment", type=int, default=IMAGES_ALIGNMENT, help="scenes between them (%(default)s)"
+        "--images-tower", type=int, default=IMAGES_TOWER, help="scenes in phase 1 (default: %(default)s)"
     )
     parser.add_argument(
-        "--images-language", type=int, default=IMAGES_LANGUAGE, help="scenes in phase 2 (%(default)s)"
+        "--images-alignment",
+        type=int,
+        default=IMAGES_ALIGNMENT,
+        help="scenes between the phases (default: %(default)s)",
     )
     parser.add_argument(
-        "--held-out", type=int, default=HELD_OUT, help="scenes of the final figure (%(default)s)"
+        "--images-language",
+        type=int,
+        default=IMAGES_LANGUAGE,
+        help="scenes in phase 2 (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (PyTorch's choice)")
+    parser.add_argument(
+        "--held-out", type=int, default=HELD_OUT, help="scenes of the final evaluation (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: PyTorch's)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, export, and measure what was exported on the held-out scenes."""
+    """Train, export, and evaluate the exported model on the held-out scenes."""
     arguments = _arguments(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -61,5 +67,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_flush_denormal(True)  # before a thread starts: denormals cost a factor of four
+    torch.set_flush_denormal(True)  # before any thread starts: denormals make training four times slower
     main()

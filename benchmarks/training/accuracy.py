@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact-match accuracy with all visual tokens, teacher-forced: the same verdicts as greedy generation.
+"""Compute exact-match accuracy with all visual tokens by teacher forcing.
 
-A greedy answer is right exactly if, given the right words so far, every next word is the most likely one.
+The results equal those of greedy generation: a greedy answer is correct exactly if, given the correct words
+so far, every next word is the most likely one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _BATCH = 32
 def verdicts(
     model: LlavaForConditionalGeneration, scenes: Iterable[tuple[Scene, list[Question]]]
 ) -> list[tuple[Question, bool]]:
-    """Every question with whether the model answers it right, in the order of the scenes."""
+    """Return every question with whether the model answers it correctly, in the order of the scenes."""
     judged = []
     remaining = iter(scenes)
     while chunk := list(islice(remaining, _BATCH)):
@@ -45,13 +46,13 @@ def verdicts(
 def exact_match(
     model: LlavaForConditionalGeneration, scenes: Iterable[tuple[Scene, list[Question]]]
 ) -> dict[str, float]:
-    """Percentage of right answers per family and overall, and the number of questions."""
-    asked, right = Counter[str](), Counter[str]()
+    """Return the percentage of correct answers per family and overall, and the number of questions."""
+    total, right = Counter[str](), Counter[str]()
     for question, is_right in verdicts(model, scenes):
         for name in (question.family, "overall"):
-            asked[name] += 1
+            total[name] += 1
             right[name] += is_right
     figures = {
-        name: round(100 * right[name] / asked[name], 2) for name in (*FAMILIES, "overall") if asked[name]
+        name: round(100 * right[name] / total[name], 2) for name in (*FAMILIES, "overall") if total[name]
     }
-    return {**figures, "questions": asked["overall"]}
+    return {**figures, "questions": total["overall"]}

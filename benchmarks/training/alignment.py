@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the phases: the projector learns to say in words what each patch shows, as LLaVA aligns its own.
+"""Between the phases: align the projector, as in LLaVA, so that visual tokens express what each patch shows.
 
-The target of a visual token is the sum of the words that are true of its patch alone, in the visual
-dialect: colour, shape, digit and its place in the number, sign, the third of the picture that the patch is
-in. An object is counted where its centre is: that patch alone says "objects" and the shape's plural. No
-language model is involved.
+The target of a visual token is the sum of the embeddings of the words that apply to its patch, in the visual
+dialect: colour, shape, digit and its position in the number, sign, and the third of the image that contains
+the patch. An object is counted at its centre: only that patch has the words "objects" and the shape's plural.
+The language model is not used.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _DIGITS = tuple("0123456789")
 
 
 def _words_of_patches(labels: PatchLabels) -> torch.Tensor:
-    """Which words are true of each patch, (N, vocabulary), 0 or 1."""
-    said = np.zeros((N_PATCHES, len(WORD_ID)), np.float32)
+    """Return which words apply to each patch, (N, vocabulary), 0 or 1."""
+    applies = np.zeros((N_PATCHES, len(WORD_ID)), np.float32)
     patch = np.arange(N_PATCHES)
-    evidence = (  # classes of the patches from 0 on, and the word of each class
+    evidence = (  # class of each patch, from 0, and the word of each class
         (labels.color, (None, *COLOR_NAMES)),
         (labels.shape, (None, *SHAPE_NAMES)),
         (labels.shape * (labels.center > 0), (None, *PLURALS.values())),
@@ -51,15 +51,15 @@ def _words_of_patches(labels: PatchLabels) -> torch.Tensor:
     for value, words in evidence:
         for number, word in enumerate(words):
             if word is not None:
-                said[value == number, WORD_ID[word]] = 1
-    return torch.from_numpy(said)
+                applies[value == number, WORD_ID[word]] = 1
+    return torch.from_numpy(applies)
 
 
 @torch.no_grad()
 def _evidence(
     model: LlavaForConditionalGeneration, seed: int, n_images: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features (M, D), word targets (M, width) and weights (M, 1) of the patches of n scenes."""
+    """Return features (M, D), word targets (M, width) and weights (M, 1) of the patches of n scenes."""
     features, words = [], []
     for start in range(0, n_images, _BATCH_IMAGES):
         numbers = range(start, min(start + _BATCH_IMAGES, n_images))
@@ -68,17 +68,17 @@ def _evidence(
             visual_features(model, pixel_values(np.stack([s.image for s in scenes]))).flatten(0, 1)
         )
         words.append(torch.cat([_words_of_patches(label_patches(scene)) for scene in scenes]))
-    said = torch.cat(words)
-    weight = torch.where(said.sum(1, keepdim=True) > 2, 1.0, 0.25)  # most patches say nothing but their place
+    applies = torch.cat(words)
+    weight = torch.where(applies.sum(1, keepdim=True) > 2, 1.0, 0.25)  # most patches have only a position
     embeddings = model.model.language_model.embed_tokens.weight
-    return torch.cat(features), said @ embeddings @ visual_dialect(embeddings.shape[1]).T, weight
+    return torch.cat(features), applies @ embeddings @ visual_dialect(embeddings.shape[1]).T, weight
 
 
 def align_projector(model: LlavaForConditionalGeneration, seed: int, n_images: int, log: TrainingLog) -> None:
-    """Fit the projector, with AdamW and weight decay, on the patches of the first `n_images` tower scenes."""
+    """Train the projector, with AdamW and weight decay, on patches of the first `n_images` tower scenes."""
     projector = model.model.multi_modal_projector
     features, target, weight = _evidence(model, seed, n_images)
-    with torch.no_grad():  # start from standardised features: some channels are far larger than others
+    with torch.no_grad():  # standardise features first: some channels are far larger than others
         projector.linear_1.weight.div_(features.std(0))
         projector.linear_1.bias.sub_(projector.linear_1.weight @ features.mean(0))
     optimiser = torch.optim.AdamW(projector.parameters(), lr=_ALIGNMENT_RATE, weight_decay=PROJECTOR_DECAY)

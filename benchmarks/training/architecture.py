@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded model's sizes and its initial weights: a LLaVA of stock transformers parts."""
+"""Architecture and initial weights of the embedded model, a LLaVA of stock transformers modules."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from benchmarks.scenes.scene import IMAGE_SIDE, PATCH_SIDE
 from benchmarks.scenes.vocabulary import BOS, EOS, IMAGE, PAD, VOCABULARY, WORD_ID
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # of colour values between 0 and 1
-_N_LUMINANCE = 64  # patch filters that see brightness; the others see the two colour differences
-ROPE_THETA = 1e6  # slow rotations: most of a head can compare contents at any distance
+_N_LUMINANCE = 64  # patch filters for brightness; the others are for the two colour differences
+ROPE_THETA = 1e6  # slow rotations: most of a head compares content at any distance
 LAYER_STRIDE = 3  # every third language layer is trained first; the others start as identities
 _LOOKUP_GAIN = 1.2
 _RESIDUAL_OUTPUTS = ("out_proj", "fc2", "o_proj", "down_proj")
 
 
 def model_config() -> LlavaConfig:
-    """Give the model's configuration: 144 visual tokens, a 5-layer tower, 12 thin language layers."""
+    """Return the model's configuration: 144 visual tokens, a 5-layer tower, 12 thin language layers."""
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=384,
@@ -63,7 +63,7 @@ def model_config() -> LlavaConfig:
 
 
 def _grid_positions(width: int) -> torch.Tensor:
-    """Sines and cosines of row and column, (N, width): neighbours are alike from the first step on."""
+    """Return sines and cosines of row and column, (N, width); neighbours are similar from the start."""
     n = width // 4
     frequency = (1.0 / 40 ** (np.arange(n) / (n - 1))) * (math.pi / 2)
     phase = np.arange(GRID_SIDE)[:, None] * frequency
@@ -73,7 +73,7 @@ def _grid_positions(width: int) -> torch.Tensor:
 
 
 def _cosine_filters(n_filters: int) -> torch.Tensor:
-    """Discrete cosine patch filters, (n_filters, 3, P, P): brightness first, then coarse colours."""
+    """Return discrete cosine patch filters, (n_filters, 3, P, P): brightness first, then coarse colours."""
     k = np.arange(PATCH_SIDE)
     basis = np.cos(np.pi * (k[None] + 0.5) * k[:, None] / PATCH_SIDE) * np.sqrt(2 / PATCH_SIDE)
     basis[0] /= np.sqrt(2)
@@ -123,10 +123,10 @@ def _initialise(model: LlavaForConditionalGeneration, seed: int) -> None:
 
 
 def _make_lookup_heads(attention: Any, generator: torch.Generator) -> None:
-    """Let half of the heads look up a word among the visual tokens from the first step on.
+    """Initialise half of the heads to look up a word among the visual tokens.
 
-    Such a head's query of a word equals its key of that word in the visual dialect. Found by training alone,
-    this match takes most of the images that a two-core machine has time for.
+    In such a head, the query of a word equals the key of that word in the visual dialect. Learning this match
+    by training alone would take most of the images that a two-core machine has time for.
     """
     key, query = attention.k_proj.weight, attention.q_proj.weight
     n_rows, width = key.shape[0] // 2, key.shape[1]
@@ -136,9 +136,10 @@ def _make_lookup_heads(attention: Any, generator: torch.Generator) -> None:
 
 @cache
 def visual_dialect(width: int) -> torch.Tensor:
-    """Give the rotation, (width, width), from a word's embedding to how visual tokens say that word.
+    """Return the rotation, (width, width), from a word's embedding to its representation in visual tokens.
 
-    Visual tokens have a dialect of their own, so that a word finds its likes in the picture, not itself.
+    Visual tokens use a representation of their own (the visual dialect), so that a word attends to the
+    matching visual tokens and not to itself.
     """
     generator = torch.Generator().manual_seed(1)
     rotation: torch.Tensor = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
@@ -146,25 +147,25 @@ def visual_dialect(width: int) -> torch.Tensor:
 
 
 def tower_parts(tower: Any) -> Any:
-    """Give the module that holds the tower's embeddings and layers (older transformers nest it once more)."""
+    """Return the module with the tower's embeddings and layers (nested once more in older transformers)."""
     return getattr(tower, "vision_model", tower)
 
 
 def new_model(seed: int) -> LlavaForConditionalGeneration:
-    """Make an untrained embedded model; the seed alone decides its weights."""
+    """Create an untrained embedded model, whose weights depend only on the seed."""
     model = LlavaForConditionalGeneration(model_config())
     _initialise(model, seed)
     return model
 
 
 def pixel_values(images: np.ndarray) -> torch.Tensor:
-    """Turn uint8 pictures (B, S, S, 3) into the tower's input (B, 3, S, S)."""
+    """Convert uint8 images (B, S, S, 3) to the tower's input (B, 3, S, S)."""
     values = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
     return ((values - PIXEL_MEAN) / PIXEL_STD).contiguous()
 
 
 def visual_features(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """Patch features before the projector, (B, N, D), from the frozen tower's last layer but one."""
+    """Return patch features before the projector, (B, N, D), from the frozen tower's second-to-last layer."""
     with torch.no_grad():
         hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
     features: torch.Tensor = hidden[model.config.vision_feature_layer][:, 1:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a trained model as files that stock transformers loads, and load them again."""
+"""Export a trained model to files that stock transformers can load, and load them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _MAX_ANSWER_TOKENS = 4  # the longest answers are two words and </s>
 
 
 def export(model: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Write weights (rounded to float16), configuration, tokenizer and processor into a folder.
+    """Write weights (rounded to float16), configuration, tokenizer and processor to a folder.
 
-    The configuration says float32, so a plain `from_pretrained` computes in float32 with the rounded weights.
+    The configuration sets float32, so `from_pretrained` computes in float32 with the rounded weights by
+    default.
     """
     text = model.config.text_config
     model.generation_config = GenerationConfig(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phase 2: projector and language model on questions, behind the frozen tower.
+"""Phase 2: train projector and language model on questions, with a frozen tower.
 
-Every picture is seen whole: the model never meets pruned input, so its training favours no pruning method.
+The model is trained on unpruned images only, so that training favours no pruning method.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from benchmarks.training.packing import PackedQuestions, pack
 
 BATCH = 16
 _N_VALIDATION = 96
-# More questions a picture than the held-out set has: its visual tokens cost the same, however much is asked.
+# More questions per image than in the held-out set: they add no cost for visual tokens.
 _QUESTIONS = {"attribute": 4, "existence": 5, "counting": 8, "spatial": 5, "reading": 4}
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A part of the phase: its share of the images, the layers it runs, its rates at the peak and the end.
+    """A stage of the phase: its share of the images, the layers it runs, its peak and final learning rates.
 
-    `two_signs_every`: every so many scenes have two signs, 0 for as many as there happen to be.
+    `two_signs_every`: every n-th scene has two signs; 0 leaves the number of signs random.
     """
 
     share: float
@@ -49,7 +49,7 @@ class _Stage:
 
 # A third of the layers learns the task at a third of the cost. The others are identities until the second
 # stage, which therefore starts where the first one ended (progressive stacking, Gong et al., ICML 2019).
-# Telling two signs apart is learned last and asked rarely, so the second stage shows it more often.
+# Distinguishing two signs is learned last and rarely asked, so the second stage has more such scenes.
 _STAGES = (
     _Stage(13 / 17, layer_stride=LAYER_STRIDE, peak=1.0, floor=0.1, two_signs_every=0),
     _Stage(4 / 17, layer_stride=1, peak=0.5, floor=0.01, two_signs_every=2),
@@ -101,7 +101,7 @@ def _train_stage(
 
 
 def train_language(model: LlavaForConditionalGeneration, seed: int, n_images: int, log: TrainingLog) -> None:
-    """Train the projector and the language model on `n_images` scenes of the training range."""
+    """Train the projector and the language model on `n_images` training scenes."""
     model.model.vision_tower.requires_grad_(False)
     first = 0
     for stage in _STAGES:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training log: one JSON object a line."""
+"""Training log with one JSON object per line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LINES_PER_PHASE = 14
 
 
 class TrainingLog:
-    """Writes a line whenever the validation scenes were looked at, with the mean loss since the last line."""
+    """Writes a line after each validation, with the mean loss since the last line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -21,22 +21,22 @@ class TrainingLog:
         self._line: dict[str, object] = {}
 
     def step(self, phase: str, step: int, images: int, loss: float) -> None:
-        """Note one step of training."""
+        """Record a training step."""
         self._losses.append(loss)
         self._line = {"phase": phase, "step": step, "images": images}
 
     def is_due(self, step: int, n_steps: int) -> bool:
-        """Whether the validation scenes are to be looked at after this step."""
+        """Return whether to validate after this step."""
         return step == n_steps or step % max(1, n_steps // _LINES_PER_PHASE) == 0
 
     def validation(self, figures: dict[str, float]) -> None:
-        """Write a line with figures from the validation scenes."""
+        """Write a line with figures of the validation scenes."""
         loss = sum(self._losses) / max(1, len(self._losses))
         self._losses.clear()
         self.write({**self._line, "loss": round(loss, 4), "validation": figures})
 
     def write(self, entry: dict[str, object]) -> None:
-        """Write any line; the seconds since the start are added."""
+        """Write an entry, with the seconds since the start."""
         entry = {**entry, "seconds": round(time.monotonic() - self._start)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Muon for hidden matrices, AdamW for the rest, one cosine schedule for both."""
+"""Muon for hidden matrices, AdamW for all other parameters, and one cosine schedule for both."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NEWTON_SCHULZ_STEPS = 5
 
 
 def schedule(progress: float, *, floor: float, warm_up: float = 0.03) -> float:
-    """Learning-rate factor at a progress from 0 to 1: linear warm-up, then half a cosine to the floor."""
+    """Return the learning-rate factor at a progress in [0, 1]: linear warm-up, cosine decay to `floor`."""
     if progress < warm_up:
         return progress / warm_up
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal; matrices of one shape are treated as one batch."""
+    """Momentum with orthogonalised updates; matrices of the same shape are processed as one batch."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # without a closure
-        """Take one step."""
+        """Perform one optimisation step."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for weight in group["params"]:
@@ -53,13 +53,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Bring all singular values of a batch of matrices near 1."""
+    """Orthogonalise a batch of matrices: move all singular values close to 1."""
     a, b, c = _NEWTON_SCHULZ
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
     x = (
         x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    ).bfloat16()  # as Muon's author does: the sign of the update is enough
+    ).bfloat16()  # as in the original Muon: the sign of the update is enough
     for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -68,7 +68,7 @@ def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Optimiser:
-    """The two optimisers of a training phase, driven together."""
+    """The two optimisers of a training phase, stepped together."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Optimiser:
         self._rates = [[group["lr"] for group in opt.param_groups] for opt in self._optimisers]
 
     def step(self, loss: torch.Tensor, factor: float) -> None:
-        """Take one step down the loss, with all rates times a factor."""
+        """Backpropagate the loss and perform one step, with all learning rates times a factor."""
         for optimiser, rates in zip(self._optimisers, self._rates, strict=True):
             optimiser.zero_grad()
             for group, rate in zip(optimiser.param_groups, rates, strict=True):

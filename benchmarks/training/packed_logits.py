@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language model's predictions at the answers of packed questions."""
+"""Compute the language model's predictions at the answers of packed questions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _packed_attention(
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend over a packed row in two parts: the prefix never looks at text, so that corner is skipped.
+    """Attend over a packed row in two parts, because the prefix never attends to text.
 
-    query, key, value: (B, H, P + T, d); attention_mask: (B, 1, T, P + T). Written out in plain products: they
-    run in bfloat16 under autocast: the fused CPU kernel's backward pass takes half as long again.
+    query, key, value: (B, H, P + T, d); attention_mask: (B, 1, T, P + T). Implemented with plain products,
+    which run in bfloat16 under autocast: the backward pass of the fused CPU kernel takes 1.5 times as long.
     """
     causal = torch.ones(N_PREFIX, N_PREFIX, dtype=torch.bool).tril()
     seen = key[:, :, :N_PREFIX], value[:, :, :N_PREFIX]
@@ -48,7 +48,7 @@ AttentionInterface.register(_ATTENTION, _packed_attention)
 def answer_logits(
     model: LlavaForConditionalGeneration, pixels: torch.Tensor, packed: PackedQuestions
 ) -> torch.Tensor:
-    """Logits at every token that predicts part of an answer, (number of such tokens, vocabulary)."""
+    """Return logits at every token that predicts part of an answer, (number of such tokens, vocabulary)."""
     language = model.model.language_model
     visual = model.model.multi_modal_projector(visual_features(model, pixels))
     text = language.embed_tokens(torch.cat([prefix_ids(len(pixels)), packed.ids], 1))

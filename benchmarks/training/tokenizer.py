@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer and processor files that lie beside the weights."""
+"""Create the tokenizer and processor that are stored with the weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.scenes.vocabulary import (
 )
 from benchmarks.training.architecture import PIXEL_MEAN, PIXEL_STD
 
-# `<s>` is the tokenizer's. Turns are told apart by their roles, pictures stand where the message has them.
+# The tokenizer adds `<s>`. Roles separate turns, and images keep their position in the message.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '" + USER + "' if message['role'] == 'user' else '" + ASSISTANT + "' }}"
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Make the tokenizer: a word is a token, a number its digits; case and space before "?" do not count."""
+    """Create the tokenizer: one token per word or digit; case and space before "?" are ignored."""
     tokenizer = Tokenizer(
         models.WordPiece(
             WORD_ID, unk_token=UNKNOWN, continuing_subword_prefix=CONTINUATION, max_input_chars_per_word=40
@@ -47,7 +47,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         [normalizers.Lowercase(), normalizers.Replace("colour", "color")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        # Stops, commas and exclamation marks have no meaning here, and no place in the vocabulary.
+        # Full stops, commas and exclamation marks are not in the vocabulary and are removed.
         [pre_tokenizers.Split(Regex("[.!,]"), "removed"), pre_tokenizers.Whitespace()]
     )
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION, cleanup=False)
@@ -55,7 +55,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         single=f"{BOS} $A", special_tokens=[(BOS, WORD_ID[BOS])]
     )
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL])
-    # Roles are not special: decoded conversations keep them, as those of LLaVA do.
+    # Roles are not special tokens: decoded conversations keep them, as in LLaVA.
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in ROLES])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -71,7 +71,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_processor() -> LlavaProcessor:
-    """Make the processor: a picture is brought to the model's square, `<image>` becomes its visual tokens."""
+    """Create the processor, which resizes images to a square and expands `<image>` to visual tokens."""
     image_processor = CLIPImageProcessor(
         size={"height": IMAGE_SIDE, "width": IMAGE_SIDE},
         do_center_crop=False,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phase 1: the vision tower alone, on what each patch shows (local labels), before any language is seen."""
+"""Phase 1: train the vision tower on local labels of each patch, without the language model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from benchmarks.training.log import TrainingLog
 from benchmarks.training.optimiser import Optimiser, schedule, split_parameters
 
 BATCH = 16
-_OCCUPANCY_LAYER = 2  # an early layer, so that shape is worked out within the patch first
+_OCCUPANCY_LAYER = 2  # an early layer, so that shape is first computed within the patch
 _N_VALIDATION = 192
-# Row and column are asked too: "where is" needs a token that knows its own place, whichever tokens are left.
+# Rows and columns are labels too: "where is" needs tokens that encode their position, whichever are kept.
 _CLASSES = {
     "color": len(COLOR_NAMES) + 1,
     "shape": len(SHAPE_NAMES) + 1,
@@ -43,7 +43,7 @@ Labels = dict[str, torch.Tensor]
 
 
 class _Heads(nn.Module):
-    """Linear readers of the tower, thrown away after the phase."""
+    """Linear heads on the tower, discarded after the phase."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def _batch(seeds: list[int]) -> tuple[torch.Tensor, Labels]:
     scenes = [scene_from_seed(seed)[0] for seed in seeds]
     labelled = [label_patches(scene) for scene in scenes]
     labels = {
-        f.name: torch.from_numpy(np.stack([getattr(one, f.name) for one in labelled]))
+        f.name: torch.from_numpy(np.stack([getattr(patches, f.name) for patches in labelled]))
         for f in fields(PatchLabels)
     }
     place = torch.arange(N_PATCHES).expand(len(scenes), -1)
@@ -118,7 +118,7 @@ def _accuracy(heads: _Heads, tower: nn.Module, pixels: torch.Tensor, labels: Lab
 
 
 def train_tower(model: LlavaForConditionalGeneration, seed: int, n_images: int, log: TrainingLog) -> None:
-    """Train the model's vision tower on `n_images` scenes of the training range."""
+    """Train the model's vision tower on `n_images` training scenes."""
     tower = model.model.vision_tower
     with torch.random.fork_rng():
         torch.manual_seed(seed)

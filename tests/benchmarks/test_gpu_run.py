@@ -71,7 +71,7 @@ def test_records_hold_no_path_of_the_machine(micro):
 
 def test_a_second_run_skips_what_is_finished(micro):
     assert micro[2].returncode == 0
-    assert micro[2].stdout.splitlines() == ["tests: finished before", "bench-micro: finished before"]
+    assert micro[2].stdout.splitlines() == ["tests: already finished", "bench-micro: already finished"]
 
 
 def test_without_a_gpu_it_says_so(tmp_path):
@@ -85,7 +85,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
     ("arguments", "sentence"),
     [
         ([], "--out"),
-        (["--out", "{file}"], "cannot be made"),
+        (["--out", "{file}"], "cannot be created"),
         (["--out", "x", "--minutes", "0"], "--minutes must be more than 0, got 0"),
         (["--out", "x", "--minutes", "nan"], "--minutes must be more than 0, got nan"),
     ],

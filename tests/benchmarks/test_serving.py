@@ -88,8 +88,8 @@ def test_the_table_fits_a_terminal():
     [
         (["--method", "zoo-exakt"], "Did you mean 'zoo-exact'"),
         (["--method", "fastv"], "inside vLLM only methods that cut before the language model can be used"),
-        (["--keep", "576"], "--keep 576 prunes nothing: the pictures have 576 visual tokens"),
-        ([], "vLLM is not installed here"),
+        (["--keep", "576"], "--keep 576 prunes nothing: images have 576 visual tokens"),
+        ([], "vLLM is not installed"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(options, words):

@@ -120,8 +120,8 @@ def test_contenders_are_measured_at_each_batch_size():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["speed", "ViT-G"], "unknown model 'ViT-G'; there are: timm ViT-B/16"),
-        (["accuracy", "--scenes", "0"], "0 is below 1"),
+        (["speed", "ViT-G"], "unknown model 'ViT-G'; available: timm ViT-B/16"),
+        (["accuracy", "--scenes", "0"], "must be at least 1, got 0"),
         ([], "required: task"),
     ],
 )
@@ -136,4 +136,4 @@ def test_it_is_run_in_the_checkout(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main(["accuracy"])
-    assert "run this in the checkout" in capsys.readouterr().err
+    assert "run this in the root of a checkout" in capsys.readouterr().err
