@@ -58,7 +58,7 @@ def test_pictures_of_a_batch_in_rows_of_pieces_are_counted_without_the_filling()
         (drawn,) = seen_pictures(image, {"pixel_values": rows}, SimpleNamespace(image_processor=maker))
         assert np.asarray(drawn).tolist() == original[number].permute(1, 2, 0).int().tolist()
     image = ImageReport(0, Layout((1, 2, 2)), 4, 4, number=3)
-    with pytest.raises(IncompatibleError, match="bring 3 image"):
+    with pytest.raises(IncompatibleError, match="contain 3 image"):
         seen_pictures(image, {"pixel_values": rows}, SimpleNamespace(image_processor=maker))
 
 
