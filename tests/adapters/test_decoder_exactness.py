@@ -224,9 +224,9 @@ def test_bad_schedules_are_refused(llava_sdpa):
     wrong = [
         ({"method": "fastv", "keep": 4, "layer": 4}, tokenprune.IncompatibleError, "0 ... 3"),
         ({"method": "fastv", "schedule": {1: 4, 2: 8}}, tokenprune.BudgetError, "not increase"),
-        ({"method": "fastv", "schedule": {1: 4}, "keep": 4}, tokenprune.BudgetError, "no keep"),
+        ({"method": "fastv", "schedule": {1: 4}, "keep": 4}, tokenprune.BudgetError, "leave out keep"),
         ({"method": "fastv", "keep": 4, "layer": 2.5}, tokenprune.OptionError, "index of a decoder layer"),
-        ({"method": ["fastv", "zoo-exact"], "keep": [4, 4]}, tokenprune.IncompatibleError, "together"),
+        ({"method": ["fastv", "zoo-exact"], "keep": [4, 4]}, tokenprune.IncompatibleError, "cannot be combined"),
         ({"method": "divprune", "stage": "decoder", "keep": 4}, tokenprune.IncompatibleError, "layer"),
         ({"scorer": "zoo", "layer": 2, "keep": 4}, tokenprune.IncompatibleError, "pre_features"),
     ]
