@@ -72,7 +72,9 @@ def test_a_decoding_step_on_a_pruned_cache_that_was_not_read():
     call = Call(1, None)
     pruned = type("Layer", (receipts.PrunedLayer,), {})()
     kv = type("Cache", (), {"layers": [pruned]})()
-    with pytest.raises(tokenprune.ReceiptError, match="pruned cache was used by a call that seemed to have no"):
+    with pytest.raises(
+        tokenprune.ReceiptError, match="pruned cache was used by a call that seemed to have no"
+    ):
         receipts.check_returned(call, torch.nn.Identity(), kv)
 
 

@@ -27,4 +27,6 @@ def test_the_old_console_path_is_one_line_without_a_traceback():
 def test_the_old_command_names_the_program():
     done = CliRunner().invoke(app, ["study", "layers"])
     assert done.exit_code == 2
-    assert done.stderr == ("tokenprune: studies are run in a checkout of the repository: python -m benchmarks.studies layers\n")
+    assert done.stderr == (
+        "tokenprune: studies are run in a checkout of the repository: python -m benchmarks.studies layers\n"
+    )
