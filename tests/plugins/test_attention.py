@@ -70,7 +70,7 @@ def test_an_unknown_source_is_refused():
 
 
 def test_without_a_layer_text_attention_is_refused():
-    with pytest.raises(tokenprune.IncompatibleError, match="before which decoder layer"):
+    with pytest.raises(tokenprune.IncompatibleError, match="the decoder layer before which the cut is made"):
         AttentionScorer(source="text").score(tokens_of(attention_rows=lambda layer, rows: HEADS))
 
 
