@@ -32,14 +32,16 @@ def demo_table(record: Mapping[str, Any]) -> Table:
         [
             result["method"] or "unpruned",
             f"{result['visual_tokens']:.0f}",
-            f"{100 * result['accuracy']['value']:.1f}±{100 * result['accuracy']['standard_error']:.1f}",
+            f"{100 * result['accuracy']['value']:.1f}",
+            f"{100 * result['accuracy']['low']:.1f}..{100 * result['accuracy']['high']:.1f}",
             *(f"{100 * result['families'][family]['value']:.1f}" for family in families),
             f"{result['kv_cache_bytes'] / 1000:.0f}",
             f"{result['prefill_flops'] / 1e6:.0f}",
         ]
         for result in record["results"]
     ]
-    return Table(["method", "visual tokens", "right, %", *families, "KV cache, kB", "prefill, MFLOP"], rows)
+    heads = ["method", "visual tokens", "right, %", "95 % interval", *families]
+    return Table([*heads, "KV cache, kB", "prefill, MFLOP"], rows)
 
 
 def catalogue() -> str:
