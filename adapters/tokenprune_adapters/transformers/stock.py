@@ -117,7 +117,7 @@ def attribute(what: str) -> str:
 
 
 def missing(piece: str, where: str) -> UnsupportedModelError:
-    """The refusal for a name that is not where it was in every tested version."""
+    """Build the error for a name that is missing where every tested version has it."""
     return UnsupportedModelError(
         f"{where} has no {piece}; tokenprune reads it, and was tested with transformers {tested_range()} "
         f"({installed_version()} is installed). Install a tested version, or a newer tokenprune"
@@ -128,7 +128,7 @@ def missing(piece: str, where: str) -> UnsupportedModelError:
 
 
 def tested_range() -> str:
-    """The tested versions, as text."""
+    """The tested versions, as a string."""
     return " to ".join(".".join(map(str, version)) for version in TESTED)
 
 
@@ -213,12 +213,12 @@ def check_outputs() -> None:
 
 
 def argument_name(word: str) -> str:
-    """What transformers calls an argument today, from our word for it: "sizes", "feature_layer" and so on."""
+    """The name transformers gives an argument now, from ours: "sizes", "feature_layer" and so on."""
     return ARGUMENTS[word][0]
 
 
 def config_value(config: Any, word: str) -> Any:
-    """A setting of the configuration that an argument of that word overrides."""
+    """The setting of the configuration that this argument overrides."""
     for name in ARGUMENTS[word]:
         if hasattr(config, name):
             return getattr(config, name)
@@ -226,7 +226,7 @@ def config_value(config: Any, word: str) -> Any:
 
 
 def configured(config: Any, words: Sequence[str]) -> dict[str, Any]:
-    """Those settings of the configuration that an argument of these words overrides."""
+    """The settings of the configuration that these arguments override."""
     named = {word: [name for name in ARGUMENTS[word] if hasattr(config, name)] for word in words}
     return {word: getattr(config, names[0]) for word, names in named.items() if names}
 
@@ -364,7 +364,7 @@ def keys_of(layer: Any, n: int, like: Tensor) -> Tensor:
 
 
 def contents_of(layer: Any) -> list[Tensor]:
-    """The keys and values a cache layer stores, (B, H, S, d) each; nothing while it is empty."""
+    """The keys and values a cache layer stores, (B, H, S, d) each; empty while it holds none."""
     names = ("keys of a cache layer", "values of a cache layer")
     held = [getattr(layer, attribute(name)) for name in names]
     return [stored for stored in held if stored is not None and stored.numel()]
@@ -457,7 +457,7 @@ def _need(holder: Any, *names: str) -> None:
 
 @functools.cache
 def pruned_class(mixin: type, layer_class: type) -> type:
-    """A cache layer class whose methods go through the mixin's of our words, which get the original first."""
+    """A cache layer class whose methods go through those of a mixin, which get the original first."""
 
     def in_front(word: str, name: str) -> Callable[..., Any]:
         original = getattr(layer_class, name)
@@ -590,7 +590,7 @@ def chunk_size(merged: Any) -> int | None:
 
 
 def brings_pixels(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call of `generate` has pictures among its arguments."""
+    """Whether a call of `generate` has images among its arguments."""
     words = ("images", "videos", "encoded")
     return any(kwargs.get(name) is not None for word in words for name in ARGUMENTS[word])
 
