@@ -30,7 +30,7 @@ def demo(
     method: MethodNames = None,
     keep: Keeps = None,
     scenes: Annotated[
-        int | None, typer.Option(min=1, help="How many pictures (about 13 questions each).")
+        int | None, typer.Option(min=1, max=100, help="How many pictures (about 13 questions each).")
     ] = None,
     output: Annotated[Path, typer.Option(help="Where pictures and results go.", metavar="DIR")] = Path(
         "demo-output"
@@ -97,7 +97,7 @@ def demo(
                 save_image(example_sheet(questions, found, shown), output / name)
         if not as_json:
             files = ", ".join(str(output / name) for name in [*pictures, RESULTS])
-            Console(highlight=False).print(f"saved: {files}", markup=False)
+            Console(highlight=False).print(f"saved: {files}", markup=False, soft_wrap=True)
 
 
 def _show(record: dict[str, Any], by_layer: bool) -> None:

@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 from tokenprune_cli.compare import shelf
 from tokenprune_cli.compare.question_set import embedded_scenes, questions_from_file
+from tokenprune_cli.evaluation import UNPRUNED
+
+import tokenprune
 
 A_PICTURE = 3 * 40 * 30
 
@@ -77,11 +80,16 @@ def test_a_batch_holds_no_picture_while_its_settings_run(questions, monkeypatch)
     monkeypatch.setattr(shelf, "HELD_BYTES", 0)
     questions.open_image._limit = 0
     monkeypatch.setattr(answers, "tokenized", tokenized)
-    monkeypatch.setattr(
-        answers, "_under_each", lambda *_: iter([sum(ref() is not None for ref in seen), len(seen)])
-    )
-    work = type("Work", (), {"batch": 5, "share_tower": False})
-    assert list(answers.answer(None, None, questions, work, 0, ())) == [0, 5]
+    held = []
+
+    def answer_batch(*_):
+        held.append(sum(ref() is not None for ref in seen))
+        raise tokenprune.TokenPruneError("far enough")
+
+    monkeypatch.setattr(answers, "answer_batch", answer_batch)
+    work = type("Work", (), {"batch": 5, "share_tower": False, "seed": 0, "max_new_tokens": 1})
+    (line,) = answers.answer(None, None, questions, work, 0, (UNPRUNED,))
+    assert line["refused"] == "far enough" and (held, len(seen)) == ([0], 5)
 
 
 def test_digests_are_as_before(questions, tmp_path):
