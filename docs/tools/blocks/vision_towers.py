@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokenprune_cli.evaluation.downsample import NAME as DOWNSAMPLE
 from tokenprune_cli.tables import Table
+
+from benchmarks.towers.accuracy import ALWAYS, UNPRUNED
 
 from .sources import NOT_MEASURED, Blocks, has_record, read_record, render
 
-UNPRUNED, ALWAYS, DOWNSAMPLE = "unpruned", "everything is there", "downsample"  # settings of the record
 DIGITS_KEEP = 36  # the budget at which digits are shown
 Entries = Mapping[tuple[str, int | None, int | None], Mapping[str, Any]]
 
