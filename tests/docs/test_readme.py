@@ -10,6 +10,7 @@ from pathlib import Path
 import fill
 import pytest
 from blocks import readme
+from blocks.methods import page_of
 from PIL import Image
 from tokenprune_cli.commands.check import check
 from tokenprune_cli.commands.demo import demo
@@ -45,10 +46,12 @@ def test_the_check_in_the_readme_has_every_method_and_promise():
     assert f"passed: all {len(rows) * len(PROMISES)} checks on embedded" in section
 
 
-def test_a_method_without_a_page_is_on_that_of_its_family():
-    lines = readme.method_list(["sparsevlm"]).splitlines()
-    linked = [line.split(":")[0] for line in lines if "](" in line]
+def test_a_method_is_on_the_page_whose_heading_names_it():
+    assert page_of("sparsevlm").name == page_of("sparsevlm-plus").name == "sparsevlm.md"
+    assert page_of("no-such") is None
+    lines = readme.catalogue().splitlines()
     page = "docs/methods/sparsevlm.md"
+    linked = [line.split(":")[0] for line in lines if page in line]
     assert linked == [f"- [`sparsevlm`]({page})", f"- [`sparsevlm-plus`]({page})"]
     assert len(lines) == len(tokenprune.list_methods())
 

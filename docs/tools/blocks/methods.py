@@ -114,13 +114,20 @@ def code_table() -> str:
     return Table(("method", "parts", "its own file", "all it is made of"), rows, align="llrr").markdown()
 
 
-def _link(name: str) -> str:
-    """Link to the method's page, found by its first line."""
+def page_of(name: str) -> Path | None:
+    """Page whose heading names the method, or None."""
     for path in sorted(PAGES.glob("*.md")):
-        heading = path.read_text().splitlines()[0]
+        heading = path.read_text(encoding="utf-8").splitlines()[0]
         if name in heading.removeprefix("# ").split(", "):
-            return f"[{name}]({path.name})"
-    raise ValueError(f"the method {name!r} has no page in docs/methods")
+            return path
+    return None
+
+
+def _link(name: str) -> str:
+    page = page_of(name)
+    if page is None:
+        raise ValueError(f"the method {name!r} has no page in docs/methods")
+    return f"[{name}]({page.name})"
 
 
 BLOCKS: Blocks = {"choices": choices_table, "lines-of-code": code_table}

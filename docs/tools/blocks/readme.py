@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from tokenprune_cli.tables import Table
 
 import tokenprune
 
+from .methods import page_of
 from .sources import DOCS, RECORDS, ROOT, Blocks, read_record, render
 
 RECORD = RECORDS / "demo.json"
 PICTURE, PICTURE_BUDGET = DOCS / "images" / "demo.png", 18
-METHOD_PAGES = DOCS / "methods"
 
 
 def demo() -> str:
@@ -45,24 +45,12 @@ def demo_table(record: Mapping[str, Any]) -> Table:
 
 
 def catalogue() -> str:
-    """The installed methods, each with a link to its page."""
-    return method_list(page.stem for page in METHOD_PAGES.glob("*.md"))
-
-
-def method_list(pages: Iterable[str]) -> str:
-    """List the installed methods, one line each, with a link to the page that explains it.
-
-    Parameters
-    ----------
-    pages
-        Names of the pages there are; a method without one of its own is on that of its family.
-    """
-    known = sorted(pages, key=len, reverse=True)
+    """The installed methods, one line each, with a link to the page that explains it."""
     lines = []
     for name in tokenprune.list_methods():
         method = tokenprune.method(name)
-        page = next((page for page in known if name == page or name.startswith(f"{page}-")), None)
-        link = f"[`{name}`]({METHOD_PAGES.relative_to(ROOT)}/{page}.md)" if page else f"`{name}`"
+        page = page_of(name)
+        link = f"[`{name}`]({page.relative_to(ROOT).as_posix()})" if page else f"`{name}`"
         lines.append(f"- {link}: {method.title}; {method.paper or 'no paper'}")
     return "\n".join(lines)
 
