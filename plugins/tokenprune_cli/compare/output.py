@@ -37,12 +37,16 @@ def write_all(
         "models": [one.record for one in compared],
     }
     texts = {RECORD: json.dumps(record, indent=1) + "\n", TABLE: csv_text(record["models"])}
-    for one in record["models"]:
-        for protocol in dict.fromkeys(line["protocol"] for line in one["lines"]):
-            for metric in one["metrics"]:
-                for axis, svg in plots(one, protocol, metric).items():
-                    texts[f"{one['name']}/{protocol}-{metric}-{axis}.svg"] = svg
-    texts[REPORT] = report(record, questions, compared)
+    drawn = {
+        (model["name"], protocol, metric): plots(model, protocol, metric)
+        for model in record["models"]
+        for protocol in dict.fromkeys(line["protocol"] for line in model["lines"])
+        for metric in model["metrics"]
+    }
+    for (model_name, protocol, metric), by_axis in drawn.items():
+        for axis, svg in by_axis.items():
+            texts[f"{model_name}/{protocol}-{metric}-{axis}.svg"] = svg
+    texts[REPORT] = report(record, questions, compared, drawn)
     files = []
     for name, text in texts.items():
         files.append(output / name)

@@ -14,7 +14,6 @@ import jinja2
 from tokenprune_cli.compare.comparison import Compared
 from tokenprune_cli.compare.pictures import picture_path
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.compare.plots import plots
 from tokenprune_cli.compare.protocols import EXPLANATIONS
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import is_right
@@ -25,6 +24,7 @@ from tokenprune_cli.compare.table import (
     QUESTIONS,
     Layout,
     conclusions,
+    groups,
     refusals,
     table,
 )
@@ -39,7 +39,12 @@ TEMPLATES = jinja2.Environment(
 )
 
 
-def report(record: Mapping[str, Any], questions: QuestionSet, compared: Sequence[Compared]) -> str:
+Plots = Mapping[tuple[str, str, str], Mapping[str, str]]  # by model, protocol and metric: SVG by axis
+
+
+def report(
+    record: Mapping[str, Any], questions: QuestionSet, compared: Sequence[Compared], plots: Plots
+) -> str:
     """Write the page.
 
     Parameters
@@ -48,16 +53,18 @@ def report(record: Mapping[str, Any], questions: QuestionSet, compared: Sequence
         What `compare.json` holds.
     questions, compared
         For the pictures.
+    plots
+        The plots of every model, protocol and metric of the record, as `compare.plots.plots` draws them.
     """
     return TEMPLATES.get_template("report.html.jinja").render(
         provenance=Provenance.of(record),
-        models=[_model(model, questions) for model in compared],
+        models=[_model(model, questions, plots) for model in compared],
         legend=LEGEND,
         conversation_legend=CONVERSATION_LEGEND,
     )
 
 
-def _model(compared: Compared, questions: QuestionSet) -> dict[str, Any]:
+def _model(compared: Compared, questions: QuestionSet, plots: Plots) -> dict[str, Any]:
     record = compared.record
     return {
         "record": record,
@@ -65,7 +72,10 @@ def _model(compared: Compared, questions: QuestionSet) -> dict[str, Any]:
             {
                 "name": protocol,
                 "explanation": EXPLANATIONS[protocol],
-                "parts": [_part(record, protocol, metric) for metric in record["metrics"]],
+                "parts": [
+                    _part(record, protocol, metric, plots[record["name"], protocol, metric])
+                    for metric in record["metrics"]
+                ],
                 "conclusions": conclusions(record, protocol),
             }
             for protocol in dict.fromkeys(line["protocol"] for line in record["lines"])
@@ -75,11 +85,11 @@ def _model(compared: Compared, questions: QuestionSet) -> dict[str, Any]:
     }
 
 
-def _part(record: Mapping[str, Any], protocol: str, metric: str) -> dict[str, Any]:
+def _part(record: Mapping[str, Any], protocol: str, metric: str, plots: Mapping[str, str]) -> dict[str, Any]:
     """Plots and tables of one metric."""
     later = "conversation" in record
     return {
-        "plots": [svg[svg.index("<svg") :] for svg in plots(record, protocol, metric).values()],
+        "plots": [svg[svg.index("<svg") :] for svg in plots.values()],
         "table": _table(record, protocol, metric, QUESTIONS, f"{metric}, per cent"),
         "conversation": later
         and _table(record, protocol, metric, CONVERSATION, f"conversation: {metric}, per cent"),
@@ -89,7 +99,7 @@ def _part(record: Mapping[str, Any], protocol: str, metric: str) -> dict[str, An
 def _table(record: Mapping[str, Any], protocol: str, metric: str, layout: Layout, title: str) -> str:
     """One table; the class of a line says on which side of 0 its interval to random tokens lies."""
     plain, styles = table(record, protocol, metric, layout, title), dict[int, str]()
-    lines = [line for line in record["lines"] if line["protocol"] == protocol]
+    lines = [line for _, group in groups(record, protocol) for line in group]  # in the order of the rows
     places = [i for i, row in enumerate(plain.rows) if len(row) > 1]
     for place, line in zip(places, lines, strict=True):
         if line["refused"] is not None:
