@@ -3,6 +3,6 @@
 
 from benchmarks.studies.catalogue import STUDIES
 from benchmarks.studies.running import run_study
-from benchmarks.studies.study import Plan, Study, Variant
+from benchmarks.studies.study import Study
 
-__all__ = ["STUDIES", "Plan", "Study", "Variant", "run_study"]
+__all__ = ["STUDIES", "Study", "run_study"]

@@ -144,49 +144,41 @@ STUDIES = {
     for study in (
         Study(
             "layers",
-            "Sensitivity at the encoder's layers, or at the projector",
             "Is sensitivity better measured at a layer of the vision encoder than at the projector?",
             layers,
         ),
         Study(
             "correlation",
-            "Rankings of encoder and projector",
             "Do the encoder's layers rank tokens as the projector does?",
             correlation,
         ),
         Study(
             "sampling",
-            "Directions and step size",
             "How many random directions and how long a step does the estimate need, against the closed form?",
             sampling,
         ),
         Study(
             "combination",
-            "Product, sum, or either alone",
             "Is sensitivity times diversity better than their sum, or than one of them?",
             combination,
         ),
         Study(
             "normalise",
-            "Min-max or maximum",
             "Should scores be spread over 0 to 1, or only divided by the largest?",
             normalise,
         ),
         Study(
             "positions",
-            "Positions renumbered or kept",
             "Should kept tokens be renumbered, or keep the positions they had?",
             positions,
         ),
         Study(
             "place",
-            "Where tokens are dropped",
             "Does it matter more which tokens are kept, or where the others are dropped?",
             place,
         ),
         Study(
             "precision",
-            "Half precision",
             "What is left of the ranking when the model, or the differences, are in half precision?",
             precision,
         ),

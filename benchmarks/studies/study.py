@@ -68,7 +68,6 @@ class Study:
     """A name, a question, and a function that makes a plan for a model or raises an error."""
 
     name: str
-    title: str
     asks: str
     plan: Callable[[Any], Plan]
 

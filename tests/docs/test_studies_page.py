@@ -24,9 +24,10 @@ def records():
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
 def test_every_study_has_its_section(study):
-    section = PAGE.split(f"## {study.title}\n")[1].split("\n## ")[0]
+    mark = f"<!-- block study {study.name} -->"
+    (section,) = [section for section in PAGE.split("\n## ")[1:] if mark in section]
+    assert section.count(mark) == section.count("<!-- block study ") == 1
     assert f"*{study.asks}*" in " ".join(section.split())
-    assert f"<!-- block study {study.name} -->" in section
     assert section.count(WHAT_WE_SAW) == 1
 
 
