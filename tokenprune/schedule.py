@@ -81,7 +81,7 @@ class Schedule(ABC):
         layers = self.boundaries(n_layers)
         if keep >= n:
             return {}
-        return dict(zip(layers, _rows(self, layers, keep, n, n_layers, budget), strict=True))
+        return dropping(layers, _rows(self, layers, keep, n, n_layers, budget), n)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -103,6 +103,15 @@ def _rows(
             f"earlier, or use budget='rows'"
         )
     return levels[min(means, key=lambda level: (abs(means[level] - keep), level))]
+
+
+def dropping(layers: tuple[int, ...], rows: tuple[int, ...], n: int) -> dict[int, int]:
+    """Return rows after each cut by layer, without the cuts that would drop none of the rows left of `n`."""
+    cuts, left = {}, n
+    for layer, remaining in zip(layers, rows, strict=True):
+        if remaining < left:
+            cuts[layer] = left = remaining
+    return cuts
 
 
 def falling(rows: tuple[int, ...], n: int) -> tuple[int, ...]:
@@ -174,8 +183,4 @@ class ExplicitSchedule(Schedule):
 
     def cuts(self, keep: int, n: int, n_layers: int, budget: str = "rows") -> dict[int, int]:
         """Return the cuts as given, without those that would drop no rows."""
-        cuts, left = {}, n
-        for layer, rows in zip(self.boundaries(n_layers), self.rows, strict=True):
-            if rows < left:
-                cuts[layer] = left = rows
-        return cuts
+        return dropping(self.boundaries(n_layers), self.rows, n)

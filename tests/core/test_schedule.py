@@ -71,6 +71,13 @@ def test_nothing_is_cut_when_everything_stays():
     assert ONE.cuts(576, 576, 32) == {} == THREE.cuts(600, 576, 32, "average")
 
 
+def test_cuts_that_drop_nothing_are_left_out():
+    schedule = GeometricSchedule((1, 2, 3))
+    assert schedule.rows_at(15, 16) == (15, 15, 15) and schedule.cuts(15, 16, 8) == {1: 15}
+    assert schedule.rows_at(14, 16) == (15, 14, 14) and schedule.cuts(14, 16, 8) == {1: 15, 2: 14}
+    assert schedule.cuts(12, 16, 8) == {1: 14, 2: 13, 3: 12}
+
+
 def test_mean_rows_by_hand():
     # layers 0-1 see 10, layer 2 sees 6, layers 3-4 see 2
     assert mean_rows({2: 6, 3: 2}, 10, 5) == pytest.approx((20 + 6 + 4) / 5)
