@@ -214,6 +214,23 @@ def test_a_tower_of_timm(layers):
     ]
 
 
+def test_a_run_that_fails_between_two_cuts_leaves_the_trace_of_the_one_before():
+    model = timm_model("vit")
+    with tokenprune.apply(model, scorer="uniform", keep=9, layer=(1, 3), trace=True) as handle:
+        model(pictures())
+        before = handle.trace()
+
+        def fail(*_):
+            raise RuntimeError("between the cuts")
+
+        with (
+            model.blocks[2].register_forward_hook(fail),
+            pytest.raises(RuntimeError, match="between the cuts"),
+        ):
+            model(pictures(1))
+        assert handle.trace() is before
+
+
 def test_a_tower_that_keeps_all():
     model = timm_model("vit")
     with tokenprune.apply(model, scorer="uniform", keep=N, layer=2, trace=True) as handle:

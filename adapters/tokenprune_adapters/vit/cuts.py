@@ -23,7 +23,7 @@ from tokenprune import (
     UnsupportedCallError,
     VisualTokens,
 )
-from tokenprune.image_plan import LeftAlone, plan_image
+from tokenprune.image_plan import plan_image
 
 from .attention import QueryKeyTap
 from .choice import Chosen, choose, gather_rows
@@ -94,14 +94,9 @@ class VisionCuts:
     def plan(self, height: int, width: int) -> Run:
         """Plan the cuts for pictures of this size."""
         grid = self.tower.grid(height, width)
-        n = grid[0] * grid[1]
-        plan = plan_image(self.cut, n, len(self.tower.blocks))
-        remaining, cuts = n, {}
-        for layer, rows in plan.cuts.items():
-            if rows < remaining:
-                cuts[layer] = remaining = rows
-        left_alone = plan.left_alone or (None if cuts else LeftAlone.NOTHING_TO_CUT)
-        return Run(grid, cuts, "" if left_alone is None else left_alone.note(self.cut))
+        plan = plan_image(self.cut, grid[0] * grid[1], len(self.tower.blocks))
+        note = "" if plan.left_alone is None else plan.left_alone.note(self.cut)
+        return Run(grid, dict(plan.cuts), note)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._run = None
@@ -132,7 +127,8 @@ class VisionCuts:
         if self._record_trace is not None and i in self.boundaries:
             n_patches = run.grid[0] * run.grid[1]
             run.boundaries.append(boundary_before(i, args[0].shape[1], rows, n_patches, run.place))
-            self._record_trace(CallTrace(self.tower.n_prefix + n_patches, tuple(run.boundaries)))
+            if i == self.boundaries[-1]:
+                self._record_trace(CallTrace(self.tower.n_prefix + n_patches, tuple(run.boundaries)))
         if run.place is None:
             return None
         if kwargs.get("rope") is not None:
