@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from .arguments import combine, place, read_budgets, seeded
-from .boundaries import TraceRecorder
 from .cut import Cut, position_rule
 from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, check_unpruned
@@ -117,7 +116,7 @@ def apply(
         adapter.check_together(cuts)
         with restored_on_error(model):
             rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
-        handle = PruningHandle(model, cuts, rehearsal, TraceRecorder() if trace else None)
+        handle = PruningHandle(model, cuts, rehearsal, trace)
         adapter.record_trace = handle.record_trace
         handle.install(lambda record: adapter.install(cuts, record))
         return handle

@@ -102,17 +102,6 @@ class CallTrace:
         return "\n".join(_aligned(lines))
 
 
-class TraceRecorder:
-    """Holds the trace of the last call; `record` is called at the end of each call."""
-
-    def __init__(self) -> None:
-        self.last: CallTrace | None = None
-
-    def record(self, trace: CallTrace) -> None:
-        """Replace the trace of the previous call."""
-        self.last = trace
-
-
 def _span(row: RowTrace) -> str:
     """Format the first and the last position, without parentheses if there is a single axis."""
     ends = [str(end[0] if len(end) == 1 else end) for end in (row.first, row.last) if end is not None]

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from .boundaries import CallTrace, TraceRecorder
+from .boundaries import CallTrace
 from .cut import Cut
 from .errors import AlreadyPrunedError, OptionError, UnsupportedCallError
 from .report import PruningReport
@@ -32,12 +32,13 @@ class PruningHandle:
         model: nn.Module,
         cuts: Sequence[Cut],
         rehearsal: str = "",
-        traces: TraceRecorder | None = None,
+        traced: bool = False,
     ) -> None:
         self.cuts = tuple(cuts)
         self.rehearsal = rehearsal  # what the rehearsal measured, or why there was none
         self._last: PruningReport | None = None
-        self._traces = traces
+        self._traced = traced
+        self._last_trace: CallTrace | None = None
         self._undo: Callable[[], None] | None = None
         self._model = weakref.ref(model)
         self._entered = False
@@ -73,16 +74,16 @@ class PruningHandle:
         UnsupportedCallError
             If the pruned model has not been called yet.
         """
-        if self._traces is None:
+        if not self._traced:
             raise OptionError("calls are not recorded; prune with tokenprune.apply(..., trace=True)")
-        if self._traces.last is None:
+        if self._last_trace is None:
             raise UnsupportedCallError("there is no trace yet; call the pruned model first")
-        return self._traces.last
+        return self._last_trace
 
     @property
     def record_trace(self) -> Callable[[CallTrace], None] | None:
         """Function that an adapter calls at the end of each call; None without ``trace=True``."""
-        return None if self._traces is None else self._traces.record
+        return self._record_trace if self._traced else None
 
     @property
     def is_active(self) -> bool:
@@ -125,6 +126,9 @@ class PruningHandle:
 
     def _record(self, report: PruningReport) -> None:
         self._last = report
+
+    def _record_trace(self, trace: CallTrace) -> None:
+        self._last_trace = trace
 
     def __repr__(self) -> str:
         cuts = ", ".join(f"{cut.method.name} {cut.budget}" for cut in self.cuts)

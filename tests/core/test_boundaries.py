@@ -4,9 +4,10 @@
 import dataclasses
 
 import pytest
+import torch
 
-from tokenprune import BoundaryTrace, CallTrace, RowTrace
-from tokenprune.boundaries import TraceRecorder
+import tokenprune
+from tokenprune import BoundaryTrace, CallTrace, PruningHandle, RowTrace
 
 FRONT = BoundaryTrace(
     "projector",
@@ -58,9 +59,10 @@ def test_records_are_compared_by_value_and_cannot_be_changed():
             setattr(record, name, 0)
 
 
-def test_a_recorder_holds_the_last_call_only():
-    recorder = TraceRecorder()
-    assert recorder.last is None
-    recorder.record(CallTrace(42, (FRONT,)))
-    recorder.record(CallTrace(1, (LAYER,)))
-    assert recorder.last == CallTrace(1, (LAYER,))
+def test_a_handle_holds_the_last_call_only():
+    handle = PruningHandle(torch.nn.Identity(), (), traced=True)
+    with pytest.raises(tokenprune.UnsupportedCallError, match="call the pruned model first"):
+        handle.trace()
+    handle.record_trace(CallTrace(42, (FRONT,)))
+    handle.record_trace(CallTrace(1, (LAYER,)))
+    assert handle.trace() == CallTrace(1, (LAYER,))
