@@ -116,7 +116,7 @@ class DecoderCuts:
         elif isinstance(layer, PrunedLayer):
             self._continue_pruned(i, call, layer, layer_call)
         if self._tracer is not None and i in self.boundaries:
-            positions = self._positions(i, call, remaining)
+            positions = self._positions(call, remaining, self._closed_up(i, call))
             self._tracer.enter_layer(i, call, layer_call.hidden, layer_call.mask, positions)
         return self._signature.write(layer_call)
 
@@ -151,14 +151,14 @@ class DecoderCuts:
             return call.rotated[key]
         key = id(remaining), self._group(i)
         if key not in call.rotated:
-            positions = self._positions(i, call, remaining)
+            positions = self._positions(call, remaining, shift)
             assert positions is not None
             call.rotated[key] = self.adapter.rotate(layer_call.hidden, positions)
         return call.rotated[key]
 
-    def _positions(self, i: int, call: Call, remaining: RemainingRows | None) -> Tensor | None:
-        """Positions (..., 1 or B, P) of the remaining rows (None for all), after a layer's earlier shifts."""
-        positions, shift = call.positions, self._closed_up(i, call)
+    def _positions(self, call: Call, remaining: RemainingRows | None, shift: Tensor | None) -> Tensor | None:
+        """Positions (..., 1 or B, P) of the remaining rows (None for all), minus the earlier calls' shift."""
+        positions = call.positions
         if positions is None:
             return None
         positions = positions if remaining is None else remaining.positions(positions)
