@@ -15,8 +15,6 @@ from tokenprune.trial import Trial
 from . import rehearsal, stock
 from .engine import Engine
 from .facts import VisionLanguageFacts
-from .promises.examples import example_inputs
-from .promises.trial import VisionLanguageTrial
 from .resolved import MaskMakers, encoder_signature
 from .tap import ATTENTION_SIGNALS, check_attention
 
@@ -118,10 +116,14 @@ class TransformersAdapter(VisionLanguageFacts):
 
     def example_inputs(self, seed: int = 0) -> dict[str, Tensor]:
         """Random inputs of one row with one picture; see `promises.examples`."""
+        from .promises.examples import example_inputs
+
         return example_inputs(self, seed)
 
     def trial(self, inputs: Any) -> Trial:
         """Checks against reference runs of stock code; see `promises`."""
+        from .promises.trial import VisionLanguageTrial  # which brings the checks: not needed to prune
+
         return VisionLanguageTrial(self, inputs)
 
     def install(self, cuts: Sequence[Cut], record: Callable[[PruningReport], None]) -> Callable[[], None]:
