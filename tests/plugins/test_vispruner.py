@@ -9,7 +9,7 @@ from tokenprune_plugins import vispruner as plugin
 from tokenprune_plugins.vispruner import remove_similar
 
 import tokenprune
-from tokenprune.functional import top_slots, unit_rows
+from tokenprune.functional import unit_rows
 
 
 def tokens_of(rows, attention):
@@ -60,14 +60,9 @@ def test_equals_the_slow_reference_for_any_rest_odd_ones_too(seed, n, ratio, dat
 
 
 def by_all_pairs(rows, keep):
-    """What is done on an accelerator: all pairs, in every round."""
-    unit, left = unit_rows(rows), torch.arange(len(rows))
-    similarity = unit @ unit.mT
-    while len(left) > keep:
-        even, odd = left[0::2], left[1::2]
-        closest = similarity[even.unsqueeze(1), odd].amax(-1)
-        left = torch.cat([even[top_slots(closest, len(even))[min(8, len(left) - keep, len(even)) :]], odd])
-    return left
+    """The rounds of an accelerator, which compare all pairs."""
+    unit = unit_rows(rows)
+    return plugin._removed_by_all_pairs(unit @ unit.mT, torch.arange(len(rows)), keep)
 
 
 def of_kind(kind, n, seed=0):
@@ -90,12 +85,26 @@ def test_short_lists_find_what_all_pairs_do(monkeypatch, kind, listed):
 
 
 @pytest.mark.parametrize("kind", ["apart", "alike", "equal"])
+@pytest.mark.parametrize(("n", "keep"), [(1, 1), (2, 1), (33, 12), (64, 63), (129, 3), (257, 64), (20, 20)])
+def test_all_pairs_keep_what_the_lists_of_the_nearest_keep(kind, n, keep):
+    rows = of_kind(kind, n, seed=n)
+    left = by_all_pairs(rows, keep)
+    assert left.tolist() == remove_similar(rows, keep).tolist()
+    assert len(left) == keep == len(set(left.tolist()))
+
+
+def test_rows_of_another_device_are_not_moved_to_the_cpu():
+    left = remove_similar(torch.empty(40, 6, device="meta"), 12)
+    assert (left.device.type, tuple(left.shape)) == ("meta", (12,))
+
+
+@pytest.mark.parametrize("kind", ["apart", "alike", "equal"])
 def test_what_is_looked_at_grows_with_the_square_of_the_rows(monkeypatch, kind):
     """All pairs of every round would be N^3 / 96 similarities: 25 N^2 for 2400 rows."""
     looked_at, real = [], plugin.Nearest._build_lists
 
     def counted(self, left):
-        looked_at.append(len(left) ** 2 + getattr(self, "_gone_through", 0))
+        looked_at.append(len(left) ** 2 + getattr(self, "_n_comparisons", 0))
         real(self, left)
 
     monkeypatch.setattr(plugin.Nearest, "_build_lists", counted)
