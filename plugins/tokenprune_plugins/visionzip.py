@@ -78,9 +78,10 @@ class VisionZipReducer(tokenprune.Reducer):
         minimum = 2 if self.source == "cls" else 1
         if dominant < minimum and keep > 1:
             beside_cls = " beside the CLS row" if self.source == "cls" else ""
+            remedy = f"keep={contextual + minimum}" if self.dominant is None else f"dominant={minimum}"
             raise tokenprune.BudgetError(
                 f"keep={keep} with {contextual} contextual rows leaves no patch{beside_cls}; "
-                f"use keep={contextual + minimum} or more"
+                f"use {remedy} or more"
             )
         return dominant, contextual
 

@@ -82,7 +82,11 @@ def test_two_rows_without_cls_are_the_best_patch_and_a_merged_one():
 @pytest.mark.parametrize(
     ("options", "keep", "words"),
     [
-        ({"dominant": 1}, 2, "keep=2 with 1 contextual rows leaves no patch beside the CLS row; use keep=3"),
+        (
+            {"dominant": 1},
+            2,
+            "keep=2 with 1 contextual rows leaves no patch beside the CLS row; use dominant=2",
+        ),
         ({"contextual": 1}, 2, "leaves no patch beside the CLS row; use keep=3"),
         ({"dominant": 2, "contextual": 1}, 2, "do not add up to keep=2"),
         (
