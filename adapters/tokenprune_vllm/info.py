@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from tokenprune import Budget, BudgetError, Cut, Layout
-from tokenprune.cut import check_cut
+from tokenprune.cut import check_cut, position_rule
 
 from . import stock
 from .errors import EngineRefusedError, refusing
@@ -48,7 +48,9 @@ class PruningInfo:
                 "something that single requests may say"
             )
         provides = self.signals(self.config)
-        rule = method.positions or self.positions[0]  # the method's own is refused where it does not fit
+        rule = position_rule(
+            method, method.positions, self.positions
+        )  # its own is refused if it does not fit
         cut = Cut(method, self.settings.budget, self.settings.min_tokens, rule)
         check_cut(cut, f"{self.family} inside vLLM", {"projector": provides}, self.positions)
         if method.needs and self.options.tower_ranks == "data":
