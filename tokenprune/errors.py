@@ -10,7 +10,7 @@ class TokenPruneError(Exception):
 
 
 class UnknownNameError(TokenPruneError, LookupError):
-    """No plugin provides a scorer, selector, reducer, method or signal of this name."""
+    """No plugin provides a scorer, selector, reducer, method or adapter of this name."""
 
 
 class PluginError(TokenPruneError):

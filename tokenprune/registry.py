@@ -149,7 +149,7 @@ class Registry(StrategyLookup):
         close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         other_kinds = [k for k in self._entries if k != kind and name in self._entries[k]]
-        hint += f" It is the name of a {', '.join(other_kinds)}." if other_kinds else ""
+        hint += f" It names another kind: {', '.join(other_kinds)}." if other_kinds else ""
         broken = [p.name for p in self.plugins if p.problem]
         missing = f" Broken plugins, see `tokenprune plugins`: {', '.join(broken)}." if broken else ""
         disabled = [p.name for p in self.plugins if p.disabled]

@@ -81,7 +81,7 @@ def test_an_adapter_that_records_no_traces_says_so(model):
     ("arguments", "error", "sentence"),
     [
         ({"method": "zoo-prun"}, UnknownNameError, "unknown method 'zoo-prun'. Did you mean 'zoo-prune'"),
-        ({"method": "zoo"}, UnknownNameError, "It is the name of a scorer"),
+        ({"method": "zoo"}, UnknownNameError, "It names another kind: scorer"),
         ({"scorer": "zo"}, UnknownNameError, "unknown scorer 'zo'. Did you mean 'zoo'"),
         ({"selector": "divers"}, UnknownNameError, "unknown selector 'divers'. Did you mean 'diverse'"),
         ({"reducer": "mean"}, UnknownNameError, "unknown reducer 'mean'"),

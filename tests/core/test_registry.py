@@ -75,7 +75,7 @@ def test_an_unknown_name_gets_near_misses_and_the_list():
 
 def test_a_name_of_another_kind_is_pointed_out():
     registry = Registry([SCORERS, plugin("methods", methods=[tokenprune.Method("tiny")])])
-    with pytest.raises(tokenprune.UnknownNameError, match="It is the name of a method"):
+    with pytest.raises(tokenprune.UnknownNameError, match="It names another kind: method"):
         registry.find("scorer", "tiny")
 
 

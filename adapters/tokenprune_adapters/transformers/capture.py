@@ -129,9 +129,7 @@ class FeatureCapture:
                 self._encoding = False
             if is_exporting():
                 self._exported += self._adapter.lengths(stock.output_field(output, "features"))
-            elif not isinstance(
-                output, tuple
-            ):  # only a direct caller requests a tuple; no model call accepts it
+            elif not isinstance(output, tuple):  # which only a direct caller requests; no model call takes it
                 rows = stock.output_field(output, "features")
                 lengths, newlines = self._adapter.lengths(rows), self._adapter.newlines(rows)
                 encoded = Encoded(lengths, self._seen, arguments, rows, weakref.ref(output), newlines)

@@ -305,14 +305,10 @@ class Engine(NotCopied):
             stock.set_output_field(output, "rows", expanded)
             states = stock.output_field(output, "states")
             if states is not None:  # entry i is the output of layer i - 1; the last is `rows` itself
-                widened = (
-                    expanded
-                    if state is rows
-                    else state
-                    if state is None
-                    else call.widen(state, max(0, i - 1))
-                    for i, state in enumerate(states)
-                )
+                widened = list(states)
+                for i, state in enumerate(states):
+                    if state is not None:
+                        widened[i] = expanded if state is rows else call.widen(state, max(0, i - 1))
                 stock.set_output_field(output, "states", tuple(widened))
         commit = self._commit_images if call.images else self._commit
         commit(call, kv)

@@ -15,7 +15,8 @@ class Turn:
 
     The frame is that of the function that acquired the lock, or of one of its callers. If the frame ends
     without releasing the lock, another thread can acquire it: torch runs no hook after a KeyboardInterrupt in
-    a forward.
+    a forward. The frame of such a call, with its callers' local variables, is kept until the next call or
+    `remove`.
     """
 
     def __init__(self) -> None:
