@@ -12,7 +12,7 @@ from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.options import Keeps, MethodNames, OnlyJson, RecordFile
 
 if TYPE_CHECKING:
-    from benchmarks.serving.record import ServingRecord
+    from benchmarks.serving.record import Load, ServingRecord
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -32,14 +32,28 @@ def main(
     with plain_errors(), quietly():
         from tokenprune_cli.console.budgets import budget
 
-        from benchmarks.serving.measure import check_contenders
-        from benchmarks.serving.record import Load
+        from benchmarks.serving.measure import check_contenders, check_vllm
 
         check_folder(output)
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
-        check_contenders(method or Load().methods, keeps or Load().keeps)
-        record = serving_record(tuple(method or ()), keeps, tuple(clients or ()), new_tokens)
-        deliver(record, _show, as_json, output)
+        load = _load(tuple(method or ()), keeps, tuple(clients or ()), new_tokens)
+        check_contenders(load.methods, load.keeps)
+        check_vllm()
+        deliver(serving_record(load), _show, as_json, output)
+
+
+def _load(
+    methods: tuple[str, ...], keeps: tuple[int, ...], clients: tuple[int, ...], new_tokens: int | None
+) -> Load:
+    """Return the default load with what the command line sets."""
+    from benchmarks.serving.record import Load
+
+    changed: dict[str, Any] = {"methods": methods, "keeps": keeps, "concurrency": clients}
+    if clients:
+        changed["requests"] = tuple(max(6, min(4 * count, count + 24)) for count in clients)
+    if new_tokens:
+        changed["new_tokens"] = new_tokens
+    return dataclasses.replace(Load(), **{name: value for name, value in changed.items() if value})
 
 
 def _show(record: ServingRecord) -> None:
@@ -52,24 +66,15 @@ def _show(record: ServingRecord) -> None:
     console.print(CAPTION)
 
 
-def serving_record(
-    methods: tuple[str, ...], keeps: tuple[int, ...], clients: tuple[int, ...], new_tokens: int | None
-) -> ServingRecord:
-    """Measure with a progress line on stderr and return the record; empty tuples select the defaults."""
+def serving_record(load: Load) -> ServingRecord:
+    """Measure with a progress line on stderr and return the record."""
     import torch
     from rich.console import Console
     from tokenprune_cli.records import Provenance
 
-    from benchmarks.serving.measure import check_vllm, measure
-    from benchmarks.serving.record import Load, Served, ServingRecord
+    from benchmarks.serving.measure import measure
+    from benchmarks.serving.record import Served, ServingRecord
 
-    check_vllm()
-    changed: dict[str, Any] = {"methods": methods, "keeps": keeps, "concurrency": clients}
-    if clients:
-        changed["requests"] = tuple(max(6, min(4 * one, one + 24)) for one in clients)
-    if new_tokens:
-        changed["new_tokens"] = new_tokens
-    load = dataclasses.replace(Load(), **{name: value for name, value in changed.items() if value})
     console = Console(stderr=True)
     parameters, runs = measure(load, lambda what: console.print(f"vLLM: {what} ...", highlight=False))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
