@@ -86,7 +86,7 @@ def compare(
         from tokenprune_cli.compare.workers import Source
         from tokenprune_cli.console.budgets import budget
         from tokenprune_cli.console.progress import ProgressBar
-        from tokenprune_cli.console.questions import loaded_questions, what_to_ask
+        from tokenprune_cli.console.questions import what_to_ask
         from tokenprune_cli.evaluation import known_method
 
         asked_of = what_to_ask(questions, metric, scenes)
@@ -99,7 +99,7 @@ def compare(
             Source(one, device, dtype, trust_remote_code, *asked_of, (min_pixels, max_pixels))
             for one in models
         ]
-        drawn = loaded_questions(sources[0])
+        drawn = sources[0].load_questions()
         if conversation and not conversations(drawn, seed):
             raise BadInputError("--conversation needs a picture with two questions or more; there is none")
         work = Work(batch, max_new_tokens, seed, output)

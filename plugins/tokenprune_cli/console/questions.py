@@ -4,14 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
 from tokenprune_cli.console.failures import BadInputError
-
-if TYPE_CHECKING:
-    from tokenprune_cli.compare.question_set import QuestionSet
-    from tokenprune_cli.compare.workers import Source
-
 
 SCENES = 40  # about 540 questions
 
@@ -25,13 +18,3 @@ def what_to_ask(questions: Path | None, metric: str | None, scenes: int | None) 
     if questions is None and metric is not None:
         raise BadInputError("--metric goes with --questions; answers about the scenes are exact matches")
     return questions or scenes or SCENES, metric or DEFAULT_METRIC
-
-
-def loaded_questions(source: Source) -> QuestionSet:
-    """Read or draw the questions of a source."""
-    from tokenprune_cli.evaluation.question_file import QuestionFileError
-
-    try:
-        return source.load_questions()
-    except QuestionFileError as error:
-        raise BadInputError(str(error)) from None

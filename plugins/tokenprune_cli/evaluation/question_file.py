@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from tokenprune_cli.console.failures import BadInputError
 from tokenprune_cli.evaluation.metrics import NAMES, NO, YES
 from tokenprune_cli.evaluation.prompts import unusable_character
 
@@ -21,7 +22,7 @@ FIELDS = ("image", "question", "answer", "answers", "metric", "family")
 SHOWN = 200  # characters of a value or a file name in a message
 
 
-class QuestionFileError(ValueError):
+class QuestionFileError(BadInputError, ValueError):
     """A line of a question file cannot be used; the message says which one and why."""
 
 

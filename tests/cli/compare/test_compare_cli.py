@@ -124,6 +124,20 @@ def test_a_damaged_picture_is_named(written, untrained, tmp_path):
     assert "Traceback" not in done.stderr and done.stderr.count("cut.png") == 1
 
 
+def test_a_question_file_that_vanishes_under_way_is_named(written, untrained, tmp_path, monkeypatch, capfd):
+    def read_and_removed(path, metric):
+        questions = questions_from_file(path, metric)
+        path.unlink()  # before the other processes read it
+        return questions
+
+    monkeypatch.setattr("tokenprune_cli.compare.workers.questions_from_file", read_and_removed)
+    path = written(GOOD, {**GOOD, "image": "b.png"})
+    options = ["--questions", path, "--model", untrained, "--output", tmp_path / "out", "--keep", 9]
+    said = refused(*options, "--method", "divprune", "--workers", 2, "--batch", 1)
+    assert said.startswith(f"the question file '{path}' cannot be read: ")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_picture_that_is_too_large_is_named(written, untrained, tmp_path, monkeypatch):
     path = written({**GOOD, "image": "b.png"}, GOOD, GOOD)
     opened = questions_from_file(path).open_image
