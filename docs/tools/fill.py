@@ -24,19 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blocks import compare, evaluation, methods, readme, speed, studies, vision_towers
-from blocks.sources import Blocks
+from blocks.sources import ROOT, Blocks
 
-ROOT = Path(__file__).parents[2]
-
-BLOCKS: Blocks = {
-    **readme.BLOCKS,
-    **speed.BLOCKS,
-    **compare.BLOCKS,
-    **studies.BLOCKS,
-    **vision_towers.BLOCKS,
-    **methods.BLOCKS,
-    **evaluation.BLOCKS,
-}
+MODULES = (readme, speed, compare, studies, vision_towers, methods, evaluation)
+BLOCKS: Blocks = {name: function for module in MODULES for name, function in module.BLOCKS.items()}
 PAGES = (
     "README.md",
     "docs/speed.md",
@@ -120,11 +111,6 @@ def should_be(name: str) -> str:
         raise ValueError(f"{name}: {error}") from None
 
 
-def is_up_to_date(name: str) -> bool:
-    """Return whether a page, or a generated file, contains what it should."""
-    return should_be(name) == (ROOT / name).read_text(encoding="utf-8")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Fill the pages, or check them; return the exit code."""
     parser = argparse.ArgumentParser(description="Fill the generated blocks of the documentation.")
@@ -149,10 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check:
             parser.error("--demo changes files and --check does not: give one of them")
         readme.copy_demo(arguments.demo)
-    stale = [name for name in names if not is_up_to_date(name)]
+    contents = {name: should_be(name) for name in names}
+    stale = [name for name in names if (ROOT / name).read_text(encoding="utf-8") != contents[name]]
     for name in stale:
         if not arguments.check:
-            (ROOT / name).write_text(should_be(name), encoding="utf-8")
+            (ROOT / name).write_text(contents[name], encoding="utf-8")
         print(
             f"{name} is out of date: run python docs/tools/fill.py" if arguments.check else f"filled {name}"
         )

@@ -65,7 +65,7 @@ def test_the_results_of_a_demo_are_copied_into_docs(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "RECORD", docs / "demo.json")
     monkeypatch.setattr(readme, "PICTURE", docs / "demo.png")
     filled = []
-    monkeypatch.setattr(fill, "is_up_to_date", lambda name: filled.append(name) or True)
+    monkeypatch.setattr(fill, "should_be", lambda name: filled.append(name) or README)
     assert fill.main(["README.md", "--demo", str(output)]) == 0
     assert filled == ["README.md"]
     assert (docs / "demo.json").read_text() == (output / "demo.json").read_text()
