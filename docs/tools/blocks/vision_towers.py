@@ -11,7 +11,7 @@ from tokenprune_cli.tables import Table
 
 from benchmarks.towers.accuracy import ALWAYS, UNPRUNED
 
-from .sources import NOT_MEASURED, Blocks, has_record, read_record, render
+from .sources import Blocks, read_record, render
 
 DIGITS_KEEP = 36  # the budget at which digits are shown
 Entries = Mapping[tuple[str, int | None, int | None], Mapping[str, Any]]
@@ -19,8 +19,6 @@ Entries = Mapping[tuple[str, int | None, int | None], Mapping[str, Any]]
 
 def accuracy() -> str:
     """Tables of F1 by cut, setting and budget."""
-    if not has_record("towers-accuracy"):
-        return NOT_MEASURED
     record = read_record("towers-accuracy")
     entries, layers, keeps = _entries(record), record["layers"], record["keeps"]
     cuts = {layer: (layer, DIGITS_KEEP) for layer in layers}
@@ -42,8 +40,6 @@ def accuracy() -> str:
 
 def speed() -> str:
     """A table of times for each timed tower."""
-    if not has_record("towers-speed"):
-        return NOT_MEASURED
     record = read_record("towers-speed")
     return render(
         "towers-speed",
