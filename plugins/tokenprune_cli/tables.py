@@ -5,20 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jinja2
 import rich.box
 import rich.table
 from rich.text import Text
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+if TYPE_CHECKING:
+    import jinja2
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """Return the environment of the command line's templates, named by their paths in this package."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,15 @@ class Table:
         starts = [i for i in range(len(self.rows)) if i == 0 or self._starts_section(i)]
         rows = iter([(self.styles.get(i, ""), row) for i, row in enumerate(self.rows)])
         ends = [*starts[1:], len(self.rows)]
-        return _TEMPLATES.get_template("table.html.jinja").render(
-            heads=[head.replace("\n", " ") for head in self.heads],
-            sides=self._sides(),
-            title=self.title,
-            sections=[list(islice(rows, end - start)) for start, end in zip(starts, ends, strict=False)],
+        return (
+            templates()
+            .get_template("table.html.jinja")
+            .render(
+                heads=[head.replace("\n", " ") for head in self.heads],
+                sides=self._sides(),
+                title=self.title,
+                sections=[list(islice(rows, end - start)) for start, end in zip(starts, ends, strict=False)],
+            )
         )
 
     def _sides(self) -> list[str]:

@@ -6,10 +6,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from tokenprune_cli.compare.comparison import Compared
 from tokenprune_cli.compare.pictures import picture_path
@@ -30,14 +27,7 @@ from tokenprune_cli.compare.table import (
 )
 from tokenprune_cli.evaluation import UNPRUNED
 from tokenprune_cli.records import Provenance
-
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
+from tokenprune_cli.tables import templates
 
 Plots = Mapping[tuple[str, str, str], Mapping[str, str]]  # by model, protocol and metric: SVG by axis
 
@@ -56,11 +46,15 @@ def report(
     plots
         The plots of every model, protocol and metric of the record, as `compare.plots.plots` draws them.
     """
-    return TEMPLATES.get_template("report.html.jinja").render(
-        provenance=Provenance.of(record),
-        models=[_model(model, questions, plots) for model in compared],
-        legend=LEGEND,
-        conversation_legend=CONVERSATION_LEGEND,
+    return (
+        templates()
+        .get_template("compare/report.html.jinja")
+        .render(
+            provenance=Provenance.of(record),
+            models=[_model(model, questions, plots) for model in compared],
+            legend=LEGEND,
+            conversation_legend=CONVERSATION_LEGEND,
+        )
     )
 
 

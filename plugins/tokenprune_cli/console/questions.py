@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+
 from tokenprune_cli.console.failures import BadInputError
 
 SCENES = 40  # about 540 questions
