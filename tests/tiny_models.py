@@ -9,6 +9,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    PixtralVisionConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
@@ -48,6 +49,20 @@ def llava(attention="sdpa", seed=0, dtype=torch.float32, image_size=32, **text):
         vision_config=tower, text_config=LlamaConfig(**{**DECODER, **text}), image_token_id=IMAGE
     )
     return _ready(LlavaForConditionalGeneration(config).to(dtype), attention)
+
+
+def pixtral_llava():
+    """LLaVA with Pixtral's tower, which keeps a picture's shape: patches of 8 pixels, up to 48 x 48."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=PixtralVisionConfig(image_size=48, patch_size=8, **sizes),
+        text_config=LlamaConfig(**DECODER),
+        image_token_id=IMAGE,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    )
+    return LlavaForConditionalGeneration(config).eval()
 
 
 def batch(rows, pixel_values=None):

@@ -7,7 +7,6 @@ import tiny_models
 import torch
 from tiny_models import IMAGE
 from torch import nn
-from transformers import LlavaConfig, LlavaForConditionalGeneration, PixtralVisionConfig
 
 import tokenprune
 from tokenprune.testing import check_model
@@ -118,23 +117,7 @@ def test_a_part_that_is_no_module_is_refused(install_plugin):
 
 
 def test_a_picture_for_pixtrals_tower_has_a_size():
-    tower = PixtralVisionConfig(
-        image_size=48,
-        patch_size=8,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-    )
-    config = LlavaConfig(
-        vision_config=tower,
-        text_config=tiny_models.llava().config.text_config,
-        image_token_id=IMAGE,
-        vision_feature_select_strategy="full",
-        vision_feature_layer=-1,
-    )
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config).eval()
+    model = tiny_models.pixtral_llava()
     inputs = adapter_of(model).example_inputs()
     assert inputs["image_sizes"].tolist() == [[48, 40]]
     assert int((inputs["input_ids"] == IMAGE).sum()) == 6 * 5

@@ -18,7 +18,6 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     MistralConfig,
-    PixtralVisionConfig,
     StaticCache,
 )
 
@@ -238,17 +237,7 @@ def test_the_language_model_alone(model):
 
 @pytest.mark.parametrize("method", ["zoo-exact", "zoo-prune", "divprune", "fastv", "pool"])
 def test_a_pixtral_tower(method):
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tower = PixtralVisionConfig(image_size=48, patch_size=8, **sizes)
-    config = LlavaConfig(
-        vision_config=tower,
-        text_config=tiny_models.llava().config.text_config,
-        image_token_id=IMAGE,
-        vision_feature_select_strategy="full",
-        vision_feature_layer=-1,
-    )
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config).eval()
+    model = tiny_models.pixtral_llava()
     pictures = {"pixel_values": torch.randn(2, 3, 48, 48), "image_sizes": torch.tensor([[48, 32], [32, 32]])}
     ids = torch.tensor([[5, *[IMAGE] * 24, 7, *[IMAGE] * 16, 8, 9]])
     with tokenprune.apply(model, method=method, keep=4) as handle:

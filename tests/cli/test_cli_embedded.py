@@ -4,7 +4,6 @@
 import json
 
 import pytest
-from PIL import Image
 from tokenprune_cli.app import app
 from typer.testing import CliRunner
 
@@ -13,13 +12,6 @@ def invoke(*arguments):
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     assert result.exit_code == 0, result.output
     return result
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory, scenes):
-    path = tmp_path_factory.mktemp("photo") / "scene.png"
-    Image.fromarray(scenes[0][0].image).save(path)
-    return path
 
 
 @pytest.fixture(scope="module")
