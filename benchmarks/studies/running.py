@@ -9,10 +9,10 @@ from functools import cache
 from typing import Any
 
 from tokenprune_cli.compare import bootstrap
-from tokenprune_cli.compare.question_set import Item, QuestionSet
+from tokenprune_cli.compare.question_set import Item, QuestionSet, make_batch
 from tokenprune_cli.compare.scoring import Array, cluster_sums
 from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation import Batch, answer_batch, tokenized
+from tokenprune_cli.evaluation import answer_batch
 
 import tokenprune
 from benchmarks.studies.rankings import check_scorers, compared
@@ -102,10 +102,7 @@ def _answers(
         progress("answering", done, total)
 
     for start in starts:
-        items = questions.items[start : start + size]
-        images = [questions.open_image(item.image) for item in items]
-        inputs = tokenized(processor, images, [item.question.text for item in items])
-        batch = Batch(tuple((item.image, item.question) for item in items), inputs)
+        batch = make_batch(processor, questions, questions.items[start : start + size])
         with shared_tower(model):
             with plan.watch.listening() if plan.watch else nullcontext():
                 batch_answers = answer_batch(model, processor, batch, max_new_tokens=max_new_tokens)

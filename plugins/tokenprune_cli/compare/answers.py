@@ -12,9 +12,9 @@ from typing import Any
 import tokenprune
 from tokenprune_cli.compare.pictures import picture_path, save_kept, save_seen
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.compare.question_set import QuestionSet
+from tokenprune_cli.compare.question_set import QuestionSet, make_batch
 from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation import Answered, Batch, Setting, answer_batch, tokenized
+from tokenprune_cli.evaluation import Answered, Setting, answer_batch
 
 QUESTIONS = "questions"  # the track in which every question is asked on its own
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -53,13 +53,7 @@ def answer(
         of the cache, and the slots that were `kept` for each example question, by its number (None: all).
     """
     numbers = range(number * work.batch, min((number + 1) * work.batch, len(questions.items)))
-    items = [questions.items[i] for i in numbers]
-    inputs = tokenized(
-        processor,
-        [questions.open_image(item.image) for item in items],  # not held while the settings run
-        [item.question.text for item in items],
-    )
-    batch = Batch(tuple((item.image, item.question) for item in items), inputs)
+    batch = make_batch(processor, questions, [questions.items[i] for i in numbers])
     with shared_tower(model) if work.share_tower else nullcontext():
         for setting in settings:
             head = {"cell": key(setting), "batch": number, "track": QUESTIONS}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from tokenprune_cli.compare.configuration import configuration, said
 from tokenprune_cli.compare.conversation import TRACK
 from tokenprune_cli.compare.journal import Journal
 from tokenprune_cli.compare.plan import Plan, default_keeps, key, make_plan
-from tokenprune_cli.compare.question_set import QuestionSet, check_questions
+from tokenprune_cli.compare.question_set import QuestionSet, check_questions, make_batch
 from tokenprune_cli.compare.record import add_conversations, model_record
 from tokenprune_cli.compare.workers import Source, answer_in_processes, answer_pending
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation import Setting, tokenized
+from tokenprune_cli.evaluation import Setting
 
 ANSWERS, PICTURES = "answers.jsonl", "pictures"
 
@@ -143,8 +142,5 @@ def _time(
 
 def _mean_tokens(model: Any, processor: Any, questions: QuestionSet, work: Work) -> float:
     """Visual tokens a picture, over the first batch."""
-    items: Sequence[Any] = questions.items[: work.batch]
-    inputs = tokenized(
-        processor, [questions.open_image(i.image) for i in items], [i.question.text for i in items]
-    )
-    return float((inputs["input_ids"] == model.config.image_token_id).sum() / len(items))
+    batch = make_batch(processor, questions, questions.items[: work.batch])
+    return float((batch.inputs["input_ids"] == model.config.image_token_id).sum() / len(batch.items))

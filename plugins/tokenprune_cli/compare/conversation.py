@@ -19,10 +19,10 @@ import tokenprune
 from tokenprune_cli.compare.answers import Work
 from tokenprune_cli.compare.dialogue import talk
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.compare.question_set import QuestionSet
+from tokenprune_cli.compare.question_set import QuestionSet, make_batch
 from tokenprune_cli.compare.remembering import Choices, remembering
 from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation import BASELINES, Batch, Setting, answer_batch, tokenized
+from tokenprune_cli.evaluation import BASELINES, Setting, answer_batch
 
 TRACK = "conversation"
 TURNS = 4
@@ -105,10 +105,7 @@ def _ask_anew(
     with applied as handle:
         for turn in range(max(map(len, own))):
             numbers = [one[min(turn, len(one) - 1)] for one in own]  # who has no more repeats the last one
-            items = [questions.items[i] for i in numbers]
-            images = [questions.open_image(item.image) for item in items]
-            inputs = tokenized(processor, images, [item.question.text for item in items])
-            batch = Batch(tuple((item.image, item.question) for item in items), inputs)
+            batch = make_batch(processor, questions, [questions.items[i] for i in numbers])
             answers = answer_batch(model, processor, batch, handle, setting, work.max_new_tokens)
             turns.append([answer.text for answer in answers])
             choices.rewind()

@@ -15,8 +15,8 @@ from tokenprune_cli.bench.clock import Clock
 from tokenprune_cli.bench.contenders import Contender
 from tokenprune_cli.bench.timing import FlopCounter, time_prefill
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.compare.question_set import QuestionSet
-from tokenprune_cli.evaluation import Setting, placed, prefill_flops, tokenized
+from tokenprune_cli.compare.question_set import QuestionSet, make_batch
+from tokenprune_cli.evaluation import Setting, placed, prefill_flops
 
 N_QUESTIONS = 3  # questions that are timed: the first ones of the report's examples
 REPEATS = 7
@@ -39,13 +39,12 @@ def measure(
         By the setting's key: `time_to_first_token_ms`, median, lowest and highest over the repeats (of each,
         the mean over the questions), the tower's and choosing's part of it, and `flops` by part.
     """
-    chosen = [questions.items[i] for i in questions.examples[:N_QUESTIONS]]
-    asked = [
-        placed(model, tokenized(processor, [questions.open_image(i.image)], [i.question.text]))
-        for i in chosen
+    batches = [
+        placed(model, make_batch(processor, questions, [questions.items[i]]).inputs)
+        for i in questions.examples[:N_QUESTIONS]
     ]
     clock = Clock(model.device)
-    runs = {s: [_contender(model, s, inputs, seed) for inputs in asked] for s in settings}
+    runs = {s: [_contender(model, s, inputs, seed) for inputs in batches] for s in settings}
     flops = {}
     for setting, contenders in runs.items():
         flops[setting] = [count_flops(model, contender, clock) for contender in contenders]

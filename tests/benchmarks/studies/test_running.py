@@ -7,7 +7,7 @@ import json
 import pytest
 import tiny_models
 import torch
-from tokenprune_cli.compare.question_set import embedded_scenes
+from tokenprune_cli.compare.question_set import embedded_scenes, make_batch
 
 import tokenprune
 from benchmarks.studies import STUDIES, Study, run_study
@@ -74,16 +74,14 @@ def test_a_study_records_every_cell_and_ranking(untrained_model, questions):
 
 def test_answers_are_those_of_the_method_itself(untrained_model, questions):
     """A study's variant and the method by name keep the same tokens, so that they answer alike."""
-    from tokenprune_cli.evaluation import Batch, Setting, answer_batch, tokenized
+    from tokenprune_cli.evaluation import Setting, answer_batch
 
     from benchmarks.studies.running import _answers
 
     model, processor = untrained_model
     plan = cut_down("combination", ("product", "diversity alone")).plan(model)
     answers, kept = _answers(plan, model, processor, questions, 3, 64, lambda *step: None)
-    images = [questions.open_image(item.image) for item in questions.items]
-    inputs = tokenized(processor, images, [item.question.text for item in questions.items])
-    batch = Batch(tuple((item.image, item.question) for item in questions.items), inputs)
+    batch = make_batch(processor, questions, questions.items)
     for variant, method in (("product", "zoo-exact"), ("diversity alone", "divprune")):
         setting = Setting(method, 18)
         with setting.applied(model) as handle:

@@ -69,7 +69,7 @@ def test_a_picture_larger_than_the_shelf_is_opened_and_not_held():
 
 def test_a_batch_holds_no_picture_while_its_settings_run(questions, monkeypatch):
     """Only what the processor made of them."""
-    from tokenprune_cli.compare import answers
+    from tokenprune_cli.compare import answers, question_set
 
     seen = []
 
@@ -79,7 +79,7 @@ def test_a_batch_holds_no_picture_while_its_settings_run(questions, monkeypatch)
 
     monkeypatch.setattr(shelf, "HELD_BYTES", 0)
     questions.open_image._limit = 0
-    monkeypatch.setattr(answers, "tokenized", tokenized)
+    monkeypatch.setattr(question_set, "tokenized", tokenized)
     held = []
 
     def answer_batch(*_):
