@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ class Work:
     max_new_tokens: int
     seed: int
     pictures: Path | None = None
-    share_tower: bool = True
 
 
 def n_batches(questions: QuestionSet, work: Work) -> int:
@@ -54,7 +52,7 @@ def answer(
     """
     numbers = range(number * work.batch, min((number + 1) * work.batch, len(questions.items)))
     batch = make_batch(processor, questions, [questions.items[i] for i in numbers])
-    with shared_tower(model) if work.share_tower else nullcontext():
+    with shared_tower(model):
         for setting in settings:
             head = {"cell": key(setting), "batch": number, "track": QUESTIONS}
             try:

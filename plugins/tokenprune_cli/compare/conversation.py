@@ -9,7 +9,7 @@ the model's answers included, which asks more of a model than most small ones ha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -65,11 +65,11 @@ def converse(
         questions, `anew` and `talking`, conversation by conversation.
     """
     own = conversations(questions, work.seed)[number * PICTURES : (number + 1) * PICTURES]
-    with shared_tower(model) if work.share_tower else nullcontext():
+    with shared_tower(model):
         anew = {s: _refusing(_ask_anew, model, processor, questions, work, own, s) for s in settings}
     talking: dict[Setting, list[str]] = {setting: [] for setting in settings}
     for one in own:
-        with shared_tower(model) if work.share_tower else nullcontext():
+        with shared_tower(model):
             for setting in settings:
                 if not isinstance(anew[setting], str):
                     talking[setting] += _talk_on(model, processor, questions, work, one, setting)

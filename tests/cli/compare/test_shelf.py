@@ -4,6 +4,7 @@
 import gc
 import json
 import weakref
+from contextlib import nullcontext
 
 import pytest
 from PIL import Image
@@ -87,7 +88,8 @@ def test_a_batch_holds_no_picture_while_its_settings_run(questions, monkeypatch)
         raise tokenprune.TokenPruneError("far enough")
 
     monkeypatch.setattr(answers, "answer_batch", answer_batch)
-    work = type("Work", (), {"batch": 5, "share_tower": False, "seed": 0, "max_new_tokens": 1})
+    monkeypatch.setattr(answers, "shared_tower", nullcontext)  # there is no model
+    work = type("Work", (), {"batch": 5, "seed": 0, "max_new_tokens": 1})
     (line,) = answers.answer(None, None, questions, work, 0, (UNPRUNED,))
     assert line["refused"] == "far enough" and (held, len(seen)) == ([0], 5)
 
