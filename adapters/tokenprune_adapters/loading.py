@@ -68,14 +68,10 @@ def load_model(
 
     place = place_of(device)
     dtype = "float32" if precision is Precision.auto and place == "cpu" else precision.value
-    what = f"the model '{source}'" if label is None else label
-    check_directory(source, what)
+    what = _called(source, label)
+    load_config(source, trust_remote_code, local_files_only, label)
     try:
-        model, processor, missing = _load(
-            source, what, dtype, trust_remote_code, attention, local=local_files_only
-        )
-    except InputError:
-        raise
+        model, processor, missing = _load(source, dtype, trust_remote_code, attention, local_files_only)
     except Exception as error:  # transformers and the Hub raise many types; all mean that it does not load
         raise InputError(f"{what} does not load: {first_line(error)}") from None
     if missing:
@@ -85,6 +81,36 @@ def load_model(
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise InputError(f"{what} has no processor with an image processor and a chat template beside it")
     return model.to(place).eval(), processor
+
+
+def load_config(
+    source: str | Path,
+    trust_remote_code: bool = False,
+    local_files_only: bool = False,
+    label: str | None = None,
+) -> Any:
+    """Load the configuration of a chat model that takes images; the parameters are those of `load_model`.
+
+    Raises
+    ------
+    InputError
+        If the configuration does not load or, without `trust_remote_code`, is of another kind of model.
+    """
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
+    from tokenprune import InputError
+
+    what = _called(source, label)
+    check_directory(source, what)
+    try:
+        config = AutoConfig.from_pretrained(
+            source, trust_remote_code=trust_remote_code, local_files_only=local_files_only
+        )
+    except Exception as error:  # transformers and the Hub raise many types; all mean that it does not load
+        raise InputError(f"{what} does not load: {first_line(error)}") from None
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
+        raise InputError(f"{what} is of type {config.model_type!r}, which is no image-and-text chat model")
+    return config
 
 
 def place_of(device: Device) -> str:
@@ -147,23 +173,18 @@ def first_line(error: BaseException) -> str:
     return message or type(error).__name__
 
 
-def _load(
-    source: str | Path, what: str, dtype: str, trust_remote_code: bool, attention: str | None, local: bool
-) -> tuple[Any, Any, list[str]]:
-    """Load the configuration, the processor and the model; also return the names of missing weights."""
-    from transformers import (
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoConfig,
-        AutoModelForImageTextToText,
-        AutoProcessor,
-    )
+def _called(source: str | Path, label: str | None) -> str:
+    """Name a model in a message."""
+    return f"the model '{source}'" if label is None else label
 
-    from tokenprune import InputError
+
+def _load(
+    source: str | Path, dtype: str, trust_remote_code: bool, attention: str | None, local: bool
+) -> tuple[Any, Any, list[str]]:
+    """Load the model and the processor; also return the names of missing weights."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
-    config = AutoConfig.from_pretrained(source, **options)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
-        raise InputError(f"{what} is of type {config.model_type!r}, which is no image-and-text chat model")
     processor = AutoProcessor.from_pretrained(source, **options)
     model, info = AutoModelForImageTextToText.from_pretrained(
         source,

@@ -223,6 +223,18 @@ def test_a_directory_without_a_model_is_named_as_run_names_it(tmp_path):
     assert said in result.stderr
 
 
+def test_a_configuration_that_does_not_load_or_is_of_another_kind_is_named_as_run_names_it(tmp_path):
+    for text, said in (
+        ("{", "does not load: "),
+        ('{"model_type": "bert"}', "is of type 'bert', which is no image-and-text chat model"),
+    ):
+        (tmp_path / "config.json").write_text(text)
+        for command in (["bench"], ["compare", "--scenes", "2", "--output", str(tmp_path / "out")]):
+            result = CliRunner().invoke(app, [*command, "--model", str(tmp_path)])
+            assert result.exit_code == 2 and result.stdout == ""
+            assert f"the model '{tmp_path}' {said}" in result.stderr
+
+
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = CliRunner().invoke(app, ["bench", "--preset", "micro", "--device", "cuda"])

@@ -10,26 +10,12 @@ import torch
 
 from tokenprune_cli.bench.fit import check_fit
 from tokenprune_cli.bench.presets import Preset
-from tokenprune_cli.console.failures import BadInputError, first_line
-from tokenprune_cli.console.models import Device, Precision, check_directory, place_of, precision_of
+from tokenprune_cli.console.models import Device, Precision, load_config, place_of, precision_of
 
 
 def configuration(preset: Preset, model: str | None) -> Any:
     """Read a model's configuration, or take the preset's."""
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
-
-    if model is None:
-        return preset.config()
-    check_directory(model, f"the model '{model}'")
-    try:
-        config = AutoConfig.from_pretrained(model)
-    except Exception as error:  # of many kinds, from transformers and the hub; each means: does not load
-        raise BadInputError(f"the model '{model}' does not load: {first_line(error)}") from None
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise BadInputError(
-            f"the model '{model}' is of type {config.model_type!r}, which is no image-and-text chat model"
-        )
-    return config
+    return preset.config() if model is None else load_config(model)
 
 
 def prepared(

@@ -9,7 +9,7 @@ from typing import Any
 from tokenprune_adapters import loading
 from tokenprune_adapters.loading import Device as Device
 from tokenprune_adapters.loading import Precision as Precision
-from tokenprune_adapters.loading import check_directory as check_directory
+from tokenprune_adapters.loading import load_config as load_config
 from tokenprune_adapters.loading import place_of as place_of
 from tokenprune_adapters.loading import precision_of as precision_of
 
