@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
 from typing import Any
 
 from tokenprune_cli.compare import bootstrap
@@ -116,9 +115,6 @@ def _answers(
     return answers, kept
 
 
-draws = cache(bootstrap.draws)
-
-
 def _cells(
     plan: Plan,
     items: Sequence[Item],
@@ -127,7 +123,7 @@ def _cells(
 ) -> list[dict[str, Any]]:
     """Return each variant's score with a 95 % interval, and its difference to the base at the same share."""
     sums: dict[Cell, Array] = {cell: cluster_sums(items, texts) for cell, texts in answers.items()}
-    counts = draws(len(sums[UNPRUNED, None]))
+    counts = bootstrap.draws(len(sums[UNPRUNED, None]))
     entries = []
     for (name, share), cell_sums in sums.items():
         gap = None

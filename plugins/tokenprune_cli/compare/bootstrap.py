@@ -9,6 +9,7 @@ difference see the same draw.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -37,10 +38,13 @@ class Interval:
         return {name: None if end is None else round(end, 5) for name, end in ends.items()}
 
 
+@cache
 def draws(n_pictures: int, n: int = N_DRAWS, seed: int = 0) -> Array:
     """How often each picture is drawn in each of `n` samples of as many pictures, (n, n_pictures)."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_pictures, np.full(n_pictures, 1 / n_pictures), size=n).astype(np.float64)
+    counts = rng.multinomial(n_pictures, np.full(n_pictures, 1 / n_pictures), size=n).astype(np.float64)
+    counts.setflags(write=False)  # whoever asks again gets the same array
+    return counts
 
 
 def interval(sums: Array, counts: Array) -> Interval:

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from itertools import compress
 from typing import Any
 
 from tokenprune_cli.compare import bootstrap
-from tokenprune_cli.compare.bootstrap import Interval
+from tokenprune_cli.compare.bootstrap import Interval, draws
 from tokenprune_cli.compare.plan import RANDOM, key
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import Array, cluster_sums
 from tokenprune_cli.evaluation import UNPRUNED
-
-draws = cache(bootstrap.draws)
 
 
 class Scores:
