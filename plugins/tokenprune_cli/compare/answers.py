@@ -107,6 +107,6 @@ def _line(answers: Sequence[Answered]) -> dict[str, Any]:
     }
 
 
-def changes(rows: Sequence[int]) -> list[list[int]]:
+def changes(rows: Sequence[float]) -> list[list[float]]:
     """Rows of each layer as [layer, rows] wherever they change."""
     return [[i, n] for i, n in enumerate(rows) if i == 0 or rows[i - 1] != n]

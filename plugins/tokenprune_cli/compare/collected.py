@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,20 +43,14 @@ class Collected:
     def language_flops(self, config: Any) -> float:
         """Mean operations of the language model's prefill, by formula."""
         n_layers: int = config.num_hidden_layers
-        counted: dict[tuple[tuple[int, int], ...], int] = {}
-        total = 0
-        for rows in self.rows:
-            profile = _profile(rows)
-            if profile not in counted:
-                counted[profile] = prefill_flops(config, rows_by_layer(profile, n_layers))
-            total += counted[profile]
+        counts = Counter(map(_profile, self.rows))
+        total = sum(n * prefill_flops(config, rows_by_layer(rows, n_layers)) for rows, n in counts.items())
         return total / len(self.rows)
 
 
 def collect(lines: Sequence[Mapping[str, Any]]) -> dict[str, Collected]:
     """Sort the journal's lines by setting and batch."""
     found: dict[str, Collected] = {}
-    weights: dict[str, float] = {}
     for line in sorted(lines, key=lambda line: line.get("batch", -1)):
         one = found.setdefault(line["cell"], Collected())
         if "timing" in line:
@@ -66,15 +61,13 @@ def collect(lines: Sequence[Mapping[str, Any]]) -> dict[str, Collected]:
             one.anew += line["anew"]
             one.talking += line["talking"]
         else:
+            before, n = len(one.answers), len(line["answers"])
+            one.kv_bytes = (one.kv_bytes * before + line["kv_bytes"] * n) / (before + n)
             one.answers += line["answers"]
             one.rows += line["rows"]
             one.text += line["text"]
             one.tokens += line["tokens"]
             one.kept |= {int(number): slots for number, slots in line.get("kept", {}).items()}
-            n = len(line["answers"])
-            before = weights.get(line["cell"], 0.0)
-            one.kv_bytes = (one.kv_bytes * before + line["kv_bytes"] * n) / (before + n)
-            weights[line["cell"]] = before + n
     return found
 
 

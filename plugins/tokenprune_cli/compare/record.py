@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tokenprune_cli.compare.answers import changes
 from tokenprune_cli.compare.bootstrap import Interval
 from tokenprune_cli.compare.collected import Collected
 from tokenprune_cli.compare.conversation import conversations, later
@@ -80,7 +81,7 @@ def _line(
     entry |= {
         "visual_rows": {
             "mean": round(sum(rows) / n_layers, 3),
-            "by_layer": [[i, round(n, 2)] for i, n in enumerate(rows) if i == 0 or rows[i - 1] != n],
+            "by_layer": [[i, round(n, 2)] for i, n in changes(rows)],
         },
         "kv_bytes": round(one.kv_bytes),
         **timing,
