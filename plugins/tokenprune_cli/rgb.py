@@ -6,6 +6,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
+# what Pillow and `as_rgb` raise of a file that is damaged, too large, or no picture
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 
 def as_rgb(picture: Image.Image) -> Image.Image:
     """Turn a picture as its camera says, and make it RGB; 16 bits a value are scaled to 8.

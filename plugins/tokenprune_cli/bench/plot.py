@@ -11,14 +11,8 @@ from matplotlib.figure import Figure  # which opens no window and has no global 
 from tokenprune_cli.bench.record import BenchRecord
 from tokenprune_cli.bench.table import label
 from tokenprune_cli.console.failures import BadInputError, first_line
-from tokenprune_cli.console.files import check_folder
 
-
-def check_plot(path: Path) -> None:
-    """Refuse a format that matplotlib does not know, or a file that could not be written."""
-    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
-        raise BadInputError(f"'{path}' has no ending of a picture format; use for example .png")
-    check_folder(path)
+ENDINGS = {f".{kind}" for kind in FigureCanvasBase.get_supported_filetypes()}
 
 
 def save_plot(record: BenchRecord, path: Path) -> None:

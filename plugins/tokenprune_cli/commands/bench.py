@@ -62,9 +62,10 @@ def bench(
         changed = {name: value for name, value in changed.items() if value is not None}
         chosen = dataclasses.replace(chosen, amount=dataclasses.replace(chosen.amount, **changed))
         if plot is not None:
-            from tokenprune_cli.bench.plot import check_plot, save_plot  # loads matplotlib
+            from tokenprune_cli.bench.plot import ENDINGS, save_plot  # loads matplotlib
+            from tokenprune_cli.console.images import check_writable
 
-            check_plot(plot)
+            check_writable(plot, ENDINGS)
         check_folder(output)
         record = _measured(chosen, model, random_weights, device, dtype)
         deliver(record, _show, as_json, output)

@@ -19,7 +19,7 @@ from tokenprune_cli.console.failures import BadInputError, first_line
 from tokenprune_cli.embedded import Question, held_out_scenes
 from tokenprune_cli.evaluation import Batch, picture_token, tokenized
 from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
-from tokenprune_cli.rgb import as_rgb
+from tokenprune_cli.rgb import UNREADABLE, as_rgb
 
 N_EXAMPLES = 6  # questions that the report shows pictures of
 
@@ -117,7 +117,7 @@ def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet
         try:
             with Image.open(images[i]) as image:
                 return as_rgb(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise BadInputError(unreadable(i, error)) from None
 
     def content(i: int) -> bytes:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from tokenprune_cli.console.failures import BadInputError, first_line
 from tokenprune_cli.console.files import check_folder
-from tokenprune_cli.rgb import as_rgb
+from tokenprune_cli.rgb import UNREADABLE, as_rgb
 
 
 def open_image(path: Path) -> Image.Image:
@@ -24,14 +25,20 @@ def open_image(path: Path) -> Image.Image:
             return as_rgb(image)
     except UnidentifiedImageError:
         raise BadInputError(f"'{path}' is not an image that can be read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # damaged, or too large
+    except UNREADABLE as error:
         raise BadInputError(f"the image '{path}' cannot be read: {first_line(error)}") from None
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a picture file that could not be written, before any work is done."""
-    Image.init()
-    if path.suffix.lower() not in Image.registered_extensions():
+def check_writable(path: Path, endings: Collection[str] | None = None) -> None:
+    """Refuse a picture file that could not be written, before any work is done.
+
+    Parameters
+    ----------
+    endings
+        Of the formats that can be written, such as ".png"; None: Pillow's.
+    """
+    known = Image.registered_extensions() if endings is None else endings
+    if path.suffix.lower() not in known:
         raise BadInputError(f"'{path}' has no ending of a picture format; use for example .png")
     check_folder(path)
 

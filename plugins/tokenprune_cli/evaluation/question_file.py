@@ -16,6 +16,7 @@ from PIL import Image
 from tokenprune_cli.console.failures import BadInputError
 from tokenprune_cli.evaluation.metrics import NAMES, NO, YES
 from tokenprune_cli.evaluation.prompts import unusable_character
+from tokenprune_cli.rgb import UNREADABLE
 
 DEFAULT_METRIC = "exact_match"
 FIELDS = ("image", "question", "answer", "answers", "metric", "family")
@@ -128,7 +129,7 @@ def _check_image(path: Path) -> None:
     try:
         with Image.open(path):
             pass
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         raise QuestionFileError(f"'{path}' is not an image that can be read") from None
 
 
