@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from tokenprune_cli.console.failures import BadInputError, plain_errors
+from tokenprune_cli.console.options import OnlyJson
 
 KINDS = ("methods", "scorers", "selectors", "reducers", "adapters")
 
 
 def list_names(
     kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; default: all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: OnlyJson = False,
 ) -> None:
     """List methods, scorers, selectors, reducers and model adapters."""
     with plain_errors():

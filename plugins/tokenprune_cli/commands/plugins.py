@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from tokenprune_cli.console.failures import plain_errors
+from tokenprune_cli.console.options import OnlyJson
 
 NAMESAKE = "tokenprune"  # an unrelated distribution on the package index, with our import name
 
 
 def plugins(
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: OnlyJson = False,
 ) -> None:
     """Show installed plugins, their problems and conflicts."""
     with plain_errors():

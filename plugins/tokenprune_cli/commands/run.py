@@ -11,7 +11,14 @@ import typer
 
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
 from tokenprune_cli.console.models import Device, Precision, load_model
-from tokenprune_cli.console.options import InPrecision, ModelName, OnDevice, Seed, TrustRemoteCode
+from tokenprune_cli.console.options import (
+    InPrecision,
+    ModelName,
+    OnDevice,
+    OnlyJson,
+    Seed,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +47,7 @@ def run(
     device: OnDevice = Device.auto,
     dtype: InPrecision = Precision.auto,
     trust_remote_code: TrustRemoteCode = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: OnlyJson = False,
 ) -> None:
     """Answer a question about a picture from a few of its visual tokens."""
     with plain_errors():
