@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenprune_cli.records import from_dict
+from tokenprune_cli.records import read
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,5 @@ class Preset:
 
 
 PRESETS = {
-    preset.name: preset
-    for preset in from_dict(
-        tuple[Preset, ...], json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
-    )
+    preset.name: preset for preset in read(tuple[Preset, ...], Path(__file__).with_name("presets.json"))
 }

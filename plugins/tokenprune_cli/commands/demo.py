@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
-from tokenprune_cli.console.files import check_folder, make_directory, write_text
+from tokenprune_cli.console.files import check_folder, deliver, make_directory
 from tokenprune_cli.console.options import Keeps, MethodNames, OnlyJson, Seed
 from tokenprune_cli.model_name import model_name
 
@@ -85,14 +85,9 @@ def demo(
             "pictures": list(pictures),
         }
         record = {**to_dict(Provenance.here(command=record["command"])), **record}
-        text = json.dumps(record, indent=2)
         try:
-            if as_json:
-                typer.echo(text)
-            else:
-                _show(record, by_layer=full)
-        finally:  # when printing or writing fails the other is done
-            write_text(output / RESULTS, text)
+            deliver(record, partial(_show, by_layer=full), as_json, output / RESULTS, indent=2)
+        finally:  # when printing or writing fails the pictures are saved all the same
             for name, shown in pictures.items():
                 save_image(example_sheet(questions, found, shown), output / name)
         if not as_json:

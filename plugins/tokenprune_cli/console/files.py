@@ -49,9 +49,11 @@ def write_text(path: Path, text: str, end: str = "\n") -> None:
         raise cannot_write(path, error) from None
 
 
-def deliver(record: Record, show: Callable[[Record], None], as_json: bool, output: Path | None) -> None:
+def deliver(
+    record: Record, show: Callable[[Record], None], as_json: bool, output: Path | None, indent: int = 1
+) -> None:
     """Print what was measured, as JSON or by `show`, and write it; when one fails the other is done."""
-    text = dumps(record)
+    text = dumps(record, indent)
     try:
         if as_json:
             typer.echo(text)
