@@ -38,9 +38,10 @@ def no_work(monkeypatch):
     def work(*_, **__):
         raise AssertionError("work was begun")
 
+    # workers first: imported after the next line it would hold the replacement for good
+    monkeypatch.setattr("tokenprune_cli.compare.workers.load_model", work)
     monkeypatch.setattr("tokenprune_cli.console.models.load_model", work)
     monkeypatch.setattr("tokenprune_cli.commands.bench._measured", work)
-    monkeypatch.setattr("tokenprune_cli.compare.workers.load_model", work)
 
 
 @pytest.fixture
