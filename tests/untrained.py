@@ -2,7 +2,7 @@
 """An untrained model of the embedded model's kind, as files and loaded; and some scenes."""
 
 import pytest
-from tokenprune_cli.embedded import held_out_scenes
+from tokenprune_embedded import held_out_scenes
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.training.architecture import new_model

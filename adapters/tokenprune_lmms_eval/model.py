@@ -15,7 +15,7 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.protocol import ChatMessages
 from loguru import logger
 from tokenprune_adapters.loading import load_model
-from tokenprune_cli.embedded import embedded_model_path
+from tokenprune_embedded import embedded_model_path
 from tqdm import tqdm
 from transformers import StoppingCriteriaList
 

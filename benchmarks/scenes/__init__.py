@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Procedural scenes and questions about them: the test images of tokenprune."""
 
-from tokenprune_cli.embedded import FAMILIES, Question
+from tokenprune_embedded import FAMILIES, Question
 
 from benchmarks.scenes.questions import ask
 from benchmarks.scenes.scene import Scene, SceneObject, draw_scene

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from PIL import Image
-from tokenprune_cli.embedded.scenes import CHECKSUM_FILE, QUESTION_FILE, digest
+from tokenprune_embedded.scenes import CHECKSUM_FILE, QUESTION_FILE, digest
 
 from benchmarks.scenes.splits import held_out_scenes
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from tokenprune_cli.embedded import Question
+from tokenprune_embedded import Question
 
 from benchmarks.scenes.palette import COLOR_NAMES, PLURALS, SHAPE_NAMES
 from benchmarks.scenes.scene import IMAGE_SIDE, MAX_COUNT, PATCH_SIDE, Scene

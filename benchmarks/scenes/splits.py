@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from tokenprune_cli.embedded import Question
+from tokenprune_embedded import Question
 
 from benchmarks.scenes.questions import ask
 from benchmarks.scenes.scene import Scene, draw_scene

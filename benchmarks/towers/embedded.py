@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from tokenprune_cli.embedded.model import load_embedded_model
+from tokenprune_embedded.model import load_embedded_model
 from torch import Tensor, nn
 
 from benchmarks.training.architecture import tower_parts

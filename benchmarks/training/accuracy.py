@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from tokenprune_cli.embedded import FAMILIES, Question
+from tokenprune_embedded import FAMILIES, Question
 from transformers import LlavaForConditionalGeneration
 
 from benchmarks.scenes.scene import Scene

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from tokenprune_cli.embedded import Question
+from tokenprune_embedded import Question
 
 from benchmarks.scenes.patch_labels import N_PATCHES
 from benchmarks.scenes.vocabulary import ASSISTANT, BOS, EOS, PAD, USER, WORD_ID, encode_words

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of tokenprune, what its commands measure, and the embedded model."""
+"""The command line of tokenprune, and what its commands measure."""

@@ -8,7 +8,7 @@ import torch
 from cache_names import cache_of
 from PIL import Image
 from reference import decoder_by_hand, llava_by_hand
-from tokenprune_cli.embedded import held_out_scenes, load_embedded_model
+from tokenprune_embedded import held_out_scenes, load_embedded_model
 
 import tokenprune
 

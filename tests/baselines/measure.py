@@ -5,7 +5,6 @@ import hashlib
 from pathlib import Path
 
 from scene_batches import make_batches
-from tokenprune_cli.embedded import embedded_model_path
 from tokenprune_cli.evaluation import (
     BASELINES,
     UNPRUNED,
@@ -14,6 +13,7 @@ from tokenprune_cli.evaluation import (
     prefill_flops,
     refusal,
 )
+from tokenprune_embedded import embedded_model_path
 
 import tokenprune
 from baselines.standard_errors import paired_gap

@@ -11,7 +11,7 @@ import json
 
 import pytest
 import torch
-from tokenprune_cli.embedded import load_embedded_model
+from tokenprune_embedded import load_embedded_model
 
 import tokenprune
 from baselines import measure

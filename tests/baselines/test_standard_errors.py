@@ -4,8 +4,8 @@
 import math
 
 import pytest
-from tokenprune_cli.embedded import Question
 from tokenprune_cli.evaluation import Answered
+from tokenprune_embedded import Question
 
 from baselines.standard_errors import Estimate, mean_of, paired_gap
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from tokenprune_cli.embedded import embedded_model_path, load_embedded_model
+from tokenprune_embedded import embedded_model_path, load_embedded_model
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from benchmarks.scenes import FAMILIES, held_out_scenes

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenprune_cli.bench.contenders import ORACLE, UNPRUNED
-from tokenprune_cli.embedded import load_embedded_model
+from tokenprune_embedded import load_embedded_model
 
 import tokenprune
 from benchmarks.scenes.splits import held_out_scenes

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 @pytest.mark.parametrize("module", ["", ".embedded_model", ".scenes", ".training", ".cli.app"])
 def test_the_old_package_names_the_new_ones(module):
-    with pytest.raises(ImportError, match="tokenprune_cli.embedded.*python -m benchmarks.NAME"):
+    with pytest.raises(ImportError, match="tokenprune_embedded.*python -m benchmarks.NAME"):
         importlib.import_module(f"tokenprune_bench{module}")
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from scene_batches import make_batches
-from tokenprune_cli.embedded import embedded_model_path, held_out_scenes, load_embedded_model
 from tokenprune_cli.evaluation import UNPRUNED, Setting, answer_batch
+from tokenprune_embedded import embedded_model_path, held_out_scenes, load_embedded_model
 
 from benchmarks.scenes.files import write_scenes
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tokenprune_embedded import Question, held_out_scenes
 
 from tokenprune_cli.compare.shelf import Shelf
 from tokenprune_cli.console.failures import BadInputError, first_line
-from tokenprune_cli.embedded import Question, held_out_scenes
 from tokenprune_cli.evaluation import Batch, picture_token, tokenized
 from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
 from tokenprune_cli.rgb import UNREADABLE, as_rgb

@@ -22,7 +22,7 @@ def load_model(
     attention: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model and its processor: a local directory, a hub id, or (None) the embedded model."""
-    from tokenprune_cli.embedded import embedded_model_path
+    from tokenprune_embedded import embedded_model_path
 
     embedded = name is None
     source: str | Path = embedded_model_path() if name is None else name

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokenprune_embedded import Question
 
 from tokenprune import ImageReport, PruningHandle
-from tokenprune_cli.embedded import Question
 from tokenprune_cli.evaluation.kv_cache import kv_cache_bytes
 from tokenprune_cli.evaluation.prompts import placed
 from tokenprune_cli.evaluation.settings import UNPRUNED, Setting

@@ -6,7 +6,7 @@ import pytest
 from tokenprune_cli.compare.bootstrap import Interval, difference, draws, interval
 from tokenprune_cli.compare.question_set import Item
 from tokenprune_cli.compare.scoring import cluster_sums, is_right, parts, ratio
-from tokenprune_cli.embedded import Question
+from tokenprune_embedded import Question
 
 
 def item(image, answer, metric="exact_match", answers=None):

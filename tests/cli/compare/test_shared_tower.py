@@ -9,8 +9,8 @@ import tiny_processors
 import torch
 from scene_batches import make_batches
 from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.embedded import Question
 from tokenprune_cli.evaluation import UNPRUNED, Batch, Setting, answer_batch, tokenized
+from tokenprune_embedded import Question
 
 METHODS = ("zoo-exact", "zoo-prune", "visionzip", "visionzip-received", "vispruner", "fastv", "sparsevlm")
 SETTINGS = (UNPRUNED, *(Setting(method, 20) for method in METHODS))

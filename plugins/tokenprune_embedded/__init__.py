@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained model and pictures to ask it about, which come with the package: no network is needed."""
 
-from tokenprune_cli.embedded.model import embedded_model_path, load_embedded_model
-from tokenprune_cli.embedded.scenes import FAMILIES, N_SCENES, Question, Scene, held_out_scenes
+from tokenprune_embedded.model import embedded_model_path, load_embedded_model
+from tokenprune_embedded.scenes import FAMILIES, N_SCENES, Question, Scene, held_out_scenes
 
 __all__ = [
     "FAMILIES",
