@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .arguments import combine, place, read_budgets, seeded
+from .arguments import methods_from_arguments, place_cut, read_budgets, seeded
 from .cut import Cut, position_rule
 from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, check_unpruned
@@ -94,7 +94,7 @@ def apply(
         raise OptionError(f"verify must be True or False, got {verify!r}")
     if not isinstance(trace, bool):
         raise OptionError(f"trace must be True or False, got {trace!r}")
-    methods = combine(method, scorer, selector, reducer)
+    methods = methods_from_arguments(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, budget, len(methods))
     with _APPLYING:  # a single lock, because models may share modules
         check_unpruned(model)
@@ -106,7 +106,8 @@ def apply(
         cuts = []
         options = {name: value for name, value in overrides.items() if value is not None}
         for requested, method_budget in zip(methods, budgets, strict=True):
-            placed = place(requested, stage, layer, schedule, len(methods), adapter).with_options(**options)
+            placed = place_cut(requested, stage, layer, schedule, len(methods), adapter)
+            placed = placed.with_options(**options)
             rule = position_rule(placed, positions, adapter.positions)
             cuts.append(Cut(seeded(placed, seed), method_budget, min_tokens, rule))
             adapter.check(cuts[-1])

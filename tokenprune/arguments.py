@@ -18,7 +18,7 @@ from .schedule import ExplicitSchedule, GeometricSchedule, Schedule
 DEFAULT_METHOD = "zoo-exact"
 
 
-def combine(method: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method]:
+def methods_from_arguments(method: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method]:
     """Return the methods that the arguments of `apply` ask for, with names resolved to strategies."""
     registry = default_registry()
     parts = [part for part in (scorer, selector, reducer) if part is not None]
@@ -75,7 +75,7 @@ def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, budget: Any, n: int)
     return budgets
 
 
-def place(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter: ModelAdapter) -> Method:
+def place_cut(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter: ModelAdapter) -> Method:
     """Return the method with the stage, layers and schedule given to `apply`."""
     if n > 1 and (stage is not None or layer is not None or schedule is not None):
         raise OptionError(

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from tokenprune import Budget, BudgetError, Cut, IncompatibleError, Layout, Method, OptionError, Reducer
-from tokenprune.arguments import combine, seeded
+from tokenprune.arguments import methods_from_arguments, seeded
 from tokenprune.image_plan import plan_image
 from tokenprune.scope import share_out
 
@@ -125,7 +125,7 @@ def _method(given: Mapping[str, Any]) -> Method:
     """The configured method, with all its options."""
     if isinstance(given.get("method"), (list, tuple)):
         raise IncompatibleError("vLLM can cut once, before the language model; name one method")
-    (method,) = combine(*(given.get(name) for name in STRATEGY))
+    (method,) = methods_from_arguments(*(given.get(name) for name in STRATEGY))
     if method.stage != "projector":
         raise IncompatibleError(
             f"method {method.name!r} cuts at the stage {method.stage!r}; inside vLLM only methods that cut "

@@ -60,7 +60,7 @@ class MethodChooser:
         """Locate the images, and choose their rows if there is a cut before the language model."""
         call.images = self._find_images(brought)
         if self._front is not None:
-            self._choose(call, brought, self._front)
+            self._choose_before_language(call, brought, self._front)
 
     def _find_images(self, brought: ModelCall) -> list[Image]:
         """Locate all images of the call in the batch."""
@@ -99,7 +99,7 @@ class MethodChooser:
         placeholder = stock.embedding_of(self.adapter.model, token, brought.embeds.device)
         return (brought.embeds == placeholder).all(-1)
 
-    def _choose(self, call: Call, brought: ModelCall, cut: Cut) -> None:
+    def _choose_before_language(self, call: Call, brought: ModelCall, cut: Cut) -> None:
         """Run the method on each image and set the call's front cut."""
         start = time.perf_counter()
         embeds = call.entered
