@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from tokenprune_cli.compare.question_set import QuestionSet
-from tokenprune_cli.evaluation import tokenized
-from tokenprune_cli.evaluation.prompts import placed
+from tokenprune_cli.evaluation.prompts import placed, tokenized
 from torch import Tensor, nn
 
 import tokenprune

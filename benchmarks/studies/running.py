@@ -11,7 +11,7 @@ from tokenprune_cli.compare import bootstrap
 from tokenprune_cli.compare.question_set import Item, QuestionSet, make_batch
 from tokenprune_cli.compare.scoring import Array, cluster_sums
 from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation import answer_batch
+from tokenprune_cli.evaluation.answering import answer_batch
 
 import tokenprune
 from benchmarks.studies.rankings import check_scorers, compared

@@ -4,15 +4,9 @@
 import hashlib
 from pathlib import Path
 
-from scene_batches import make_batches
-from tokenprune_cli.evaluation import (
-    BASELINES,
-    UNPRUNED,
-    Setting,
-    answer_batch,
-    prefill_flops,
-    refusal,
-)
+from scene_batches import answer_scenes, make_batches
+from tokenprune_cli.evaluation.costs import prefill_flops
+from tokenprune_cli.evaluation.settings import BASELINES, UNPRUNED, Setting, refusal
 from tokenprune_embedded import embedded_model_path
 
 import tokenprune
@@ -57,26 +51,22 @@ def measure(model, processor, scenes=SCENES, per_scene=None):
         if reason is not None:
             skipped[name] = reason
             continue
-        with setting.applied(model, seed) as handle:
-            answers[name] = [
-                answered
-                for batch in batches
-                for answered in answer_batch(model, processor, batch, handle, setting)
-            ]
+        answers[name] = answer_scenes(model, processor, drawn, setting, seed, batches=batches)
     return answers, skipped
 
 
 def kept_by_scene(answers):
     """Kept slots of each scene's first question, (scenes, rows); None where nothing was chosen."""
     first = {}
-    for answered in answers:
-        first.setdefault(answered.scene, answered.kept)
+    for answer in answers:
+        first.setdefault(answer.scene, answer.answered.kept)
     return [None if kept is None else list(kept) for kept in first.values()]
 
 
 def summary(name, answers, config):
     """What is pinned of one contender: right answers, its gaps to the random draws, rows, costs, slots."""
-    n = len(answers[name])
+    answered = [answer.answered for answer in answers[name]]
+    n = len(answered)
     gaps = [paired_gap(answers[name], answers[draw]) for draw in RANDOM]
     return {
         "right": sum(a.is_right for a in answers[name]),
@@ -84,8 +74,8 @@ def summary(name, answers, config):
             {"value": round(g.value, 4), "standard_error": round(g.standard_error, 4)} for g in gaps
         ],
         "clearly_above_random": all(g.is_clear and g.value > 0 for g in gaps),
-        "visual_tokens": sum(a.n_visual for a in answers[name]) / n,
-        "kv_cache_bytes": round(sum(a.kv_bytes for a in answers[name]) / n),
-        "prefill_flops": round(sum(prefill_flops(config, a.rows) for a in answers[name]) / n),
+        "visual_tokens": sum(a.n_visual for a in answered) / n,
+        "kv_cache_bytes": round(sum(a.kv_bytes for a in answered) / n),
+        "prefill_flops": round(sum(prefill_flops(config, a.rows) for a in answered) / n),
         "kept": kept_by_scene(answers[name]),
     }

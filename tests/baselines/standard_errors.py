@@ -11,7 +11,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from tokenprune_cli.evaluation import Answered
+from scene_batches import SceneAnswer
 
 CLEAR = 2.0  # standard errors from which a difference counts as more than noise
 
@@ -59,7 +59,7 @@ def mean_of(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     return Estimate(mean, math.sqrt(square) / len(values), len(values))
 
 
-def paired_gap(better: Sequence[Answered], worse: Sequence[Answered]) -> Estimate:
+def paired_gap(better: Sequence[SceneAnswer], worse: Sequence[SceneAnswer]) -> Estimate:
     """How much more often one setting is right than another on the very same questions.
 
     Raises

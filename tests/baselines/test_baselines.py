@@ -49,7 +49,7 @@ def test_every_method_takes_part_or_says_why_not(measured):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "unpruned"])
 def test_the_budget_is_kept_by_all(measured, name):
-    rows = {answered.n_visual for answered in measured[0][name]}
+    rows = {answer.answered.n_visual for answer in measured[0][name]}
     assert rows == {16 if name == "downsample" else measure.KEEP}  # the largest square within the budget
 
 
@@ -71,7 +71,7 @@ def test_kept_slots_are_as_pinned(measured, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_are_as_pinned(measured, name):
-    right = sum(answered.is_right for answered in measured[0][name])
+    right = sum(answer.is_right for answer in measured[0][name])
     assert abs(right - pinned["methods"][name]["right"]) <= 0.02 * pinned["questions"]
 
 

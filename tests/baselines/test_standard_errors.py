@@ -4,14 +4,16 @@
 import math
 
 import pytest
-from tokenprune_cli.evaluation import Answered
+from scene_batches import SceneAnswer
+from tokenprune_cli.evaluation.answering import Answered
 from tokenprune_embedded import Question
 
 from baselines.standard_errors import Estimate, mean_of, paired_gap
 
 
 def answered(scene, is_right, family="counting", text="how many ?"):
-    return Answered(scene, Question(family, text, "1"), "1" if is_right else "2", (5,), 4, 4, 1.0)
+    answer = Answered("1" if is_right else "2", (5,), 4, 4, 1.0)
+    return SceneAnswer(scene, Question(family, text, "1"), answer)
 
 
 def test_the_mean_and_its_error_by_hand():
@@ -55,7 +57,8 @@ def test_a_difference_is_clear_from_two_standard_errors_on(value, error, clear):
 
 @pytest.mark.parametrize(("text", "is_right"), [("red", True), ("Red", False), ("red .", False), ("", False)])
 def test_a_match_is_exact(text, is_right):
-    assert Answered(0, Question("attribute", "q", "red"), text, (5,), 4, 4, 1.0).is_right is is_right
+    answer = Answered(text, (5,), 4, 4, 1.0)
+    assert SceneAnswer(0, Question("attribute", "q", "red"), answer).is_right is is_right
 
 
 def test_a_gap_is_taken_question_by_question():

@@ -4,9 +4,11 @@
 import pytest
 import torch
 from PIL import Image
-from scene_batches import make_batches
-from tokenprune_cli.evaluation import UNPRUNED, Setting, answer_batch, kv_cache_bytes, refusal
+from scene_batches import answer_scenes, make_batches
+from tokenprune_cli.evaluation.answering import answer_batch
+from tokenprune_cli.evaluation.costs import kv_cache_bytes
 from tokenprune_cli.evaluation.prompts import question_prompt, tokenized
+from tokenprune_cli.evaluation.settings import UNPRUNED, Setting, refusal
 from tokenprune_visualize import seen_image
 
 import tokenprune
@@ -15,15 +17,13 @@ N, LAYERS = 144, 12
 
 
 def answers(untrained_model, scenes, setting, size=64):
-    model, processor = untrained_model
-    with setting.applied(model) as handle:
-        batches = make_batches(processor, scenes, size)
-        return [a for batch in batches for a in answer_batch(model, processor, batch, handle)]
+    return [answer.answered for answer in answer_scenes(*untrained_model, scenes, setting, size=size)]
 
 
 def test_every_question_is_answered_in_order(untrained_model, scenes):
+    texts = [a.text for a in answers(untrained_model, scenes, UNPRUNED)]
     found = answers(untrained_model, scenes, UNPRUNED, size=5)
-    assert [(a.scene, a.question) for a in found] == [(i, q) for i, (_, qs) in enumerate(scenes) for q in qs]
+    assert [a.text for a in found] == texts and len(texts) == sum(len(questions) for _, questions in scenes)
     assert all(a.kept is None and a.n_visual == a.n_visual_before == N for a in found)
 
 
@@ -49,7 +49,8 @@ def test_what_was_kept_is_written_down(untrained_model, scenes):
     found = answers(untrained_model, scenes[:1], Setting("divprune", 20), size=1)[0]
     assert len(found.kept) == found.n_visual == 20
     assert list(found.kept) == sorted(set(found.kept)) and 0 <= found.kept[0] and found.kept[-1] < N
-    n_text = len(processor.tokenizer(question_prompt(processor, found.question.text)).input_ids) - 1
+    question = scenes[0][1][0].text
+    n_text = len(processor.tokenizer(question_prompt(processor, question)).input_ids) - 1
     assert found.rows == (n_text + 20,) * LAYERS
     assert found.kv_bytes == kv_cache_bytes(model.config.text_config, n_text + 20, 4)
 
@@ -78,7 +79,7 @@ def test_keeping_everything_answers_as_unpruned(untrained_model, scenes):
 
 def test_rows_are_padded_on_the_left(untrained_model, scenes):
     _, processor = untrained_model
-    mask = make_batches(processor, scenes[:1])[0].inputs["attention_mask"]
+    mask = make_batches(processor, scenes[:1])[0]["attention_mask"]
     assert mask[:, -1].all()
     assert not mask[:, 0].all()
 

@@ -26,7 +26,8 @@ from tokenprune_cli.demo.preset import (
     skipped,
 )
 from tokenprune_cli.demo.table import right, runs, terminal_table
-from tokenprune_cli.evaluation import UNPRUNED, Setting, prefill_flops
+from tokenprune_cli.evaluation.costs import prefill_flops
+from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 from tokenprune_embedded import FAMILIES, Question
 
 import tokenprune

@@ -10,8 +10,10 @@ from tokenprune_cli.compare.answers import Work, answer_all
 from tokenprune_cli.compare.collected import collect
 from tokenprune_cli.compare.question_set import embedded_scenes
 from tokenprune_cli.demo.pictures import example_sheet
-from tokenprune_cli.evaluation import UNPRUNED, Setting, answer_batch, known_method, kv_cache_bytes, refusal
+from tokenprune_cli.evaluation.answering import answer_batch
+from tokenprune_cli.evaluation.costs import kv_cache_bytes
 from tokenprune_cli.evaluation.downsample import downsample, grid_side, interpolated_positions
+from tokenprune_cli.evaluation.settings import UNPRUNED, Setting, known_method, refusal
 
 import tokenprune
 
@@ -65,7 +67,7 @@ def test_it_takes_part_like_a_method(untrained_model, scenes, keep, seen):
         assert handle is None
         answers = answer_batch(model, processor, batch, handle, setting)
     config = model.config.text_config
-    lengths = batch.inputs["attention_mask"].sum(1) - 144 + seen
+    lengths = batch["attention_mask"].sum(1) - 144 + seen
     for answered, length in zip(answers, lengths.tolist(), strict=True):
         assert (answered.n_visual, answered.n_visual_before, answered.kept) == (seen, 144, None)
         assert answered.rows == (length,) * config.num_hidden_layers
@@ -75,7 +77,7 @@ def test_it_takes_part_like_a_method(untrained_model, scenes, keep, seen):
 def test_it_answers_what_the_model_answers_to_the_smaller_picture(untrained_model, scenes):
     model, processor = untrained_model
     (batch,) = make_batches(processor, scenes[:1])
-    small = downsample(batch.inputs, model.config.image_token_id, 8, 36)
+    small = downsample(batch, model.config.image_token_id, 8, 36)
     with interpolated_positions(model), torch.no_grad():
         ids = model.generate(**small, max_new_tokens=6, do_sample=False)[:, small["input_ids"].shape[1] :]
     want = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]

@@ -119,7 +119,7 @@ def test_rows_caches_and_operations_are_those_of_what_is_kept(found):
 def test_the_oracle_does_the_arithmetic_of_the_unpruned_model_on_fewer_rows(found):
     (dense,) = runs(found, batch=1, name="unpruned")
     text = PRESETS["micro"].config().text_config
-    from tokenprune_cli.evaluation import prefill_flops
+    from tokenprune_cli.evaluation.costs import prefill_flops
 
     tower = dense["flops_counted"] - prefill_flops(text, TEXT + VISUAL)
     for run in runs(found, batch=1, name="oracle"):

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from scene_batches import make_batches
-from tokenprune_cli.evaluation import UNPRUNED, Setting, answer_batch
+from scene_batches import answer_scenes
+from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 from tokenprune_embedded import embedded_model_path, held_out_scenes, load_embedded_model
 
 from benchmarks.scenes.files import write_scenes
@@ -37,15 +37,9 @@ def own():
     scenes = list(held_out_scenes(N))
 
     def evaluate(setting):
-        with setting.applied(model) as handle:
-            found = [
-                one
-                for batch in make_batches(processor, scenes, BATCH)
-                for one in answer_batch(model, processor, batch, handle, setting)
-            ]
-        return sum(one.is_right for one in found) / len(found), [
-            (one.question.text, one.text) for one in found
-        ]
+        answers = answer_scenes(model, processor, scenes, setting, size=BATCH)
+        texts = [(answer.question.text, answer.answered.text) for answer in answers]
+        return sum(answer.is_right for answer in answers) / len(answers), texts
 
     return evaluate
 

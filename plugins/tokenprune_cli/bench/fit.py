@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation.kv_cache import kv_cache_bytes
+from tokenprune_cli.evaluation.costs import kv_cache_bytes
 
 GIB = 1 << 30
 

@@ -108,7 +108,7 @@ def _check_specimen(
 
 def check_one(settings: Settings, name: str, model: Any, processor: Any) -> CheckRecord:
     """Check a loaded model on a batch of two questions, through its own processor; return the record."""
-    from tokenprune_cli.evaluation import placed, tokenized
+    from tokenprune_cli.evaluation.prompts import placed, tokenized
 
     start = time.perf_counter()
     try:

@@ -87,7 +87,7 @@ def compare(
         from tokenprune_cli.console.budgets import budget
         from tokenprune_cli.console.progress import ProgressBar
         from tokenprune_cli.console.questions import what_to_ask
-        from tokenprune_cli.evaluation import known_method
+        from tokenprune_cli.evaluation.settings import known_method
 
         asked_of = what_to_ask(questions, metric, scenes)
         names = PROTOCOLS if protocol is Protocol.both else (protocol.value,)

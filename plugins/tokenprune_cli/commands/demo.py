@@ -54,8 +54,8 @@ def demo(
         from tokenprune_cli.console.progress import ProgressBar
         from tokenprune_cli.demo import preset
         from tokenprune_cli.demo.pictures import columns, example_sheet
-        from tokenprune_cli.evaluation import known_method
         from tokenprune_cli.evaluation.answering import ANSWER_TOKENS
+        from tokenprune_cli.evaluation.settings import known_method
         from tokenprune_cli.records import Provenance, to_dict
 
         methods = [known_method(name) for name in method or ()]

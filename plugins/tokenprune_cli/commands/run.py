@@ -54,7 +54,7 @@ def run(
         import tokenprune
         from tokenprune_cli.console.budgets import budget
         from tokenprune_cli.console.images import check_writable, open_image, save_image
-        from tokenprune_cli.evaluation import unusable_character
+        from tokenprune_cli.evaluation.prompts import unusable_character
 
         if not prompt.strip():
             raise BadInputError("--prompt is empty; ask something about the picture")
@@ -103,7 +103,7 @@ def _strategy(method: str | None, scorer: str | None, selector: str | None) -> d
 
 
 def _check_prompt(processor: Any, prompt: str) -> None:
-    from tokenprune_cli.evaluation import picture_token
+    from tokenprune_cli.evaluation.prompts import picture_token
 
     token = picture_token(processor, prompt)
     if token is not None:
@@ -117,7 +117,7 @@ def _answer(
     network: Any, processor: Any, picture: Image, prompt: str, max_new_tokens: int
 ) -> tuple[dict[str, Any], str]:
     """Model inputs, and the answer they get."""
-    from tokenprune_cli.evaluation import placed, tokenized
+    from tokenprune_cli.evaluation.prompts import placed, tokenized
 
     inputs = tokenized(processor, [picture], [prompt])
     output = network.generate(**placed(network, inputs), max_new_tokens=max_new_tokens, do_sample=False)

@@ -13,7 +13,8 @@ from tokenprune_cli.compare.pictures import picture_path, save_kept, save_seen
 from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.question_set import QuestionSet, make_batch
 from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation import Answered, Setting, answer_batch
+from tokenprune_cli.evaluation.answering import Answered, answer_batch
+from tokenprune_cli.evaluation.settings import Setting
 
 QUESTIONS = "questions"  # the track in which every question is asked on its own
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -73,7 +74,7 @@ def answer(
                 path = picture_path(work.pictures, key(setting), i)
                 if report is not None:
                     image = next(image for image in report.images if image.row == row)
-                    save_kept(path, image, batch.inputs, processor)
+                    save_kept(path, image, batch, processor)
                 else:
                     share = (answered.n_visual / answered.n_visual_before) ** 0.5
                     save_seen(path, questions.open_image(questions.items[i].image), share)

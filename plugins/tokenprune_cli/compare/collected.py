@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenprune_cli.bench.oracle import rows_by_layer
-from tokenprune_cli.evaluation import prefill_flops
+from tokenprune_cli.evaluation.costs import prefill_flops
 
 
 @dataclass

@@ -18,7 +18,7 @@ from tokenprune_cli.compare.question_set import QuestionSet, check_questions, ma
 from tokenprune_cli.compare.record import add_conversations, model_record
 from tokenprune_cli.compare.workers import Source, answer_in_processes, answer_pending
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation import Setting
+from tokenprune_cli.evaluation.settings import Setting
 
 ANSWERS, PICTURES = "answers.jsonl", "pictures"
 
@@ -143,4 +143,4 @@ def _time(
 def _mean_tokens(model: Any, processor: Any, questions: QuestionSet, work: Work) -> float:
     """Visual tokens a picture, over the first batch."""
     batch = make_batch(processor, questions, questions.items[: work.batch])
-    return float((batch.inputs["input_ids"] == model.config.image_token_id).sum() / len(batch.items))
+    return float((batch["input_ids"] == model.config.image_token_id).sum() / len(batch["input_ids"]))

@@ -22,7 +22,8 @@ from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.question_set import QuestionSet, make_batch
 from tokenprune_cli.compare.remembering import Choices, remembering
 from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation import BASELINES, Setting, answer_batch
+from tokenprune_cli.evaluation.answering import answer_batch
+from tokenprune_cli.evaluation.settings import BASELINES, Setting
 
 TRACK = "conversation"
 TURNS = 4

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tokenprune_cli.cache_name import cache_name
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation import Setting, placed, tokenized
+from tokenprune_cli.evaluation.prompts import placed, tokenized
+from tokenprune_cli.evaluation.settings import Setting
 
 
 @torch.no_grad()

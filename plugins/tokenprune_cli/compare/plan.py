@@ -9,7 +9,7 @@ from typing import Any
 
 import tokenprune
 from tokenprune_cli.compare import protocols
-from tokenprune_cli.evaluation import BASELINES, UNPRUNED, Setting, refusal
+from tokenprune_cli.evaluation.settings import BASELINES, UNPRUNED, Setting, refusal
 
 RANDOM = "random"
 ALWAYS = ("stride", RANDOM, *BASELINES)  # in every table, whatever is asked for

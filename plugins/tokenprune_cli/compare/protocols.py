@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import tokenprune
-from tokenprune_cli.evaluation import BASELINES, Setting
+from tokenprune_cli.evaluation.settings import BASELINES, Setting
 
 PAPER, MATCHED = "paper", "matched"
 PROTOCOLS = (PAPER, MATCHED)

@@ -17,7 +17,7 @@ from tokenprune_embedded import Question, held_out_scenes
 
 from tokenprune_cli.compare.shelf import Shelf
 from tokenprune_cli.console.failures import BadInputError, first_line
-from tokenprune_cli.evaluation import Batch, picture_token, tokenized
+from tokenprune_cli.evaluation.prompts import picture_token, tokenized
 from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
 from tokenprune_cli.rgb import UNREADABLE, as_rgb
 
@@ -130,11 +130,10 @@ def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet
     return QuestionSet(path.name, tuple(items), Shelf(open_image), digest)
 
 
-def make_batch(processor: Any, questions: QuestionSet, items: Sequence[Item]) -> Batch:
+def make_batch(processor: Any, questions: QuestionSet, items: Sequence[Item]) -> dict[str, Any]:
     """Make the model inputs of some of the questions; their pictures are not held."""
     images = [questions.open_image(item.image) for item in items]
-    inputs = tokenized(processor, images, [item.question.text for item in items])
-    return Batch(tuple((item.image, item.question) for item in items), inputs)
+    return tokenized(processor, images, [item.question.text for item in items])
 
 
 def check_questions(processor: Any, questions: QuestionSet) -> None:

@@ -15,7 +15,7 @@ from tokenprune_cli.compare.plan import Line, Plan, key
 from tokenprune_cli.compare.protocols import saw_the_question
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scores import Scores, scores_of
-from tokenprune_cli.evaluation import UNPRUNED
+from tokenprune_cli.evaluation.settings import UNPRUNED
 
 
 def model_record(

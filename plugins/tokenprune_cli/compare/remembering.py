@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import tokenprune
-from tokenprune_cli.evaluation import Setting
+from tokenprune_cli.evaluation.settings import Setting
 
 
 @dataclass

@@ -25,7 +25,7 @@ from tokenprune_cli.compare.table import (
     refusals,
     table,
 )
-from tokenprune_cli.evaluation import UNPRUNED
+from tokenprune_cli.evaluation.settings import UNPRUNED
 from tokenprune_cli.records import Provenance
 from tokenprune_cli.tables import templates
 

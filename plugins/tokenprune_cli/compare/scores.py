@@ -12,7 +12,7 @@ from tokenprune_cli.compare.bootstrap import Interval, draws
 from tokenprune_cli.compare.plan import RANDOM, key
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import Array, cluster_sums
-from tokenprune_cli.evaluation import UNPRUNED
+from tokenprune_cli.evaluation.settings import UNPRUNED
 
 
 class Scores:

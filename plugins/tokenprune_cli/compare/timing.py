@@ -16,7 +16,9 @@ from tokenprune_cli.bench.contenders import Contender
 from tokenprune_cli.bench.timing import FlopCounter, time_prefill
 from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.question_set import QuestionSet, make_batch
-from tokenprune_cli.evaluation import Setting, placed, prefill_flops
+from tokenprune_cli.evaluation.costs import prefill_flops
+from tokenprune_cli.evaluation.prompts import placed
+from tokenprune_cli.evaluation.settings import Setting
 
 N_QUESTIONS = 3  # questions that are timed: the first ones of the report's examples
 REPEATS = 7
@@ -40,7 +42,7 @@ def measure(
         the mean over the questions), the tower's and choosing's part of it, and `flops` by part.
     """
     batches = [
-        placed(model, make_batch(processor, questions, [questions.items[i]]).inputs)
+        placed(model, make_batch(processor, questions, [questions.items[i]]))
         for i in questions.examples[:N_QUESTIONS]
     ]
     clock = Clock(model.device)

@@ -18,7 +18,7 @@ from tokenprune_cli.compare.conversation import TRACK, converse
 from tokenprune_cli.compare.question_set import QuestionSet, embedded_scenes, questions_from_file
 from tokenprune_cli.console.failures import BadInputError, quietly
 from tokenprune_cli.console.models import Device, Precision, load_model
-from tokenprune_cli.evaluation import Setting
+from tokenprune_cli.evaluation.settings import Setting
 
 LOOK = 2.0  # seconds between looks at whether a process has died
 Pending = Sequence[tuple[str, int, tuple[Setting, ...]]]  # track, batch, and settings it still lacks

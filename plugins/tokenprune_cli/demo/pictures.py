@@ -12,7 +12,7 @@ from tokenprune_cli.compare.collected import Collected
 from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import is_right
-from tokenprune_cli.evaluation import Setting
+from tokenprune_cli.evaluation.settings import Setting
 
 CELL = 13  # pixels a patch in the pictures
 TEXT = 12

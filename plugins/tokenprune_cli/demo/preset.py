@@ -14,8 +14,8 @@ from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.record import Leader, leaders
 from tokenprune_cli.compare.scores import Scores
 from tokenprune_cli.compare.table import conclusion
-from tokenprune_cli.evaluation import BASELINES, Setting
 from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC
+from tokenprune_cli.evaluation.settings import BASELINES, Setting
 
 RECOMMENDED = "zoo-exact"
 METHODS = (RECOMMENDED, "zoo-prune", "divprune", "visionzip", "fastv", "random")

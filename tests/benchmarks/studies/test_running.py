@@ -74,7 +74,8 @@ def test_a_study_records_every_cell_and_ranking(untrained_model, questions):
 
 def test_answers_are_those_of_the_method_itself(untrained_model, questions):
     """A study's variant and the method by name keep the same tokens, so that they answer alike."""
-    from tokenprune_cli.evaluation import Setting, answer_batch
+    from tokenprune_cli.evaluation.answering import answer_batch
+    from tokenprune_cli.evaluation.settings import Setting
 
     from benchmarks.studies.running import _answers
 

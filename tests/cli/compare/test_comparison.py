@@ -16,7 +16,9 @@ from tokenprune_cli.compare.journal import Journal
 from tokenprune_cli.compare.plan import key, make_plan
 from tokenprune_cli.compare.timing import _contender, count_flops
 from tokenprune_cli.compare.workers import answer_in_processes
-from tokenprune_cli.evaluation import UNPRUNED, Setting, prefill_flops, tokenized
+from tokenprune_cli.evaluation.costs import prefill_flops
+from tokenprune_cli.evaluation.prompts import tokenized
+from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 
 
 def line_of(record, protocol, method, keep):

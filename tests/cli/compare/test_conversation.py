@@ -7,7 +7,8 @@ from cache_names import CACHE, cache_of
 from tokenprune_cli.compare.conversation import TURNS, _applied, _ask_anew, conversations, converse, later
 from tokenprune_cli.compare.dialogue import continuation, rendered, talk
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation import UNPRUNED, Setting, tokenized
+from tokenprune_cli.evaluation.prompts import tokenized
+from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 from tokenprune_embedded import load_embedded_model
 
 METHODS = ("zoo-exact", "visionzip", "fastv", "sparsevlm", "pyramiddrop")

@@ -9,8 +9,9 @@ import tiny_processors
 import torch
 from scene_batches import make_batches
 from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation import UNPRUNED, Batch, Setting, answer_batch, tokenized
-from tokenprune_embedded import Question
+from tokenprune_cli.evaluation.answering import answer_batch
+from tokenprune_cli.evaluation.prompts import tokenized
+from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 
 METHODS = ("zoo-exact", "zoo-prune", "visionzip", "visionzip-received", "vispruner", "fastv", "sparsevlm")
 SETTINGS = (UNPRUNED, *(Setting(method, 20) for method in METHODS))
@@ -45,8 +46,7 @@ def test_other_families_answer_the_same_too(family):
     model, processor = getattr(tiny_models, family)(), getattr(tiny_processors, family)()
     images = [tiny_processors.noise(*size, seed=1) for size in ((40, 60), (64, 32))]
     questions = ["what is in this picture ?", "what is before ?"]
-    asked = [(i, Question("", text, "")) for i, text in enumerate(questions)]
-    batch = Batch(tuple(asked), tokenized(processor, images, questions))
+    batch = tokenized(processor, images, questions)
     settings = (UNPRUNED, *(Setting(method, 6) for method in ("zoo-exact", "visionzip-received", "fastv")))
     alone = [answers((model, processor), batch, setting)[0] for setting in settings]
     with shared_tower(model) as memory:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tokenprune_cli.compare import shelf
 from tokenprune_cli.compare.question_set import embedded_scenes, questions_from_file
-from tokenprune_cli.evaluation import UNPRUNED
+from tokenprune_cli.evaluation.settings import UNPRUNED
 
 import tokenprune
 
