@@ -145,7 +145,7 @@ def test_a_method_the_model_cannot_use(files, untrained):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("kept.noformat", "no ending of a picture format"), ("none/kept.png", "does not exist")],
+    [("kept.noformat", "no image file extension"), ("none/kept.png", "does not exist")],
 )
 def test_pictures_that_cannot_be_saved(files, untrained, name, said):
     assert said in run(files, "--keep", 9, "--model", untrained, "--save", files / name)

@@ -79,8 +79,8 @@ def test_a_record_that_could_not_be_written_is_refused_before_any_work(tmp_path,
 def test_a_plot_that_could_not_be_written_is_refused_before_any_work(tmp_path, locked, no_work):
     (tmp_path / "dir.png").mkdir()
     plot = [*BENCH, "--plot"]
-    assert "'nomodel' has no ending of a picture format" in refused(*plot, "nomodel")
-    assert "has no ending of a picture format" in refused(*plot, tmp_path / "speed.json")
+    assert "'nomodel' has no image file extension" in refused(*plot, "nomodel")
+    assert "has no image file extension" in refused(*plot, tmp_path / "speed.json")
     assert "does not exist" in refused(*plot, tmp_path / "none" / "speed.png")
     assert "is a directory" in refused(*plot, tmp_path / "dir.png")
     assert "may not be written" in refused(*plot, locked / "speed.svg")

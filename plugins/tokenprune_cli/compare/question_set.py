@@ -17,9 +17,9 @@ from tokenprune_embedded import Question, held_out_scenes
 
 from tokenprune_cli.compare.shelf import Shelf
 from tokenprune_cli.console.failures import BadInputError, first_line
+from tokenprune_cli.console.images import UNREADABLE, as_rgb
 from tokenprune_cli.evaluation.prompts import picture_token, tokenized
 from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
-from tokenprune_cli.rgb import UNREADABLE, as_rgb
 
 N_EXAMPLES = 6  # questions that the report shows pictures of
 

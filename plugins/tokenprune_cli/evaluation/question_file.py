@@ -14,9 +14,9 @@ from typing import Any
 from PIL import Image
 
 from tokenprune_cli.console.failures import BadInputError
+from tokenprune_cli.console.images import UNREADABLE
 from tokenprune_cli.evaluation.metrics import NAMES, NO, YES
 from tokenprune_cli.evaluation.prompts import unusable_character
-from tokenprune_cli.rgb import UNREADABLE
 
 DEFAULT_METRIC = "exact_match"
 FIELDS = ("image", "question", "answer", "answers", "metric", "family")
