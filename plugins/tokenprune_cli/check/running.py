@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of promises on tiny models of every family, or on one model of the user's."""
+"""Check promises on tiny models of every family, or on a model of the user's."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +14,10 @@ from PIL import Image
 
 import tokenprune
 from tokenprune.testing import ModelCheck, check_model
-from tokenprune.trial import ALL_PROMISES, PromiseRecord, Specimen
-from tokenprune_cli.check.record import CheckRecord, is_broken
+from tokenprune.trial import ALL_PROMISES, FAILED, PromiseRecord, Specimen
 from tokenprune_cli.console.failures import BadInputError, first_line
+from tokenprune_cli.evaluation.prompts import placed, tokenized
 from tokenprune_cli.records import Provenance
-
-if TYPE_CHECKING:
-    from tokenprune import ModelAdapter
 
 # of unequal length, so that a batch of them is padded; the embedded model knows the words of the first
 QUESTIONS = ("what color is the star ?", "how many red circles are there in this picture , and where ?")
@@ -28,15 +25,35 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class CheckRecord(Provenance):
+    """What was checked.
+
+    `models` are entries of `ModelCheck.to_dict` with a name, `left_out` names and reasons of tiny models that
+    were not checked.
+    """
+
+    passed: bool
+    seconds: float
+    budget: str
+    models: list[dict[str, Any]]
+    left_out: list[dict[str, str]]
+
+
+def is_broken(model: Mapping[str, Any]) -> bool:
+    """Return whether a promise was broken on a model; none is if no method runs on it."""
+    return any(record["outcome"] == FAILED for record in model["records"])
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What checks have in common: methods by name (None: all), the budget, the seed."""
+    """Settings of all checks: the methods by name (None: all), the budget and the seed."""
 
     methods: list[str] | None
     budget: tokenprune.Budget
     seed: int
 
     def check(self, model: Any, inputs: Any = None) -> ModelCheck:
-        """Check one model; refuse one that does not fit into memory."""
+        """Check a model; raise an error if it does not fit into memory."""
         try:
             return check_model(
                 model,
@@ -53,79 +70,74 @@ class Settings:
 
 
 def check_specimens(
-    settings: Settings, place: str, dtype: torch.dtype, attention: str | None, progress: Progress
+    settings: Settings, device: str, dtype: torch.dtype, attention: str | None, progress: Progress
 ) -> CheckRecord:
-    """Check a tiny model of each family that an installed adapter knows; return the record."""
+    """Check a tiny model of each family that an installed adapter supports, and return the record.
+
+    These models are known to run, so a refusal counts as a broken promise.
+    """
     start, threads = time.perf_counter(), torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other
+    torch.set_num_threads(1)  # with tiny tensors, threads only wait for each other
     registry = tokenprune.default_registry()
     adapters = [registry.find("adapter", name) for name in registry.names("adapter")]
-    found = [(adapter, specimen) for adapter in adapters for specimen in adapter.specimens()]
+    specimens = [(adapter, specimen) for adapter in adapters for specimen in adapter.specimens()]
     models, left_out = [], []
-    for number, (adapter, specimen) in enumerate(found):
-        progress("tiny models", number, len(found))
-        reason = _why_not(specimen, attention)
+    for number, (adapter, specimen) in enumerate(specimens):
+        progress("tiny models", number, len(specimens))
+        reason = _reason_to_leave_out(specimen, attention)
         if reason:
             left_out.append({"name": specimen.name, "reason": reason})
             continue
-        check = _check_specimen(settings, adapter, specimen, place, dtype, attention)
+        model = _tiny_model(specimen, device, dtype, attention)
+        try:
+            check = settings.check(model)
+        except (tokenprune.UnsupportedModelError, tokenprune.UnsupportedCallError) as error:
+            broken = PromiseRecord.failed(ALL_PROMISES, "every method", str(error))
+            name, budget = type(model).__name__, str(settings.budget)
+            check = ModelCheck(name, adapter.name, device, str(dtype), {}, budget, (broken,), 0.0)
         models.append({"name": specimen.name, **check.to_dict()})
-    progress("tiny models", len(found), len(found))
+    progress("tiny models", len(specimens), len(specimens))
     torch.set_num_threads(threads)
     return _record(settings, models, left_out, time.perf_counter() - start)
 
 
-def _why_not(specimen: Specimen, attention: str | None) -> str:
+def _reason_to_leave_out(specimen: Specimen, attention: str | None) -> str:
     if not specimen.is_installed:
         return f"{specimen.package} is not installed: {specimen.remedy}"
     if attention is not None and specimen.package:
-        return "its library has no attention implementations to choose from, so that --attn means nothing"
+        return "its library has no attention implementations to choose from, so --attn does not apply"
     return ""
 
 
-def _check_specimen(
-    settings: Settings,
-    adapter: type[ModelAdapter],
-    specimen: Specimen,
-    place: str,
-    dtype: torch.dtype,
-    attention: str | None,
-) -> ModelCheck:
-    """Check one; a refusal counts as a failure here, as these models are known to run."""
-    model: Any = specimen.build().to(place, dtype)
+def _tiny_model(specimen: Specimen, device: str, dtype: torch.dtype, attention: str | None) -> Any:
+    model: Any = specimen.build().to(device, dtype)
     if attention is not None:
         try:
             model.set_attn_implementation(attention)
         except (ValueError, ImportError, AttributeError) as error:
             raise BadInputError(f"--attn {attention}: {first_line(error)}") from None
-    try:
-        return settings.check(model)
-    except (tokenprune.UnsupportedModelError, tokenprune.UnsupportedCallError) as error:
-        broken = PromiseRecord.failed(ALL_PROMISES, "every method", str(error))
-        name = type(model).__name__
-        return ModelCheck(name, adapter.name, place, str(dtype), {}, str(settings.budget), (broken,), 0.0)
+    return model
 
 
-def check_one(settings: Settings, name: str, model: Any, processor: Any) -> CheckRecord:
-    """Check a loaded model on a batch of two questions, through its own processor; return the record."""
-    from tokenprune_cli.evaluation.prompts import placed, tokenized
-
+def check_loaded(settings: Settings, name: str, model: Any, processor: Any) -> CheckRecord:
+    """Check a loaded model on a batch of two questions, with its own processor, and return the record."""
     start = time.perf_counter()
     try:
-        inputs = tokenized(processor, [_picture()] * len(QUESTIONS), QUESTIONS)
+        inputs = tokenized(processor, [_image()] * len(QUESTIONS), QUESTIONS)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         raise BadInputError(
-            f"the processor of the model '{name}' does not take a picture and a question: {first_line(error)}"
+            f"the processor of the model '{name}' does not accept an image and a question: "
+            f"{first_line(error)}"
         ) from None
     check = settings.check(model, placed(model, inputs))
     return _record(settings, [{"name": name, **check.to_dict()}], [], time.perf_counter() - start)
 
 
-def _picture() -> Image.Image:
-    """A picture without equal patches: smooth colours under grain."""
-    draw = np.random.default_rng(0)
-    coarse = Image.fromarray(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((448, 336))
-    grain = draw.integers(-24, 25, (336, 448, 3))
+def _image() -> Image.Image:
+    """Return an image in which no two patches are equal: smooth colors with grain."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((448, 336))
+    grain = generator.integers(-24, 25, (336, 448, 3))
     return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
 
 

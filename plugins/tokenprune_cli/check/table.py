@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was checked, for the terminal: a line for each model, or for each method of a single one."""
+"""Print what was checked: a line for each model, or for each method of a single model."""
 
 from __future__ import annotations
 
@@ -9,44 +9,39 @@ from typing import Any
 from rich.console import Console
 
 from tokenprune.trial import ALL_PROMISES, CACHE, FAILED, NOT_APPLICABLE, PROMISES
-from tokenprune_cli.check.record import CheckRecord, is_broken
+from tokenprune_cli.check.running import CheckRecord, is_broken
 from tokenprune_cli.tables import Table
 
-Record = Mapping[str, Any]
+Record = Mapping[str, Any]  # of a model, or of a promise with a method
 
 
-def show(record: CheckRecord, console: Console) -> None:
-    """Print tables, what does not apply and why, broken promises, the verdict."""
-    models = record.models
-    alone = len(models) == 1
-    if models:
-        console.print((_of_methods(models[0]) if alone else _of_models(models)).rich())
-        console.print(_legend(models), style="dim", soft_wrap=True)
+def show(record: CheckRecord) -> None:
+    """Print the table, what does not apply and why, the broken promises and the verdict."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    single = record.models[0] if len(record.models) == 1 else None
+    if record.models:
+        table = _table_of_models(record.models) if single is None else _table_of_methods(single)
+        console.print(table.rich(), soft_wrap=False)
+        console.print(_legend(record.models), style="dim")
     for entry in record.left_out:
-        _say(console, f"not checked: {entry['name']}: {entry['reason']}")
-    if alone:
-        for one in models[0]["records"]:
-            if one["promise"] == ALL_PROMISES and one["outcome"] == NOT_APPLICABLE:
-                _say(console, f"not applicable: {one['method']}: {one['note'].split('. ')[0]}")
-    for model in models:
-        for one in model["records"]:
-            if one["outcome"] == FAILED:
-                _say(console, f"FAILED: {model['name']}: {_sentence(one)}", style="bold red")
-    _say(console, _verdict(record), style="bold" if record.passed else "bold red")
+        console.print(f"not checked: {entry['name']}: {entry['reason']}")
+    for promise in single["records"] if single else ():
+        if promise["promise"] == ALL_PROMISES and promise["outcome"] == NOT_APPLICABLE:
+            console.print(f"not applicable: {promise['method']}: {promise['note'].split('. ')[0]}")
+    for model in record.models:
+        for promise in model["records"]:
+            if promise["outcome"] == FAILED:
+                console.print(f"FAILED: {model['name']}: {_sentence(promise)}", style="bold red")
+    console.print(_verdict(record), style="bold" if record.passed else "bold red")
 
 
-def _say(console: Console, sentence: str, style: str | None = None) -> None:
-    console.print(sentence, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _of_models(models: Sequence[Record]) -> Table:
-    """The largest difference of each promise, over the methods that run."""
+def _table_of_models(models: Sequence[Record]) -> Table:
+    """Lay out the largest difference of each promise, over the methods that run."""
     rows = []
     for model in models:
-        by_method = _by_method(model)
-        n_ran = sum(not _skipped(records) for records in by_method.values())
-        cells = _cells(model["records"])
-        rows.append([model["name"], f"{n_ran} of {len(by_method)}", *cells, f"{model['seconds']:.1f}"])
+        n_methods = len({promise["method"] for promise in model["records"]})
+        ran = f"{len(_ran(model))} of {n_methods}"
+        rows.append([model["name"], ran, *_cells(model["records"]), f"{model['seconds']:.1f}"])
     return Table(
         ("model", "methods", *PROMISES, "seconds"),
         rows,
@@ -54,78 +49,72 @@ def _of_models(models: Sequence[Record]) -> Table:
     )
 
 
-def _of_methods(model: Record) -> Table:
-    """The difference of each promise with each method that runs."""
-    ran = {method: records for method, records in _by_method(model).items() if not _skipped(records)}
+def _table_of_methods(model: Record) -> Table:
+    """Lay out the difference of each promise with each method that runs."""
+    by_method = _ran(model)
     return Table(
         ("method", *PROMISES, "KV kB"),
-        [[method, *_cells(records), _sizes(records)] for method, records in ran.items()],
-        styles={i: "red" for i, records in enumerate(ran.values()) if is_broken({"records": records})},
+        [[method, *_cells(promises), _sizes(promises)] for method, promises in by_method.items()],
+        styles={i: "red" for i, ps in enumerate(by_method.values()) if is_broken({"records": ps})},
     )
 
 
-def _by_method(model: Record) -> dict[str, list[Record]]:
-    methods: dict[str, list[Record]] = {}
-    for one in model["records"]:
-        methods.setdefault(one["method"], []).append(one)
-    return methods
+def _ran(model: Record) -> dict[str, list[Record]]:
+    """Return the promises that were checked, by method; without the methods that do not run on the model."""
+    by_method: dict[str, list[Record]] = {}
+    for promise in model["records"]:
+        if promise["promise"] != ALL_PROMISES or promise["outcome"] != NOT_APPLICABLE:
+            by_method.setdefault(promise["method"], []).append(promise)
+    return by_method
 
 
-def _skipped(records: Sequence[Record]) -> bool:
-    return all(r["promise"] == ALL_PROMISES and r["outcome"] == NOT_APPLICABLE for r in records)
+def _cells(promises: Sequence[Record]) -> list[str]:
+    return [_cell([p for p in promises if p["promise"] == name]) for name in PROMISES]
 
 
-def _cells(records: Sequence[Record]) -> list[str]:
-    return [_cell([r for r in records if r["promise"] == promise]) for promise in PROMISES]
-
-
-def _cell(records: Sequence[Record]) -> str:
-    """The largest difference, with a mark where the promise is broken; a dash where nothing applies."""
-    measured = [r["difference"] for r in records if r["difference"] is not None]
-    failed = any(r["outcome"] == FAILED for r in records)
+def _cell(promises: Sequence[Record]) -> str:
+    """Write the largest difference, with a mark if a promise is broken; a dash if nothing applies."""
+    measured = [promise["difference"] for promise in promises if promise["difference"] is not None]
+    failed = any(promise["outcome"] == FAILED for promise in promises)
     if not measured:
         return "FAILED" if failed else "-"
     largest = f"{max(measured):.1e}" if max(measured) else "0"
     return f"{largest} !" if failed else largest
 
 
-def _sizes(records: Sequence[Record]) -> str:
-    """Bytes of the cache in thousands, of how many without pruning; a dash where none were counted."""
-    for one in records:
-        words = one["note"].split()
-        if one["promise"] == CACHE and words[1:2] == ["of"] and words[3:] == ["bytes"]:
+def _sizes(promises: Sequence[Record]) -> str:
+    """Write the size of the cache in kB, with and without pruning; a dash if it was not measured."""
+    for promise in promises:
+        words = promise["note"].split()
+        if promise["promise"] == CACHE and words[1:2] == ["of"] and words[3:] == ["bytes"]:
             return " of ".join(f"{int(word) / 1000:.0f}" for word in (words[0], words[2]))
     return "-"
 
 
 def _legend(models: Sequence[Record]) -> str:
-    """What is allowed, which follows from the dtype."""
-    allowed = {
-        (model["dtype"], one["allowed"]) for model in models for one in model["records"] if one["allowed"]
-    }
-    said = ", ".join(f"{most:.1e} in {dtype}" for dtype, most in sorted(allowed)) or "0"
-    exact = "identity and undo: the same bits, 0"
-    return f"largest differences; allowed: {exact}; others, relative to the size of a row: {said}"
+    """Describe the differences that are allowed, which depend on the dtype."""
+    allowed = {(m["dtype"], p["allowed"]) for m in models for p in m["records"] if p["allowed"]}
+    others = ", ".join(f"{largest:.1e} in {dtype}" for dtype, largest in sorted(allowed)) or "0"
+    return f"largest differences; allowed: identity and undo 0, others {others} relative to the size of a row"
 
 
-def _sentence(one: Record) -> str:
-    said = f"{one['promise']} with {one['method']}"
-    if one["promise"] in PROMISES:
-        said += f" ({PROMISES[one['promise']]})"
-    if one["difference"] is not None:
-        said += f": off by {one['difference']:.1e}, {one['allowed']:.1e} is allowed"
-    return f"{said}: {one['note']}" if one["note"] else said
+def _sentence(promise: Record) -> str:
+    sentence = f"{promise['promise']} with {promise['method']}"
+    if promise["promise"] in PROMISES:
+        sentence += f" ({PROMISES[promise['promise']]})"
+    if promise["difference"] is not None:
+        sentence += f": off by {promise['difference']:.1e}, {promise['allowed']:.1e} is allowed"
+    return f"{sentence}: {promise['note']}" if promise["note"] else sentence
 
 
 def _verdict(record: CheckRecord) -> str:
-    records = [one for model in record.models for one in model["records"]]
-    kept = sum(one["outcome"] not in (FAILED, NOT_APPLICABLE) for one in records)
-    broken = sum(one["outcome"] == FAILED for one in records)
+    outcomes = [promise["outcome"] for model in record.models for promise in model["records"]]
+    n_checks, n_broken = len(outcomes) - outcomes.count(NOT_APPLICABLE), outcomes.count(FAILED)
     ran = [model["name"] for model in record.models if model["passed"] or is_broken(model)]
     where = f"{len(ran)} models" if len(ran) > 1 else ran[0] if ran else "any model"
-    took = f"{record.seconds:.0f} s, {record.budget}"
+    cost = f"{record.seconds:.0f} s, {record.budget}"
     if record.passed:
-        return f"passed: all {kept} checks on {where} ({took})"
-    if not broken:
+        return f"passed: all {n_checks} checks on {where} ({cost})"
+    if not n_broken:
         return f"FAILED: nothing could be checked on {where}"
-    return f"FAILED: {broken} of {kept + broken} checks on {where} ({took})"
+    return f"FAILED: {n_broken} of {n_checks} checks on {where} ({cost})"
