@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was answered so far, line by line in a file, so that a run that was killed goes on where it was."""
+"""Write answers to a file line by line, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tokenprune_cli.console.files import cannot_write, check_folder, make_direct
 
 
 class Journal:
-    """An append-only file of JSON lines: first the configuration, then one line for each piece of work.
+    """An append-only file of JSON lines: first the configuration, then a line for each result.
 
     Parameters
     ----------
     path
-        The file; it is made if it does not exist.
+        The file; created if it does not exist.
     configuration
-        Everything the answers depend on. A file with another one is refused.
+        Everything that the answers depend on. A file with another configuration is refused.
     restart
-        Throw away what the file holds.
+        Discard the contents of the file.
     """
 
     def __init__(self, path: Path, configuration: Mapping[str, Any], restart: bool = False) -> None:
@@ -34,34 +34,34 @@ class Journal:
             write_text(path, json.dumps({"configuration": configuration}))
             return
         try:
-            whole = path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise BadInputError(f"'{path}' cannot be read: {error.strerror}") from None
-        complete = whole[: whole.rfind(b"\n") + 1]  # a kill may have cut the last line short
+        complete = content[: content.rfind(b"\n") + 1]  # the last line is incomplete if the run was killed
         try:
             head, *self.lines = [json.loads(line) for line in complete.split(b"\n")[:-1]]
-            found = dict(head["configuration"])
+            earlier = dict(head["configuration"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise BadInputError(
                 f"'{path}' holds no answers of tokenprune compare; give another --output, or --restart to "
                 "overwrite it"
             ) from None
         changed = [
-            f"{name}: {_short(found.get(name))}, now {_short(configuration.get(name))}"
-            for name in {**found, **configuration}
-            if found.get(name) != json.loads(json.dumps(configuration.get(name)))
+            f"{name}: {_short(earlier.get(name))}, now {_short(configuration.get(name))}"
+            for name in {**earlier, **configuration}
+            if earlier.get(name) != json.loads(json.dumps(configuration.get(name)))
         ]
         if changed:
             raise BadInputError(
                 f"'{path}' holds answers of another configuration ({'; '.join(changed)}); give another "
-                "--output, or --restart to begin anew"
+                "--output, or --restart to discard them"
             )
-        if len(complete) < len(whole):
+        if len(complete) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(complete))
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one line at once."""
+        """Write a line immediately."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

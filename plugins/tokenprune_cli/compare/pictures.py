@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small pictures of what was kept for the questions that the report shows, drawn while they are answered."""
+"""Draw small pictures of what was kept for the example questions of the report."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from PIL import Image
 from tokenprune import ImageReport, IncompatibleError
 from tokenprune_cli.console.files import cannot_write, make_directory
 
-SIDE = 132  # pixels of the longer side, about
+SIDE = 132  # approximate length of the longer side, in pixels
 COLORS = 64
 
 
 def picture_path(folder: Path, key: str, number: int) -> Path:
-    """Where the picture of one question under one setting is kept."""
+    """Return the path of the picture of question `number` under a setting, by the setting's key."""
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{number}.png"
 
 
 def save_kept(path: Path, report: ImageReport, inputs: Mapping[str, Any], processor: Any) -> None:
-    """Draw what was kept of one image; nothing is drawn where tokens have no place on the picture."""
+    """Draw what was kept of an image, unless its tokens have no place in the picture."""
+    cell = max(2, round(SIDE / max(1, *report.layout.grid[1:])) if report.layout.tiles is None else 3)
     try:
-        whole = tokenprune_visualize.kept(report, inputs=inputs, processor=processor, cell=_cell(report))
+        picture = tokenprune_visualize.kept(report, inputs=inputs, processor=processor, cell=cell)
     except IncompatibleError:
         return
-    _save(whole, path)
+    _save(picture, path)
 
 
 def save_seen(path: Path, image: Image.Image, share: float) -> None:
-    """Draw a picture of which nothing was dropped; `share` of its sides is what the model saw of them."""
+    """Draw a picture without pruning; the model saw it with its sides scaled by `share`."""
     coarse = image.convert("RGB")
     if share < 1:
         size = (max(1, round(coarse.width * share)), max(1, round(coarse.height * share)))
@@ -42,11 +43,6 @@ def save_seen(path: Path, image: Image.Image, share: float) -> None:
     size = (round(image.width * scale), round(image.height * scale))
     smooth = Image.Resampling.BICUBIC if share == 1 else Image.Resampling.NEAREST
     _save(coarse.resize(size, smooth), path)
-
-
-def _cell(report: ImageReport) -> int:
-    """Pixels of a patch."""
-    return max(2, round(SIDE / max(1, *report.layout.grid[1:])) if report.layout.tiles is None else 3)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a budget means to each method: as its authors ran it, or by the same rules for all methods."""
+"""What a budget means for each method: as its authors ran it, or by the same rules for all methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenprune_cli.evaluation.settings import BASELINES, Setting
 
 PAPER, MATCHED = "paper", "matched"
 PROTOCOLS = (PAPER, MATCHED)
-DEFAULTS = "defaults"  # what `apply` does without options; the demo's
+DEFAULTS = "defaults"  # what `apply` does without options; the demo's protocol
 FROM_TEXT_ROWS = "attention_rows"  # the signal: attention from rows of the text to the image
 EXPLANATIONS = {
     PAPER: "Every method as its authors ran it: what a budget counts, what it is shared over, newline tokens "
@@ -23,16 +23,11 @@ EXPLANATIONS = {
 }
 
 
-def tells_views_apart(model: Any) -> bool:
-    """Whether this model cuts a picture into tiles, so that scope and newlines matter."""
-    return getattr(model.config, "image_grid_pinpoints", None) is not None
-
-
 def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
-    """Spell a protocol out for one method at one budget on one model.
+    """Return the setting of a method at a budget on a model, under a protocol.
 
-    Everything that makes a difference is in the setting's options, and nothing else: settings of both
-    protocols that are equal give the same answers and need to be run once.
+    The setting's options are exactly those that make a difference: equal settings of both protocols give the
+    same answers and need to be run only once.
 
     Parameters
     ----------
@@ -53,22 +48,22 @@ def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
     options = {"positions": str(positions)}
     if own.stage == "decoder":
         options["budget"] = "average" if protocol == MATCHED else "paper"
-    if tells_views_apart(model):
+    if getattr(model.config, "image_grid_pinpoints", None) is not None:  # the model cuts pictures into tiles
         options["scope"] = "image" if protocol == MATCHED else own.scope
         options["newlines"] = "compete" if protocol == MATCHED else own.newlines
     return Setting(method, keep, tuple(sorted(options.items())))
 
 
 def is_of_the_question(signal: str) -> bool:
-    """Whether a signal is made of the text after the image: by `text` in its name, or as its attention.
+    """Return whether a signal depends on the text after the image, by its name.
 
-    The picture stands before the question and attention is causal: the image's own rows do not depend on it.
+    The picture comes before the question and attention is causal: the image's own rows do not depend on it.
     """
     return "text" in signal.split("_") or signal == FROM_TEXT_ROWS
 
 
 def saw_the_question(method: str | None) -> bool:
-    """Whether what a method keeps depends on what is asked."""
+    """Return whether the tokens that a method keeps depend on the question."""
     if method is None or method in BASELINES:
         return False
     return any(map(is_of_the_question, tokenprune.method(method).needs))

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running the vision tower once for all methods: what it gave for the last pictures is given again.
+"""Run the vision tower once for all methods: repeated calls with equal pictures return the stored output.
 
-The very same tensors come out, so answers cannot differ. Signals that methods read off inside the tower are
-had by running the one attention module that adapters look at again, on the very inputs it had. Where anything
-else listens inside the tower, it is run anew.
+The returned tensors are the same, so that answers cannot differ. For signals that methods read inside the
+tower, the attention module that adapters hook is run again on its stored inputs. If there are other hooks
+inside the tower, the tower runs.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,42 +20,40 @@ import tokenprune
 
 
 class TowerMemory:
-    """Stands for a tower's forward and remembers its last call; `n_runs` counts how often it really ran."""
+    """Replaces a tower's forward and stores its last call; `n_runs` counts the calls of the real forward."""
 
     def __init__(self, tower: Any, attention: Any) -> None:
         self.tower, self.attention, self.n_runs = tower, attention, 0
-        self._forward = self.__wrapped__ = tower.forward  # whoever looks at its signature sees the tower's
+        self._forward = self.__wrapped__ = tower.forward  # so that inspect.signature returns the tower's
         self._call: tuple[Any, Any] | None = None
         self._attended: list[tuple[Any, Any]] = []
         self._output: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the tower, or give what it gave."""
+        """Run the tower, or return the stored output."""
         if self._call is not None and _same(self._call, (args, kwargs)) and not self._is_watched():
             if self.attention is not None:
-                for seen, options in self._attended:
-                    self.attention(*seen, **options)
+                for inputs, options in self._attended:
+                    self.attention(*inputs, **options)
             return copy.copy(self._output)
         self._call = None
         self._attended.clear()
-        watches = [] if self.attention is None else [self.attention]
-        hooks = [part.register_forward_pre_hook(self._attend, with_kwargs=True) for part in watches]
-        try:
+        hook: Any = nullcontext()
+        if self.attention is not None:
+            hook = self.attention.register_forward_pre_hook(self._attend, with_kwargs=True)
+        with hook:
             self._output = self._forward(*args, **kwargs)
-        finally:
-            for hook in hooks:
-                hook.remove()
         self.n_runs += 1
         self._call = args, kwargs
-        return copy.copy(self._output)  # some models write into what the tower gives them
+        return copy.copy(self._output)  # some models change the tower's output in place
 
     def _attend(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._attended.append((args, dict(kwargs)))
 
     def _is_watched(self) -> bool:
-        """Whether there are hooks on parts of the tower that giving its output again would leave out.
+        """Return whether parts of the tower have hooks that would not be called without running it.
 
-        Those of transformers itself collect hidden states, which are in the output.
+        The hooks of transformers itself collect hidden states, which are in the output.
         """
         return any(
             not str(getattr(hook, "__module__", "")).startswith("transformers.")
@@ -68,18 +66,18 @@ class TowerMemory:
 
 @contextmanager
 def shared_tower(model: Any) -> Iterator[TowerMemory | None]:
-    """Let calls inside the block share the tower's work on equal pictures; None where it cannot be shared.
+    """Share the tower's output between calls with equal pictures inside the block; None if not possible.
 
-    Methods may be applied and removed inside the block. Afterwards the model is what it was.
+    Methods may be applied and removed inside the block. On exit the model is restored.
     """
     adapter: Any = tokenprune.default_registry().adapter_for(model)(model)
     tower = getattr(adapter, "vision_tower", None)
-    look = getattr(adapter, "vision_attention", None)
-    if not isinstance(tower, nn.Module) or look is None:
+    vision_attention = getattr(adapter, "vision_attention", None)
+    if not isinstance(tower, nn.Module) or vision_attention is None:
         yield None
         return
-    memory = TowerMemory(tower, look())
-    object.__setattr__(tower, "forward", memory)  # an attribute of this one object, over its class's method
+    memory = TowerMemory(tower, vision_attention())
+    object.__setattr__(tower, "forward", memory)  # an attribute of this object, before its class's method
     try:
         yield memory
     finally:
@@ -87,19 +85,14 @@ def shared_tower(model: Any) -> Iterator[TowerMemory | None]:
 
 
 def _same(ours: Any, theirs: Any) -> bool:
-    """Whether two arguments are equal, tensors bit by bit."""
-    if isinstance(ours, torch.Tensor) or isinstance(theirs, torch.Tensor):
-        return type(ours) is type(theirs) and (
-            ours is theirs
-            or (
-                ours.dtype == theirs.dtype
-                and ours.device == theirs.device
-                and ours.shape == theirs.shape
-                and torch.equal(ours, theirs)
-            )
-        )
-    if isinstance(ours, (tuple, list)) and isinstance(theirs, (tuple, list)):
+    """Return whether two arguments are equal, tensors bit by bit."""
+    if type(ours) is not type(theirs):
+        return False
+    if isinstance(ours, torch.Tensor):
+        kinds = [(tensor.dtype, tensor.device, tensor.shape) for tensor in (ours, theirs)]
+        return ours is theirs or (kinds[0] == kinds[1] and torch.equal(ours, theirs))
+    if isinstance(ours, (tuple, list)):
         return len(ours) == len(theirs) and all(map(_same, ours, theirs))
-    if isinstance(ours, dict) and isinstance(theirs, dict):
+    if isinstance(ours, dict):
         return ours.keys() == theirs.keys() and all(_same(ours[name], theirs[name]) for name in ours)
     return bool(ours == theirs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Budgets as they are typed, checked by the same rules and with the same words as in Python."""
+"""Budgets on the command line, checked by the same rules and with the same messages as in Python."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import tokenprune
 
 
 def budget(keep: str | None, keep_ratio: str | None) -> tokenprune.Budget:
-    """Turn `--keep` and `--keep-ratio` into a budget."""
+    """Return the budget of `--keep` and `--keep-ratio`."""
     return tokenprune.Budget(_number(keep), _number(keep_ratio))
 
 
 def _number(text: str | None) -> Any:
-    """What was typed as the number it stands for; what stands for none stays as it is, to be refused."""
+    """Return the number in a text; a text without a number is returned as it is, and Budget refuses it."""
     if text is None:
         return None
     for kind in (int, float):
