@@ -38,10 +38,10 @@ def no_work(monkeypatch):
     def work(*_, **__):
         raise AssertionError("work was begun")
 
-    # workers first: imported after the next line it would hold the replacement for good
+    # modules that import load_model first: imported after it is replaced, they would hold the replacement
     monkeypatch.setattr("tokenprune_cli.compare.workers.load_model", work)
+    monkeypatch.setattr("tokenprune_cli.bench.measure.measure_preset", work)
     monkeypatch.setattr("tokenprune_cli.console.models.load_model", work)
-    monkeypatch.setattr("tokenprune_cli.commands.bench._measured", work)
 
 
 @pytest.fixture

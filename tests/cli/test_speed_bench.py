@@ -12,11 +12,12 @@ import torch
 from blocks.speed_goals import goals
 from rich.console import Console
 from tokenprune_cli.app import app
-from tokenprune_cli.bench import fit, oracle, record
+from tokenprune_cli.bench import models, oracle, record
 from tokenprune_cli.bench.presets import PRESETS
 from tokenprune_cli.bench.record import BenchRecord
 from tokenprune_cli.bench.table import full_table, terminal_tables
 from tokenprune_cli.console.failures import BadInputError
+from tokenprune_cli.evaluation.costs import prefill_flops
 from tokenprune_cli.records import from_dict, read, to_dict
 from typer.testing import CliRunner
 
@@ -119,8 +120,6 @@ def test_rows_caches_and_operations_are_those_of_what_is_kept(found):
 def test_the_oracle_does_the_arithmetic_of_the_unpruned_model_on_fewer_rows(found):
     (dense,) = runs(found, batch=1, name="unpruned")
     text = PRESETS["micro"].config().text_config
-    from tokenprune_cli.evaluation.costs import prefill_flops
-
     tower = dense["flops_counted"] - prefill_flops(text, TEXT + VISUAL)
     for run in runs(found, batch=1, name="oracle"):
         by_layer = oracle.rows_by_layer([tuple(pair) for pair in run["visual_rows"]], 4)
@@ -174,25 +173,23 @@ def test_the_papers_formula_by_hand():
 
 def test_a_model_that_does_not_fit_says_how_much_it_needs(monkeypatch):
     config = PRESETS["micro"].config()
-    need = fit.needed_bytes(config, 4, 2, 50)
+    need = models.needed_bytes(config, 4, 2, 50)
     assert need["cache"] == 2 * 50 * 4 * 2 * 64 * 4
-    monkeypatch.setattr(fit, "free_bytes", lambda device: sum(need.values()) - 1)
+    monkeypatch.setattr(models, "free_bytes", lambda device: sum(need.values()) - 1)
     with pytest.raises(BadInputError, match=r"does not fit: about 0\.0 GiB are needed at batch size 2"):
-        fit.check_fit(config, torch.device("cpu"), 4, 2, 50)
-    monkeypatch.setattr(fit, "free_bytes", lambda device: sum(need.values()))
-    fit.check_fit(config, torch.device("cpu"), 4, 2, 50)
+        models.check_fit(config, torch.device("cpu"), 4, 2, 50)
+    monkeypatch.setattr(models, "free_bytes", lambda device: sum(need.values()))
+    models.check_fit(config, torch.device("cpu"), 4, 2, 50)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "micro"])
 def test_presets_have_the_sizes_they_name(name):
-    from tokenprune_cli.bench.models import visual_tokens
-
     config = PRESETS[name].config()
-    millions = fit.n_parameters(config) / 1e6
+    millions = models.n_parameters(config) / 1e6
     low, high = {"cpu-small": (280, 320), "qwen2.5-vl-7b": (7600, 8400)}.get(name, (6900, 7200))
     assert low < millions < high
     tokens = {"llava-next-7b": 2880, "qwen2.5-vl-7b": 1296}.get(name, 576)
-    assert visual_tokens(config, PRESETS[name].amount.side) == tokens
+    assert models.visual_tokens(config, PRESETS[name].amount.side) == tokens
 
 
 @pytest.mark.parametrize(

@@ -16,22 +16,21 @@ AMOUNT = Amount(("divprune", "fastv"), (6,), (2,), (1, 2), 8, 4, 1, 1, 1)
 )
 def test_other_families_are_measured(family, visual):
     model = getattr(tiny_models, family)()
-    timed, skipped, workload = measure(model, AMOUNT)
+    runs, skipped, workload = measure(model, AMOUNT)
     small = ["downsample"] if family == "qwen" else []
     assert list(skipped) == ([] if small else ["downsample"])
     assert (workload.n_visual, workload.n_text) == (visual, 8)
-    names = [one.contender.name for one in timed]
-    assert names == ["unpruned", *small, "divprune", "fastv", "oracle", "oracle"]
-    timed = [one for one in timed if one.contender.name != "downsample"]
-    rows = [one.found.profile for one in timed]
+    assert [run.name for run in runs] == ["unpruned", *small, "divprune", "fastv", "oracle", "oracle"]
+    runs = [run for run in runs if run.name != "downsample"]
+    rows = [run.visual_rows for run in runs]
     assert rows[0] == ((0, visual),)
     assert rows[1][0][1] < visual and rows[2][0] == (0, visual) and rows[2][1][1] < visual
     assert rows[3:] == rows[1:3]
     slot = 2 * 2 * 16 * 4  # keys and values, heads, width, bytes
-    for one in timed:
-        kept = [[n for start, n in one.found.profile if start <= layer][-1] for layer in range(4)]
-        assert one.found.kv_bytes == 2 * slot * sum(n + 8 for n in kept)
-        assert set(one.samples) >= {"prefill", "decode_token", "end_to_end_1", "end_to_end_2"}
+    for run in runs:
+        kept = [[n for start, n in run.visual_rows if start <= layer][-1] for layer in range(4)]
+        assert run.kv_bytes == 2 * slot * sum(n + 8 for n in kept)
+        assert set(run.seconds) >= {"prefill", "decode_token", "end_to_end_1", "end_to_end_2"}
 
 
 def test_a_model_nobody_can_make_inputs_for_is_refused():
@@ -43,20 +42,18 @@ def test_a_model_nobody_can_make_inputs_for_is_refused():
 
 def test_a_smaller_picture_of_a_model_that_takes_any_size():
     model = tiny_models.qwen()
-    timed, _, _ = measure(model, AMOUNT)
-    (small,) = (one for one in timed if one.contender.name == "downsample")
-    assert small.found.profile == ((0, 4),)  # 2 x 2 is the largest square of at most 6
+    runs, _, _ = measure(model, AMOUNT)
+    (small,) = (run for run in runs if run.name == "downsample")
+    assert small.visual_rows == ((0, 4),)  # 2 x 2 is the largest square of at most 6
     slot = 2 * 2 * 16 * 4
-    assert small.found.kv_bytes == 2 * slot * 4 * (4 + 8)
+    assert small.kv_bytes == 2 * slot * 4 * (4 + 8)
 
 
 def test_what_is_made_once_is_made_before_the_clock_runs(monkeypatch):
     """Operations counted of zoo-exact's prefill hold no product of weights with weights."""
     amount = Amount(("zoo-exact",), (6,), (2,), (1,), 8, 4, 1, 1, 1)
-    timed, _, workload = measure(tiny_models.llava(), amount)
-    pruned, bare = (
-        next(one.found for one in timed if one.contender.name == name) for name in ("zoo-exact", "oracle")
-    )
+    runs, _, workload = measure(tiny_models.llava(), amount)
+    pruned, bare = (next(run for run in runs if run.name == name) for name in ("zoo-exact", "oracle"))
     n, tower, hidden = 2 * workload.n_visual, 32, 64
     scoring = 2 * n * tower * hidden + 2 * n * hidden * hidden  # W1 x and Q g
     similarities = 2 * 2 * workload.n_visual**2 * 64

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring speed: a model, pruned and not, beside the fastest that any pruning could be."""
+"""`tokenprune bench`: time a model, pruned and unpruned, and the fastest that any pruning could be."""

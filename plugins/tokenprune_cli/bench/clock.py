@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moments of a run: the host's clock, or events in the stream of an NVIDIA GPU; and peak memory."""
+"""Times of a run, by the host's clock or by events in the stream of an NVIDIA GPU; and peak memory."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,20 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Clock:
-    """Marks moments by name; seconds between two of them."""
+    """Marks moments by name, and returns the seconds between two of them."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
         self._marks: dict[str, Any] = {}
 
     def restart(self) -> None:
-        """Forget all moments, once everything that runs has come to its end."""
+        """Forget all moments, after the GPU has finished its work."""
         self._marks.clear()
         if self.on_gpu:
             torch.cuda.synchronize()
 
     def mark(self, name: str) -> None:
-        """Remember this moment; the first of a name counts."""
+        """Store this moment, unless there is one of this name."""
         if name in self._marks:
             return
         if self.on_gpu:
@@ -37,7 +38,7 @@ class Clock:
             self._marks[name] = time.perf_counter()
 
     def between(self, first: str, second: str) -> float:
-        """Seconds from one moment to another."""
+        """Return the seconds from one moment to another."""
         if not self.on_gpu:
             return float(self._marks[second] - self._marks[first])
         torch.cuda.synchronize()
@@ -45,28 +46,28 @@ class Clock:
 
 
 class PeakMemory:
-    """Most memory in use since `restart`: of the GPU, or of this process (Linux only)."""
+    """Peak memory since `restart`: of the GPU, or of this process (on Linux only)."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
 
     def restart(self) -> None:
-        """Begin anew."""
+        """Reset the peak."""
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
             return
-        try:
-            CLEAR.write_text("5")  # sets the process's peak to what it holds now
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            CLEAR.write_text("5")  # resets the peak of the process
 
     def bytes(self) -> int | None:
-        """The peak; None where it cannot be told."""
-        if self.on_gpu:
-            return int(torch.cuda.max_memory_allocated())
-        try:
-            lines = STATUS.read_text().splitlines()
-        except OSError:
-            return None
-        kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-        return 1024 * kilobytes[0] if kilobytes else None
+        """Return the peak, or None if it is not known."""
+        return int(torch.cuda.max_memory_allocated()) if self.on_gpu else proc_bytes(STATUS, "VmHWM")
+
+
+def proc_bytes(path: Path, name: str) -> int | None:
+    """Return the value of a field in a file of Linux's /proc, or None if there is no such field."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)

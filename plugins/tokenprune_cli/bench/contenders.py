@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is timed against each other: the model as it is, methods, smaller pictures, oracles."""
+"""What is timed against each other: the unpruned model, methods, smaller images and oracles."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -21,11 +21,12 @@ UNPRUNED, DOWNSAMPLE, ORACLE = "unpruned", NAME, "oracle"
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to run the model: `ready` prepares it while it is timed, making `arguments` is part of the run.
+    """A way to run the model.
 
-    `keep` is the budget; `profile` the visual rows by layer where they are known beforehand. `first` are
-    arguments of an untimed call between the two, for what is made once and kept: a served model is prepared
-    once and answers many times.
+    `ready` prepares the model for as long as it is timed; making the `arguments` is part of the timed run.
+    `keep` is the budget, `profile` the visual rows by layer if they are known in advance. `first` are the
+    arguments of an untimed call between the two, so that what is computed once and kept is not timed: a
+    served model is prepared once and answers many times.
     """
 
     name: str
@@ -44,33 +45,34 @@ def unpruned(workload: Workload) -> Contender:
 
 def pruned(model: Any, workload: Workload, method: str, keep: int) -> Contender:
     """Prune the model by a method."""
-    ready = functools.partial(tokenprune.apply, model, method=method, keep=keep)
+    ready = partial(tokenprune.apply, model, method=method, keep=keep)
     return Contender(method, keep, ready, lambda: workload.inputs, first=workload.first_row())
 
 
-def smaller_picture(model: Any, workload: Workload, keep: int) -> Contender | str:
-    """Give the model smaller pictures of at most `keep` visual tokens; or say why it does not take them."""
-    family = model.config.model_type
+def downsampled(model: Any, workload: Workload, keep: int) -> Contender:
+    """Give the model smaller images, of at most `keep` visual tokens.
+
+    Raises
+    ------
+    IncompatibleError
+        If the model does not accept smaller images.
+    """
+    family, side = model.config.model_type, grid_side(keep)
     if family.startswith("qwen"):
-        side = grid_side(keep)
         small = make_workload(model, workload.batch, workload.n_text, side)
         return Contender(DOWNSAMPLE, keep, nullcontext, lambda: small.inputs, ((0, side * side),))
     if family != "llava":
-        return f"a {family!r} cuts pictures into tiles, the smallest of which has more visual tokens"
+        raise tokenprune.IncompatibleError(
+            f"a {family!r} cuts images into tiles, the smallest of which has more visual tokens"
+        )
     patch = model.config.vision_config.patch_size
     inputs = downsample(workload.inputs, model.config.image_token_id, patch, keep)
-    ready = functools.partial(interpolated_positions, model)
-    rows = min(grid_side(keep) ** 2, workload.n_visual)
-    return Contender(DOWNSAMPLE, keep, ready, lambda: inputs, ((0, rows),))
+    profile = ((0, min(side * side, workload.n_visual)),)
+    return Contender(DOWNSAMPLE, keep, partial(interpolated_positions, model), lambda: inputs, profile)
 
 
 def oracle(model: Any, workload: Workload, profile: Profile, keep: int) -> Contender:
-    """Feed the model only what is left after each cut."""
-
-    @contextmanager
-    def ready() -> Iterator[None]:
-        with shrinking(model, profile, workload.n_text):
-            yield
-
-    arguments = functools.partial(oracle_arguments, model, workload, profile)
+    """Give the model only the rows that remain after each cut."""
+    ready = partial(shrinking, model, profile, workload.n_text)
+    arguments = partial(oracle_arguments, model, workload, profile)
     return Contender(ORACLE, keep, ready, arguments, profile)

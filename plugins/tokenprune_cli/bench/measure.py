@@ -1,108 +1,174 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warm up everything, then time everything in turns: what slows the machine down meets all contenders."""
+"""Warm up all contenders, then time them in turns, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import tokenprune
 from tokenprune_cli.bench.clock import Clock
-from tokenprune_cli.bench.contenders import (
-    DOWNSAMPLE,
-    Contender,
-    oracle,
-    pruned,
-    smaller_picture,
-    unpruned,
+from tokenprune_cli.bench.contenders import DOWNSAMPLE, Contender, downsampled, oracle, pruned, unpruned
+from tokenprune_cli.bench.models import make_model
+from tokenprune_cli.bench.oracle import Profile
+from tokenprune_cli.bench.presets import Amount, Preset
+from tokenprune_cli.bench.record import (
+    BenchRecord,
+    Run,
+    Seconds,
+    Subject,
+    formula_flops,
+    picking,
+    with_ratios,
 )
-from tokenprune_cli.bench.presets import Amount
-from tokenprune_cli.bench.timing import Found, time_answer, time_prefill, warm_up
+from tokenprune_cli.bench.timing import FlopCounter, time_answer, time_prefill
 from tokenprune_cli.bench.workload import Workload, make_workload
+from tokenprune_cli.console.models import Device, Precision, load_config, load_model
+from tokenprune_cli.records import Provenance
+
+Progress = Callable[[str, int, int], None]
 
 
-@dataclass
-class Timed:
-    """A contender at a batch size, what its warm-up showed, and seconds of each repeat by part."""
+def measure_preset(
+    preset: Preset,
+    name: str | None,
+    random_weights: bool,
+    device: Device,
+    precision: Precision,
+    progress: Progress,
+) -> BenchRecord:
+    """Make or load the model, time it, and return the record.
 
-    contender: Contender
-    batch: int
-    found: Found
-    samples: dict[str, list[float]] = field(default_factory=dict)
+    Parameters
+    ----------
+    preset
+        The model, and what is measured.
+    name
+        A directory or hub id of another model than the preset's.
+    random_weights
+        Whether to read only the configuration of the other model.
+    """
+    config = preset.config() if name is None else load_config(name)
+    load = None if name is None or random_weights else lambda: load_model(name, device, precision)[0]
+    model = make_model(config, preset.amount, device, precision, load)
+    runs, skipped, workload = measure(model, preset.amount, progress)
+    return BenchRecord(
+        **vars(Provenance.here(model.device)),
+        model=Subject(
+            name=preset.name,
+            about=preset.about,
+            family=config.model_type,
+            random_weights=load is None,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=model.device.type,
+            visual_tokens=workload.n_visual,
+            text_tokens=workload.n_text,
+        ),
+        amount=preset.amount,
+        picking=picking(model.device, workload.n_visual),
+        runs=runs,
+        skipped=skipped,
+    )
 
 
 def measure(
-    model: Any, amount: Amount, progress: Callable[[str, int, int], None] = lambda what, done, total: None
-) -> tuple[list[Timed], dict[str, str], Workload]:
+    model: Any, amount: Amount, progress: Progress = lambda what, done, total: None
+) -> tuple[tuple[Run, ...], dict[str, str], Workload]:
     """Time all contenders at all batch sizes.
 
     Parameters
     ----------
     progress
-        Told what is measured, how much of it is done, and of how much.
+        Called with what is measured, how much of it is done, and how much there is.
 
     Returns
     -------
     tuple
-        What was timed; methods this model cannot use, with the reason; the last workload.
+        The runs; contenders that the model does not support, with the reason; the last workload.
     """
     skipped: dict[str, str] = {}
-    timed: list[Timed] = []
+    runs: list[Run] = []
     for batch in amount.batches:
         workload = make_workload(model, batch, amount.text_tokens, amount.side)
-        clock, group, n_rounds = Clock(model.device), [], amount.rounds(batch)
         contenders = _contenders(model, workload, amount, skipped)
+        clock, n_rounds, warm_up = Clock(model.device), amount.rounds(batch), f"warm-up, batch {batch}"
+        measurements: list[_Measurement] = []
         for i, contender in enumerate(contenders):
-            progress(f"warm-up, batch {batch}", i, len(contenders) + 1)
-            group.append(Timed(contender, batch, warm_up(model, contender, clock)))
-        group += [Timed(one, batch, warm_up(model, one, clock)) for one in _oracles(model, workload, group)]
-        progress(f"warm-up, batch {batch}", len(contenders) + 1, len(contenders) + 1)
+            progress(warm_up, i, len(contenders) + 1)
+            measurements.append(_Measurement(model, contender, clock))
+        oracles = _oracles(model, workload, measurements)
+        measurements += [_Measurement(model, contender, clock) for contender in oracles]
+        progress(warm_up, len(contenders) + 1, len(contenders) + 1)
         for i in range(n_rounds):
             progress(f"batch {batch}", i, n_rounds)
-            _one_round(model, group, clock, amount, with_answers=i < amount.end_to_end_repeats)
+            for measurement in measurements:
+                measurement.run(amount, with_answers=i < amount.end_to_end_repeats)
         progress(f"batch {batch}", n_rounds, n_rounds)
-        timed += group
-    return timed, skipped, workload
+        runs += with_ratios([measurement.summary(batch) for measurement in measurements])
+    return tuple(runs), skipped, workload
 
 
 def _contenders(model: Any, workload: Workload, amount: Amount, skipped: dict[str, str]) -> list[Contender]:
-    """All but the oracles."""
-    found = [unpruned(workload)]
+    """Return all contenders but the oracles; add those that the model does not support to `skipped`."""
+    contenders = [unpruned(workload)]
     for keep in amount.keeps:
-        small = smaller_picture(model, workload, keep)
-        if isinstance(small, str):
-            skipped[DOWNSAMPLE] = small
-        else:
-            found.append(small)
-        for method in amount.methods:
-            one = pruned(model, workload, method, keep)
+        for name in (DOWNSAMPLE, *amount.methods):
             try:
-                with one.ready():
-                    found.append(one)
+                if name == DOWNSAMPLE:
+                    contender = downsampled(model, workload, keep)
+                else:
+                    contender = pruned(model, workload, name, keep)
+                with contender.ready():
+                    contenders.append(contender)
             except (tokenprune.IncompatibleError, tokenprune.BudgetError) as error:
-                skipped[method] = str(error)
-    return found
+                skipped[name] = str(error)
+    return contenders
 
 
-def _oracles(model: Any, workload: Workload, group: Sequence[Timed]) -> list[Contender]:
-    """One for each way in which rows are left from layer to layer."""
-    wanted: dict[Any, int] = {}
-    for one in group:
-        if one.contender.profile is None and one.contender.keep is not None:
-            wanted.setdefault(one.found.profile, one.contender.keep)
-    return [oracle(model, workload, profile, keep) for profile, keep in wanted.items()]
+class _Measurement:
+    """A contender, what its last prefill showed, and the seconds of each repeat by part of the run."""
 
+    def __init__(self, model: Any, contender: Contender, clock: Clock) -> None:
+        """Warm up: run once untimed, and count the FLOPs of the prefill with PyTorch's counter."""
+        self.model, self.contender, self.clock = model, contender, clock
+        self.samples: dict[str, list[float]] = {}
+        counter = FlopCounter()
+        self.prefill = time_prefill(model, contender, clock, 0, counter)
+        self.flops = counter.total
 
-def _one_round(model: Any, group: Sequence[Timed], clock: Clock, amount: Amount, with_answers: bool) -> None:
-    """Time every contender once."""
-    for one in group:
-        seconds, found = time_prefill(model, one.contender, clock, amount.decode_steps)
-        one.found.peak_memory_bytes = found.peak_memory_bytes
+    def run(self, amount: Amount, with_answers: bool) -> None:
+        """Time a prefill, and the answers."""
+        self.prefill = time_prefill(self.model, self.contender, self.clock, amount.decode_steps)
+        seconds = self.prefill.seconds
         for n in amount.new_tokens:
             if n == 1:  # an answer of one token is the prefill
                 seconds["end_to_end_1"] = seconds["prefill"]
             elif with_answers:
-                seconds[f"end_to_end_{n}"] = time_answer(model, one.contender, clock, n)
+                seconds[f"end_to_end_{n}"] = time_answer(self.model, self.contender, self.clock, n)
         for part, value in seconds.items():
-            one.samples.setdefault(part, []).append(value)
+            self.samples.setdefault(part, []).append(value)
+
+    def summary(self, batch: int) -> Run:
+        """Summarize the repeats, without ratios."""
+        return Run(
+            batch=batch,
+            name=self.contender.name,
+            keep=self.contender.keep,
+            visual_rows=self.prefill.profile,
+            seconds={part: Seconds.of(values) for part, values in self.samples.items()},
+            kv_bytes=self.prefill.kv_bytes,
+            peak_memory_bytes=self.prefill.peak_memory_bytes,
+            flops_counted=self.flops,
+            flops_formula=batch * formula_flops(self.model.config.text_config, self.prefill.profile),
+        )
+
+
+def _oracles(model: Any, workload: Workload, measurements: Sequence[_Measurement]) -> list[Contender]:
+    """Return an oracle for each profile that a method has."""
+    budgets: dict[Profile, int] = {}
+    for measurement in measurements:
+        contender = measurement.contender
+        if contender.profile is None and contender.keep is not None:
+            budgets.setdefault(measurement.prefill.profile, contender.keep)
+    return [oracle(model, workload, profile, keep) for profile, keep in budgets.items()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of known sizes with random weights, on which speed does not depend; and what to measure."""
+"""Models of known size, with random weights because speed does not depend on them; and what to measure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tokenprune_cli.records import read
 class Amount:
     """How much is measured.
 
-    `text_tokens` stand around the picture, a little over half of them before it. `side` is the picture's side
-    in visual tokens, for models that take any. `decode_steps` are averaged for the time of a token.
-    `end_to_end_repeats` may be fewer than `repeats`: answers are long.
+    `text_tokens` surround the image, a little over half of them before it. `side` is the side of the image in
+    visual tokens, for models that accept any size. The time per token is an average of `decode_steps`.
+    `end_to_end_repeats` may be fewer than `repeats`, because answers take long.
     """
 
     methods: tuple[str, ...]
@@ -31,13 +31,13 @@ class Amount:
     decode_steps: int
 
     def rounds(self, batch: int) -> int:
-        """How often each contender is timed at a batch size: below the largest, twice `repeats`."""
+        """Return how often each contender is timed: `repeats`, or twice that below the largest batch size."""
         return self.repeats * (1 if batch == max(self.batches) else 2)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A model's sizes, as its configuration has them, and what is measured by default."""
+    """A model, by the arguments of its configuration, and what is measured by default."""
 
     name: str
     about: str
@@ -48,7 +48,7 @@ class Preset:
         """Make the configuration."""
         from transformers import AutoConfig
 
-        return AutoConfig.for_model(**json.loads(json.dumps(self.sizes)))  # which takes the dictionaries over
+        return AutoConfig.for_model(**json.loads(json.dumps(self.sizes)))  # it keeps the dictionaries
 
 
 PRESETS = {

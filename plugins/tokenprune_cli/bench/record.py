@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark found: every sample, medians, and ratios that can be computed again from them."""
+"""Records of benchmarks: all samples, and medians and ratios that are computed from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 
 from tokenprune.functional import greedy_path
 from tokenprune_cli.bench.contenders import DOWNSAMPLE, ORACLE, UNPRUNED
-from tokenprune_cli.bench.measure import Timed
 from tokenprune_cli.bench.oracle import Profile, rows_by_layer
 from tokenprune_cli.bench.presets import Amount
 from tokenprune_cli.records import Provenance
@@ -20,7 +19,7 @@ from tokenprune_cli.records import Provenance
 
 @dataclass(frozen=True)
 class Seconds:
-    """Median and spread of some seconds, and the seconds themselves."""
+    """Samples in seconds with their median, lowest and highest."""
 
     median: float
     low: float
@@ -29,7 +28,7 @@ class Seconds:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Seconds:
-        """Round samples to four digits and summarise them."""
+        """Round samples to four digits and summarize them."""
         rounded = [float(f"{value:.4g}") for value in samples]
         return cls(median(rounded), min(rounded), max(rounded), tuple(rounded))
 
@@ -38,8 +37,8 @@ class Seconds:
 class Run:
     """A contender at a batch size.
 
-    `seconds` are by part of the run (`timing.time_prefill`). `ratios` divide them by those of the unpruned
-    model, of smaller pictures and of the run's oracle, by name and part; below 1 is faster.
+    `seconds` are by part of the run; see `timing.Prefill`. `ratios` are the seconds divided by those of the
+    unpruned model, of smaller images and of the run's oracle, by name and part; below 1 is faster.
     """
 
     batch: int
@@ -56,7 +55,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that was measured, and the tokens of a row."""
+    """The model that was measured, and the number of tokens in a row."""
 
     name: str
     about: str
@@ -71,7 +70,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class BenchRecord(Provenance):
-    """A benchmark; `skipped` maps contenders that this model cannot use to the reason."""
+    """A benchmark; `skipped` gives the reasons for contenders that the model does not support."""
 
     model: Subject
     amount: Amount
@@ -80,38 +79,24 @@ class BenchRecord(Provenance):
     skipped: dict[str, str]
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median over the rounds of our seconds by theirs in the same round."""
-    return round(median(a / b for a, b in zip(ours, theirs, strict=True)), 4)
+def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """Return the median over the rounds of seconds divided by the others' in the same round."""
+    return round(median(a / b for a, b in zip(seconds, others, strict=True)), 4)
 
 
 def formula_flops(config: Any, profile: Profile) -> int:
-    """The paper's formula for one picture: 4 n d^2 + 2 n^2 d + 2 n d m in each layer, n visual rows.
+    """Return the FLOPs of an image by the paper's formula: 4 n d^2 + 2 n^2 d + 2 n d m in each layer.
 
-    d is the width of the language model, m that of its feed-forward layers.
+    n is the number of visual rows, d the width of the language model, m that of its feed-forward layers.
     """
     d, m = config.hidden_size, config.intermediate_size
     rows = rows_by_layer(profile, config.num_hidden_layers)
     return sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in rows)
 
 
-def runs(timed: Sequence[Timed], config: Any) -> tuple[Run, ...]:
-    """Summarise each contender at each batch size, with its ratios to the others."""
-    entries = [
-        Run(
-            batch=one.batch,
-            name=one.contender.name,
-            keep=one.contender.keep,
-            visual_rows=one.found.profile,
-            seconds={part: Seconds.of(values) for part, values in one.samples.items()},
-            kv_bytes=one.found.kv_bytes,
-            peak_memory_bytes=one.found.peak_memory_bytes,
-            flops_counted=one.found.flops_counted,
-            flops_formula=one.batch * formula_flops(config, one.found.profile),
-        )
-        for one in timed
-    ]
-    return tuple(replace(run, ratios=_ratios(run, entries)) for run in entries)
+def with_ratios(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs at a batch size with their ratios to each other."""
+    return [replace(run, ratios=_ratios(run, runs)) for run in runs]
 
 
 def _ratios(run: Run, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
@@ -128,16 +113,14 @@ def _ratios(run: Run, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
 
 
 def _comparable(run: Run, other: Run) -> bool:
-    """Whether batch sizes are equal, and budgets or (oracle) rows by layer."""
-    if run.batch != other.batch:
-        return False
+    """Return whether a run is compared with another: with an oracle by its rows, else by its budget."""
     if other.name == ORACLE:
         return run.name not in (UNPRUNED, DOWNSAMPLE) and run.visual_rows == other.visual_rows
     return other.name == UNPRUNED or (run.keep == other.keep and run.name != UNPRUNED)
 
 
 def picking(device: torch.device, n_visual: int) -> dict[str, str]:
-    """Which loop picks diverse tokens here, and why."""
+    """Return which implementation selects diverse tokens on this machine, and why."""
     path = greedy_path(device, n_visual)
     if path == "triton":
         return {"path": path, "why": "an NVIDIA GPU, and triton is installed"}

@@ -1,19 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark's record as tables."""
+"""Show a benchmark's record as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from rich.console import Console
+
 from tokenprune_cli.bench.record import BenchRecord, Run
 from tokenprune_cli.tables import Table
 
-FIRST = 2  # columns that stand in every table: batch and what ran
+FIRST = 2  # columns of every table: the batch size and the contender
 GAINS = ("prefill ms", "vs unpruned", "vs downsample", "vs oracle", "without tower")
+EXPLANATION = (
+    "prefill: from pixels to the first token's logits, median ± half the spread. vs unpruned, vs downsample: "
+    "times faster than the unpruned model, and than smaller images at the same budget. vs oracle: prefill "
+    "time divided by that of the same model given only the kept rows (1 is optimal); without tower: the same "
+    "without the vision tower. @N: cut before decoder layer N instead of before the language model. choosing "
+    "is part of the prefill. KV, peak and GFLOP are those of the whole batch."
+)
+
+
+def show(record: BenchRecord) -> None:
+    """Print the tables, what their columns mean, and what was left out."""
+    console = Console(highlight=False, markup=False)
+    for table in terminal_tables(record):
+        console.print(table.rich())
+        console.print()
+    console.print(EXPLANATION)
+    console.print(f"diverse tokens were selected by {record.picking['path']}: {record.picking['why']}")
+    for name, reason in record.skipped.items():
+        console.print(f"left out: {name}: {reason}")
 
 
 def label(run: Run) -> str:
-    """Name, budget, and where inside the language model it cuts."""
+    """Write the name and budget of a run, and the decoder layers before which it cuts."""
     if run.keep is None:
         return run.name
     inside = [layer for layer, _ in run.visual_rows if layer]
@@ -22,7 +43,7 @@ def label(run: Run) -> str:
 
 
 def full_table(record: BenchRecord) -> Table:
-    """Every column, a row for each run and a section for each batch size."""
+    """Lay out all columns, with a row for each run and a section for each batch size."""
     columns = _columns(record)
     batches = [run.batch for run in record.runs]
     return Table(
@@ -34,15 +55,15 @@ def full_table(record: BenchRecord) -> Table:
 
 
 def terminal_tables(record: BenchRecord) -> list[Table]:
-    """For terminals of 80 columns: what pruning gains, then what it is made of."""
-    whole = full_table(record)
-    gains = [i for i, head in enumerate(whole.heads) if i >= FIRST and head in GAINS]
-    parts = [i for i in range(FIRST, len(whole.heads)) if i not in gains]
-    return [_part(whole, [*range(FIRST), *columns]) for columns in (gains, parts)]
+    """Lay out two tables for terminals of 80 columns: what pruning gains, and where the time goes."""
+    table = full_table(record)
+    gains = [i for i, head in enumerate(table.heads) if head in GAINS]
+    parts = [i for i in range(FIRST, len(table.heads)) if i not in gains]
+    return [_part(table, [*range(FIRST), *columns]) for columns in (gains, parts)]
 
 
 def _part(table: Table, columns: list[int]) -> Table:
-    """Some columns, their headings a word a line."""
+    """Return some columns of a table, with each word of their headings on a line of its own."""
     return Table(
         [table.heads[i].replace(" ", "\n") for i in columns],
         [[row[i] for i in columns] for row in table.rows],
@@ -52,7 +73,7 @@ def _part(table: Table, columns: list[int]) -> Table:
 
 
 def _columns(record: BenchRecord) -> dict[str, Callable[[Run], str]]:
-    """Headings, and what makes the cells below them."""
+    """Return the headings, and the functions that write the cells below them."""
 
     def faster_than(name: str) -> Callable[[Run], str]:
         return lambda run: f"{1 / run.ratios[name]['prefill']:.2f}x" if name in run.ratios else ""
@@ -72,7 +93,7 @@ def _columns(record: BenchRecord) -> dict[str, Callable[[Run], str]]:
     lengths = record.amount.new_tokens
     return {
         "batch": lambda run: str(run.batch),
-        "what": label,
+        "contender": label,
         "tower ms": milliseconds("tower"),
         "choosing ms": milliseconds("choosing"),
         "prefill ms": _prefill,
@@ -80,7 +101,7 @@ def _columns(record: BenchRecord) -> dict[str, Callable[[Run], str]]:
         "vs downsample": faster_than("downsample"),
         "vs oracle": over_oracle("prefill"),
         "without tower": over_oracle("language"),
-        "ms a token": milliseconds("decode_token"),
+        "ms per token": milliseconds("decode_token"),
         **{f"{n} token{'s' if n > 1 else ''} s": answer(n) for n in lengths},
         "KV MB": lambda run: f"{run.kv_bytes / 1e6:.1f}",
         "peak MB": peak,
@@ -92,12 +113,3 @@ def _prefill(run: Run) -> str:
     seconds = run.seconds["prefill"]
     spread = (seconds.high - seconds.low) / 2 / seconds.median
     return f"{1e3 * seconds.median:.1f} ± {100 * spread:.0f} %"
-
-
-EXPLANATION = (
-    "prefill: from pixels to the first token's logits, median ± half the spread. vs unpruned, vs downsample: "
-    "times faster than the model as it is, and than smaller pictures at the same budget. vs oracle: prefill "
-    "time by that of the same model fed only what is kept (1 is the best there can be), and the same without "
-    "the tower. @N: cut before decoder layer N, not before the language model. choosing lies within "
-    "the prefill. KV, peak, GFLOP: of the whole batch."
-)

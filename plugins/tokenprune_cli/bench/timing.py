@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timing one run of one contender, part by part."""
+"""Time a run of a contender, part by part."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ from tokenprune_cli.bench.oracle import Profile, profile_of
 from tokenprune_cli.cache_name import cache_name
 
 aten = torch.ops.aten
-LIKE = {  # what some versions of PyTorch have no formula for, and whose formula holds
+SAME_FORMULA = {  # operations for which some versions of PyTorch have no formula
     aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention
 }
 
 
-@dataclass
-class Found:
-    """What one prefill showed besides its times: FLOPs as PyTorch counts them, cache bytes, rows by layer."""
+@dataclass(frozen=True)
+class Prefill:
+    """What a prefill took: seconds by part, the visual rows by layer, and memory.
 
+    The parts are `prefill`, from pixels to the first token's logits, which is the sum of `tower`, until the
+    language model is called, and `language`, which begins with `choosing`; `decode_token`, a step of
+    decoding; and `apply` with its rehearsal, for methods.
+    """
+
+    seconds: dict[str, float]
     profile: Profile
     kv_bytes: int
-    flops_counted: int | None = None
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: int | None
 
 
 @torch.no_grad()
@@ -39,27 +44,18 @@ def time_prefill(
     clock: Clock,
     decode_steps: int,
     counter: AbstractContextManager[Any] | None = None,
-) -> tuple[dict[str, float], Found]:
-    """Time a prefill and some decode steps; `counter` is entered around the prefill alone.
-
-    Returns
-    -------
-    tuple
-        Seconds by part (`prefill` from pixels to the first token's logits = `tower` until the language model
-        is called + `language`, which begins with `choosing`; `decode_token`; `apply` of methods, with its
-        rehearsal) and what else was seen.
-    """
+) -> Prefill:
+    """Time a prefill and some steps of decoding; `counter` is entered around the prefill alone."""
     language = model.model.language_model
     name, memory = cache_name(model), PeakMemory(model.device)
-    entering = language.register_forward_pre_hook(lambda *_: clock.mark("entered"))
-    try:
+    with language.register_forward_pre_hook(lambda *_: clock.mark("entered")):
         clock.restart()
         clock.mark("apply")
-        with contender.ready() as handle:  # a pruned model's own hook runs between these two
+        with contender.ready() as handle:
             clock.mark("applied")
             apply_seconds = clock.between("apply", "applied")
-            chosen = language.register_forward_pre_hook(lambda *_: clock.mark("chosen"))
-            try:
+            # the hook of a pruned model was registered between these two, and runs between them
+            with language.register_forward_pre_hook(lambda *_: clock.mark("chosen")):
                 _prime(model, contender)
                 memory.restart()
                 clock.restart()
@@ -74,10 +70,6 @@ def time_prefill(
                     model(input_ids=token, **{name: cache}, use_cache=True)
                 clock.mark("decoded")
                 peak = memory.bytes()
-            finally:
-                chosen.remove()
-    finally:
-        entering.remove()
     seconds = {
         "prefill": clock.between("start", "prefilled"),
         "tower": clock.between("start", "entered"),
@@ -91,14 +83,14 @@ def time_prefill(
         seconds["apply"] = apply_seconds
         image = report.images[0]
         profile = profile_of(image.cuts, image.n_before)
-        if max(image.cuts, default=0) > 0:  # chosen inside the language model
+        if max(image.cuts, default=0) > 0:  # the method selects inside the language model
             seconds["choosing"] += report.seconds_choosing
-    return seconds, Found(profile, kv_bytes, peak_memory_bytes=peak)
+    return Prefill(seconds, profile, kv_bytes, peak)
 
 
 @torch.no_grad()
 def time_answer(model: Any, contender: Contender, clock: Clock, n_tokens: int) -> float:
-    """Time `generate` from pixels to the last of `n_tokens` tokens, in seconds."""
+    """Return the seconds of `generate`, from pixels to the last of `n_tokens` tokens."""
     with contender.ready():
         _prime(model, contender)
         clock.restart()
@@ -116,26 +108,18 @@ def _prime(model: Any, contender: Contender) -> None:
         model(**contender.first, use_cache=False, logits_to_keep=1)
 
 
-def warm_up(model: Any, contender: Contender, clock: Clock) -> Found:
-    """Run once untimed, counting FLOPs of the prefill with PyTorch's counter."""
-    counter = FlopCounter()
-    found = time_prefill(model, contender, clock, 0, counter)[1]
-    found.flops_counted = counter.total
-    return found
-
-
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up what PyTorch's own formulas say; its ready-made counter cannot be used where gradients flow."""
+    """Counts FLOPs by PyTorch's formulas; PyTorch's own counter does not support gradients."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count it."""
+        """Run an operation and count its FLOPs."""
         out = func(*args, **(kwargs or {}))
         operation = func._overloadpacket
-        formula = flop_registry.get(operation) or flop_registry.get(LIKE.get(operation))
+        formula = flop_registry.get(operation) or flop_registry.get(SAME_FORMULA.get(operation))
         if formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out

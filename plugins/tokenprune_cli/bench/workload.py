@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs of the right sizes for a model: random pictures and random words, one picture a row."""
+"""Random model inputs of given sizes: rows of an image between text tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
 class Workload:
     """Model inputs for `batch` rows of `before` text tokens, `n_visual` visual tokens, `after` text tokens.
 
-    `tower_arguments` are those of the inputs that the vision tower takes.
+    `tower_arguments` names the inputs that the vision tower takes.
     """
 
     inputs: dict[str, Tensor]
@@ -30,26 +30,31 @@ class Workload:
 
     @property
     def n_text(self) -> int:
-        """Text tokens of a row."""
+        """Number of text tokens in a row."""
         return self.before + self.after
 
     def first_row(self) -> dict[str, Tensor]:
-        """Inputs of the first row alone."""
+        """Return the inputs of the first row alone."""
         return {name: rows[: len(rows) // self.batch] for name, rows in self.inputs.items()}
 
 
 @torch.no_grad()
 def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int = 0) -> Workload:
-    """Make the inputs, on the model's device.
+    """Make the inputs on the model's device.
 
     Parameters
     ----------
     model
-        A LLaVA, LLaVA-NeXT, Qwen2-VL or Qwen2.5-VL of transformers.
+        A LLaVA, LLaVA-NeXT, Qwen2-VL or Qwen2.5-VL model of transformers.
     text_tokens
-        Text tokens of a row, at least 2.
+        Number of text tokens in a row, at least 2.
     side
-        Side of the picture in visual tokens, for models that take pictures of any size.
+        Side of the image in visual tokens, for models that accept images of any size.
+
+    Raises
+    ------
+    BadInputError
+        For a model of another family.
     """
     config, generator = model.config, torch.Generator().manual_seed(seed)
     family = config.model_type
@@ -73,7 +78,7 @@ def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int
 
 
 def _clip_picture(config: Any, family: str) -> dict[str, Any]:
-    """One picture of LLaVA, or of LLaVA-NeXT filling the largest square canvas."""
+    """Return the inputs of an image of LLaVA, or of LLaVA-NeXT on its largest square canvas."""
     size = config.vision_config.image_size
     if family == "llava":
         return {"shape": (1, 3, size, size)}
@@ -83,7 +88,7 @@ def _clip_picture(config: Any, family: str) -> dict[str, Any]:
 
 
 def _qwen_picture(config: Any, side: int) -> dict[str, Any]:
-    """One square picture of side x side visual tokens, as packed patches."""
+    """Return the inputs of a square image of side x side visual tokens, as packed patches."""
     vision = config.vision_config
     patches = side * vision.spatial_merge_size
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2

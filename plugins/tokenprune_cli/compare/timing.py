@@ -54,7 +54,7 @@ def measure(
     samples: dict[Setting, list[dict[str, float]]] = {setting: [] for setting in settings}
     for _ in range(repeats):
         for setting, contenders in runs.items():
-            timed = [time_prefill(model, contender, clock, 0)[0] for contender in contenders]
+            timed = [time_prefill(model, contender, clock, 0).seconds for contender in contenders]
             samples[setting].append({part: _mean([t[part] for t in timed]) for part in timed[0]})
             tick()
     return {

@@ -87,8 +87,5 @@ def interpolated_positions(model: Any) -> Iterator[None]:
     def ask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "interpolate_pos_encoding": True}
 
-    hook = model.model.vision_tower.register_forward_pre_hook(ask, with_kwargs=True)
-    try:
+    with model.model.vision_tower.register_forward_pre_hook(ask, with_kwargs=True):
         yield
-    finally:
-        hook.remove()
