@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from tokenprune_cli.compare import bootstrap
-from tokenprune_cli.compare.question_set import Item, QuestionSet, make_batch
-from tokenprune_cli.compare.scoring import Array, cluster_sums
+from tokenprune_cli.compare.question_set import QuestionSet, make_batch
+from tokenprune_cli.compare.scoring import Scores
 from tokenprune_cli.compare.tower import shared_tower
 from tokenprune_cli.evaluation.answering import answer_batch
 
@@ -62,7 +61,7 @@ def run_study(
     cells: list[dict[str, Any]] = []
     if plan.variants:
         answers, kept = _answers(plan, model, processor, questions, max_new_tokens, batch, progress)
-        cells = _cells(plan, questions.items, answers, kept)
+        cells = _cells(plan, questions, answers, kept)
     return {
         "study": study.name,
         "questions": {
@@ -117,33 +116,24 @@ def _answers(
 
 def _cells(
     plan: Plan,
-    items: Sequence[Item],
+    questions: QuestionSet,
     answers: Mapping[Cell, Sequence[str]],
     kept: Mapping[Cell, Sequence[int]],
 ) -> list[dict[str, Any]]:
     """Return each variant's score with a 95 % interval, and its difference to the base at the same share."""
-    sums: dict[Cell, Array] = {cell: cluster_sums(items, texts) for cell, texts in answers.items()}
-    counts = bootstrap.draws(len(sums[UNPRUNED, None]))
+    scores, (metric,) = Scores(questions, answers), questions.metrics
     entries = []
-    for (name, share), cell_sums in sums.items():
+    for name, share in answers:
         gap = None
         if share is not None and name != plan.base:
-            gap = _rounded(bootstrap.difference(cell_sums, sums[plan.base, share], counts))
+            gap = scores.interval((name, share), metric, above=(plan.base, share)).rounded()
         entries.append(
             {
                 "variant": name,
                 "share": share,
-                "kept": round(sum(kept[name, share]) / len(items), 2),
-                "score": _rounded(bootstrap.interval(cell_sums, counts)),
+                "kept": round(sum(kept[name, share]) / len(questions.items), 2),
+                "score": scores.interval((name, share), metric).rounded(),
                 "above_base": gap,
             }
         )
     return entries
-
-
-def _rounded(interval: bootstrap.Interval) -> dict[str, Any]:
-    ends = {"low": interval.low, "high": interval.high}
-    return {
-        "value": round(interval.value, 5),
-        **{name: None if end is None else round(end, 5) for name, end in ends.items()},
-    }

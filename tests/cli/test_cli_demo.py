@@ -29,27 +29,27 @@ def test_json_is_all_there_is_on_stdout(done):
     output, result = done
     record = json.loads(result.stdout)
     assert json.loads((output / "demo.json").read_text()) == record
-    assert [(r["method"], r["keep"]) for r in record["results"]] == [
+    assert [(line["method"], line["keep"]) for line in record["lines"]] == [
         (None, None),
         ("zoo-exact", 36),
         ("random", 36),
         ("zoo-exact", 9),
         ("random", 9),
     ]
-    assert [r["visual_tokens"] for r in record["results"]] == [144, 36, 36, 9, 9]
-    assert record["pictures"] == PICTURES
+    assert [line["visual_rows"]["mean"] for line in record["lines"]] == [144, 36, 36, 9, 9]
+    assert (record["pictures"], record["files"]) == (2, PICTURES)
     assert record["command"] == (
         "tokenprune demo --method zoo-exact --method random --keep 9 --keep 36 --scenes 2"
     )
 
 
 def test_costs_fall_with_the_budget(done):
-    results = json.loads(done[1].stdout)["results"]
-    for cost in ("kv_cache_bytes", "prefill_flops"):
-        unpruned, quarter, _, sixteenth, _ = (r[cost] for r in results)
+    lines = json.loads(done[1].stdout)["lines"]
+    memory, operations = [line["kv_bytes"] for line in lines], [line["flops"]["language"] for line in lines]
+    for unpruned, quarter, _, sixteenth, _ in (memory, operations):
         assert unpruned > quarter > sixteenth > 0
     # 12 layers of keys and values, 128 float32 numbers wide: what each dropped token saves
-    assert results[0]["kv_cache_bytes"] - results[1]["kv_cache_bytes"] == (144 - 36) * 12 * 2 * 128 * 4
+    assert memory[0] - memory[1] == (144 - 36) * 12 * 2 * 128 * 4
 
 
 def test_pictures_are_drawn(done):
@@ -65,8 +65,7 @@ def test_for_people_there_is_a_table_and_a_verdict(untrained, tmp_path, done):
     flat = " ".join(text.split())
     record = json.loads(done[1].stdout)
     assert "unpruned 144" in flat and "zoo-exact 36" in flat and "random 9" in flat
-    for verdict in record["verdicts"]:
-        assert verdict["sentence"] in flat
+    assert all(sentence in flat for sentence in record["conclusions"])
     assert record["closing_line"] in flat
     assert "left out: cdpruner: the scorer" in flat
     assert "KV M" in flat and "kB FLOP" in flat
@@ -85,11 +84,11 @@ def test_downsampling_takes_part(untrained, tmp_path):
         + ["--method", "downsample", "--method", "random", "--keep", "18"],
     )
     assert result.exit_code == 0, result.output
-    results = json.loads(result.stdout)["results"]
-    assert [(r["method"], r["visual_tokens"]) for r in results] == [
+    unpruned, smaller, pruned = json.loads(result.stdout)["lines"]
+    assert [(line["method"], line["visual_rows"]["mean"]) for line in (unpruned, smaller, pruned)] == [
         (None, 144),
         ("downsample", 16),
         ("random", 18),
     ]
-    assert results[1]["kv_cache_bytes"] < results[2]["kv_cache_bytes"]
-    assert results[1]["prefill_flops"] < results[2]["prefill_flops"]
+    assert smaller["kv_bytes"] < pruned["kv_bytes"]
+    assert smaller["flops"]["language"] < pruned["flops"]["language"]

@@ -36,20 +36,21 @@ def test_words_the_model_does_not_know_are_mentioned(photo):
 
 
 def test_unpruned_answers_are_mostly_right(results):
-    unpruned = results["results"][0]
+    unpruned = results["lines"][0]
     assert unpruned["method"] is None
-    assert unpruned["accuracy"]["value"] > 0.85
+    assert unpruned["scores"]["exact_match"]["value"] > 0.85
     assert set(unpruned["families"]) == {"attribute", "existence", "counting", "spatial", "reading"}
 
 
 def test_accuracy_falls_with_the_budget(results):
-    accuracy = {(r["method"], r["keep"]): r["accuracy"]["value"] for r in results["results"]}
+    lines = results["lines"]
+    accuracy = {(o["method"], o["keep"]): o["scores"]["exact_match"]["value"] for o in lines}
     for method in ("zoo-exact", "random"):
         assert accuracy[None, None] > accuracy[method, 72] - 0.02
         assert accuracy[method, 72] > accuracy[method, 9] + 0.1
 
 
 def test_choosing_beats_chance_at_a_sixteenth(results):
-    (few,) = [verdict for verdict in results["verdicts"] if verdict["keep"] == 9]
+    (few,) = [leader for leader in results["leaders"] if leader["keep"] == 9]
     assert few["best"] == ["zoo-exact"]
     assert few["behind"]["random"]["low"] > 0

@@ -12,33 +12,24 @@ from tokenprune_cli.compare.collected import Collected
 from tokenprune_cli.compare.plan import Line, Plan, key
 from tokenprune_cli.compare.protocols import DEFAULTS
 from tokenprune_cli.compare.question_set import Item, QuestionSet, embedded_scenes
-from tokenprune_cli.compare.record import Leader, leaders
-from tokenprune_cli.compare.scores import Scores
 from tokenprune_cli.demo.pictures import columns, examples
-from tokenprune_cli.demo.preset import (
-    BUDGETS,
-    METHODS,
-    RECOMMENDED,
-    closing_line,
-    preset,
-    results,
-    settings,
-    skipped,
-)
-from tokenprune_cli.demo.table import right, runs, terminal_table
+from tokenprune_cli.demo.preset import BUDGETS, METHODS, RECOMMENDED, closing_line, preset, results
+from tokenprune_cli.demo.table import demo_table, right, runs
 from tokenprune_cli.evaluation.costs import prefill_flops
 from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 from tokenprune_embedded import FAMILIES, Question
+from transformers import LlamaConfig
 
 import tokenprune
 
 SCENES = 50
+CONFIG = LlamaConfig(num_hidden_layers=12)
 
 
 def test_the_short_demo(untrained_model):
     plan = preset(untrained_model[0])
-    assert settings(plan) == [UNPRUNED, *(Setting(m, k) for k in BUDGETS for m in METHODS)]
-    assert skipped(plan) == {}
+    assert list(plan.settings) == [UNPRUNED, *(Setting(m, k) for k in BUDGETS for m in METHODS)]
+    assert plan.unavailable == {} == plan.refused
 
 
 def test_the_recommended_method_is_what_apply_does_by_default(untrained_model):
@@ -48,23 +39,16 @@ def test_the_recommended_method_is_what_apply_does_by_default(untrained_model):
 
 def test_the_full_demo_takes_every_method_the_model_can_use(untrained_model):
     plan = preset(untrained_model[0], full=True, budgets=[9])
-    methods = [setting.method for setting in settings(plan)[1:]]
-    assert {*methods, *skipped(plan)} == {*tokenprune.list_methods(), "downsample"}
+    methods = [setting.method for setting in plan.settings[1:]]
+    assert {*methods, *plan.unavailable} == {*tokenprune.list_methods(), "downsample"}
     assert "downsample" in methods
     assert methods[: len(METHODS)] == list(METHODS)
-    assert "clip_text_embeds" in skipped(plan)["cdpruner"]
+    assert "clip_text_embeds" in plan.unavailable["cdpruner"]
 
 
 def test_choices_are_put_in_order(untrained_model):
     plan = preset(untrained_model[0], methods=["random", "stride", "random"], budgets=[5, 70, 5])
-    assert settings(plan) == [UNPRUNED, *(Setting(m, k) for k in (70, 5) for m in ("random", "stride"))]
-
-
-def test_a_budget_out_of_reach_is_left_out():
-    (a, b), reason = (Setting("a", keep) for keep in (9, 1)), "too few"
-    plan = Plan(tuple(Line(DEFAULTS, s) for s in (UNPRUNED, a, b)), {b: reason}, {"c": "no signal"})
-    assert settings(plan) == [UNPRUNED, a]
-    assert skipped(plan) == {"c": "no signal", "a, 1 tokens": reason}
+    assert list(plan.settings) == [UNPRUNED, *(Setting(m, k) for k in (70, 5) for m in ("random", "stride"))]
 
 
 def test_examples_have_a_family_and_a_scene_each():
@@ -97,47 +81,56 @@ def answered(n_right, first=0, scenes=SCENES):
     return ["0" if i in wrong else "1" for i in range(scenes)]
 
 
+def recorded(*runs, scenes=SCENES, refused=(), unavailable=()):
+    """The record of runs: (method, keep, number of right answers, first of them)."""
+    answers = {Setting(method, keep): answered(*rest, scenes=scenes) for method, keep, *rest in runs}
+    answers = {UNPRUNED: answered(scenes, scenes=scenes), **answers}
+    lines = tuple(Line(DEFAULTS, setting) for setting in (*answers, *dict(refused)))
+    found = {
+        key(setting): Collected(
+            texts, [((0, 24), (6, 19))] * scenes, [15] * scenes, [9] * scenes, kv_bytes=64.4
+        )
+        for setting, texts in answers.items()
+    }
+    return results(Plan(lines, dict(refused), dict(unavailable)), asked(scenes), found, CONFIG)
+
+
 def ranking(*runs, scenes=SCENES):
-    """Leaders of runs: (method, keep, number of right answers, first of them)."""
-    lines = [Line(DEFAULTS, Setting(method, keep)) for method, keep, *_ in runs]
-    answers = {key(Setting(method, keep)): answered(*rest, scenes=scenes) for method, keep, *rest in runs}
-    unpruned = {key(UNPRUNED): answered(scenes, scenes=scenes)}
-    return leaders(
-        [Line(DEFAULTS, UNPRUNED), *lines], Scores(asked(scenes), answers | unpruned), "exact_match"
-    )
+    return recorded(*runs, scenes=scenes)["leaders"]
 
 
 def test_the_best_comes_first_and_a_clear_gap_is_named():
-    (leader,) = ranking(("a", 9, 20), ("b", 9, 40))
-    assert (leader.keep, leader.best, leader.not_clearly_below) == (9, ["b"], [])
-    gap = leader.behind["a"]
-    assert gap.value == pytest.approx(0.4)
+    (leader,) = ranking(("divprune", 9, 20), ("fastv", 9, 40))
+    assert (leader["keep"], leader["best"], leader["not_clearly_below"]) == (9, ["fastv"], [])
+    assert leader["clearly_below"] == ["divprune"]
+    gap = leader["behind"]["divprune"]
+    assert gap["value"] == 0.4
     sums = [np.stack([np.array([a == "1" for a in answered(n)]), np.ones(SCENES)], 1) for n in (40, 20)]
-    assert gap == bootstrap.difference(*sums, bootstrap.draws(SCENES))
-    assert 0.25 < gap.low < 0.3 and 0.5 < gap.high < 0.55  # 0.4 -+ 1.96 sqrt(0.4 * 0.6 / 50)
+    assert gap == bootstrap.interval(*sums).rounded()
+    assert 0.25 < gap["low"] < 0.3 and 0.5 < gap["high"] < 0.55  # 0.4 -+ 1.96 sqrt(0.4 * 0.6 / 50)
 
 
 def test_a_small_gap_is_noise():
-    (leader,) = ranking(("a", 9, 40), ("b", 9, 41, 15))
-    assert leader.best == ["b"]
-    assert leader.not_clearly_below == ["a"]
+    (leader,) = ranking(("divprune", 9, 40), ("fastv", 9, 41, 15))
+    assert leader["best"] == ["fastv"]
+    assert leader["not_clearly_below"] == ["divprune"]
 
 
 def test_gaps_are_taken_in_pairs():
     # 10 points apart; unpaired errors of 6 points would hide what 5 questions of 50, all one way, show
-    (leader,) = ranking(("a", 9, 40), ("b", 9, 45))
-    assert leader.not_clearly_below == []
+    (leader,) = ranking(("divprune", 9, 40), ("fastv", 9, 45))
+    assert leader["not_clearly_below"] == []
 
 
 def test_each_budget_has_its_leaders_and_unpruned_takes_no_part():
-    found = ranking(*((m, k, 30) for k in (18, 9) for m in ("a", "b")))
-    assert [leader.keep for leader in found] == [18, 9]
-    assert all(leader.best == ["a", "b"] and leader.behind == {} for leader in found)
+    leaders = ranking(*((m, k, 30) for k in (18, 9) for m in ("divprune", "fastv")))
+    assert [leader["keep"] for leader in leaders] == [18, 9]
+    assert all(leader["best"] == ["divprune", "fastv"] and leader["behind"] == {} for leader in leaders)
 
 
 def test_one_picture_tells_nothing_apart():
-    (leader,) = ranking(("a", 9, 1), ("b", 9, 0), scenes=1)
-    assert leader.not_clearly_below == ["b"] and leader.behind["b"].low is None
+    (leader,) = ranking(("divprune", 9, 1), ("fastv", 9, 0), scenes=1)
+    assert leader["not_clearly_below"] == ["fastv"] and leader["behind"]["fastv"]["low"] is None
 
 
 @pytest.mark.parametrize(
@@ -152,77 +145,73 @@ def test_one_picture_tells_nothing_apart():
 )
 def test_the_closing_line_is_honest(ours, others, said):
     first = 15 if abs(ours - others) == 1 else 0
-    found = ranking(("ours", 9, ours), ("theirs", 9, others, first))
-    assert closing_line(found, "ours") == f"On these scenes ours, which tokenprune uses by default, {said}"
+    leaders = ranking(("zoo-exact", 9, ours), ("fastv", 9, others, first))
+    assert closing_line(leaders) == f"On these scenes zoo-exact, which tokenprune uses by default, {said}"
 
 
 def test_the_closing_line_joins_budgets():
-    found = ranking(("ours", 18, 45), ("b", 18, 20), ("ours", 9, 20), ("b", 9, 45))
-    said = closing_line(found, "ours")
-    assert said.endswith("is clearly the best at 18 tokens and behind the best at 9 tokens.")
+    leaders = ranking(("zoo-exact", 18, 45), ("fastv", 18, 20), ("zoo-exact", 9, 20), ("fastv", 9, 45))
+    assert closing_line(leaders).endswith("is clearly the best at 18 tokens and behind the best at 9 tokens.")
 
 
 def test_nothing_is_said_of_a_method_alone_or_that_took_no_part():
-    assert closing_line([Leader(DEFAULTS, 9, ["ours"], {})], "ours") == ""
-    assert closing_line(ranking(("a", 9, 40), ("b", 9, 20)), "ours") == ""
+    assert closing_line(ranking(("zoo-exact", 9, 40))) == ""
+    assert closing_line(ranking(("divprune", 9, 40), ("fastv", 9, 20))) == ""
 
 
 @pytest.fixture
-def record(untrained_model):
-    runs = {UNPRUNED: 50, Setting("a", 9): 20, Setting("zoo-exact", 9): 40}
-    plan = Plan(tuple(Line(DEFAULTS, s) for s in runs), {}, {"cdpruner": "needs clip_text_embeds"})
-    found = {
-        key(setting): Collected(
-            answered(n), [[[0, 24], [6, 19]]] * SCENES, [15] * SCENES, [9] * SCENES, kv_bytes=64.4
-        )
-        for setting, n in runs.items()
-    }
-    return results(plan, asked(), found, untrained_model[0].config.text_config)
+def record():
+    return recorded(
+        ("divprune", 9, 20), ("zoo-exact", 9, 40), unavailable={"cdpruner": "needs clip_text_embeds"}
+    )
 
 
-def test_the_record_holds_what_a_reader_needs(record, untrained_model):
-    accuracy = {"value": 0.8, "low": 0.68, "high": 0.9, "n": 50}
-    assert record["questions"] == 50
-    assert record["results"][2] == {
-        "method": "zoo-exact",
-        "keep": 9,
-        "accuracy": accuracy,
-        "families": {"counting": accuracy},
-        "visual_tokens": 4.0,
-        "visual_rows": [9.0] * 6 + [4.0] * 6,
-        "kv_cache_bytes": 64,
-        "prefill_flops": prefill_flops(untrained_model[0].config.text_config, [24] * 6 + [19] * 6),
-    }
-    (verdict,) = record["verdicts"]
-    assert verdict["best"] == ["zoo-exact"] and verdict["within_noise"] == []
-    assert verdict["behind"]["a"]["value"] == 0.4
-    assert verdict["sentence"] == "keep 9: zoo-exact is highest; all others are clearly below"
-    assert record["skipped"] == {"cdpruner": "needs clip_text_embeds"}
+def test_the_record_holds_what_a_reader_needs(record):
+    accuracy = {"value": 0.8, "low": 0.68, "high": 0.9}
+    assert (record["questions"], record["families"]) == (50, {"counting": 50})
+    line = record["lines"][2]
+    assert (line["method"], line["keep"], line["families"]) == ("zoo-exact", 9, {"counting": accuracy})
+    assert {end: line["scores"]["exact_match"][end] for end in accuracy} == accuracy
+    assert line["visual_rows"] == {"mean": 6.5, "by_layer": [[0, 9.0], [6, 4.0]]}
+    assert line["kv_bytes"] == 64
+    assert line["flops"] == {"language": prefill_flops(CONFIG, [24] * 6 + [19] * 6)}
+    (leader,) = record["leaders"]
+    assert leader["best"] == ["zoo-exact"] and leader["behind"]["divprune"]["value"] == 0.4
+    assert record["conclusions"] == ["keep 9: zoo-exact is highest; all others are clearly below"]
+    assert record["unavailable"] == {"cdpruner": "needs clip_text_embeds"}
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 
+def test_a_budget_out_of_reach_says_so():
+    record = recorded(("divprune", 9, 20), refused={Setting("fastv", 1): "too few"})
+    assert demo_table(record).rows[-1] == ["fastv ?", "no", "[1]", "", "", ""]
+    assert [leader["keep"] for leader in record["leaders"]] == [9]
+
+
 def test_the_table_fits_a_terminal_of_80_columns(record):
-    for result in record["results"]:
-        result["method"] = result["method"] and "sparsevlm-plus"
-        result["accuracy"] = {"value": 0.998, "low": 0.994, "high": 1.0}
-        result["kv_cache_bytes"], result["prefill_flops"], result["visual_tokens"] = 1903e3, 743e6, 144
-        for family in FAMILIES:
-            result["families"][family] = {"value": 1.0}
+    record["families"] = dict.fromkeys(FAMILIES, 10)
+    for line in record["lines"]:
+        line["method"] = line["method"] and "sparsevlm-plus"
+        line["saw_the_question"] = True
+        line["scores"]["exact_match"] = {"value": 0.998, "low": 0.994, "high": 1.0}
+        line["kv_bytes"], line["flops"] = 1903e3, {"language": 743e6}
+        line["visual_rows"]["by_layer"] = [[0, 144]]
+        line["families"] = dict.fromkeys(FAMILIES, {"value": 1.0})
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal_table(record).rich())
+    console.print(demo_table(record).rich())
     text = console.export_text()
     assert "…" not in text
     assert "sparsevlm-plus" in text and "99.8 99-100" in text and "FLOP" in text
 
 
 def test_the_best_stand_in_bold(record):
-    assert terminal_table(record).styles == {2: "bold"}
+    assert [row for row, style in demo_table(record).styles.items() if style == "bold"] == [3]
 
 
 def test_the_full_table_shows_rows_per_layer(record):
-    table = terminal_table(record, by_layer=True)
-    assert table.heads == ["method", "kept", "rows per layer", "right %", "KV\nkB", "M\nFLOP"]
-    assert [row[2] for row in table.rows] == ["9×6 4×6"] * 3
+    table = demo_table(record, by_layer=True)
+    assert table.heads == ("method", "kept", "rows per layer", "right %", "KV\nkB", "M\nFLOP")
+    assert [row[2] for row in table.rows if len(row) > 1] == ["9×6 4×6"] * 3
     assert runs([144, 144, 18.2, 18, 4]) == "144×2 18×2 4×1"
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tokenprune_cli.compare.table import percent
+from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC
 from tokenprune_cli.tables import Table
 
 import tokenprune
@@ -27,19 +29,21 @@ def demo() -> str:
 
 def demo_table(record: Mapping[str, Any]) -> Table:
     """A row for each method at each budget."""
-    families = list(record["results"][0]["families"])
-    rows = [
-        [
-            result["method"] or "unpruned",
-            f"{result['visual_tokens']:.0f}",
-            f"{100 * result['accuracy']['value']:.1f}",
-            f"{100 * result['accuracy']['low']:.1f}..{100 * result['accuracy']['high']:.1f}",
-            *(f"{100 * result['families'][family]['value']:.1f}" for family in families),
-            f"{result['kv_cache_bytes'] / 1000:.0f}",
-            f"{result['prefill_flops'] / 1e6:.0f}",
-        ]
-        for result in record["results"]
-    ]
+    families = list(record["families"])
+    rows = []
+    for line in record["lines"]:
+        score = line["scores"][DEFAULT_METRIC]
+        rows.append(
+            [
+                line["method"] or "unpruned",
+                f"{line['visual_rows']['by_layer'][-1][1]:.0f}",
+                percent(score["value"]),
+                f"{percent(score['low'])}..{percent(score['high'])}",
+                *(percent(line["families"][family]["value"]) for family in families),
+                f"{line['kv_bytes'] / 1000:.0f}",
+                f"{line['flops']['language'] / 1e6:.0f}",
+            ]
+        )
     heads = ["method", "visual tokens", "right, %", "95 % interval", *families]
     return Table([*heads, "KV cache, kB", "prefill, MFLOP"], rows)
 

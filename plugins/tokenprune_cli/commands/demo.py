@@ -10,25 +10,26 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenprune_cli.console import options
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
 from tokenprune_cli.console.files import check_folder, deliver, make_directory
-from tokenprune_cli.console.options import Keeps, MethodNames, OnlyJson, Seed
 from tokenprune_cli.model_name import model_name
 
 RESULTS = "demo.json"
 BATCH = 64  # questions answered at once
 LEGEND = (
-    "right %: exact matches, with the 95 % interval over pictures. KV kB: key-value cache of a prompt. "
-    "MFLOP: arithmetic of the language model's prefill, by formula. Methods that cut inside the language "
-    "model process more visual tokens before the cut than they keep."
+    "kept: visual tokens after the last cut. right %: exact matches, with the 95 % interval over pictures. "
+    "KV kB: key-value cache of a prompt. MFLOP: operations of the language model's prefill, by formula. "
+    "?: the method saw the question. Methods that cut inside the language model process more visual tokens "
+    "before the cut than they keep."
 )
-NOISE = "Which method is best here (clearly below: the 95 % interval of the difference does not hold 0):"
+NOISE = "Which method is best here (clearly below: the 95 % interval of the difference does not contain 0):"
 
 
 def demo(
     full: Annotated[bool, typer.Option("--full", help="All methods, more budgets and pictures.")] = False,
-    method: MethodNames = None,
-    keep: Keeps = None,
+    method: options.MethodNames = None,
+    keep: options.Keeps = None,
     scenes: Annotated[
         int | None, typer.Option(min=1, max=100, help="How many pictures (about 13 questions each).")
     ] = None,
@@ -38,8 +39,8 @@ def demo(
     model: Annotated[
         str | None, typer.Option(help="A model trained on these scenes; default: the embedded one.")
     ] = None,
-    seed: Seed = 0,
-    as_json: OnlyJson = False,
+    seed: options.Seed = 0,
+    as_json: options.OnlyJson = False,
 ) -> None:
     """Answer questions about pictures with and without pruning, and show what was kept."""
     with plain_errors(), quietly():
@@ -64,27 +65,24 @@ def demo(
         check_folder(output / RESULTS)
         network, processor = load_model(model, Device.cpu)
         plan = preset.preset(network, full, methods, budgets)
-        pictures = columns(preset.settings(plan))
+        pictures = columns(plan.settings)
         if not pictures:
-            raise BadInputError("; ".join(preset.skipped(plan).values()))
+            raise BadInputError("; ".join([*plan.unavailable.values(), *plan.refused.values()]))
         for name in pictures:
             check_writable(output / name)
-        n_scenes = scenes or (preset.FULL_SCENES if full else preset.SCENES)
-        questions = embedded_scenes(n_scenes)
+        questions = embedded_scenes(scenes or (preset.FULL_SCENES if full else preset.SCENES))
         work = Work(BATCH, ANSWER_TOKENS, seed)
         with ProgressBar() as progress:
             found = collect(list(answer_all(network, processor, questions, work, plan.settings, progress)))
         for refusal in filter(None, (answers.refused for answers in found.values())):
             raise BadInputError(refusal)
         record = {
-            "command": _command(full, methods, budgets, scenes, seed),
+            **to_dict(Provenance.here(command=_command(full, methods, budgets, scenes, seed))),
             "model": model_name(model),
             "seed": seed,
-            "held_out_scenes": {"first": 0, "count": n_scenes},
             **preset.results(plan, questions, found, network.config.text_config),
-            "pictures": list(pictures),
+            "files": list(pictures),
         }
-        record = {**to_dict(Provenance.here(command=record["command"])), **record}
         try:
             deliver(record, partial(_show, by_layer=full), as_json, output / RESULTS, indent=2)
         finally:  # when printing or writing fails the pictures are saved all the same
@@ -98,19 +96,21 @@ def demo(
 def _show(record: dict[str, Any], by_layer: bool) -> None:
     from rich.console import Console
 
-    from tokenprune_cli.demo.table import terminal_table
+    from tokenprune_cli.compare.table import refusals
+    from tokenprune_cli.demo.table import demo_table
 
     console = Console(highlight=False, markup=False)
-    pictures = record["held_out_scenes"]["count"]
-    console.print(f"{record['questions']} questions about {pictures} pictures no training saw")
-    console.print(terminal_table(record, by_layer).rich())
+    console.print(f"{record['questions']} questions about {record['pictures']} pictures no training saw")
+    console.print(demo_table(record, by_layer).rich())
     console.print(LEGEND)
     console.print(NOISE)
-    for verdict in record["verdicts"]:
-        console.print(f"  {verdict['sentence']}")
+    for sentence in record["conclusions"]:
+        console.print(f"  {sentence}")
     if record["closing_line"]:
         console.print(record["closing_line"])
-    for method, reason in record["skipped"].items():
+    for reason, number in refusals(record).items():
+        console.print(f"[{number}] {reason}")
+    for method, reason in record["unavailable"].items():
         console.print(f"left out: {method}: {reason}")
 
 

@@ -1,36 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison found on one model, as plain data."""
+"""What a comparison measured on one model, as plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from tokenprune_cli.compare.answers import changes
-from tokenprune_cli.compare.bootstrap import Interval
 from tokenprune_cli.compare.collected import Collected
 from tokenprune_cli.compare.conversation import conversations, later
-from tokenprune_cli.compare.plan import Line, Plan, key
+from tokenprune_cli.compare.plan import RANDOM, Line, Plan, key
 from tokenprune_cli.compare.protocols import saw_the_question
 from tokenprune_cli.compare.question_set import QuestionSet
-from tokenprune_cli.compare.scores import Scores, scores_of
+from tokenprune_cli.compare.scoring import Scores
 from tokenprune_cli.evaluation.settings import UNPRUNED
 
 
 def model_record(
     plan: Plan, questions: QuestionSet, found: Mapping[str, Collected], config: Any
 ) -> dict[str, Any]:
-    """Lines of the tables with everything that was measured, in the plan's order.
+    """Return the lines of the tables with everything that was measured, in the order of the plan.
 
     Parameters
     ----------
     found
-        By setting, complete or refused.
+        Answers by setting; those of a setting that the model refused say why.
     config
         The language model's configuration.
     """
-    scores = Scores(questions, {cell: one.answers for cell, one in found.items() if one.refused is None})
+    scores = Scores(questions, {cell: c.answers for cell, c in found.items() if c.refused is None})
     lines = [_line(line, plan, found, scores, config) for line in plan.lines]
     for line in lines:
         if line["refused"] is None:
@@ -44,16 +43,7 @@ def model_record(
         "layers": config.num_hidden_layers,
         "unavailable": plan.unavailable,
         "lines": lines,
-        "leaders": [
-            {
-                "protocol": leader.protocol,
-                "keep": leader.keep,
-                "best": leader.best,
-                "not_clearly_below": leader.not_clearly_below,
-                "clearly_below": [name for name, gap in leader.behind.items() if gap.is_clear],
-            }
-            for leader in leaders(plan.lines, scores, questions.metrics[0])
-        ],
+        "leaders": _leaders(lines, scores, questions.metrics[0]),
     }
 
 
@@ -61,7 +51,7 @@ def _line(
     line: Line, plan: Plan, found: Mapping[str, Collected], scores: Scores, config: Any
 ) -> dict[str, Any]:
     setting, cell = line.setting, key(line.setting)
-    one = found.get(cell, Collected(refused=plan.refused.get(setting)))
+    collected = found.get(cell, Collected(refused=plan.refused.get(setting)))
     entry: dict[str, Any] = {
         "protocol": line.protocol,
         "method": setting.method,
@@ -69,78 +59,101 @@ def _line(
         "options": dict(setting.options),
         "cell": cell,
         "saw_the_question": saw_the_question(setting.method),
-        "refused": one.refused,
+        "refused": collected.refused,
     }
-    if one.refused is not None:
+    if collected.refused is not None:
         return entry
-    n_layers: int = config.num_hidden_layers
-    rows = one.visual_rows(n_layers)
-    timing = one.timing or {}
-    flops = {**timing.get("flops", {}), "language": round(one.language_flops(config))}
-    flops["total"] = sum(value for part, value in flops.items() if part != "total")
-    entry |= {
+    rows = collected.visual_rows(config.num_hidden_layers)
+    timing = collected.timing or {}
+    flops = {**timing.get("flops", {}), "language": round(collected.language_flops(config))}
+    if timing:
+        flops["total"] = flops["tower"] + flops["choosing"] + flops["language"]
+    return {
+        **entry,
         "visual_rows": {
-            "mean": round(sum(rows) / n_layers, 3),
+            "mean": round(sum(rows) / len(rows), 3),
             "by_layer": [[i, round(n, 2)] for i, n in changes(rows)],
         },
-        "kv_bytes": round(one.kv_bytes),
+        "kv_bytes": round(collected.kv_bytes),
         **timing,
         "flops": flops,
         "families": {name: round(score.value, 5) for name, score in scores.families(cell).items()},
     }
-    return entry
 
 
-@dataclass(frozen=True)
-class Leader:
-    """The methods with the highest score at a budget, and how far the others are behind the first of them."""
+def scores_of(
+    line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], scores: Scores
+) -> dict[str, dict[str, Any]]:
+    """Return the score of a line by metric: its interval, its share of the unpruned score, its distances.
 
-    protocol: str
-    keep: int
-    best: list[str]
-    behind: dict[str, Interval]
+    `lines` has the line of random tokens under the same protocol and at the same budget, if it was reached.
+    """
+    cell, place = line["cell"], (line["protocol"], line["keep"], RANDOM)
+    reached = [other for other in lines if other["refused"] is None]
+    matches = (o["cell"] for o in reached if (o["protocol"], o["keep"], o["method"]) == place)
+    random = next(matches, None)
 
-    @property
-    def not_clearly_below(self) -> list[str]:
-        """Methods behind the best whose interval holds 0: noise, by these questions."""
-        return [method for method, gap in self.behind.items() if not gap.is_clear]
+    def above(other: str | None, metric: str) -> dict[str, Any] | None:
+        return None if other in (None, cell) else scores.interval(cell, metric, above=other).rounded()
 
-
-def leaders(lines: Sequence[Line], scores: Scores, metric: str) -> list[Leader]:
-    """For each protocol and budget the highest score, and the distances to it on the same questions."""
-    groups: dict[tuple[str, int], dict[str, str]] = {}
-    for line in lines:
-        method, keep, cell = line.setting.method, line.setting.keep, key(line.setting)
-        if method is not None and keep is not None and cell in scores.answers:
-            groups.setdefault((line.protocol, keep), {})[method] = cell
-    found = []
-    for (protocol, keep), cells in groups.items():
-        values = {method: round(scores.interval(cell, metric).value, 5) for method, cell in cells.items()}
-        best = [method for method, value in values.items() if value == max(values.values())]
-        behind = {
-            method: scores.difference(cells[best[0]], cell, metric)
-            for method, cell in cells.items()
-            if method not in best
+    by_metric = {}
+    for metric in scores.questions.metrics:
+        score, unpruned = scores.interval(cell, metric), scores.interval(key(UNPRUNED), metric)
+        by_metric[metric] = {
+            **score.rounded(),
+            "of_unpruned": round(score.value / unpruned.value, 5) if unpruned.value else None,
+            "minus_unpruned": above(key(UNPRUNED), metric),
+            "minus_random": above(random, metric),
         }
-        found.append(Leader(protocol, keep, best, behind))
-    return found
+    return by_metric
+
+
+def _leaders(lines: Sequence[Mapping[str, Any]], scores: Scores, metric: str) -> list[dict[str, Any]]:
+    """Return the methods with the highest score for each protocol and budget, and how far others are behind.
+
+    A method whose distance to the best has an interval that contains 0 is not clearly below it.
+    """
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if line["method"] is not None and line["refused"] is None:
+            groups.setdefault((line["protocol"], line["keep"]), []).append(line)
+    leaders = []
+    for (protocol, keep), group in groups.items():
+        highest = max(line["scores"][metric]["value"] for line in group)
+        best = [line for line in group if line["scores"][metric]["value"] == highest]
+        behind = {
+            line["method"]: scores.interval(best[0]["cell"], metric, above=line["cell"])
+            for line in group
+            if line not in best
+        }
+        leaders.append(
+            {
+                "protocol": protocol,
+                "keep": keep,
+                "best": [line["method"] for line in best],
+                "not_clearly_below": [method for method, gap in behind.items() if not gap.is_clear],
+                "clearly_below": [method for method, gap in behind.items() if gap.is_clear],
+                "behind": {method: gap.rounded() for method, gap in behind.items()},
+            }
+        )
+    return leaders
 
 
 def add_conversations(
     record: dict[str, Any], questions: QuestionSet, found: Mapping[str, Collected], seed: int
 ) -> None:
-    """Give each line that was reached its scores of first questions and of later ones, in both ways."""
-    held = conversations(questions, seed)
-    first = replace(questions, items=tuple(questions.items[one[0]] for one in held))
+    """Add the scores of first questions, and of later ones asked in both ways, to the lines of a record."""
+    turns = conversations(questions, seed)
+    first = replace(questions, items=tuple(questions.items[numbers[0]] for numbers in turns))
     rest = later(questions, seed)
-    reached = {cell: one for cell, one in found.items() if one.refused is None}
+    reached = {cell: collected for cell, collected in found.items() if collected.refused is None}
     parts = {
-        "first": Scores(first, {c: [one.answers[i[0]] for i in held] for c, one in reached.items()}),
-        "anew": Scores(rest, {cell: one.anew for cell, one in reached.items()}),
-        "talking": Scores(rest, {cell: one.talking for cell, one in reached.items()}),
+        "first": Scores(first, {cell: [c.answers[t[0]] for t in turns] for cell, c in reached.items()}),
+        "anew": Scores(rest, {cell: c.anew for cell, c in reached.items()}),
+        "talking": Scores(rest, {cell: c.talking for cell, c in reached.items()}),
     }
     lines = record["lines"]
     for line in lines:
         if line["refused"] is None:
             line["conversation"] = {name: scores_of(line, lines, part) for name, part in parts.items()}
-    record["conversation"] = {"pictures": len(held), "later_questions": len(rest.items)}
+    record["conversation"] = {"pictures": len(turns), "later_questions": len(rest.items)}

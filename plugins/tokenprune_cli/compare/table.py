@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison's tables, within 80 columns, and what they say."""
+"""The tables of a comparison, within 80 columns, and the conclusions drawn from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,11 @@ CONVERSATION_LEGEND = (
     "in turn, on the whole cache with everything said before. of own, to random: as above, of what stands "
     "to the left."
 )
+Line = Mapping[str, Any]  # of a record
 
 
-def groups(record: Mapping[str, Any], protocol: str) -> Iterator[tuple[int | None, list[Mapping[str, Any]]]]:
-    """Lines of a protocol by budget; the unpruned model's comes first, with None."""
+def groups(record: Mapping[str, Any], protocol: str) -> Iterator[tuple[int | None, list[Line]]]:
+    """Yield the lines of a protocol by budget; the unpruned model's comes first, with None."""
     lines = [line for line in record["lines"] if line["protocol"] == protocol]
     for keep in dict.fromkeys(line["keep"] for line in lines):
         yield keep, [line for line in lines if line["keep"] == keep]
@@ -34,55 +35,62 @@ def groups(record: Mapping[str, Any], protocol: str) -> Iterator[tuple[int | Non
 
 @dataclass(frozen=True)
 class Layout:
-    """A table's columns, and what stands in them: `method` comes first."""
+    """The columns of a table; `method` comes first, `cells` fills the others from a line and a metric."""
 
     columns: tuple[str, ...]
-    cells: Callable[[Mapping[str, Any], str], list[str]]
-
-    def row(self, line: Mapping[str, Any], metric: str, notes: Mapping[str, int]) -> list[str]:
-        """What stands in one line; one that cannot be reached says so and points to the reason."""
-        name = "unpruned" if line["method"] is None else line["method"]
-        name += " ?" if line["saw_the_question"] else ""
-        if line["refused"] is not None:
-            return [name, "no", f"[{notes[line['refused']]}]", *[""] * (len(self.columns) - 3)]
-        return [name, *self.cells(line, metric)]
+    cells: Callable[[Line, str], list[str]]
 
 
 def table(
-    record: Mapping[str, Any], protocol: str, metric: str, layout: Layout, title: str | None = None
+    record: Mapping[str, Any],
+    protocol: str,
+    metric: str,
+    layout: Layout,
+    title: str | None = None,
+    style: Callable[[Line], str] = lambda line: "",
 ) -> Table:
-    """Lay out one protocol's table; the budget stands above its lines."""
-    rows, notes = list[list[str]](), refusals(record)
+    """Lay out the table of a protocol, with the budget above its lines.
+
+    A line of a budget that cannot be reached has the number of the reason; see `refusals`. `style` returns
+    the style of a line, for `Table`.
+    """
+    rows, styles, notes = list[list[str]](), dict[int, str](), refusals(record)
     for keep, lines in groups(record, protocol):
         rows += [[f"keep {keep}"]] if keep is not None else []
-        rows += [layout.row(line, metric, notes) for line in lines]
-    return Table(layout.columns, rows, title)
+        for line in lines:
+            name = (line["method"] or "unpruned") + (" ?" if line["saw_the_question"] else "")
+            if line["refused"] is None:
+                cells = layout.cells(line, metric)
+            else:
+                cells = ["no", f"[{notes[line['refused']]}]", *[""] * (len(layout.columns) - 3)]
+            styles[len(rows)] = style(line)
+            rows.append([name, *cells])
+    return Table(layout.columns, rows, title, styles=styles)
 
 
-def _question_cells(line: Mapping[str, Any], metric: str) -> list[str]:
-    score = line["scores"][metric]
-    timing = line.get("time_to_first_token_ms")
+def _question_cells(line: Line, metric: str) -> list[str]:
+    score, milliseconds = line["scores"][metric], line["time_to_first_token_ms"]["median"]
     return [
         f"{line['visual_rows']['mean']:.1f}",
-        _percent(score["value"]),
-        _percent(score["of_unpruned"]),
+        percent(score["value"]),
+        percent(score["of_unpruned"]),
         _ends(score["minus_unpruned"]),
         _ends(score["minus_random"]),
         operations(line["flops"]["total"]),
-        "" if timing is None else _short(timing["median"]),
+        f"{milliseconds:.0f}" if milliseconds >= 9.95 else f"{milliseconds:.1f}",
     ]
 
 
-def _conversation_cells(line: Mapping[str, Any], metric: str) -> list[str]:
+def _conversation_cells(line: Line, metric: str) -> list[str]:
     first, anew, talking = (line["conversation"][part][metric] for part in ("first", "anew", "talking"))
     return [
         f"{line['visual_rows']['mean']:.1f}",
-        _percent(first["value"]),
-        _percent(anew["value"]),
-        _percent(anew["of_unpruned"]),
+        percent(first["value"]),
+        percent(anew["value"]),
+        percent(anew["of_unpruned"]),
         _ends(anew["minus_random"]),
-        _percent(talking["value"]),
-        _percent(talking["of_unpruned"]),
+        percent(talking["value"]),
+        percent(talking["of_unpruned"]),
     ]
 
 
@@ -95,26 +103,26 @@ CONVERSATION = Layout(
 
 
 def refusals(record: Mapping[str, Any]) -> dict[str, int]:
-    """Reasons why budgets cannot be reached, numbered."""
+    """Return the reasons why budgets cannot be reached, with their numbers."""
     reasons = dict.fromkeys(line["refused"] for line in record["lines"] if line["refused"] is not None)
     return {reason: number for number, reason in enumerate(reasons, 1)}
 
 
 def conclusions(record: Mapping[str, Any], protocol: str) -> list[str]:
-    """Say who is ahead at each budget, and whom the questions do not tell apart from it."""
-    return [
-        conclusion(at["keep"], at["best"], at["not_clearly_below"], bool(at["clearly_below"]))
-        for at in record["leaders"]
-        if at["protocol"] == protocol
-    ]
-
-
-def conclusion(keep: int, best: Sequence[str], level: Sequence[str], others: bool) -> str:
-    """Say who is ahead at a budget; `level` are not clearly below, and there are `others` or none."""
-    text = f"keep {keep}: {', '.join(best)} {'is' if len(best) == 1 else 'are'} highest"
-    if level:
-        return f"{text}; not clearly below: {', '.join(level)}"
-    return f"{text}; all others are clearly below" if others else text
+    """Say which methods are best at each budget, and which are not clearly below them."""
+    sentences = []
+    for at in record["leaders"]:
+        if at["protocol"] != protocol:
+            continue
+        sentence = (
+            f"keep {at['keep']}: {', '.join(at['best'])} {'is' if len(at['best']) == 1 else 'are'} highest"
+        )
+        if at["not_clearly_below"]:
+            sentence += f"; not clearly below: {', '.join(at['not_clearly_below'])}"
+        elif at["clearly_below"]:
+            sentence += "; all others are clearly below"
+        sentences.append(sentence)
+    return sentences
 
 
 def operations(count: float) -> str:
@@ -126,18 +134,15 @@ def operations(count: float) -> str:
     return f"{count / 1e6:.0f}M"
 
 
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
-
-
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Write a share in per cent with one decimal; nothing for None."""
     return "" if share is None else f"{100 * share:.1f}"
 
 
 def _ends(difference: Mapping[str, Any] | None) -> str:
     if difference is None or difference["low"] is None:
         return ""
-    return f"{_signed(difference['low'])}..{_signed(difference['high'])}"
+    return "..".join(_signed(difference[end]) for end in ("low", "high"))
 
 
 def _signed(share: float) -> str:

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's table, from its record."""
+"""The table of the demo."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from tokenprune_cli.bench.oracle import rows_by_layer
+from tokenprune_cli.compare.protocols import DEFAULTS
+from tokenprune_cli.compare.table import Layout, percent, table
+from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC
 from tokenprune_cli.tables import Table
 
-ENDS = ("value", "low", "high")
 SHORT = {
     "attribute": "attr",
     "existence": "exist",
@@ -19,41 +23,42 @@ SHORT = {
 }
 
 
-def terminal_table(record: Mapping[str, Any], by_layer: bool = False) -> Table:
-    """Lay out the results for 80 columns; the most accurate method of each budget stands in bold.
+def demo_table(record: Mapping[str, Any], by_layer: bool = False) -> Table:
+    """Lay out the results for 80 columns; the methods with the highest score of each budget are bold.
 
     `by_layer` shows the visual rows entering each layer instead of the families of questions.
     """
-    results, families = record["results"], [] if by_layer else list(record["results"][0]["families"])
-    best = {(method, verdict["keep"]) for verdict in record["verdicts"] for method in verdict["best"]}
-    rows = [
-        [
-            result["method"] or "unpruned",
-            f"{result['visual_tokens']:.0f}",
-            *[runs(result["visual_rows"])] * by_layer,
-            right(result["accuracy"]),
-            *(f"{100 * result['families'][family]['value']:.1f}" for family in families),
-            f"{result['kv_cache_bytes'] / 1000:.0f}",
-            f"{result['prefill_flops'] / 1e6:.0f}",
+    families = [] if by_layer else list(record["families"])
+
+    def cells(line: Mapping[str, Any], metric: str) -> list[str]:
+        rows = line["visual_rows"]["by_layer"]
+        return [
+            f"{rows[-1][1]:.0f}",
+            *[runs(rows_by_layer(rows, record["layers"]))] * by_layer,
+            right(line["scores"][metric]),
+            *(percent(line["families"][family]["value"]) for family in families),
+            f"{line['kv_bytes'] / 1000:.0f}",
+            f"{line['flops']['language'] / 1e6:.0f}",
         ]
-        for result in results
-    ]
+
+    best = {(at["keep"], method) for at in record["leaders"] for method in at["best"]}
     layers = ["rows per layer"] * by_layer
-    heads = ["method", "kept", *layers, "right %", *(SHORT.get(f, f) for f in families), "KV\nkB", "M\nFLOP"]
-    return Table(
-        heads,
-        rows,
-        styles={i: "bold" for i, r in enumerate(results) if (r["method"], r["keep"]) in best},
-        sections=[i for i in range(1, len(results)) if results[i]["keep"] != results[i - 1]["keep"]],
-    )
+    heads = ("method", "kept", *layers, "right %", *(SHORT.get(f, f) for f in families), "KV\nkB", "M\nFLOP")
+
+    def style(line: Mapping[str, Any]) -> str:
+        return "bold" if (line["keep"], line["method"]) in best else ""
+
+    plain = table(record, DEFAULTS, DEFAULT_METRIC, Layout(heads, cells), style=style)
+    return replace(plain, wrap=True)
 
 
 def right(score: Mapping[str, Any]) -> str:
-    """Write accuracy in per cent with its interval, as in "71.5 69-74", if that is more than a point."""
-    value, low, high = (None if share is None else 100 * share for share in map(score.get, ENDS))
-    return f"{value:.1f}" if low is None or low == high else f"{value:.1f} {low:.0f}-{high:.0f}"
+    """Write a score in per cent, with its interval unless that is empty, as in "71.5 69-74"."""
+    low, high = score["low"], score["high"]
+    ends = "" if low is None or low == high else f" {100 * low:.0f}-{100 * high:.0f}"
+    return percent(score["value"]) + ends
 
 
 def runs(rows: Sequence[float]) -> str:
-    """Rows of successive layers, as in "144×2 18×6": 144 in two layers, then 18 in six."""
+    """Write the rows of successive layers, as in "144×2 18×6": 144 in two layers, then 18 in six."""
     return " ".join(f"{n}×{len(list(layers))}" for n, layers in groupby(f"{r:.0f}" for r in rows))

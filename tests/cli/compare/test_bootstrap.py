@@ -3,9 +3,9 @@
 
 import numpy as np
 import pytest
-from tokenprune_cli.compare.bootstrap import Interval, difference, draws, interval
+from tokenprune_cli.compare.bootstrap import Interval, draws, interval, ratio
 from tokenprune_cli.compare.question_set import Item
-from tokenprune_cli.compare.scoring import cluster_sums, is_right, parts, ratio
+from tokenprune_cli.compare.scoring import is_right, parts, picture_sums
 from tokenprune_embedded import Question
 
 
@@ -34,13 +34,18 @@ def test_yes_and_no_add_up_to_f1(label, answer, sums, right):
     assert is_right(item(0, label, "yes_no_f1"), answer) is right
 
 
+def answered(labels, answers):
+    items = [item(i, label, "yes_no_f1") for i, label in enumerate(labels)]
+    return zip(items, answers, strict=True)
+
+
 def test_the_ratio_of_sums_is_f1():
     labels, answers = ["yes", "yes", "no", "no", "yes"], ["yes", "no", "yes", "no", "yes"]
-    sums = cluster_sums([item(i, label, "yes_no_f1") for i, label in enumerate(labels)], answers)
+    sums = picture_sums(answered(labels, answers))
     assert ratio(sums.sum(0)) == pytest.approx(2 / 3)  # 2 of 3 yes found, 2 of 3 said rightly
     answers = ["yes", "Yes.", "no", "yes", "no", "No, none", "yes"]
     labels = ["yes", "yes", "yes", "no", "no", "no", "no"]
-    sums = cluster_sums([item(i, label, "yes_no_f1") for i, label in enumerate(labels)], answers)
+    sums = picture_sums(answered(labels, answers))
     assert ratio(sums.sum(0)) == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))  # precision, recall
 
 
@@ -50,7 +55,7 @@ def test_nothing_to_divide_by_is_zero():
 
 def test_questions_of_a_picture_are_added_up():
     items = [item(4, "a"), item(2, "b"), item(4, "c")]
-    assert cluster_sums(items, ["a", "x", "c"]).tolist() == [[2.0, 2.0], [0.0, 1.0]]
+    assert picture_sums(zip(items, ["a", "x", "c"], strict=True)).tolist() == [[2.0, 2.0], [0.0, 1.0]]
 
 
 # two pictures, one question each; the four draws of two pictures: aa, ab, ba, bb
@@ -59,26 +64,26 @@ COUNTS = np.array([[2.0, 0.0], [1.0, 1.0], [1.0, 1.0], [0.0, 2.0]])
 
 def test_an_interval_by_hand():
     # right on a only: samples 0, 1/2, 1/2, 1 when sorted; 2.5 % lies 0.075 of the way from 0 to 1/2
-    found = interval(np.array([[1.0, 1.0], [0.0, 1.0]]), COUNTS)
+    found = interval(np.array([[1.0, 1.0], [0.0, 1.0]]), counts=COUNTS)
     assert (found.value, found.low, found.high) == (0.5, pytest.approx(0.0375), pytest.approx(0.9625))
 
 
 def test_a_difference_is_taken_on_the_same_draw():
     ours, theirs = np.array([[1.0, 1.0], [1.0, 1.0]]), np.array([[1.0, 1.0], [0.0, 1.0]])
-    found = difference(ours, theirs, COUNTS)  # samples 0, 1/2, 1/2, 1
+    found = interval(ours, theirs, COUNTS)  # samples 0, 1/2, 1/2, 1
     assert (found.value, found.low, found.high) == (0.5, pytest.approx(0.0375), pytest.approx(0.9625))
-    assert difference(ours, ours, COUNTS) == Interval(0.0, 0.0, 0.0)
+    assert interval(ours, ours, COUNTS) == Interval(0.0, 0.0, 0.0)
 
 
 def test_pictures_weigh_by_their_questions():
     # a: 3 of 3 right, b: 0 of 1; samples 1, 3/4, 3/4, 0
-    found = interval(np.array([[3.0, 3.0], [0.0, 1.0]]), COUNTS)
+    found = interval(np.array([[3.0, 3.0], [0.0, 1.0]]), counts=COUNTS)
     assert found.value == 0.75
     assert found.low == pytest.approx(0.075 * 0.75)
 
 
 def test_one_picture_says_nothing_about_noise():
-    found = difference(np.array([[1.0, 1.0]]), np.array([[0.0, 1.0]]), np.ones((4, 1)))
+    found = interval(np.array([[1.0, 1.0]]), np.array([[0.0, 1.0]]), np.ones((4, 1)))
     assert found == Interval(1.0, None, None)
     assert not found.is_clear
 
@@ -99,7 +104,7 @@ def test_draws_are_samples_of_as_many_pictures_and_always_the_same():
 def test_the_bootstrap_agrees_with_the_normal_interval_on_many_pictures():
     rng = np.random.default_rng(0)
     right = (rng.random(400) < 0.3).astype(float)
-    found = interval(np.stack([right, np.ones(400)], 1), draws(400))
+    found = interval(np.stack([right, np.ones(400)], 1))
     error = 1.96 * (right.mean() * (1 - right.mean()) / 400) ** 0.5
     assert found.low == pytest.approx(right.mean() - error, abs=0.01)
     assert found.high == pytest.approx(right.mean() + error, abs=0.01)
