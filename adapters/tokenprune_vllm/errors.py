@@ -12,13 +12,13 @@ from tokenprune import TokenPruneError
 class EngineRefusedError(TokenPruneError, RuntimeError):
     """The engine cannot be started with this configuration.
 
-    Not a ValueError: vLLM would treat that as a model without images, and start without them.
+    Not a ValueError: vLLM would take one to mean that the model accepts no images, and start without them.
     """
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Convert errors of tokenprune to `EngineRefusedError`."""
+    """Convert tokenprune's errors to `EngineRefusedError`."""
     try:
         yield
     except EngineRefusedError:

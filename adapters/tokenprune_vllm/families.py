@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architectures that can be pruned inside vLLM, and where our classes for them are."""
+"""The architectures that can be pruned inside vLLM, and the import paths of our classes for them."""
 
 FAMILIES = {
     "LlavaForConditionalGeneration": "tokenprune_vllm.llava:PrunedLlava",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guard models that cannot be pruned: they raise an error if pruning is configured for them.
+"""Raise an error if pruning is configured for a model that cannot be pruned.
 
-vLLM shows a plugin no configuration until a model class is asked for its processor. So each of its models
-with pictures is registered anew, as itself with one addition: its processor is not built where pruning was
-asked for. A class is made when vLLM asks for it, by the name "<architecture> of vLLM <version>" (vLLM keeps
-what it learns about a class on disk, under its name).
+A plugin does not see the configuration before vLLM builds a model's processor. Each of vLLM's multimodal
+models is therefore registered again, as a subclass whose processor raises the error. A subclass is made when
+vLLM imports it, by the name "<architecture> of vLLM <version>": vLLM caches on disk what it learns about a
+class, under this name.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _ORIGINALS: dict[str, Any] = {}
 
 
 def register(registry: Any, version: str, skip: set[str]) -> None:
-    """Register a guard for every model with pictures except those in `skip`.
+    """Register a guard for every multimodal model except those in `skip`.
 
-    Logs a warning if vLLM does not list its models.
+    Logs a warning if the models of vLLM cannot be listed.
     """
-    for architecture, load in stock.originals(registry).items():
+    for architecture, load in stock.model_loaders(registry).items():
         name = f"{architecture} of vLLM {version}"
         if name not in _ORIGINALS:
             _ORIGINALS[name] = load
@@ -36,14 +36,14 @@ def register(registry: Any, version: str, skip: set[str]) -> None:
                 registry.register_model(architecture, f"{__name__}:{name}")
     if not _ORIGINALS:
         logger.warning(
-            'tokenprune: vLLM %s does not list its models; "%s" is ignored with models that cannot be pruned',
+            'tokenprune: vLLM %s does not list its models; "%s" is ignored for models that cannot be pruned',
             version,
             KEY,
         )
 
 
 def original(architecture: str) -> Any:
-    """Load vLLM's own class of an architecture; None if there is none."""
+    """Load vLLM's own class of an architecture. Returns None if it is unknown."""
     loaders = [load for name, load in _ORIGINALS.items() if name.partition(" of vLLM ")[0] == architecture]
     return loaders[0]() if loaders else None
 
@@ -62,4 +62,4 @@ def __getattr__(name: str) -> Any:
                 f'Start without "{KEY}" in --hf-overrides'
             )
 
-    return stock.checked(_ORIGINALS[name](), refuse)
+    return stock.guarded_model(_ORIGINALS[name](), refuse)

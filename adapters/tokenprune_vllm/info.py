@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front end's view of a model: its signals, and how many rows a picture has before and after pruning."""
+"""Processing info of a pruned model: the signals that it provides, and token counts of its images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from tokenprune.cut import check_cut, position_rule
 
 from . import stock
 from .errors import EngineRefusedError, refusing
-from .settings import KEY, Settings, without_ours
+from .settings import KEY, Settings, without_pruning_entry
 
 
 class PruningInfo:
-    """Mixed in before a model's processing info. Made when an engine starts: what is wrong is said here.
+    """Mixin for a model's processing info. Raises an error if the engine's configuration is invalid.
 
-    Methods whose first argument is `vllm` run around vLLM's own, which that is (`stock.INFO`).
+    Methods with a first parameter `original` override a method of vLLM's class (`stock.INFO` lists which);
+    `original` calls the overridden method. An item is an image or a video.
     """
 
-    most_image_tokens: Callable[[], int]  # vLLM's (`stock.INFO_USES`)
-    whole_of_each: Callable[[int, Mapping[str, int]], Mapping[str, int] | None]
+    vllm_max_image_tokens: Callable[[], int]  # vLLM's methods (`stock.INFO_USES`)
+    vllm_max_tokens_per_item: Callable[[int, Mapping[str, int]], Mapping[str, int] | None]
 
     pruning: Settings | None = None
     family: ClassVar[str]
@@ -33,9 +34,9 @@ class PruningInfo:
         super().__init__(context)  # type: ignore[call-arg]
         self.options = stock.model_options(context).check()
         self.config = self.options.configuration
-        self._largest: dict[str, int] = {}
+        self._max_tokens: dict[str, int] = {}
         with refusing():
-            self.settings = Settings.of(getattr(self.config, KEY))
+            self.settings = Settings.parse(getattr(self.config, KEY))
             self.check()
         self.pruning = self.settings
 
@@ -44,75 +45,75 @@ class PruningInfo:
         method = self.settings.method
         if KEY in (self.options.processor_arguments or {}):
             raise EngineRefusedError(
-                f'tokenprune: give "{KEY}" to an engine in --hf-overrides; in --mm-processor-kwargs it is '
-                "something that single requests may say"
+                f'tokenprune: pass "{KEY}" to the engine in --hf-overrides; in --mm-processor-kwargs it is '
+                "accepted from single requests only"
             )
         provides = self.signals(self.config)
-        rule = position_rule(
-            method, method.positions, self.positions
-        )  # its own is refused if it does not fit
+        rule = position_rule(method, method.positions, self.positions)  # `check_cut` validates it
         cut = Cut(method, self.settings.budget, self.settings.min_tokens, rule)
         check_cut(cut, f"{self.family} inside vLLM", {"projector": provides}, self.positions)
-        if method.needs and self.options.tower_ranks == "data":
+        if method.needs and self.options.tower_parallelism == "data":
             raise EngineRefusedError(
-                f"tokenprune: method {method.name!r} looks into the vision tower, which --mm-encoder-tp-mode "
-                "data spreads over ranks; leave that out, or take a method that needs no signals"
+                f"tokenprune: method {method.name!r} uses signals of the vision tower, whose images "
+                "--mm-encoder-tp-mode data divides among ranks; omit that option, or use a method that needs "
+                "no signals"
             )
 
     @classmethod
     def signals(cls, config: Any) -> frozenset[str]:
-        """Signals that the tower of such a model provides."""
+        """Return the names of the signals that the tower of a model with this configuration provides."""
         raise NotImplementedError
 
-    def layout(self, modality: str, items: Any, number: int, n: int) -> Layout:
-        """Layout of one picture with `n` tokens, as far as counting needs it."""
+    def layout(self, modality: str, items: Any, index: int, n: int) -> Layout:
+        """Return the layout of an item with `n` tokens, as far as counting rows requires it."""
         return Layout((1, 1, n))
 
     def largest(self) -> Layout:
-        """Layout of the picture with most tokens, as far as counting needs it."""
-        return Layout((1, 1, self.most_image_tokens()))
+        """Return the layout of the image with the most tokens, as far as counting rows requires it."""
+        return Layout((1, 1, self.vllm_max_image_tokens()))
 
     @cached_property
-    def most_tokens(self) -> Layout:
-        """The same, cached."""
+    def largest_layout(self) -> Layout:
+        """The result of `largest`, cached."""
         return self.largest()
 
     def check_size(self, modality: str, n: int) -> None:
-        """Refuse a picture of more tokens than vLLM would ever send through the tower without pruning.
+        """Refuse an item with more tokens than vLLM would send through the tower without pruning.
 
         Raises
         ------
         BudgetError
-            A ValueError, as vLLM's own about prompts that are too long.
+            A ValueError, like vLLM's own error for prompts that are too long.
         """
-        if modality not in self._largest:
-            longest = self.options.longest_prompt
-            most = self._with_image(self.whole_of_each(longest, {modality: 1}))
-            self._largest[modality] = max(longest, most[modality])
-        if n > self._largest[modality]:
+        if modality not in self._max_tokens:
+            max_prompt_tokens = self.options.max_prompt_tokens
+            per_item = self._with_image(self.vllm_max_tokens_per_item(max_prompt_tokens, {modality: 1}))
+            self._max_tokens[modality] = max(max_prompt_tokens, per_item[modality])
+        if n > self._max_tokens[modality]:
             raise BudgetError(
-                f"{modality} of {n} tokens before pruning; this engine takes {self._largest[modality]}, as "
-                "without pruning (--max-model-len, or the largest it was profiled with); send a smaller one"
+                f"this {modality} has {n} tokens before pruning, but this engine accepts at most "
+                f"{self._max_tokens[modality]}, as without pruning (--max-model-len, or the size of the "
+                f"largest {modality} that it was profiled with); send a smaller {modality}"
             )
 
-    def n_whole(self, modality: str, item: Any) -> int:
-        """Tokens of a picture without pruning, from what was made of it for the worker."""
-        return len(self.most_tokens)
+    def n_unpruned(self, modality: str, item: Any) -> int:
+        """Return the number of tokens of an item without pruning, from its processed inputs."""
+        return len(self.largest_layout)
 
-    def asked(self, arguments: Mapping[str, Any]) -> Budget:
-        """Budget of a request's pictures; raises a ValueError if it is invalid."""
-        return self.settings.asked(arguments)
+    def request_budget(self, arguments: Mapping[str, Any]) -> Budget:
+        """Return the budget of a request. Raises a ValueError if it is invalid."""
+        return self.settings.request_budget(arguments)
 
-    def transformers_processor(self, vllm: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Call vLLM's method without our arguments."""
-        return vllm(without_ours(arguments))
+    def transformers_processor(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Load the processor without our arguments."""
+        return original(without_pruning_entry(arguments))
 
-    def most_of_each(self, vllm: Callable[..., Any], *given: Any) -> dict[str, int]:
-        """Tokens of the largest picture without pruning: what the tower has to bear.
+    def max_tokens_per_item(self, original: Callable[..., Any], *arguments: Any) -> dict[str, int]:
+        """Return the number of tokens of the largest item of each modality, without pruning.
 
-        It sizes the memory profile and the encoder cache, where some pictures are whole all the same.
+        vLLM sizes its memory profile and its encoder cache by it; some images may not be pruned.
         """
-        return self._with_image(vllm(*given))
+        return self._with_image(original(*arguments))
 
-    def _with_image(self, most: Mapping[str, int] | None) -> dict[str, int]:
-        return {**(most or {}), "image": len(self.most_tokens)}
+    def _with_image(self, max_tokens: Mapping[str, int] | None) -> dict[str, int]:
+        return {**(max_tokens or {}), "image": len(self.largest_layout)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaVA-1.5 and models of its class in vLLM. Kept rows are renumbered, as `tokenprune.apply` does there."""
+"""LLaVA-1.5 and other models of its class in vLLM. Kept rows are renumbered, as by `tokenprune.apply`."""
 
 from __future__ import annotations
 
@@ -24,100 +24,103 @@ TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
 def square(n: int) -> Layout:
-    """A square grid where N is a square, as with every CLIP and SigLIP tower; else one row."""
+    """Return a square layout, as CLIP and SigLIP towers have, or one row if `n` is not a square number."""
     side = round(n**0.5)
     return Layout((1, side, side) if side * side == n else (1, 1, n))
 
 
 class LlavaInfo(PruningInfo):
-    """Counts of LLaVA models, and what their towers can give."""
+    """Processing info of pruned LLaVA models."""
 
     family: ClassVar[str] = "llava"
 
     @classmethod
     def signals(cls, config: Any) -> frozenset[str]:
-        """CLIP towers with the usual selection of features have a class token.
+        """Return the signals of the tower; CLIP with the default feature selection has a class token.
 
         Raises
         ------
         EngineRefusedError
-            With a tower whose pictures are not a plain list of patches.
+            If the tower is neither CLIP nor SigLIP.
         """
-        kind = config.vision_config.model_type
-        if kind not in TOWERS:
+        tower = config.vision_config.model_type
+        if tower not in TOWERS:
             raise EngineRefusedError(
-                f"tokenprune: a LLaVA with a {kind!r} tower cannot be pruned inside vLLM; towers: "
+                f"tokenprune: a LLaVA with a {tower!r} tower cannot be pruned inside vLLM; supported towers: "
                 f"{', '.join(TOWERS)}"
             )
-        plain = frozenset({"pre_features", "projector"})
-        has_class_token = kind == "clip_vision_model" and config.vision_feature_select_strategy == "default"
-        return plain | WITH_CLASS_TOKEN if has_class_token and _one_layer(config) else plain
+        without_attention = frozenset({"pre_features", "projector"})
+        has_class_token = tower == "clip_vision_model" and config.vision_feature_select_strategy == "default"
+        if has_class_token and _has_one_feature_layer(config):
+            return without_attention | WITH_CLASS_TOKEN
+        return without_attention
 
 
-def _one_layer(config: Any) -> bool:
+def _has_one_feature_layer(config: Any) -> bool:
     return isinstance(config.vision_feature_layer, int)
 
 
 class LlavaPruning(PruningModel):
-    """What the LLaVA models of vLLM have in common."""
+    """Shared implementation for vLLM's LLaVA models."""
 
     def watch(self, needs: frozenset[str]) -> None:
-        """Put hooks on the tower and before the projector."""
+        """Register hooks on the tower and before the projector."""
         self._needs = needs
-        self._tower = ClipTower(self, needs, lambda: self._seen)
+        self._tower = ClipTower(self, needs, lambda: self._recorded)
         if "projector" in needs:
             act = ACT2FN[self._hf_config.projector_hidden_act]
-            layers = stock.part(self, "first_layer"), stock.part(self, "second_layer")
-            self._projector = ReadProjector(layers[0], act, layers[1])
+            linear = stock.part(self, "first_layer"), stock.part(self, "second_layer")
+            self._projector = ReadProjector(linear[0], act, linear[1])
 
-    def tower_signals(self, number: int) -> dict[str, Any]:
-        """Signals of one picture, computed when asked for."""
-        given = {"projector": self.projector_now()} if "projector" in self._needs else {}
-        return given | {name: partial(self.signal, name, number) for name in self._needs - {"projector"}}
+    def tower_signals(self, index: int) -> dict[str, Any]:
+        """Return the signals of an image, which are computed on first use."""
+        signals = {"projector": self.current_projector()} if "projector" in self._needs else {}
+        return signals | {name: partial(self.signal, name, index) for name in self._needs - {"projector"}}
 
-    def signal(self, name: str, number: int) -> Tensor:
-        """One signal of one picture."""
+    def signal(self, name: str, index: int) -> Tensor:
+        """Compute a signal of an image."""
         raise NotImplementedError
 
-    def images(self, vllm: Callable[..., Any], given: Any) -> Any:
-        """Encode, as many at once as the tower bears; prune."""
-        if stock.is_ready_made(given):
-            return vllm()
-        pixels, sizes = given["pixel_values"], given.get("image_sizes")
+    def encode_images(self, original: Callable[..., Any], inputs: Any) -> Any:
+        """Encode images in batches that fit the tower, and prune them."""
+        if stock.is_embeddings(inputs):
+            return original()
+        pixels, sizes = inputs["pixel_values"], inputs.get("image_sizes")
         kept: list[Tensor] = []
-        for part in self.parts([self.tower_images(picture) * self._patches for picture in pixels]):
-            some = stock.some_of(given, pixel_values=pixels[part])
+        n_tokens = [self.tower_images(image) * self._patches for image in pixels]
+        for batch in self.tower_batches(n_tokens):
+            batch_inputs = stock.inputs_like(inputs, pixel_values=pixels[batch])
             if sizes is not None:
-                some["image_sizes"] = sizes[part]
-            pictures = vllm(some)
-            layouts = self.layouts(some, pictures)
-            chosen = self.select("image", pictures, layouts, self.tower_signals, part.start)
-            kept += [kept_rows(rows, one) for rows, one in zip(pictures, chosen, strict=True)]
+                batch_inputs["image_sizes"] = sizes[batch]
+            images = original(batch_inputs)
+            layouts = self.layouts(batch_inputs, images)
+            selections = self.select("image", images, layouts, self.tower_signals, batch.start)
+            kept += [kept_rows(rows, selection) for rows, selection in zip(images, selections, strict=True)]
         return kept
 
     @property
     def _patches(self) -> int:
-        """Patches of a tower image."""
+        """Number of patches of a tower image."""
         vision = self._hf_config.vision_config
         return int(vision.image_size // vision.patch_size) ** 2
 
     def tower_images(self, pixels: Tensor) -> int:
-        """How many images the tower gets of one picture."""
+        """Return the number of tower images that an image consists of."""
         return 1
 
-    def layouts(self, given: Any, pictures: Sequence[Tensor]) -> list[Layout]:
-        """Layout of each picture."""
-        return [square(len(rows)) for rows in pictures]
+    def layouts(self, inputs: Any, images: Sequence[Tensor]) -> list[Layout]:
+        """Return the layout of each image."""
+        return [square(len(rows)) for rows in images]
 
 
 class LlavaModel(LlavaPruning):
-    """vLLM's LLaVA; its pictures are pruned where that is configured."""
+    """vLLM's LLaVA, with its images pruned if pruning is configured."""
 
     family: ClassVar[str] = "llava"
 
-    def signal(self, name: str, number: int) -> Tensor:
-        """One signal of one picture: every picture is one tower image."""
-        return self._tower(name)[number]
+    def signal(self, name: str, index: int) -> Tensor:
+        """Compute a signal of an image. Each image is one tower image."""
+        return self._tower(name)[index]
 
 
 PrunedLlava = prunable("PrunedLlava", LlavaModel, LlavaInfo)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look up names in vLLM, and wrap its methods with ours. No name of vLLM is known here.
+"""Look up objects of vLLM by name, and override its methods. The names themselves are in `stock.py`.
 
-A name is written `module:Class.attribute(parameter, parameter)`; the parameters are those we rely on.
+A name has the form `module:Class.attribute(parameter, parameter)`, with the parameters that we depend on.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .errors import EngineRefusedError
 from .versions import RANGE
 
 _NAME = re.compile(r"(?:([\w.]+):)?([\w.]+)(?:\(([\w, ]*)\))?")
-_FIELD = object()  # stands for a field that only instances have
+_FIELD = object()  # placeholder for a field that only instances have
 
 
 def parts_of(name: str) -> tuple[str, list[str], list[str]]:
-    """Split a name into module, nested attributes and parameters."""
+    """Split a name into the module, nested attributes and parameters."""
     match = _NAME.fullmatch(name)
     assert match is not None, name
     module, attributes, parameters = match.groups(default="")
@@ -29,23 +29,23 @@ def parts_of(name: str) -> tuple[str, list[str], list[str]]:
 
 
 def refusal(name: str, purpose: str) -> EngineRefusedError:
-    """Error for a name that this version of vLLM does not have."""
+    """Return the error for a name that this version of vLLM does not have."""
     import vllm
 
     purpose = purpose.replace("_", " ")
     return EngineRefusedError(
         f"tokenprune: vLLM {vllm.__version__} has no {name}, which is needed for: {purpose}. "
-        f'Tested was {RANGE}; install one of these, or start without "tokenprune" in --hf-overrides'
+        f'Supported is {RANGE}; install a supported version, or start without "tokenprune" in --hf-overrides'
     )
 
 
 def find(name: str, purpose: str) -> Any:
-    """Import the object of a name.
+    """Import the object with this name.
 
     Raises
     ------
     EngineRefusedError
-        If the module, one of the attributes or one of the parameters does not exist.
+        If the module, an attribute or a parameter does not exist.
     """
     module, attributes, parameters = parts_of(name)
     try:
@@ -57,15 +57,15 @@ def find(name: str, purpose: str) -> Any:
         if owner is None:
             raise refusal(f"{module}:{'.'.join(attributes[:n])}", purpose)
     if parameters:
-        known = inspect.signature(owner).parameters
+        accepted = inspect.signature(owner).parameters
         for parameter in parameters:
-            if parameter not in known:
+            if parameter not in accepted:
                 raise refusal(f"parameter {parameter} of {module}:{'.'.join(attributes)}", purpose)
     return owner
 
 
 def _member(owner: Any, name: str) -> Any:
-    """An attribute, or `_FIELD` for what a class declares its instances to have; None: neither."""
+    """Return an attribute, `_FIELD` if the class only declares it for its instances, or None."""
     attribute = getattr(owner, name, None)
     if attribute is not None or not isinstance(owner, type):
         return attribute
@@ -74,76 +74,76 @@ def _member(owner: Any, name: str) -> Any:
 
 
 class View:
-    """Gives access to an object of vLLM under our names; attributes are read on demand.
+    """View of an object of vLLM under our names; values are read on access.
 
     Parameters
     ----------
-    thing
+    wrapped
         The object.
     names
-        Our name -> path of vLLM's. Numbers in a path are indices, mappings are asked for keys; a "?" stands
-        behind what may be None, and then all of it is.
-    what
-        The object, as errors call it.
+        Maps our names to paths in the object. A number in a path is an index, and steps into a mapping are
+        keys. A "?" marks a step that may be None; the value is then None.
+    description
+        Description of the object for error messages.
     """
 
-    def __init__(self, thing: Any, names: Mapping[str, str], what: str) -> None:
-        self.thing, self._names, self._what = thing, names, what
+    def __init__(self, wrapped: Any, names: Mapping[str, str], description: str) -> None:
+        self.wrapped, self._names, self._description = wrapped, names, description
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._names:
-            raise AttributeError(f"no name for {name!r} of {self._what}")
-        thing, steps = self.thing, self._names[name].split(".")
+            raise AttributeError(f"{self._description} has no {name!r} among our names")
+        value, steps = self.wrapped, self._names[name].split(".")
         for n, step in enumerate(steps, 1):
             try:
-                thing = _step(thing, step.rstrip("?"))
+                value = _step(value, step.rstrip("?"))
             except (AttributeError, LookupError) as error:
                 path = ".".join(steps[:n]).replace("?", "")
-                raise refusal(f"{path} in {self._what}", name) from error
-            if thing is None and step.endswith("?"):
+                raise refusal(f"{path} in {self._description}", name) from error
+            if value is None and step.endswith("?"):
                 return None
-        return thing
+        return value
 
     def check(self) -> View:
-        """Check that all names exist."""
+        """Check that all names exist. Returns the view."""
         for name in self._names:
             getattr(self, name)
         return self
 
 
-def _step(thing: Any, name: str) -> Any:
+def _step(value: Any, name: str) -> Any:
     if name.lstrip("-").isdigit():
-        return thing[int(name)]
-    return thing[name] if isinstance(thing, Mapping) else getattr(thing, name)
+        return value[int(name)]
+    return value[name] if isinstance(value, Mapping) else getattr(value, name)
 
 
-def joined(name: str, ours: type, stock: type, around: Mapping[str, str], uses: Mapping[str, str]) -> Any:
-    """Derive a class from ours and vLLM's: our methods run where vLLM calls its own.
+def derive(name: str, ours: type, base: type, overrides: Mapping[str, str], uses: Mapping[str, str]) -> Any:
+    """Derive a class from ours and vLLM's in which our methods override vLLM's.
 
-    What vLLM does not have is left out; `find` is there to refuse that.
+    Methods that vLLM does not have are omitted; `find` raises an error for them.
 
     Parameters
     ----------
-    around
-        Our method -> vLLM's, with the parameters that ours is given. Before them ours gets a function, which
-        runs vLLM's method: with parameters in place of those given, or as it was called. Where `pruning` of
-        an object is None, ours are not asked.
+    overrides
+        Maps our methods to vLLM's and the parameters that ours are called with. The first argument of ours is
+        a function that calls vLLM's method, with the given values for these parameters or, without any, with
+        the original ones. If an object's `pruning` is None, vLLM's method runs instead of ours.
     uses
-        The same for methods of vLLM that ours call, by our names.
+        Maps our names to the methods of vLLM that our methods call.
     """
     body: dict[str, Any] = {"__module__": ours.__module__, "__doc__": ours.__doc__}
-    for own, theirs in around.items():
-        _, (method,), parameters = parts_of(theirs)
-        if hasattr(stock, method):
-            body[method] = _around(getattr(stock, method), own, parameters)
-    for own, theirs in uses.items():
-        _, (method,), _ = parts_of(theirs)
-        if hasattr(stock, method):
-            body[own] = getattr(stock, method)
-    return type(name, (ours, stock), body)
+    for our_name, vllm_name in overrides.items():
+        _, (method,), parameters = parts_of(vllm_name)
+        if hasattr(base, method):
+            body[method] = _overridden(getattr(base, method), our_name, parameters)
+    for our_name, vllm_name in uses.items():
+        _, (method,), _ = parts_of(vllm_name)
+        if hasattr(base, method):
+            body[our_name] = getattr(base, method)
+    return type(name, (ours, base), body)
 
 
-def _around(original: Callable[..., Any], own: str, parameters: list[str]) -> Callable[..., Any]:
+def _overridden(original: Callable[..., Any], our_name: str, parameters: list[str]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     @functools.wraps(original)
@@ -153,10 +153,10 @@ def _around(original: Callable[..., Any], own: str, parameters: list[str]) -> Ca
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
 
-        def stock(*changed: Any) -> Any:
-            bound.arguments.update(zip(parameters, changed, strict=False))
+        def call_original(*values: Any) -> Any:
+            bound.arguments.update(zip(parameters, values, strict=False))
             return original(*bound.args, **bound.kwargs)
 
-        return getattr(self, own)(stock, *(bound.arguments[name] for name in parameters))
+        return getattr(self, our_name)(call_original, *(bound.arguments[name] for name in parameters))
 
     return method

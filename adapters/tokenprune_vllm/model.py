@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's side: prune a picture's rows between the projector and the language model.
+"""Mixin for vLLM's model classes: prunes images between the projector and the language model.
 
-Mixed in before a model's own class, of which everything is kept. Without a configuration nothing is done.
+Without a configuration vLLM's own methods run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokenprune import Budget, Layout, Selection, VisualTokens
 from . import stock
 from .errors import EngineRefusedError, refusing
 from .projector import ReadProjector
-from .ranks import agreed
+from .ranks import broadcast_selection
 from .settings import Settings
 
 logger = logging.getLogger("vllm.tokenprune")
@@ -27,15 +27,15 @@ MODALITIES = ("image", "video")
 
 
 def budget_field(modality: str) -> str:
-    """Name of what travels to the worker with each picture: (keep, 0) or (0, keep_ratio)."""
+    """Return the name of the field with an item's budget for the worker: (keep, 0) or (0, keep_ratio)."""
     return f"tokenprune_{modality}"
 
 
 class PruningModel:
-    """Mixed in before a vLLM model class. `pruning` is None where nothing was asked for.
+    """Mixin for a vLLM model class. `pruning` is None if pruning is not configured.
 
-    Methods whose first argument is `vllm` run around vLLM's own, which that is (`stock.MODEL`); only while
-    pruning.
+    Methods with a first parameter `original` override a method of vLLM's class (`stock.MODEL` lists which)
+    while pruning is configured; `original` calls the overridden method. An item is an image or a video.
     """
 
     family: ClassVar[str]
@@ -54,18 +54,19 @@ class PruningModel:
         self.pruning = settings
         if settings is not None:
             self._budgets: dict[str, Tensor | None] = {}
-            self._seen: dict[str, Any] = {}
+            self._recorded: dict[str, Any] = {}
             self._hf_config: Any = options.configuration
-            self._most_at_once: int = options.most_at_once
+            self._max_tower_tokens: int = options.max_tower_tokens
             self.watch(settings.method.needs)
-            _announce(settings)
+            _log_start(settings)
 
     def check_engine(self, vllm_config: Any) -> None:
         """Refuse engine options that are incompatible with pruning."""
         options = stock.options(vllm_config)
         if options.video_pruning:
             raise EngineRefusedError(
-                "tokenprune: --video-pruning-rate is vLLM's own pruning; leave one of the two out"
+                "tokenprune: --video-pruning-rate, vLLM's own pruning, cannot be combined with tokenprune; "
+                "omit one of the two"
             )
         if options.tower_lora:
             raise EngineRefusedError(
@@ -74,86 +75,87 @@ class PruningModel:
             )
         if options.compiled_tower:
             raise EngineRefusedError(
-                "tokenprune: compile_mm_encoder is not supported; what the tower computes must be seen"
+                "tokenprune: compile_mm_encoder is not supported, because hooks record what the tower "
+                "computes"
             )
 
     def watch(self, needs: frozenset[str]) -> None:
-        """Register hooks that record the inputs of the signals `needs` in `self._seen`."""
+        """Register hooks that record in `self._recorded` what the signals in `needs` are computed from."""
         raise NotImplementedError
 
-    def projector_now(self) -> Any:
-        """The projector with its current weights, read once per run of the tower."""
-        if "projector" not in self._seen:
-            self._seen["projector"] = self._projector.now()
-        return self._seen["projector"]
+    def current_projector(self) -> Any:
+        """Return the projector with its current weights, read once per run of the tower."""
+        if "projector" not in self._recorded:
+            self._recorded["projector"] = self._projector.current()
+        return self._recorded["projector"]
 
-    def pictures_of_a_step(self, vllm: Callable[..., Any], given: Mapping[str, Any]) -> Any:
-        """Rows of the pictures of a step, fewer of them where that was asked for."""
-        given = dict(given)
-        self._budgets = {modality: given.pop(budget_field(modality), None) for modality in MODALITIES}
+    def embed_items(self, original: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
+        """Return the rows of the items of a step, pruned if they have a budget."""
+        inputs = dict(inputs)
+        self._budgets = {modality: inputs.pop(budget_field(modality), None) for modality in MODALITIES}
         try:
-            return vllm(given)
+            return original(inputs)
         finally:
-            self._budgets, self._seen = {}, {}
+            self._budgets, self._recorded = {}, {}
 
-    def parts(self, tokens: Sequence[int]) -> Iterator[slice]:
-        """Divide the pictures of a step, of so many tokens each without pruning, among runs of the tower.
+    def tower_batches(self, n_tokens: Sequence[int]) -> Iterator[slice]:
+        """Divide the items of a step into batches for the tower, given their token counts before pruning.
 
-        The scheduler counts rows that stay, and may put many more pictures into a step than without pruning.
+        The scheduler counts kept rows only, so a step may have many more items than without pruning.
         """
-        begin = total = 0
-        for end, n in enumerate(tokens):
-            if end > begin and total + n > self._most_at_once:
-                yield slice(begin, end)
-                self._seen = {}  # of the pictures before
-                begin, total = end, 0
+        start = total = 0
+        for index, n in enumerate(n_tokens):
+            if index > start and total + n > self._max_tower_tokens:
+                yield slice(start, index)
+                self._recorded = {}  # those of the previous batch
+                start, total = index, 0
             total += n
-        yield slice(begin, len(tokens))
+        yield slice(start, len(n_tokens))
 
     @torch.no_grad()
     def select(
         self,
         modality: str,
-        pictures: Sequence[Tensor],
+        item_rows: Sequence[Tensor],
         layouts: Sequence[Layout],
         signals_of: Callable[[int], Mapping[str, Any]],
         first: int = 0,
     ) -> list[Selection | None]:
-        """Select the rows of each picture to keep; None keeps all.
+        """Select the rows of each item to keep. None means that all are kept.
 
         Parameters
         ----------
-        pictures
-            Rows (N, D) of each.
+        item_rows
+            Rows (N, D) of each item.
         signals_of
-            Names and values (or functions) of the signals of a picture, by its number.
+            Returns the names and values (or functions) of an item's signals, given its index.
         first
-            Number of the first of them among the pictures of the step.
+            Index of the first item among all items of the step.
         """
         settings, budgets = self.pruning, self._budgets.get(modality)
         if settings is None or budgets is None:
-            return [None] * len(pictures)
-        budgets = budgets.reshape(-1, 2)[first : first + len(pictures)]
-        chosen: list[Selection | None] = []
-        asked = [tuple(entry) for entry in budgets.tolist()]
-        for number, (rows, layout, (keep, ratio)) in enumerate(zip(pictures, layouts, asked, strict=True)):
+            return [None] * len(item_rows)
+        budgets = budgets.reshape(-1, 2)[first : first + len(item_rows)]
+        selections: list[Selection | None] = []
+        pairs = [tuple(pair) for pair in budgets.tolist()]
+        for index, (rows, layout, (keep, ratio)) in enumerate(zip(item_rows, layouts, pairs, strict=True)):
             budget = Budget(int(keep)) if keep else Budget(None, ratio)
             if settings.rows(layout, budget) >= len(rows):
-                chosen.append(None)
+                selections.append(None)
                 continue
-            tokens = VisualTokens(rows, signals_of(number), layout)
-            chosen.append(agreed(settings.method.select(tokens, budget)))
-        return chosen
+            tokens = VisualTokens(rows, signals_of(index), layout)
+            selections.append(broadcast_selection(settings.method.select(tokens, budget)))
+        return selections
 
 
 def kept_rows(rows: Tensor, selection: Selection | None) -> Tensor:
-    """Gather the kept rows (K, D) of a picture's rows (N, D)."""
+    """Gather the kept rows (K, D) among the rows (N, D) of an item."""
     if selection is None:
         return rows
     return rows[selection.indices] if selection.features is None else selection.features.to(rows.dtype)
 
 
-def _announce(settings: Settings) -> None:
-    logger.info("tokenprune: %s, %s for each picture", settings.method.name, settings.budget)
+def _log_start(settings: Settings) -> None:
+    logger.info("tokenprune: %s, %s per image", settings.method.name, settings.budget)
     if not stock.function("on_cpu")():
-        logger.warning("tokenprune on this device is experimental: inside vLLM it has only ever run on a CPU")
+        logger.warning("tokenprune is experimental on this device: inside vLLM it has been run on CPUs only")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entry point of group `vllm.general_plugins`: names our model classes to vLLM, by its documented call.
+"""The entry point of group `vllm.general_plugins`: registers our model classes with vLLM.
 
-vLLM runs it in every process, some of them short-lived: nothing is imported here but what is imported
-already, and running it twice changes nothing.
+vLLM calls it in every process, including short-lived ones, so it imports no module that vLLM has not imported
+already. Calling it twice has the same effect as calling it once.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from .versions import is_supported
 
 
 def register() -> None:
-    """Register the families that can be pruned, and a check for every other model with pictures."""
+    """Register the families that can be pruned, and a guard for every other multimodal model."""
     import vllm
     from vllm import ModelRegistry
 
     families = FAMILIES if is_supported(vllm.__version__) else {}
     guard.register(ModelRegistry, vllm.__version__, skip=set(families))
-    for architecture, where in families.items():
-        ModelRegistry.register_model(architecture, where)
+    for architecture, path in families.items():
+        ModelRegistry.register_model(architecture, path)

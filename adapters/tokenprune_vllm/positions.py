@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kept rows of a picture keep their rotary positions, on models where these have three axes.
+"""Kept rows keep their original positions in models with three-axis rotary positions (M-RoPE).
 
-Which rows stay is known only after the tower ran, but vLLM asks for positions before. So a picture's rows
-are all given the position of its first row, and carry their distance from it in extra columns behind their
-features; just before the decoder runs the distances are added, in place, to the positions vLLM made. Text
-stands right from the start: its positions depend on the sizes of pictures, not on what is kept of them.
+vLLM computes positions before the tower runs, but the selection is known only afterwards. All rows of an item
+(an image or a video) therefore get the position of its first row first, and each row carries its offset from
+it in extra columns of its features. The offsets are added in place to vLLM's positions just before the
+decoder runs. Text has its final positions from the start, because they depend on the sizes of the items and
+not on the selection.
 
-This survives prefix-cache hits that end inside a picture, and prefills in pieces: every row carries its own.
+Because each row carries its own offset, this also works with chunked prefill, and with prefix-cache hits that
+end inside an item.
 """
 
 from __future__ import annotations
@@ -18,82 +20,83 @@ import torch
 from torch import Tensor
 
 COLUMNS = 6
-_BASE = 256  # whole numbers up to 256 are exact in bfloat16
+_BASE = 256  # integers up to 256 are exact in bfloat16
 
 
 def with_offsets(rows: Tensor, offsets: Tensor) -> Tensor:
-    """Rows (K, D) with their distances (K, 3) in extra columns (K, D + 6), high and low part."""
+    """Append the offsets (K, 3) to rows (K, D). Returns (K, D + 6): high parts, then low parts."""
     parts = torch.cat([offsets // _BASE, offsets % _BASE], dim=1)
     return torch.cat([rows, parts.to(rows)], dim=1)
 
 
 def split_offsets(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Take rows (K, D + 6) apart again: (K, D) and (K, 3)."""
+    """Split rows (K, D + 6) into features (K, D) and offsets (K, 3)."""
     parts = rows[:, -COLUMNS:].round().long()
     return rows[:, :-COLUMNS], parts[:, :3] * _BASE + parts[:, 3:]
 
 
 def grid_offsets(grid: tuple[int, int, int], per_frame: float = 1.0) -> Tensor:
-    """Distances of a picture's tokens from its first, (N, 3): frame, line, column, in raster order.
+    """Return the offsets of an item's tokens from its first, (N, 3): frame, line, column, in raster order.
 
     Parameters
     ----------
     per_frame
-        Positions from a frame to the next; fractions are cut off, as the model does.
+        Difference in position between consecutive frames; products are truncated, as in the model.
     """
     axes = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
     offsets = torch.stack([axis.flatten() for axis in axes], dim=1)
-    offsets[:, 0] = (offsets[:, 0].double() * per_frame).long()  # as vLLM counts
+    offsets[:, 0] = (offsets[:, 0].double() * per_frame).long()  # in double precision, as in vLLM
     return offsets
 
 
 def prompt_positions(n_tokens: int, spans: Iterable[tuple[int, int, Tensor]]) -> tuple[Tensor, int]:
-    """Positions of a prompt, (3, n_tokens), a picture's rows all at its first; and what to add afterwards.
+    """Return the positions of a prompt, (3, n_tokens), in which all rows of an item have its first position.
 
     Parameters
     ----------
     spans
-        Of each picture in order: where its rows begin, how many there are, all its tokens' distances.
+        For each item, in order: the index of its first row, the number of its rows, and the offsets of all
+        its tokens.
 
     Returns
     -------
     tuple
-        Positions, and the position of the first new token minus `n_tokens`.
+        The positions, and the position of the first generated token minus `n_tokens`.
     """
     positions = torch.zeros(n_tokens, dtype=torch.long)
-    done = position = 0
-    for begin, n_rows, offsets in spans:
-        positions[done:begin] = torch.arange(begin - done) + position
-        position += begin - done
-        positions[begin : begin + n_rows] = position
+    end = position = 0
+    for start, n_rows, offsets in spans:
+        positions[end:start] = torch.arange(start - end) + position
+        position += start - end
+        positions[start : start + n_rows] = position
         position += int(offsets.max()) + 1
-        done = begin + n_rows
-    positions[done:] = torch.arange(n_tokens - done) + position
-    return positions.expand(3, -1).clone(), position + (n_tokens - done) - n_tokens
+        end = start + n_rows
+    positions[end:] = torch.arange(n_tokens - end) + position
+    return positions.expand(3, -1).clone(), position + (n_tokens - end) - n_tokens
 
 
-class OwnPositions:
-    """Mixed in before a model with three position axes, behind `PruningModel`; methods as there."""
+class OriginalPositions:
+    """Mixin for models with three position axes, used with `PruningModel`; its methods are as there."""
 
-    _moves: tuple[Tensor, Tensor] | None = None
+    _pending: tuple[Tensor, Tensor] | None = None  # indices of the rows of a step's items, and their offsets
 
-    def rows_of_a_step(
-        self, vllm: Callable[..., Tensor], token_ids: Tensor, pictures: Any, is_picture: Tensor | None
+    def merge_item_rows(
+        self, original: Callable[..., Tensor], token_ids: Tensor, items: Any, is_item: Tensor | None
     ) -> Tensor:
-        """Rows of a step; distances are taken off the pictures' and kept until the decoder runs."""
-        self._moves = None
-        if pictures is not None and len(pictures):
-            assert is_picture is not None
-            parts = [split_offsets(rows) for rows in pictures]
-            pictures = [rows for rows, _ in parts]
-            where = is_picture.nonzero().squeeze(1).to(token_ids.device, non_blocking=True)
-            self._moves = where, torch.cat([offsets for _, offsets in parts])
-        return vllm(token_ids, pictures, is_picture)
+        """Merge item rows into the embeddings of a step, and move their offsets to `_pending`."""
+        self._pending = None
+        if items is not None and len(items):
+            assert is_item is not None
+            parts = [split_offsets(rows) for rows in items]
+            items = [rows for rows, _ in parts]
+            indices = is_item.nonzero().squeeze(1).to(token_ids.device, non_blocking=True)
+            self._pending = indices, torch.cat([offsets for _, offsets in parts])
+        return original(token_ids, items, is_item)
 
-    def run_decoder(self, vllm: Callable[..., Any], positions: Tensor) -> Any:
-        """Run the model, after the pictures' rows of this step were put where they belong."""
-        if self._moves is not None:
-            where, offsets = self._moves
-            positions[:, where] += offsets.mT.to(positions)  # vLLM fills this buffer anew for each step
-            self._moves = None
-        return vllm(positions)
+    def run_decoder(self, original: Callable[..., Any], positions: Tensor) -> Any:
+        """Run the decoder, after adding the stored offsets to the positions of the items' rows."""
+        if self._pending is not None:
+            indices, offsets = self._pending
+            positions[:, indices] += offsets.mT.to(positions)  # vLLM fills this buffer again for each step
+            self._pending = None
+        return original(positions)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front end's side: how many placeholders a picture gets, names of cached things, what requests ask.
+"""Multi-modal processing of a pruned model: number of placeholders, cache keys, and budgets of requests.
 
-Mixed in before a model's own classes. Placeholders are counted before the tower runs, by `Method.n_keep`.
+Placeholders are counted before the tower runs, by `Method.n_keep`.
 """
 
 from __future__ import annotations
@@ -18,162 +18,171 @@ from tokenprune import Budget
 from . import guard, stock
 from .errors import EngineRefusedError, refusing
 from .info import PruningInfo
-from .lookup import joined
+from .lookup import derive
 from .model import PruningModel, budget_field
-from .settings import Settings, without_ours
+from .settings import Settings, without_pruning_entry
 
 logger = logging.getLogger("vllm.tokenprune")
-REMEMBERED = 4096  # pictures whose token counts are remembered, for the log
+MAX_STORED = 4096  # items whose token counts are stored for the log
 
 
 class PruningProcessor:
-    """Mixed in before a model's multi-modal processor.
+    """Mixin for a model's multi-modal processor.
 
-    Methods whose first argument is `vllm` run around vLLM's own, which that is (`stock.PROCESSOR`).
+    Methods with a first parameter `original` override a method of vLLM's class (`stock.PROCESSOR` lists
+    which); `original` calls the overridden method. An item is an image or a video.
     """
 
     info: Any
     pruning: Settings | None = None
-    _reports = True
+    _logs = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._n_whole: dict[str, int] = {}  # tokens of pictures, by their names in vLLM's caches
+        self._n_unpruned: dict[str, int] = {}  # number of tokens of items, by their keys in vLLM's caches
         self.pruning = self.info.pruning
         with refusing():
-            self.info.pruning.rows_allowed(self.info.most_tokens, self.info.pruning.budget)
+            self.info.pruning.rows_allowed(self.info.largest_layout, self.info.pruning.budget)
 
-    def call_transformers(self, vllm: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Call the processor of transformers without what is ours."""
-        return vllm(without_ours(arguments))
+    def call_transformers(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Call the transformers processor without our arguments."""
+        return original(without_pruning_entry(arguments))
 
-    def processed_pictures(self, vllm: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Send the budget along with each picture."""
-        done = vllm()
-        budget = self.info.asked(arguments)
-        entry = [float(budget.keep or 0), float(budget.keep_ratio or 0)]
-        for modality, names in PER_PICTURE.items():
-            n = next((len(done[name]) for name in names if name in done), 0)
-            if n and modality in self.info.modalities and f"{modality}_embeds" not in done:
-                done[budget_field(modality)] = torch.tensor([entry] * n, dtype=torch.float64)
-        return done
+    def add_budgets(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Add the budget of each item to the processed inputs."""
+        processed = original()
+        budget = self.info.request_budget(arguments)
+        pair = [float(budget.keep or 0), float(budget.keep_ratio or 0)]
+        for modality, names in PER_ITEM.items():
+            n = next((len(processed[name]) for name in names if name in processed), 0)
+            if n and modality in self.info.modalities and f"{modality}_embeds" not in processed:
+                processed[budget_field(modality)] = torch.tensor([pair] * n, dtype=torch.float64)
+        return processed
 
-    def fields(self, vllm: Callable[..., Any]) -> dict[str, Any]:
-        """What goes to the worker of each picture: the budget, too."""
-        ours = {budget_field(modality): stock.one_of_each(modality) for modality in self.info.modalities}
-        return {**vllm(), **ours}
+    def worker_fields(self, original: Callable[..., Any]) -> dict[str, Any]:
+        """Return the fields of the processed inputs that are sent to the worker, including the budgets."""
+        budgets = {
+            budget_field(modality): stock.per_item_field(modality) for modality in self.info.modalities
+        }
+        return {**original(), **budgets}
 
-    def placeholders(
-        self, vllm: Callable[..., Any], pictures: Any, arguments: Mapping[str, Any]
+    def shorten_placeholders(
+        self, original: Callable[..., Any], items: Any, arguments: Mapping[str, Any]
     ) -> Sequence[Any]:
-        """The model's own placeholders, but no more of them than rows stay."""
-        budget = self.info.asked(arguments)
+        """Return the model's own prompt updates, with one placeholder per kept row."""
+        budget = self.info.request_budget(arguments)
         return [
-            stock.replaced(update, functools.partial(self._shortened, update.modality, pictures, budget))
-            if update.modality in self.info.modalities and stock.brings_pixels(pictures, update.modality)
+            stock.replace_placeholders(
+                update, functools.partial(self._shortened, update.modality, items, budget)
+            )
+            if update.modality in self.info.modalities and stock.has_pixels(items, update.modality)
             else update
-            for update in vllm()
+            for update in original()
         ]
 
     def _shortened(
-        self, modality: str, pictures: Any, budget: Budget, placeholders: Callable[[int], list[int]]
+        self, modality: str, items: Any, budget: Budget, placeholders: Callable[[int], list[int]]
     ) -> Callable[[int], list[int]]:
-        def shortened(number: int) -> list[int]:
-            full = placeholders(number)
-            self.info.check_size(modality, len(full))
-            layout = self.info.layout(modality, pictures, number, len(full))
-            return full[: self.info.pruning.rows_allowed(layout, budget)]
+        def shortened(index: int) -> list[int]:
+            unpruned = placeholders(index)
+            self.info.check_size(modality, len(unpruned))
+            layout = self.info.layout(modality, items, index, len(unpruned))
+            return unpruned[: self.info.pruning.rows_allowed(layout, budget)]
 
         return shortened
 
-    def rehearsal(self, vllm: Callable[..., Any]) -> Any:
-        """Inputs vLLM rehearses with when it starts; they are not reported."""
-        self._reports = False
+    def profiling_inputs(self, original: Callable[..., Any]) -> Any:
+        """Make the inputs of vLLM's profiling run, without logging them."""
+        self._logs = False
         try:
-            return vllm()
+            return original()
         finally:
-            self._reports = True
+            self._logs = True
 
-    def processed_request(self, vllm: Callable[..., Any], request: Any) -> Any:
-        """Process a request's pictures, and say in the log how many rows they had and have."""
-        made = vllm()
-        if self._reports:
-            pictures = stock.view("request", request).pictures
+    def process_request(self, original: Callable[..., Any], request: Any) -> Any:
+        """Process a request, and log how many rows of its items are kept."""
+        processed = original()
+        if self._logs:
+            items = stock.view("request", request).items
             for modality in self.info.modalities:
-                done = stock.view("processed_request", made)
-                if done.places.get(modality) and stock.brings_pixels(pictures, modality):
-                    self._report(
-                        done.names[modality], done.pictures[modality], done.places[modality], modality
+                result = stock.view("processed_request", processed)
+                if result.placeholders.get(modality) and stock.has_pixels(items, modality):
+                    self._log(
+                        result.keys[modality],
+                        result.items[modality],
+                        result.placeholders[modality],
+                        modality,
                     )
-        return made
+        return processed
 
-    def _report(self, names: Sequence[str], pictures: Any, places: Sequence[Any], modality: str) -> None:
-        for name, picture in zip(names, pictures, strict=True):
-            if picture is not None:  # None: vLLM has it already
-                self._n_whole[name] = self.info.n_whole(modality, picture)
-        while len(self._n_whole) > REMEMBERED:
-            self._n_whole.pop(next(iter(self._n_whole)))
-        known = [self._n_whole.get(name) for name in names]
+    def _log(self, keys: Sequence[str], items: Any, placeholders: Sequence[Any], modality: str) -> None:
+        for key, item in zip(keys, items, strict=True):
+            if item is not None:  # None if vLLM has cached it
+                self._n_unpruned[key] = self.info.n_unpruned(modality, item)
+        while len(self._n_unpruned) > MAX_STORED:
+            self._n_unpruned.pop(next(iter(self._n_unpruned)))
+        counts = [self._n_unpruned.get(key) for key in keys]
         logger.info(
             "tokenprune: %s kept %d of %s rows of %d %s%s",
             self.info.pruning.method.name,
-            sum(stock.view("place", place).rows for place in places),
-            "?" if None in known else sum(n or 0 for n in known),
-            len(names),
+            sum(stock.view("placeholder", placeholder).rows for placeholder in placeholders),
+            "?" if None in counts else sum(n or 0 for n in counts),
+            len(keys),
             modality,
-            "" if len(names) == 1 else "s",
+            "" if len(keys) == 1 else "s",
         )
 
-    def names_in_caches(self, vllm: Callable[..., Any], request: Any) -> Any:
-        """Names under which vLLM caches inputs, tower outputs and keys and values of a picture's rows."""
-        self.info.asked(stock.view("request", request).arguments)  # refuses a request before any work
+    def cache_keys(self, original: Callable[..., Any], request: Any) -> Any:
+        """Return the keys under which vLLM caches an item's inputs, tower outputs, keys and values."""
+        self.info.request_budget(stock.view("request", request).arguments)  # fail before any other work
         digest = self.info.pruning.digest
         return {
-            modality: [f"{name}-tokenprune-{digest}" for name in names]
+            modality: [f"{key}-tokenprune-{digest}" for key in keys]
             if modality in self.info.modalities
-            else names
-            for modality, names in vllm().items()
+            else keys
+            for modality, keys in original().items()
         }
 
 
-# what the processors of these families return one entry a picture of
-PER_PICTURE = {
+# outputs of these families' transformers processors that have one entry per item
+PER_ITEM = {
     "image": ("image_grid_thw", "image_sizes", "pixel_values"),
     "video": ("video_grid_thw",),
 }
 
 
 def prunable(name: str, model: type[PruningModel], info: type[PruningInfo]) -> Any:
-    """Derive the class that vLLM gets in place of its own; it does the same until pruning is configured.
+    """Derive the class that replaces vLLM's; it behaves the same unless pruning is configured.
 
-    Up to then it works without the names that a vLLM may lack.
+    Until then it also works with a vLLM that lacks some of the names that pruning depends on.
     """
     family = stock.FAMILIES[model.family]
     try:
-        theirs = stock.stock_class(model.family, "model")
+        vllm_model = stock.stock_class(model.family, "model")
     except EngineRefusedError:
-        theirs = guard.original(family.model)
-        if theirs is None:
+        vllm_model = guard.original(family.model)
+        if vllm_model is None:
             raise
 
     @functools.cache
-    def of_info() -> Any:
+    def info_class() -> Any:
         base = stock.stock_class(model.family, "info")
-        return joined(f"{name}Info", info, base, stock.INFO, family.info_uses)
+        return derive(f"{name}Info", info, base, stock.INFO, family.info_uses)
 
     @functools.cache
-    def of_processor() -> Any:
+    def processor_class() -> Any:
         base = stock.stock_class(model.family, "processor")
-        return joined(f"{name}Processor", PruningProcessor, base, stock.PROCESSOR, {})
+        return derive(f"{name}Processor", PruningProcessor, base, stock.PROCESSOR, {})
 
-    def make_info(context: Any, vllm: Callable[[Any], Any]) -> Any:
+    def make_info(context: Any, vllm_info: Callable[[Any], Any]) -> Any:
         if not stock.is_configured(context):
-            return vllm(context)
+            return vllm_info(context)
         stock.check(model.family)
-        return of_info()(context)
+        return info_class()(context)
 
-    def make_processor(made: Any, dummies: Any, vllm: Callable[[Any, Any], Any]) -> Any:
-        return (of_processor() if isinstance(made, PruningInfo) else vllm)(made, dummies)
+    def make_processor(made_info: Any, dummy: Any, vllm_processor: Callable[[Any, Any], Any]) -> Any:
+        make = processor_class() if isinstance(made_info, PruningInfo) else vllm_processor
+        return make(made_info, dummy)
 
-    joint = joined(name, model, theirs, family.around, family.uses)
-    return stock.registered(joint, make_info, make_processor)
+    derived = derive(name, model, vllm_model, family.overrides, family.uses)
+    return stock.with_processor(derived, make_info, make_processor)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the weights of vLLM's linear layers, however they are stored.
+"""Read the weights of vLLM's linear layers independently of how they are stored.
 
-vLLM packs weights for its kernels, quantises them, splits them over ranks, and may keep no plain copy. A
-layer fed the rows of the identity, without its bias, answers with its weights: exactly where they are not
-quantised, as they act where they are.
+vLLM may pack weights for its kernels, quantise them, or shard them over ranks, and may not keep a plain copy.
+Applying a layer, without its bias, to an identity matrix returns its weights: exactly if they are not
+quantised, and otherwise the dequantised weights that the layer computes with.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from torch import Tensor
 from tokenprune import LinearForm, Projector
 
 from .lookup import View
-from .ranks import whole
+from .ranks import gather_shards
 
 
 class ReadProjector:
-    """Projector of a column-parallel layer, an activation, a row-parallel layer; `norm`: an RMS norm before.
+    """Projector made of a column-parallel layer, an activation and a row-parallel layer.
 
-    Read when first asked for, and kept, 4 D_h (D_v P + D) bytes on every rank, until the layers answer a row
-    otherwise than before: vLLM can load other weights into a running engine.
+    Its weights are read on first use and cached, which takes 4 D_h (D_v P + D) bytes on every rank. They are
+    read again when the layers' outputs change, because vLLM can load other weights into a running engine.
+
+    Parameters
+    ----------
+    norm
+        An RMS norm before the first layer, if there is one.
     """
 
     def __init__(
@@ -31,38 +36,38 @@ class ReadProjector:
     ) -> None:
         self._column, self._act, self._row, self._norm = column, act, row, norm
         self._ranks = int(column.ranks)
-        self._made: tuple[Tensor, Projector] | None = None
+        self._cached: tuple[Tensor, Projector] | None = None
 
     @torch.no_grad()
-    def now(self) -> Projector:
-        """The projector as it is now; all ranks must ask."""
-        answer = whole(self._answer(), 0, self._ranks)  # of all ranks: they read together or not at all
-        if self._made is None or not torch.equal(self._made[0], answer):
-            self._made = answer, self._projector()
-        return self._made[1]
+    def current(self) -> Projector:
+        """Return the projector with its current weights. All ranks must call it."""
+        probe = gather_shards(self._probe(), 0, self._ranks)  # the same on all ranks: all read, or none does
+        if self._cached is None or not torch.equal(self._cached[0], probe):
+            self._cached = probe, self._projector()
+        return self._cached[1]
 
-    def _answer(self) -> Tensor:
-        """What the layers say to a row of no meaning, (any,)."""
-        said = [
+    def _probe(self) -> Tensor:
+        """Return a vector that changes with the weights: outputs for an arbitrary row, biases and norm."""
+        outputs = [
             _apply(layer, torch.linspace(-1, 1, width).unsqueeze(0)).flatten()
             for layer, width in ((self._column, self._column.width), (self._row, self._row_width))
         ]
         biases = [layer.bias for layer in (self._column, self._row) if layer.bias is not None]
         norm = [] if self._norm is None else [self._norm.weight]
-        return torch.cat([one.detach().float() for one in (*said, *biases, *norm)])
+        return torch.cat([values.detach().float() for values in (*outputs, *biases, *norm)])
 
     @property
     def _row_width(self) -> int:
-        """Columns of the second layer on this rank."""
+        """Number of input columns of the second layer on this rank."""
         return int(self._row.width) // self._ranks
 
     def _form(self) -> LinearForm:
         column, row, norm = self._column, self._row, self._norm
         return LinearForm(
-            W1=whole(_weight(column, column.width), 0, self._ranks),
-            b1=None if column.bias is None else whole(column.bias.float(), 0, self._ranks),
+            W1=gather_shards(_weight(column, column.width), 0, self._ranks),
+            b1=None if column.bias is None else gather_shards(column.bias.float(), 0, self._ranks),
             act=self._act,
-            W2=whole(_weight(row, self._row_width), 1, self._ranks),
+            W2=gather_shards(_weight(row, self._row_width), 1, self._ranks),
             b2=None if row.bias is None else row.bias.float(),
             norm_weight=None if norm is None else norm.weight.float(),
             norm_eps=1e-6 if norm is None else float(norm.eps),
@@ -70,21 +75,21 @@ class ReadProjector:
 
     def _projector(self) -> Projector:
         def run(rows: Tensor) -> Tensor:
-            read = projector.linear_form()
-            assert read is not None
-            return read(rows)
+            form = projector.linear_form()
+            assert form is not None
+            return form(rows)
 
         projector = Projector(run, self._form)
         return projector
 
 
 def _weight(layer: View, width: int) -> Tensor:
-    """A rank's share of the weights, (out, in), float32."""
+    """Return this rank's shard of a layer's weights, (out, in), in float32."""
     return _apply(layer, torch.eye(width)).mT.float().contiguous()
 
 
 def _apply(layer: View, rows: Tensor) -> Tensor:
-    """What a layer makes of rows (N, in) without its bias, (N, out)."""
-    device = next(layer.thing.parameters()).device
-    made: Tensor = layer.multiply(layer.thing, rows.to(device, layer.dtype), None)
-    return made
+    """Apply a layer without its bias to rows (N, in). Returns (N, out)."""
+    device = next(layer.wrapped.parameters()).device
+    output: Tensor = layer.multiply(layer.wrapped, rows.to(device, layer.dtype), None)
+    return output

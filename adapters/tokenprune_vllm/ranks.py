@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor-parallel ranks: gather sharded tensors, and broadcast the selection."""
+"""Gather sharded tensors and broadcast selections among tensor-parallel ranks."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from tokenprune import Selection
 from . import stock
 
 
-def whole(share: Tensor, dim: int, ranks: int) -> Tensor:
-    """Gather the shards of a tensor along `dim`; returned unchanged if there is one rank."""
+def gather_shards(shard: Tensor, dim: int, ranks: int) -> Tensor:
+    """Gather the shards of a tensor along `dim`; a single rank's is returned unchanged."""
     if ranks == 1:
-        return share
-    gathered: Tensor = stock.function("all_gather")(share.contiguous(), dim)
+        return shard
+    gathered: Tensor = stock.function("all_gather")(shard.contiguous(), dim)
     return gathered
 
 
-def agreed(selection: Selection) -> Selection:
-    """Broadcast the first rank's selection to every rank.
+def broadcast_selection(selection: Selection) -> Selection:
+    """Broadcast the first rank's selection to all ranks.
 
-    All ranks choose among the same rows by the same rules; this makes sure where their last bits differ.
+    All ranks compute the same selection from the same rows, up to rounding errors.
     """
-    ranks = stock.view("ranks", stock.function("ranks")())
-    if ranks.number == 1:
+    group = stock.view("tensor_parallel_group", stock.function("tensor_parallel_group")())
+    if group.size == 1:
         return selection
-    indices = ranks.from_first(selection.indices.contiguous())
+    indices = group.broadcast_from_first(selection.indices.contiguous())
     features = selection.features
     if features is not None:
-        features = ranks.from_first(features.contiguous())
+        features = group.broadcast_from_first(features.contiguous())
     return dataclasses.replace(selection, indices=indices, features=features)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's names: the only file of this package that knows any but the documented call of a plugin.
+"""All names of vLLM that this package depends on beyond the documented plugin interface.
 
-The tables pair a name of ours, which says what it is for, with vLLM's. All of them are looked for when an
-engine starts with pruning configured, and not before: otherwise a vLLM that lacks one is left alone. The
-other files call the functions below, read vLLM's objects through `view`, and have methods called as these
-tables call them; `joined` puts these where vLLM calls its own.
+The tables map names of ours, which state a purpose, to vLLM's names. All of them are looked up when an engine
+starts with pruning configured, and not before: without a configuration, a vLLM that lacks one still works.
+Other files call the functions below, read vLLM's objects through `view`, and define methods under our names
+in these tables, which `lookup.derive` lets override vLLM's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .settings import KEY
 
 MODELS = "vllm.model_executor.models"
 ATTENTIONS = "vllm.model_executor.layers.attention.mm_encoder_attention"
-LISTS = (  # of models, among which some take pictures
+LISTS = (  # lists of models, some of which are multimodal
     "_MULTIMODAL_MODELS",
     "_TRANSFORMERS_BACKEND_MODELS",
     "_TRANSFORMERS_SUPPORTED_MODELS",
@@ -37,87 +37,88 @@ LISTS = (  # of models, among which some take pictures
 
 # functions and classes
 COMMON = {
-    **{f"models_with_pictures{name.lower()}": f"{MODELS}.registry:{name}" for name in LISTS},
+    **{f"list_of{name.lower()}": f"{MODELS}.registry:{name}" for name in LISTS},
     "registered_models": "vllm:ModelRegistry.models",
-    "registering_a_model": "vllm:ModelRegistry.register_model(model_arch, model_cls)",
-    "loading_a_registered_model": f"{MODELS}.registry:_BaseRegisteredModel.load_model_cls",
-    "telling_models_with_pictures": f"{MODELS}.interfaces:SupportsMultiModal.supports_multimodal",
-    "registering_a_processor": (
+    "model_registration": "vllm:ModelRegistry.register_model(model_arch, model_cls)",
+    "loading_of_registered_models": f"{MODELS}.registry:_BaseRegisteredModel.load_model_cls",
+    "detection_of_multimodal_models": f"{MODELS}.interfaces:SupportsMultiModal.supports_multimodal",
+    "processor_registration": (
         "vllm.multimodal:MULTIMODAL_REGISTRY.register_processor(processor, info, dummy_inputs)"
     ),
     "registered_processors": "vllm.multimodal.registry:_ProcessorFactories(processor, info, dummy_inputs)",
-    "sending_the_budget_to_the_worker": (
+    "sending_budgets_to_workers": (
         "vllm.multimodal.inputs:MultiModalFieldConfig.batched(modality, keep_on_cpu)"
     ),
-    "counting_placeholders": "vllm.multimodal.processing:PromptReplacement(modality, target, replacement)",
-    "telling_rows_from_pictures": "vllm.multimodal.parse:EmbeddingItems",
-    "telling_named_rows_from_pictures": "vllm.multimodal.parse:DictEmbeddingItems",
-    "watching_attention": f"{ATTENTIONS}:MMEncoderAttention.forward_native(query, key)",
+    "replacing_placeholders": "vllm.multimodal.processing:PromptReplacement(modality, target, replacement)",
+    "detection_of_embeddings": "vllm.multimodal.parse:EmbeddingItems",
+    "detection_of_named_embeddings": "vllm.multimodal.parse:DictEmbeddingItems",
+    "recording_attention": f"{ATTENTIONS}:MMEncoderAttention.forward_native(query, key)",
     "all_gather": "vllm.distributed:tensor_model_parallel_all_gather(input_, dim)",
-    "ranks": "vllm.distributed:get_tp_group",
+    "tensor_parallel_group": "vllm.distributed:get_tp_group",
     "on_cpu": "vllm.platforms:current_platform.is_cpu",
 }
 
-# what vLLM hands over: its class, and what we read of it
+# objects that vLLM passes to us: their classes, and the attributes that we read
 RECORDS = {
-    "ranks": (
+    "tensor_parallel_group": (
         "vllm.distributed.parallel_state:GroupCoordinator",
-        {"number": "world_size", "from_first": "broadcast"},
+        {"size": "world_size", "broadcast_from_first": "broadcast"},
     ),
     "request": (
         "vllm.multimodal.processing:ProcessorInputs",
-        {"pictures": "mm_data_items", "arguments": "hf_processor_mm_kwargs"},
+        {"items": "mm_data_items", "arguments": "hf_processor_mm_kwargs"},
     ),
     "processed_request": (
         "vllm.inputs.engine:MultiModalInput",
-        {"names": "mm_hashes", "pictures": "mm_kwargs", "places": "mm_placeholders"},
+        {"keys": "mm_hashes", "items": "mm_kwargs", "placeholders": "mm_placeholders"},
     ),
-    "picture_for_the_worker": ("vllm.multimodal.inputs:MultiModalFieldElem", {"value": "data"}),
-    "feature": ("vllm.multimodal.inputs:MultiModalFeatureSpec", {"place": "mm_position"}),
-    "place": ("vllm.multimodal.inputs:PlaceholderRange", {"begin": "offset", "rows": "length"}),
+    "worker_field": ("vllm.multimodal.inputs:MultiModalFieldElem", {"value": "data"}),
+    "feature": ("vllm.multimodal.inputs:MultiModalFeatureSpec", {"placeholder": "mm_position"}),
+    "placeholder": ("vllm.multimodal.inputs:PlaceholderRange", {"start": "offset", "rows": "length"}),
 }
 
-# options of an engine; those of its model are in a processing context, too
+# options of an engine; a processing context has those of the model too
 OPTIONS = {
     "configuration": "model_config.hf_config",
-    "longest_prompt": "model_config.max_model_len",
+    "max_prompt_tokens": "model_config.max_model_len",
     "prompt_embeddings": "model_config.enable_prompt_embeds",
     "processor_arguments": "model_config.multimodal_config.mm_processor_kwargs",
-    "tower_ranks": "model_config.multimodal_config.mm_encoder_tp_mode",
+    "tower_parallelism": "model_config.multimodal_config.mm_encoder_tp_mode",
     "video_pruning": "model_config.multimodal_config.video_pruning_rate",
-    "most_at_once": "scheduler_config.max_num_batched_tokens",
+    "max_tower_tokens": "scheduler_config.max_num_batched_tokens",
     "tower_lora": "lora_config?.enable_tower_connector_lora",
     "compiled_tower": "compilation_config.compile_mm_encoder",
     "decoder_graphs": "compilation_config.cudagraph_mode",
     "decoder_stages": "parallel_config.pipeline_parallel_size",
-    "divided_steps": "parallel_config.use_ubatching",
+    "microbatching": "parallel_config.use_ubatching",
     "speculation": "speculative_config",
 }
 
-# our methods -> vLLM's, around which they run, with the parameters that ours get; and vLLM's that ours call
+# our methods -> the methods of vLLM that they override, with the parameters that ours take; `INFO_USES` lists
+# methods of vLLM that ours call
 INFO = {
     "transformers_processor": "get_hf_processor(kwargs)",
-    "most_of_each": "get_mm_max_tokens_per_item(seq_len, mm_counts)",
+    "max_tokens_per_item": "get_mm_max_tokens_per_item(seq_len, mm_counts)",
 }
 INFO_USES = {
-    "most_image_tokens": "get_max_image_tokens()",
-    "whole_of_each": "get_mm_max_tokens_per_item(seq_len, mm_counts)",
+    "vllm_max_image_tokens": "get_max_image_tokens()",
+    "vllm_max_tokens_per_item": "get_mm_max_tokens_per_item(seq_len, mm_counts)",
 }
 PROCESSOR = {
     "call_transformers": "_call_hf_processor(hf_kwargs)",
-    "processed_pictures": "_postprocess_hf_mm_data(hf_processor_mm_kwargs)",
-    "fields": "_get_mm_fields_config()",
-    "placeholders": "_get_prompt_updates(mm_items, hf_processor_mm_kwargs)",
-    "rehearsal": "get_dummy_mm_inputs()",
-    "processed_request": "apply(inputs)",
-    "names_in_caches": "_get_mm_hashes(inputs)",
+    "add_budgets": "_postprocess_hf_mm_data(hf_processor_mm_kwargs)",
+    "worker_fields": "_get_mm_fields_config()",
+    "shorten_placeholders": "_get_prompt_updates(mm_items, hf_processor_mm_kwargs)",
+    "profiling_inputs": "get_dummy_mm_inputs()",
+    "process_request": "apply(inputs)",
+    "cache_keys": "_get_mm_hashes(inputs)",
 }
 MODEL = {
-    "pictures_of_a_step": "embed_multimodal(kwargs)",
-    "images": "_process_image_input(image_input)",
+    "embed_items": "embed_multimodal(kwargs)",
+    "encode_images": "_process_image_input(image_input)",
 }
 
-# parts of models: where they are, and what we read of them
+# parts of models: their paths, and the attributes that we read
 LINEAR = {
     "width": "input_size",
     "ranks": "tp_size",
@@ -140,15 +141,15 @@ LLAVA_PARTS: dict[str, tuple[str, dict[str, str]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Names of one family of models."""
+    """vLLM's names for a family of models."""
 
     module: str
     model: str
     info: str
     processor: str
     parts: Mapping[str, tuple[str, Mapping[str, str]]]
-    functions: Mapping[str, str]  # in its module; or elsewhere, with a module's name
-    around: Mapping[str, str] = dataclasses.field(default_factory=lambda: MODEL)
+    functions: Mapping[str, str]  # in the family's module, unless they name another
+    overrides: Mapping[str, str] = dataclasses.field(default_factory=lambda: MODEL)
     uses: Mapping[str, str] = dataclasses.field(default_factory=dict)
     info_uses: Mapping[str, str] = dataclasses.field(default_factory=lambda: INFO_USES)
 
@@ -160,7 +161,7 @@ FAMILIES = {
         info="LlavaProcessingInfo",
         processor="LlavaMultiModalProcessor",
         parts=LLAVA_PARTS,
-        functions={"dividing_pictures": "LlavaImagePixelInputs.type"},
+        functions={"splitting_images": "LlavaImagePixelInputs.type"},
     ),
     "llava-next": Family(
         module=f"{MODELS}.llava_next",
@@ -169,11 +170,11 @@ FAMILIES = {
         processor="LlavaNextMultiModalProcessor",
         parts={**LLAVA_PARTS, "newline": ("image_newline", {})},
         functions={
-            "dividing_pictures": "LlavaNextImagePixelInputs.type",
+            "splitting_images": "LlavaNextImagePixelInputs.type",
             "grid_of_tiles": "get_anyres_image_grid_shape",
-            "order_of_tokens": "LlavaNextForConditionalGeneration._merge_image_patch_embeddings"
+            "token_order": "LlavaNextForConditionalGeneration._merge_image_patch_embeddings"
             "(image_size, patch_embeddings, strategy)",
-            "size_of_a_picture": "vllm.multimodal.parse:ImageProcessorItems.get_image_size",
+            "size_of_an_image": "vllm.multimodal.parse:ImageProcessorItems.get_image_size",
             "height_and_width": "vllm.multimodal.parse:ImageSize(height, width)",
         },
         info_uses={**INFO_USES, "largest_size": "get_image_size_with_most_features()"},
@@ -188,166 +189,172 @@ FAMILIES = {
             "first_layer": ("visual.merger.mlp.0", LINEAR),
             "activation": ("visual.merger.mlp.1", {}),
             "second_layer": ("visual.merger.mlp.2", LINEAR),
-            "whole_blocks": ("visual.fullatt_block_indexes", {}),
+            "full_attention_blocks": ("visual.fullatt_block_indexes", {}),
             "attention": ("visual.blocks.{}.attn", ATTENTION),
             "window_order": ("visual.get_window_index_thw", {}),
         },
         functions={
-            "dividing_pictures": "Qwen2_5_VLImagePixelInputs.type",
-            "dividing_videos": "Qwen2_5_VLVideoPixelInputs.type",
-            "telling_whole_graphs": "vllm.config:CUDAGraphMode.FULL",
-            "telling_graphs_for_decoding": "vllm.config:CUDAGraphMode.separate_routine",
-            "graphs_for_prompts": "vllm.config:CUDAGraphMode.mixed_mode",
-            "graphs_of_the_tower": (
+            "splitting_images": "Qwen2_5_VLImagePixelInputs.type",
+            "splitting_videos": "Qwen2_5_VLVideoPixelInputs.type",
+            "detection_of_full_graphs": "vllm.config:CUDAGraphMode.FULL",
+            "detection_of_decode_graphs": "vllm.config:CUDAGraphMode.separate_routine",
+            "prefill_graphs": "vllm.config:CUDAGraphMode.mixed_mode",
+            "modalities_of_tower_graphs": (
                 "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities"
             ),
         },
-        around={
+        overrides={
             **MODEL,
-            "videos": "_process_video_input(video_input)",
-            "first_positions": "get_mrope_input_positions(input_tokens, mm_features)",
+            "encode_videos": "_process_video_input(video_input)",
+            "initial_positions": "get_mrope_input_positions(input_tokens, mm_features)",
             "tower_graphs": "get_encoder_cudagraph_config()",
-            "rows_of_a_step": "embed_input_ids(input_ids, multimodal_embeddings, is_multimodal)",
+            "merge_item_rows": "embed_input_ids(input_ids, multimodal_embeddings, is_multimodal)",
             "run_decoder": "forward(positions)",
         },
-        uses={"grids": "iter_mm_grid_thw(mm_features)"},
+        uses={"item_grids": "iter_mm_grid_thw(mm_features)"},
     ),
 }
 
 
 def names(family: str) -> Iterator[tuple[str, str]]:
-    """What a family needs, our name and vLLM's, of all that can be found without a model."""
+    """Yield our name and vLLM's for everything that a family needs and that exists without a model."""
     yield from COMMON.items()
     for record, (owner, attributes) in RECORDS.items():
-        yield from ((f"{own} of {record}", f"{owner}.{theirs}") for own, theirs in attributes.items())
-    of = FAMILIES[family]
-    for own, theirs in of.functions.items():
-        yield own, theirs if ":" in theirs else f"{of.module}:{theirs}"
+        yield from (
+            (f"{our_name} of {record}", f"{owner}.{vllm_name}") for our_name, vllm_name in attributes.items()
+        )
+    entry = FAMILIES[family]
+    for our_name, vllm_name in entry.functions.items():
+        yield our_name, vllm_name if ":" in vllm_name else f"{entry.module}:{vllm_name}"
     for owner, methods in (
-        (of.info, {**INFO, **of.info_uses}),
-        (of.processor, PROCESSOR),
-        (of.model, {**of.around, **of.uses, "registered_processors": "_processor_factory"}),
+        (entry.info, {**INFO, **entry.info_uses}),
+        (entry.processor, PROCESSOR),
+        (entry.model, {**entry.overrides, **entry.uses, "registered_processors": "_processor_factory"}),
     ):
-        yield from ((own, f"{of.module}:{owner}.{theirs}") for own, theirs in methods.items())
+        yield from (
+            (our_name, f"{entry.module}:{owner}.{vllm_name}") for our_name, vllm_name in methods.items()
+        )
 
 
 def check(family: str) -> None:
-    """Refuse a vLLM that lacks one of them."""
-    for own, theirs in names(family):
-        find(theirs, own)
+    """Raise an error if vLLM lacks one of the names that a family needs."""
+    for our_name, vllm_name in names(family):
+        find(vllm_name, our_name)
 
 
-def stock_class(family: str, which: str) -> Any:
-    """The class vLLM has for a family's "model", "info" or "processor"."""
-    of = FAMILIES[family]
-    return find(f"{of.module}:{getattr(of, which)}", f"{family} {which}")
+def stock_class(family: str, kind: str) -> Any:
+    """Return vLLM's own class of a family: its "model", "info" or "processor"."""
+    entry = FAMILIES[family]
+    return find(f"{entry.module}:{getattr(entry, kind)}", f"{family} {kind}")
 
 
 def function(name: str) -> Any:
-    """A function of `COMMON`."""
+    """Return a function listed in `COMMON`."""
     return find(COMMON[name], name)
 
 
 def options(engine: Any) -> View:
-    """Options of an engine, by our names, from its configuration."""
+    """Return a view of the options of an engine, given its configuration."""
     return View(engine, OPTIONS, "an engine's configuration")
 
 
 def model_options(context: Any) -> View:
-    """The same, of what a processing context knows: options of the model."""
-    of_model = {own: path for own, path in OPTIONS.items() if path.startswith("model_config.")}
+    """Return a view of the model's options, given a processing context or an engine's configuration."""
+    of_model = {name: path for name, path in OPTIONS.items() if path.startswith("model_config.")}
     return View(context, of_model, "a model's configuration")
 
 
 def is_configured(engine: Any) -> bool:
-    """Whether pruning was asked for; a vLLM that cannot tell is refused."""
+    """Return whether pruning is configured. Raises an error if this version of vLLM does not tell."""
     return getattr(model_options(engine).configuration, KEY, None) is not None
 
 
 def view(kind: str, record: Any) -> View:
-    """What vLLM handed over, by our names."""
+    """Return a view of an object that vLLM passed to us."""
     return View(record, RECORDS[kind][1], RECORDS[kind][0])
 
 
-def part(model: Any, name: str, *which: Any) -> View:
-    """A part of a model, by our names."""
-    path, read = FAMILIES[model.family].parts[name]
-    path, what = path.format(*which), type(model).__name__
-    return View(getattr(View(model, {name: path}, what), name), read, f"{path} in {what}").check()
+def part(model: Any, name: str, *indices: Any) -> View:
+    """Return a view of a part of a model; `indices` fill the placeholders of its path."""
+    path, attributes = FAMILIES[model.family].parts[name]
+    path, owner = path.format(*indices), type(model).__name__
+    return View(getattr(View(model, {name: path}, owner), name), attributes, f"{path} in {owner}").check()
 
 
-def watch_attention(attention: View, catch: Callable[[Tensor, Tensor], Any]) -> None:
-    """Have queries and keys of a tower's layer shown to `catch` as they pass."""
+def watch_attention(attention: View, record: Callable[[Tensor, Tensor], Any]) -> None:
+    """Register a hook on a tower's layer that passes its queries and keys to `record`."""
     signature = inspect.signature(attention.computes)
 
     def hook(module: Any, args: Any, kwargs: Any) -> None:
-        given = signature.bind(*args, **kwargs).arguments
-        catch(given["query"], given["key"])
+        arguments = signature.bind(*args, **kwargs).arguments
+        record(arguments["query"], arguments["key"])
 
     attention.hooked.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def whole_graphs(engine: Any) -> bool:
-    """Whether steps with prompts in them are to run as one graph."""
+def uses_full_graphs(engine: Any) -> bool:
+    """Return whether steps that include prompts run as a full CUDA graph."""
     from vllm.config import CUDAGraphMode
 
     graphs = options(engine).decoder_graphs
     return graphs is not None and graphs.mixed_mode() == CUDAGraphMode.FULL
 
 
-def without_graphs_for_decoding(engine: Any) -> None:
-    """Let steps that only decode run as those with prompts do."""
+def disable_decode_graphs(engine: Any) -> None:
+    """Let steps that only decode run like steps that include prompts."""
     graphs = options(engine).decoder_graphs
     if graphs is not None and graphs.separate_routine():
         engine.compilation_config.cudagraph_mode = graphs.mixed_mode()
 
 
-def without_pictures(tower_graphs: Any) -> Any:
-    """The configuration of a tower's graphs, for no pictures at all."""
+def disable_tower_graphs(tower_graphs: Any) -> Any:
+    """Remove all modalities from the configuration of the tower's CUDA graphs."""
     tower_graphs.modalities = []
     return tower_graphs
 
 
-def one_of_each(modality: str) -> Any:
-    """A field of processed inputs of which each picture has an entry, wanted on the CPU."""
-    return function("sending_the_budget_to_the_worker")(modality, keep_on_cpu=True)
+def per_item_field(modality: str) -> Any:
+    """Return the declaration of a field of processed inputs with one entry per item, kept on the CPU."""
+    return function("sending_budgets_to_workers")(modality, keep_on_cpu=True)
 
 
-def replaced(update: Any, instead: Callable[[Callable[[int], list[int]]], Callable[[int], list[int]]]) -> Any:
-    """A change of a prompt, with other placeholders for a picture in place of those it has."""
-    replacement = instead(update.replacement)
-    make = function("counting_placeholders")
+def replace_placeholders(
+    update: Any, change: Callable[[Callable[[int], list[int]]], Callable[[int], list[int]]]
+) -> Any:
+    """Return a prompt update whose placeholders are changed by `change`."""
+    replacement = change(update.replacement)
+    make = function("replacing_placeholders")
     return make(modality=update.modality, target=update.target, replacement=replacement)
 
 
-def brings_pixels(pictures: Any, modality: str) -> bool:
-    """Whether a request brings pictures, and not their rows ready made."""
-    ready_made = function("telling_rows_from_pictures"), function("telling_named_rows_from_pictures")
-    return not isinstance(pictures.get(modality), ready_made)
+def has_pixels(items: Any, modality: str) -> bool:
+    """Return whether the items of a request are images or videos, and not precomputed embeddings."""
+    embeddings = function("detection_of_embeddings"), function("detection_of_named_embeddings")
+    return not isinstance(items.get(modality), embeddings)
 
 
-def size_of(pictures: Any, number: int) -> tuple[int, int]:
-    """Height and width of an image of a request."""
-    return height_and_width(pictures["image"].get_image_size(number))
+def size_of(items: Any, index: int) -> tuple[int, int]:
+    """Return the height and width of an image of a request."""
+    return height_and_width(items["image"].get_image_size(index))
 
 
 def height_and_width(size: Any) -> tuple[int, int]:
-    """The two of a size of vLLM's."""
+    """Convert vLLM's `ImageSize` to a tuple."""
     return size.height, size.width
 
 
-def is_ready_made(given: Any) -> bool:
-    """Whether a model is given rows instead of pictures."""
-    return bool(given["type"] == "image_embeds")
+def is_embeddings(inputs: Any) -> bool:
+    """Return whether the inputs of a model are precomputed embeddings instead of images."""
+    return bool(inputs["type"] == "image_embeds")
 
 
-def some_of(given: Any, **fields: Any) -> dict[str, Any]:
-    """What a model is given, for some of its pictures."""
-    return {"type": given["type"], **fields}
+def inputs_like(inputs: Any, **fields: Any) -> dict[str, Any]:
+    """Return inputs of the same type with other fields."""
+    return {"type": inputs["type"], **fields}
 
 
 def grid_of_tiles(config: Any, size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of tiles of a picture of this (height, width)."""
+    """Return the rows and columns of tiles of an image of size (height, width)."""
     from vllm.model_executor.models.llava_next import get_anyres_image_grid_shape
 
     shape = get_anyres_image_grid_shape(
@@ -356,65 +363,65 @@ def grid_of_tiles(config: Any, size: Sequence[int]) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
-def packed(config: Any, size: Sequence[int], tiles: Tensor, newline: Tensor) -> Tensor:
-    """Rows (tiles, P, D) of a picture of this (height, width) as its tokens (N, D), by the model's code."""
+def pack_tiles(config: Any, size: Sequence[int], tiles: Tensor, newline: Tensor) -> Tensor:
+    """Pack rows (tiles, P, D) of an image of size (height, width) with the model's code, (N, D)."""
     pack = stock_class("llava-next", "model")._merge_image_patch_embeddings
     model = types.SimpleNamespace(config=config, image_newline=newline)
     try:
         return cast(Tensor, pack(model, torch.tensor(list(size)), tiles, strategy="spatial_unpad"))
     except AttributeError as error:
-        raise refusal(f"packing of tiles that does without {error.name}", "the order of tokens") from error
+        raise refusal(f"packing of tiles without {error.name}", "token order") from error
 
 
-def originals(registry: Any) -> dict[str, Callable[[], Any]]:
-    """Functions that load vLLM's models with pictures; all its models, if it does not say which these are."""
+def model_loaders(registry: Any) -> dict[str, Callable[[], Any]]:
+    """Return functions that load vLLM's models: those in `LISTS`, or all models if a list is missing."""
     try:
-        from vllm.model_executor.models import registry as known
+        from vllm.model_executor.models import registry as module
     except ImportError:
-        known = None
+        module = None
     models = getattr(registry, "models", {})
-    lists = [getattr(known, name, models) for name in LISTS]
+    lists = [getattr(module, name, models) for name in LISTS]
     loaders = {name: getattr(models.get(name), "load_model_cls", None) for name in set().union(*lists)}
     return {name: load for name, load in loaders.items() if load is not None}
 
 
-def registered(
+def with_processor(
     model: Any,
     info: Callable[[Any, Callable[[Any], Any]], Any],
     processor: Callable[[Any, Any, Callable[[Any, Any], Any]], Any],
 ) -> Any:
-    """The model, with functions of ours that make its processor; they get vLLM's in addition."""
-    theirs = getattr(model, "_processor_factory", None)
+    """Register functions that make a model's info and processor; vLLM's own are their last arguments."""
+    factories = getattr(model, "_processor_factory", None)
     try:
-        register, _ = function("registering_a_processor"), function("registered_processors")
+        register, _ = function("processor_registration"), function("registered_processors")
     except EngineRefusedError:
-        theirs = None
-    if theirs is None:
-        return model  # left alone; `check` refuses it once pruning is configured
+        factories = None
+    if factories is None:
+        return model  # unchanged; `check` raises an error once pruning is configured
     return register(
-        lambda made, dummy_inputs: processor(made, dummy_inputs, theirs.processor),
-        info=lambda context: info(context, theirs.info),
-        dummy_inputs=theirs.dummy_inputs,
+        lambda made_info, dummy_inputs: processor(made_info, dummy_inputs, factories.processor),
+        info=lambda context: info(context, factories.info),
+        dummy_inputs=factories.dummy_inputs,
     )(model)
 
 
-def checked(model: Any, refuse: Callable[[Any], None]) -> Any:
-    """Derive a model that calls `refuse` before its processor, or else itself, is made."""
+def guarded_model(model: Any, refuse: Callable[[Any], None]) -> Any:
+    """Derive a class that calls `refuse` before its processing info or, without one, the model is made."""
     body: dict[str, Any] = {"__module__": model.__module__}
-    if (stock := getattr(model, "_processor_factory", None)) is not None:
+    if (factories := getattr(model, "_processor_factory", None)) is not None:
 
         def info(context: Any) -> Any:
             refuse(context)
-            return stock.info(context)
+            return factories.info(context)
 
-        body["_processor_factory"] = dataclasses.replace(stock, info=info)
+        body["_processor_factory"] = dataclasses.replace(factories, info=info)
     elif getattr(model, "supports_multimodal", False):
 
-        def start(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
+        def init(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
             refuse(vllm_config)
             model.__init__(self, vllm_config=vllm_config, prefix=prefix)
 
-        body["__init__"] = start
+        body["__init__"] = init
     else:
         return model
     return type(model.__name__, (model,), body)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tested versions of vLLM; others are refused if pruning is configured."""
+"""The supported versions of vLLM; configuring pruning with any other raises an error."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ RANGE = "vLLM >= {}.{}, < {}.{}".format(*LOWEST, *BELOW)
 
 
 def is_supported(version: str) -> bool:
-    """Whether a version such as "0.32.0+cpu" lies in the range."""
+    """Return whether a version such as "0.32.0+cpu" is supported."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and LOWEST <= (int(numbers[1]), int(numbers[2])) < BELOW
 
 
 def check_version(version: str) -> None:
-    """Refuse an untested version of vLLM.
+    """Check that a version of vLLM is supported.
 
     Raises
     ------
     EngineRefusedError
-        With the range and what to do.
+        If it is not.
     """
     if not is_supported(version):
         raise EngineRefusedError(
-            f"tokenprune: vLLM {version} was not checked with this release; it prunes inside {RANGE}. "
-            f'Install one of these, or start without "tokenprune" in --hf-overrides'
+            f"tokenprune: this release supports {RANGE}, not {version}; install a supported version, or "
+            f'start without "tokenprune" in --hf-overrides'
         )

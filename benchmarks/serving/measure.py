@@ -94,7 +94,7 @@ def check_contenders(methods: Sequence[str], keeps: Sequence[int]) -> None:
     from benchmarks.serving.checkpoint import N_TOKENS
 
     for method, keep in itertools.product(methods, keeps):
-        Settings.of({"method": method, "keep": keep})
+        Settings.parse({"method": method, "keep": keep})
         if keep >= N_TOKENS:
             raise BadInputError(f"--keep {keep} prunes nothing: images have {N_TOKENS} visual tokens")
 

@@ -92,7 +92,7 @@ def test_a_configured_model_that_cannot_be_pruned_is_refused(registered):
 
 def test_another_vllm_is_refused_whatever_the_model(registered):
     model = guarded(registered("0.40.0", set()), "LlavaForConditionalGeneration")
-    with pytest.raises(EngineRefusedError, match=r"vLLM 0\.40\.0 was not checked with this release"):
+    with pytest.raises(EngineRefusedError, match=r"vLLM >= 0\.32, < 0\.33, not 0\.40\.0"):
         model._processor_factory.info(context(tokenprune={"keep": 1}))
     assert model._processor_factory.info(context()) == "vLLM's own"
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding names of vLLM and running methods of ours around its own, on stand-ins."""
+"""Looking up names of vLLM and overriding its methods, on stand-ins."""
 
 import sys
 import types
 
 import pytest
 from tokenprune_vllm.errors import EngineRefusedError
-from tokenprune_vllm.lookup import View, find, joined
+from tokenprune_vllm.lookup import View, derive, find
 
 
 class Stock:
@@ -38,12 +38,12 @@ def vllm(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", module)
 
 
-AROUND = {"our_rows": "rows(wide, of)", "our_name_for_what_is_gone": "gone()"}
+OVERRIDES = {"our_rows": "rows(wide, of)", "our_name_for_what_is_gone": "gone()"}
 
 
 @pytest.fixture
 def made():
-    return joined("Both", Ours, Stock, AROUND, {"our_most": "most()"})()
+    return derive("Both", Ours, Stock, OVERRIDES, {"our_most": "most()"})()
 
 
 def test_without_pruning_vllms_method_runs_as_it_was_called(made):
@@ -86,7 +86,7 @@ def test_a_name_that_is_not_there_is_refused_with_the_versions_tested(name, miss
         find(name, "counting_rows")
     assert str(caught.value) == (
         f"tokenprune: vLLM 0.32.7 has no {missing}, which is needed for: counting rows. "
-        "Tested was vLLM >= 0.32, < 0.33; install one of these, or start without "
+        "Supported is vLLM >= 0.32, < 0.33; install a supported version, or start without "
         '"tokenprune" in --hf-overrides'
     )
 
@@ -103,5 +103,5 @@ def test_a_view_reads_by_our_names():
             getattr(view, name)
     with pytest.raises(EngineRefusedError):
         view.check()
-    with pytest.raises(AttributeError, match="no name for 'other'"):
+    with pytest.raises(AttributeError, match="the thing has no 'other' among our names"):
         _ = view.other

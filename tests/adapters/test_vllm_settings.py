@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an engine of vLLM and its requests may say; vLLM itself is not needed for this."""
+"""Settings of a vLLM engine and budgets of its requests; these tests do not need vLLM."""
 
 import types
 
 import pytest
 from tokenprune_vllm.errors import EngineRefusedError, refusing
-from tokenprune_vllm.settings import Settings, without_ours
+from tokenprune_vllm.settings import Settings, without_pruning_entry
 from tokenprune_vllm.versions import check_version, is_supported
 
 from tokenprune import Budget, BudgetError, IncompatibleError, Layout, OptionError, UnknownNameError
@@ -18,10 +18,10 @@ def test_a_configuration_without_our_entry_is_none():
 
 
 def test_the_default_method_and_all_options_are_read():
-    plain = Settings.of({"keep": 64})
-    assert plain.method.name == "zoo-exact" and plain.budget == Budget(64) == plain.most
+    plain = Settings.parse({"keep": 64})
+    assert plain.method.name == "zoo-exact" and plain.budget == Budget(64) == plain.max_budget
     assert plain.rows(SQUARE, plain.budget) == 64
-    told = Settings.of(
+    full = Settings.parse(
         {
             "method": "visionzip",
             "options": {"dominant": 27},
@@ -32,9 +32,9 @@ def test_the_default_method_and_all_options_are_read():
             "min_tokens": 600,
         }
     )
-    assert told.method.reducer.dominant == 27 and told.method.scope == "image"
-    assert told.most == Budget(100) and told.rows(SQUARE, told.budget) == 576  # fewer than 600: left alone
-    pair = Settings.of({"scorer": "random", "selector": "topk", "seed": 7, "keep_ratio": 0.25})
+    assert full.method.reducer.dominant == 27 and full.method.scope == "image"
+    assert full.max_budget == Budget(100) and full.rows(SQUARE, full.budget) == 576  # below min_tokens
+    pair = Settings.parse({"scorer": "random", "selector": "topk", "seed": 7, "keep_ratio": 0.25})
     assert pair.method.name == "random+topk" and pair.method.scorer.seed == 7
     assert pair.rows(SQUARE, pair.budget) == 144
 
@@ -42,19 +42,19 @@ def test_the_default_method_and_all_options_are_read():
 def test_other_configurations_have_other_names_in_caches():
     base = {"method": "divprune", "keep": 64}
     others = [base, {**base, "keep": 65}, {**base, "method": "stride"}, {**base, "scope": "tile"}]
-    assert len({Settings.of(one).digest for one in others}) == 4
-    assert Settings.of(dict(reversed(base.items()))).digest == Settings.of(base).digest
+    assert len({Settings.parse(entry).digest for entry in others}) == 4
+    assert Settings.parse(dict(reversed(base.items()))).digest == Settings.parse(base).digest
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "words"),
+    ("entry", "error", "words"),
     [
         ("zoo-exact", OptionError, 'takes an object such as {"method": "zoo-exact", "keep": 64}'),
         ({"metod": "zoo-exact", "keep": 64}, OptionError, "has no entry 'metod'; it takes method"),
         ({"method": "zoo-exakt", "keep": 64}, UnknownNameError, "Did you mean 'zoo-exact'"),
         ({"method": "fastv", "keep": 64}, IncompatibleError, "before the language model can be used"),
         ({"method": "sparsevlm", "keep": 64}, IncompatibleError, "one key-value cache layout"),
-        ({"method": ["zoo-exact", "fastv"], "keep": 64}, IncompatibleError, "name one method"),
+        ({"method": ["zoo-exact", "fastv"], "keep": 64}, IncompatibleError, "give a single method"),
         ({"method": "divprune", "scorer": "zoo", "keep": 64}, OptionError, "not both"),
         ({"method": "zoo-exact"}, BudgetError, "exactly one of keep"),
         ({"keep": 0}, BudgetError, "at least 1"),
@@ -89,14 +89,14 @@ def test_other_configurations_have_other_names_in_caches():
         ),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_a_sentence(given, error, words):
+def test_what_cannot_be_used_is_refused_with_a_sentence(entry, error, words):
     with pytest.raises(error) as caught:
-        Settings.of(given)
+        Settings.parse(entry)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("asked", "rows"),
+    ("request_entry", "rows"),
     [
         ({}, 64),
         ({"keep": 10}, 10),
@@ -105,33 +105,35 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(given, error, words):
         ({"keep_ratio": 0.2}, 115),
     ],
 )
-def test_requests_may_ask_for_less_and_up_to_the_maximum(asked, rows):
-    settings = Settings.of({"method": "divprune", "keep": 64, "max_keep": 128})
-    budget = settings.asked({"tokenprune": asked} if asked else {})
+def test_requests_may_ask_for_less_and_up_to_the_maximum(request_entry, rows):
+    settings = Settings.parse({"method": "divprune", "keep": 64, "max_keep": 128})
+    budget = settings.request_budget({"tokenprune": request_entry} if request_entry else {})
     assert settings.rows_allowed(SQUARE, budget) == rows
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("request_entry", "words"),
     [
-        ({"keep": 129}, "keep=129 is 129 rows of a picture of 576, this engine allows 128"),
-        ({"keep_ratio": 0.5}, "keep_ratio=0.5 is 288 rows"),
+        ({"keep": 129}, "keep=129 would keep 129 of 576 rows, but this engine allows 128"),
+        ({"keep_ratio": 0.5}, "keep_ratio=0.5 would keep 288 of 576 rows"),
         ({"keep": 0}, "at least 1"),
         ({"keep": "x"}, "must be an integer"),
-        ({"method": "stride"}, "nothing else"),
-        ({}, "nothing else"),
-        (5, "nothing else"),
+        ({"method": "stride"}, "a request can only set"),
+        ({}, "a request can only set"),
+        (5, "a request can only set"),
     ],
 )
-def test_a_request_that_cannot_be_honoured_is_a_value_error(asked, words):
-    settings = Settings.of({"method": "divprune", "keep": 64, "max_keep": 128})
+def test_a_request_that_cannot_be_honoured_is_a_value_error(request_entry, words):
+    settings = Settings.parse({"method": "divprune", "keep": 64, "max_keep": 128})
     with pytest.raises(BudgetError) as caught:
-        settings.rows_allowed(SQUARE, settings.asked({"tokenprune": asked}))
+        settings.rows_allowed(SQUARE, settings.request_budget({"tokenprune": request_entry}))
     assert isinstance(caught.value, ValueError) and words in str(caught.value)
 
 
 def test_rows_a_method_cannot_make_are_refused_before_the_tower_runs():
-    settings = Settings.of({"method": "visionzip", "options": {"dominant": 27, "contextual": 5}, "keep": 32})
+    settings = Settings.parse(
+        {"method": "visionzip", "options": {"dominant": 27, "contextual": 5}, "keep": 32}
+    )
     assert settings.rows_allowed(SQUARE, settings.budget) == 32
     with pytest.raises(BudgetError, match="do not add up to keep=31"):
         settings.rows_allowed(SQUARE, Budget(31))
@@ -139,12 +141,12 @@ def test_rows_a_method_cannot_make_are_refused_before_the_tower_runs():
 
 
 def test_more_than_allowed_of_a_picture_that_has_no_more_is_allowed():
-    settings = Settings.of({"method": "divprune", "keep": 64})
+    settings = Settings.parse({"method": "divprune", "keep": 64})
     assert settings.rows_allowed(Layout((1, 5, 5)), Budget(100)) == 25
 
 
 def test_our_entry_is_taken_out_of_what_image_processors_get():
-    assert without_ours({"tokenprune": {"keep": 1}, "size": 3}) == {"size": 3}
+    assert without_pruning_entry({"tokenprune": {"keep": 1}, "size": 3}) == {"size": 3}
 
 
 @pytest.mark.parametrize(
@@ -156,11 +158,11 @@ def test_versions_of_vllm(version, fits):
     if fits:
         check_version(version)
     else:
-        with pytest.raises(EngineRefusedError, match=r"it prunes inside vLLM >= 0.32, < 0.33"):
+        with pytest.raises(EngineRefusedError, match=r"this release supports vLLM >= 0.32, < 0.33, not"):
             check_version(version)
 
 
 def test_a_refusal_of_an_engine_is_no_value_error():
     with pytest.raises(EngineRefusedError, match="tokenprune: keep must be at least 1") as caught, refusing():
-        Settings.of({"keep": 0})
+        Settings.parse({"keep": 0})
     assert not isinstance(caught.value, ValueError)

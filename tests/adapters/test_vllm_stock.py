@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's names stand in one file of the plugin, which lists all it uses; vLLM is not needed for this."""
+"""vLLM's names are in one file of the plugin, which lists all that it uses; these tests do not need vLLM."""
 
 import ast
 import re
@@ -13,16 +13,16 @@ from tokenprune_vllm.lookup import parts_of
 FOLDER = Path(tokenprune_vllm.__file__).parent
 OTHERS = sorted(set(FOLDER.glob("*.py")) - {FOLDER / "stock.py"})
 
-# listed names that the other files may say, and what they mean there
+# listed names that other files may use, and what they mean there
 ORDINARY = {
     "bias": "a layer's, in the field's words",
     "data": "the value of --mm-encoder-tp-mode that some methods refuse",
     "dim": "an argument of torch",
     "image_size": "of transformers' configurations",
     "info": "a processor's `info`, as vLLM documents it; a level of logging",
+    "inputs": "of any model",
     "key": "of an attention",
     "kwargs": "of any Python function",
-    "layers": "two layers of a projector",
     "LlavaForConditionalGeneration": "an architecture, as a checkpoint names it",
     "LlavaNextForConditionalGeneration": "an architecture, as a checkpoint names it",
     "modalities": "our attribute",
@@ -38,7 +38,7 @@ ORDINARY = {
     "weight": "a layer's, in the field's words",
     "width": "of a layer or a head",
 }
-# what functions of stock.py say beside names they list: values, not places to look in
+# what functions of stock.py use besides listed names: values, not places to look them up
 BESIDE = {
     "config": "a model of transformers' configuration",
     "image": "the modality",
@@ -69,7 +69,7 @@ def listed():
 
 
 def words_of(tree):
-    """Identifiers, keywords, attributes and strings; in strings with blanks users are told something."""
+    """Yield identifiers, keywords, attributes and strings, except strings with spaces, which are messages."""
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:

@@ -66,7 +66,7 @@ def test_requests_with_budgets_of_their_own(name, checkpoint):
         for answer, budget in zip(ask(llm, [own(**one) for one in budgets]), budgets, strict=True):
             expected = reference.answer(own(), {"method": METHOD[name], **(budget or {"keep": keep})})
             assert_same(answer, expected)
-        with pytest.raises(ValueError, match="rows of a picture of"):
+        with pytest.raises(ValueError, match="rows, but this engine allows"):
             ask(llm, [own(keep=keep + 31)])
         with pytest.raises(ValueError, match="keep must be at least 1"):
             ask(llm, [own(keep=0)])
@@ -178,7 +178,9 @@ def test_pictures_no_unpruned_engine_would_take_are_refused(checkpoint):
     asked = prompt("qwen", "w5 IMAGE w3", picture(1, 800, 800))
     asked["mm_processor_kwargs"] = {"max_pixels": 10**7}
     with engine(checkpoint("qwen"), pruning, max_model_len=512) as llm:
-        with pytest.raises(ValueError, match=r"image of \d+ tokens before pruning; this engine takes \d+"):
+        with pytest.raises(
+            ValueError, match=r"image has \d+ tokens before pruning, but this engine accepts at most \d+"
+        ):
             ask(llm, [asked])
         (found,) = ask(llm, [prompt("qwen", "w5 IMAGE w3", picture(1, 96, 96))])
     assert found.n_prompt < 20

@@ -60,11 +60,11 @@ def test_a_tower_that_cannot_be_pruned(checkpoint):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mm_processor_kwargs": {"tokenprune": {"keep": 3}}}, 'give "tokenprune" to an engine in'),
-        ({"mm_encoder_tp_mode": "data"}, "looks into the vision tower"),
-        ({"video_pruning_rate": 0.5}, "leave one of the two out"),
+        ({"mm_processor_kwargs": {"tokenprune": {"keep": 3}}}, 'pass "tokenprune" to the engine in'),
+        ({"mm_encoder_tp_mode": "data"}, "uses signals of the vision tower"),
+        ({"video_pruning_rate": 0.5}, "omit one of the two"),
         ({"compilation_config": {"compile_mm_encoder": True}}, "compile_mm_encoder is not supported"),
-        ({"enable_prompt_embeds": True}, "--enable-prompt-embeds does not go together"),
+        ({"enable_prompt_embeds": True}, "--enable-prompt-embeds cannot be combined"),
     ],
 )
 def test_engine_options_that_go_against_pruning(options, words, checkpoint):

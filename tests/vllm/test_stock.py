@@ -18,7 +18,7 @@ CHECKPOINT = {"llava": "llava", "llava-next": "llava_next", "qwen2.5-vl": "qwen"
 
 
 def pruned_model(family):
-    """Our class in place of vLLM's, and what it is made of."""
+    """Return our class that replaces vLLM's, and the classes it is derived from."""
     from tokenprune_vllm import llava, llava_next, qwen2_5_vl
 
     return {
@@ -237,7 +237,7 @@ def test_every_method_of_ours_runs_in_place_of_one_of_vllms():
 
     for family, of in stock.FAMILIES.items():
         model, ours, info = pruned_model(family)
-        for kind, methods in ((ours, of.around), (info, stock.INFO), (PruningProcessor, stock.PROCESSOR)):
+        for kind, methods in ((ours, of.overrides), (info, stock.INFO), (PruningProcessor, stock.PROCESSOR)):
             assert all(callable(getattr(kind, own)) for own in methods)
-        overridden = {parts_of(theirs)[1][0] for theirs in of.around.values()}
+        overridden = {parts_of(theirs)[1][0] for theirs in of.overrides.values()}
         assert overridden <= set(vars(model))
