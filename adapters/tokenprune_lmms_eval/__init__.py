@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model `tokenprune` of lmms-eval: any checkpoint that tokenprune supports, pruned or not.
 
-lmms-eval finds `manifest` by the entry point of group `lmms_eval.models` and calls it in every run, whatever
-the model, so nothing heavy is imported here.
+lmms-eval finds `manifest` by the entry point of group `lmms_eval.models` and calls it in every run, with
+any model, so this module imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ from tokenprune.strategy import check_options
 
 UNPRUNED = "unpruned"
 ROLES = ("method", "scorer", "selector", "reducer")
-OF_APPLY = tuple(inspect.signature(tokenprune.apply).parameters)[1:]  # all but the model
+APPLY_ARGUMENTS = tuple(inspect.signature(tokenprune.apply).parameters)[1:]  # all but the model
 EMBEDDED = "embedded"
 
 
-def read_pruning(given: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dict[str, Any] | None:
+def read_pruning(arguments: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dict[str, Any] | None:
     """Convert model arguments to those of `tokenprune.apply`; None for `method=unpruned`.
 
     Arguments that `apply` does not take are options of the named strategies, as in
@@ -29,37 +29,40 @@ def read_pruning(given: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dic
 
     Parameters
     ----------
-    given
+    arguments
         Arguments as lmms-eval passes them.
     loading
-        Names of other arguments, for the error message.
+        Names of the other arguments, for the error message.
 
     Raises
     ------
     TokenPruneError
         If a name or an option does not exist, a budget is invalid, or arguments contradict each other.
     """
-    values = {name: read_value(value) for name, value in given.items()}
+    values = {name: read_value(value) for name, value in arguments.items()}
     if values.get("method") == UNPRUNED:
         values.pop("method")
         if values:
-            raise InputError(f"method={UNPRUNED} prunes nothing and takes no {', '.join(sorted(values))}")
+            raise InputError(f"method={UNPRUNED} cannot be combined with {', '.join(sorted(values))}")
         return None
     strategies = {role: _look_up(role, values[role]) for role in ROLES if values.get(role) is not None}
-    named = [strategy for listed in strategies.values() for strategy in listed]
-    options = {name: value for name, value in values.items() if name not in OF_APPLY}
-    known = {name for strategy in named for name in option_names(strategy)}
-    check_options("--model tokenprune", options, (*loading, *OF_APPLY, *sorted(known - set(OF_APPLY))))
+    named_strategies = [strategy for listed in strategies.values() for strategy in listed]
+    options = {name: value for name, value in values.items() if name not in APPLY_ARGUMENTS}
+    known = {name for strategy in named_strategies for name in option_names(strategy)}
+    accepted = (*loading, *APPLY_ARGUMENTS, *sorted(known - set(APPLY_ARGUMENTS)))
+    check_options("--model tokenprune", options, accepted)
     if options and len(strategies.get("method", ())) > 1:
-        raise InputError(f"{', '.join(options)}: options of a method go with a single one, not with a list")
+        raise InputError(f"{', '.join(options)}: options require a single method, not a list")
     for role, listed in strategies.items():
         configured = []
         for strategy in listed:
-            accepted = {name: value for name, value in options.items() if name in option_names(strategy)}
-            configured.append(strategy.with_options(**accepted))
+            strategy_options = {
+                name: value for name, value in options.items() if name in option_names(strategy)
+            }
+            configured.append(strategy.with_options(**strategy_options))
         values[role] = configured[0] if len(configured) == 1 else configured
     _check_budget(values)
-    return {name: value for name, value in values.items() if name in OF_APPLY and value is not None}
+    return {name: value for name, value in values.items() if name in APPLY_ARGUMENTS and value is not None}
 
 
 def read_value(value: Any) -> Any:
@@ -72,13 +75,13 @@ def read_value(value: Any) -> Any:
     if text[:1] + text[-1:] == "{}":
         pairs = [part.partition(":") for part in text[1:-1].split(",") if part.strip()]
         if not all(colon for _, colon, _ in pairs):
-            raise InputError(f"a schedule is written {{layer:rows,layer:rows}}, got {text}")
-        return {_scalar(key): _scalar(rest) for key, _, rest in pairs}
+            raise InputError(f"a schedule has the form {{layer:rows,layer:rows}}, got {text}")
+        return {_scalar(key): _scalar(item) for key, _, item in pairs}
     return None if text.lower() == "none" else text
 
 
 def option_names(strategy: Any) -> set[str]:
-    """Names of the options of a strategy, or of a method's parts."""
+    """Return the names of the options of a strategy, or of all parts of a method."""
     return set().union(*(part.options() for part in getattr(strategy, "parts", (strategy,))))
 
 

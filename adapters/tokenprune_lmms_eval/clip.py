@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The argument `clip=`: a CLIP checkpoint with which CDPruner encodes the question."""
+"""The argument `clip`: the CLIP checkpoint that CDPruner encodes the question with."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from tokenprune_lmms_eval.arguments import option_names
 
 
 def role_with_clip(pruning: Mapping[str, Any] | None) -> str:
-    """Which argument of `tokenprune.apply` takes a CLIP model: `method` or `scorer`.
+    """Return the argument of `tokenprune.apply` that takes a CLIP model: `method` or `scorer`.
 
     Raises
     ------
     InputError
-        If none does.
+        If neither does.
     """
     for role in ("method", "scorer"):
         strategy = (pruning or {}).get(role)
         if isinstance(strategy, tokenprune.Method | tokenprune.Scorer) and "clip" in option_names(strategy):
             return role
-    raise InputError("clip names a CLIP checkpoint for method=cdpruner or scorer=relevance, alone")
+    raise InputError("clip requires method=cdpruner or scorer=relevance, and no list of methods")
 
 
 def with_clip(pruning: Mapping[str, Any], name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
-    """Load a CLIP checkpoint to the model's device, and pass its joint space to the strategy.
+    """Load a CLIP checkpoint on the model's device, and pass its joint space to the strategy.
+
+    Returns the arguments of `tokenprune.apply`.
 
     Parameters
     ----------
     pruning
-        Arguments of `tokenprune.apply`; its method or scorer takes a CLIP model.
+        Arguments of `tokenprune.apply`, whose method or scorer takes a CLIP model.
     name
         A directory or a model id on the Hub.
     model, tokenizer
@@ -51,7 +53,7 @@ def with_clip(pruning: Mapping[str, Any], name: str, model: Any, tokenizer: Any)
     try:
         clip = CLIPModel.from_pretrained(name, use_safetensors=True).to(model.device).eval()
         space = ClipSpace(clip, AutoTokenizer.from_pretrained(name), tokenizer)
-    except Exception as error:  # transformers and the Hub raise many types; all mean that it does not load
+    except Exception as error:  # transformers and the Hub raise many types of errors
         raise InputError(f"clip: '{name}' does not load: {first_line(error)}") from None
     role = role_with_clip(pruning)
     return {**pruning, role: pruning[role].with_options(clip=space)}

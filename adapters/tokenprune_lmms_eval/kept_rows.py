@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count the visual rows kept by pruning over a run."""
+"""Count the visual rows that are kept during a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenprune import PruningReport
 
 @dataclass
 class KeptRows:
-    """Sums over images: tokens before pruning, rows kept, mean number of rows entering a decoder layer."""
+    """Sums over images of the tokens before pruning, the rows kept, and the mean rows entering a layer."""
 
     n_layers: int
     images: int = 0
@@ -27,7 +27,7 @@ class KeptRows:
             self.entering += sum(image.rows_entering(self.n_layers)) / self.n_layers
 
     def means(self) -> dict[str, float]:
-        """Means over the images, by name; empty before the first."""
+        """Return the means over the images, by name; empty if there was no image."""
         if not self.images:
             return {}
         sums = {
@@ -39,9 +39,9 @@ class KeptRows:
 
     def __str__(self) -> str:
         if not self.images:
-            return "no image was seen"
+            return "kept no rows: there were no images"
         tokens, kept, entering = self.means().values()
         return (
-            f"kept {kept:.1f} of {tokens:.1f} visual rows an image, {entering:.1f} enter a layer of the "
+            f"kept {kept:.1f} of {tokens:.1f} visual rows per image, {entering:.1f} enter a layer of the "
             f"language model (means over {self.images} images)"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments in `--model_args` about the checkpoint, its precision and its pictures."""
+"""The arguments in `--model_args` about the checkpoint, its precision and its images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenprune import InputError
 
 @dataclass(frozen=True)
 class Loading:
-    """Arguments that are not about pruning.
+    """Arguments other than those of pruning.
 
     Parameters
     ----------
@@ -26,17 +26,17 @@ class Loading:
     dtype
         auto (float32 on the CPU, the checkpoint's own on a GPU), float32, bfloat16 or float16.
     trust_remote_code
-        Run code that comes with the checkpoint.
+        Whether to run code from the checkpoint.
     system_prompt
-        A file whose text is put before every conversation.
+        A file whose text is prepended to every conversation.
     max_new_tokens
         Default for tasks that do not set it; 1024 as in lmms-eval's own LLaVA.
     pad_to_square
-        Pad pictures to squares with the processor's mean colour.
+        Whether to pad images to squares with the processor's mean colour.
     min_pixels, max_pixels
-        Bounds of a picture's size, for processors that keep the aspect ratio.
+        Bounds of an image's size, for processors that preserve its aspect ratio.
     clip
-        For CDPruner: the CLIP checkpoint whose text tower reads the question.
+        For CDPruner: the CLIP checkpoint whose text tower encodes the question.
     """
 
     pretrained: str
@@ -64,11 +64,11 @@ class Loading:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Names of the arguments."""
+        """Return the names of the arguments."""
         return tuple(field.name for field in dataclasses.fields(cls))
 
     def system_text(self) -> str | None:
-        """Read the system prompt's file, and strip surrounding whitespace.
+        """Return the text of the system prompt's file, without surrounding whitespace, or None.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class Loading:
         try:
             text = Path(str(self.system_prompt)).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"system_prompt names a file, '{self.system_prompt}': {error}") from None
+            raise InputError(f"system_prompt: cannot read the file '{self.system_prompt}': {error}") from None
         if not text:
             raise InputError(f"system_prompt: the file '{self.system_prompt}' is empty")
         return text
@@ -91,8 +91,8 @@ class Loading:
         return Precision(self.dtype)
 
     @staticmethod
-    def placed(device: str | None) -> Device:
-        """Parse `--device`; `cuda:N` sets the current GPU.
+    def read_device(device: str | None) -> Device:
+        """Parse `--device`. With `cuda:N` GPU N becomes the current device.
 
         Raises
         ------
@@ -106,23 +106,23 @@ class Loading:
             raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
         if number:
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-                raise InputError(f"--device {device} names one GPU for several processes; give cuda")
+                raise InputError(f"--device {device} is one GPU for several processes; use cuda")
             if int(number) >= torch.cuda.device_count():
                 raise InputError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} NVIDIA GPUs")
             torch.cuda.set_device(int(number))
         return Device(name)
 
 
-def split_arguments(given: Mapping[str, Any]) -> tuple[Loading, dict[str, Any]]:
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[Loading, dict[str, Any]]:
     """Split the model arguments into those about loading and the rest.
 
     Raises
     ------
     InputError
-        If no checkpoint is named, or a value cannot be used.
+        If no checkpoint is named, or a value is invalid.
     """
-    loading = {name: value for name, value in given.items() if name in Loading.names()}
+    loading = {name: value for name, value in arguments.items() if name in Loading.names()}
     if not loading.get("pretrained"):
-        raise InputError("name the checkpoint: --model_args pretrained=embedded, a directory or a hub id")
+        raise InputError("--model_args must name a checkpoint: pretrained=embedded, a directory or a hub id")
     loading["pretrained"] = str(loading["pretrained"])
-    return Loading(**loading), {name: value for name, value in given.items() if name not in loading}
+    return Loading(**loading), {name: value for name, value in arguments.items() if name not in loading}

@@ -22,10 +22,10 @@ from transformers import StoppingCriteriaList
 import tokenprune
 from tokenprune_lmms_eval.arguments import EMBEDDED, read_pruning
 from tokenprune_lmms_eval.clip import role_with_clip, with_clip
-from tokenprune_lmms_eval.generation import Generation, UntilTexts, batches, ended
+from tokenprune_lmms_eval.generation import Generation, StopAtStrings, batches, truncate
 from tokenprune_lmms_eval.kept_rows import KeptRows
 from tokenprune_lmms_eval.loading import split_arguments
-from tokenprune_lmms_eval.prompts import Conversation, Prompts, has_pictures
+from tokenprune_lmms_eval.prompts import Conversation, Prompts, has_images
 
 
 class TokenPrune(lmms):  # type: ignore[misc]
@@ -36,14 +36,14 @@ class TokenPrune(lmms):  # type: ignore[misc]
     device, batch_size
         lmms-eval's `--device` (cpu, cuda, cuda:N) and `--batch_size`.
     max_batch_size
-        Not used: the batch size is not searched for.
+        Ignored, because the batch size is not tuned automatically.
     arguments
         Those of `Loading`, of `tokenprune.apply` and of the strategies named; see docs/lmms-eval.md.
 
     Raises
     ------
     TokenPruneError
-        Before any question is answered, and before the model is loaded if possible.
+        If an argument is invalid; before the model is loaded if possible.
     """
 
     is_simple = False
@@ -65,7 +65,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
         embedded = loading.pretrained == EMBEDDED
         self._model, self.processor = load_model(
             embedded_model_path() if embedded else loading.pretrained,
-            loading.placed(device),
+            loading.read_device(device),
             loading.precision,
             loading.trust_remote_code,
             local_files_only=embedded,
@@ -97,11 +97,11 @@ class TokenPrune(lmms):  # type: ignore[misc]
                 arguments = simple_parse_args_string(arg_string)
             except ValueError:
                 raise tokenprune.InputError(
-                    f"--model_args is name=value,name=value, got {arg_string!r}"
+                    f"--model_args must have the form name=value,name=value, got {arg_string!r}"
                 ) from None
             repeated = sorted(set(arguments) & set(options))
             if repeated:
-                raise tokenprune.InputError(f"give {repeated[0]} as --{repeated[0]}, not in --model_args")
+                raise tokenprune.InputError(f"pass {repeated[0]} as --{repeated[0]}, not in --model_args")
             return cls(**arguments, **options)
         except tokenprune.TokenPruneError as error:
             print(f"tokenprune: {error}", file=sys.stderr)
@@ -115,8 +115,8 @@ class TokenPrune(lmms):  # type: ignore[misc]
     @property
     def device(self) -> torch.device:
         """The model's device."""
-        place: torch.device = self._model.device
-        return place
+        device: torch.device = self._model.device
+        return device
 
     @property
     def batch_size(self) -> int:
@@ -130,14 +130,12 @@ class TokenPrune(lmms):  # type: ignore[misc]
         n_tokens, seconds = 0, 0.0
         todo = batches([request.args[2] for request in requests], self._batch_size, self.max_new_tokens)
         for name in sorted({name for generation, _ in todo for name in generation.unused}):
-            logger.warning(f"tokenprune: the task's generation argument {name!r} is not used")
+            logger.warning(f"tokenprune: the task's generation argument {name!r} is ignored")
         with tqdm(total=len(requests), disable=self.rank != 0, desc="tokenprune") as bar:
             for generation, batch in todo:
                 conversations = {i: self._conversation(requests[i]) for i in batch}
-                for with_pictures in (True, False):  # processors do not take both in one batch
-                    part = [
-                        i for i, messages in conversations.items() if has_pictures(messages) is with_pictures
-                    ]
+                for with_images in (True, False):  # processors do not accept both in one batch
+                    part = [i for i, messages in conversations.items() if has_images(messages) is with_images]
                     if not part:
                         continue
                     start = time.perf_counter()
@@ -155,14 +153,14 @@ class TokenPrune(lmms):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Any) -> Any:
         """Raise an error: tasks that compare likelihoods are not supported."""
-        raise NotImplementedError("--model tokenprune answers questions (generate_until) only")
+        raise NotImplementedError("--model tokenprune supports tasks with generate_until only")
 
     def generate_until_multi_round(self, requests: Any) -> Any:
         """Raise an error: tasks of several rounds are not supported."""
-        raise NotImplementedError("--model tokenprune answers questions of one round only")
+        raise NotImplementedError("--model tokenprune supports tasks of one round only")
 
     def _conversation(self, request: Instance) -> Conversation:
-        """Messages of one request, as chat templates take them."""
+        """Return the messages of a request in the format of chat templates."""
         _, doc_to_messages, _, doc_id, task, split = request.args
         messages = ChatMessages(messages=doc_to_messages(self.task_dict[task][split][doc_id]))
         conversation: Conversation = messages.to_hf_messages()
@@ -172,13 +170,13 @@ class TokenPrune(lmms):  # type: ignore[misc]
     def _answer(
         self, conversations: Sequence[Conversation], generation: Generation, rows: KeptRows
     ) -> list[GenerationResult]:
-        """Answer a batch, and count the kept rows."""
+        """Answer a batch, and add its kept rows to `rows`."""
         inputs = {
             name: value.to(self.device, self._model.dtype if value.is_floating_point() else None)
             for name, value in self.prompts.inputs(conversations).items()
         }
         length, pad = inputs["input_ids"].shape[1], self.tokenizer.pad_token_id
-        stop = [UntilTexts(self.tokenizer, generation.until, length)] if generation.until else []
+        stop = [StopAtStrings(self.tokenizer, generation.until, length)] if generation.until else []
         before = None if self.handle is None else self.handle.last
         output = self._model.generate(
             **inputs, **generation.options, pad_token_id=pad, stopping_criteria=StoppingCriteriaList(stop)
@@ -190,7 +188,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
         counts = zip(inputs["attention_mask"].sum(1).tolist(), (new != pad).sum(1).tolist(), strict=True)
         return [
             GenerationResult(
-                text=ended(text, generation.until),
+                text=truncate(text, generation.until),
                 token_counts=TokenCounts(input_tokens=n_input, output_tokens=n_output),
             )
             for text, (n_input, n_output) in zip(texts, counts, strict=True)

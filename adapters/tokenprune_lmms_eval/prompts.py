@@ -19,8 +19,14 @@ Conversation = list[dict[str, Any]]
 class Prompts:
     """Makes model inputs from conversations.
 
-    `system` stands before each conversation; pictures are padded to squares with the processor's mean colour
-    if `square`; `pixels` (least, most) bounds the size of pictures, for processors that resize freely.
+    Parameters
+    ----------
+    system
+        System prompt of every conversation.
+    square
+        Whether to pad images to squares with the processor's mean colour.
+    pixels
+        Minimum and maximum size of images, for processors that preserve their aspect ratio.
     """
 
     processor: Any
@@ -34,14 +40,14 @@ class Prompts:
         Raises
         ------
         InputError
-            If its chat template leaves out the system prompt, or its pictures have one size.
+            If its chat template omits the system prompt, or it resizes all images to one size.
         """
         if self.system is not None and self.system not in self._system_rendered():
-            raise InputError("this checkpoint's chat template has no place for a system prompt")
+            raise InputError("this checkpoint's chat template does not support a system prompt")
         if any(self.pixels) and not hasattr(self.processor.image_processor, "merge_size"):
             raise InputError(
-                "min_pixels and max_pixels are for processors that keep a picture's shape, as Qwen2.5-VL's; "
-                "this checkpoint's brings all pictures to one size"
+                "min_pixels and max_pixels require a processor that preserves the aspect ratio, like "
+                "Qwen2.5-VL's; this checkpoint's processor resizes all images to one size"
             )
 
     def _system_rendered(self) -> str:
@@ -50,24 +56,26 @@ class Prompts:
                 [self._conversation([{"role": "user", "content": [{"type": "text", "text": ""}]}])],
                 tokenize=False,
             )
-        except Exception as error:  # a template may raise whatever it likes
-            raise InputError(f"this checkpoint's chat template takes no system prompt: {error}") from None
+        except Exception as error:  # a template may raise any exception
+            raise InputError(
+                f"this checkpoint's chat template does not accept a system prompt: {error}"
+            ) from None
         return str(rendered[0])
 
     def inputs(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
-        """Make model inputs from conversations that end with the user's turn, padded on the left.
+        """Make model inputs from conversations that end with the user's turn, with padding on the left.
 
         Parameters
         ----------
         conversations
-            Messages as transformers' chat templates take them, pictures as PIL images, paths or URLs.
+            Messages in the format of transformers' chat templates; images are PIL images, paths or URLs.
         """
         options: dict[str, Any] = {"padding": True, "padding_side": "left"}
         if any(self.pixels):
             size = dict(self.processor.image_processor.size)
-            least, most = self.pixels
-            size["shortest_edge"] = least or size["shortest_edge"]
-            size["longest_edge"] = most or size["longest_edge"]
+            min_pixels, max_pixels = self.pixels
+            size["shortest_edge"] = min_pixels or size["shortest_edge"]
+            size["longest_edge"] = max_pixels or size["longest_edge"]
             options["images_kwargs"] = {"size": size}
         inputs = self.processor.apply_chat_template(
             [self._conversation(messages) for messages in conversations],
@@ -82,30 +90,30 @@ class Prompts:
     def _conversation(self, messages: Conversation) -> Conversation:
         if self.square:
             messages = [
-                {**turn, "content": [self._squared(part) for part in turn["content"]]} for turn in messages
+                {**turn, "content": [self._padded(part) for part in turn["content"]]} for turn in messages
             ]
         if self.system is None:
             return messages
         return [{"role": "system", "content": [{"type": "text", "text": self.system}]}, *messages]
 
-    def _squared(self, part: dict[str, Any]) -> dict[str, Any]:
+    def _padded(self, part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] != "image":
             return part
-        mean = self.processor.image_processor.image_mean
-        return {**part, "image": squared(load_image(part["image"]), [int(255 * value) for value in mean])}
+        colour = [int(255 * value) for value in self.processor.image_processor.image_mean]
+        return {**part, "image": pad_to_square(load_image(part["image"]), colour)}
 
 
-def squared(picture: Image.Image, colour: Sequence[int]) -> Image.Image:
-    """Centre a picture on a square of this colour, as in LLaVA-1.5's own evaluation."""
-    width, height = picture.size
+def pad_to_square(image: Image.Image, colour: Sequence[int]) -> Image.Image:
+    """Pad an image to a square with a colour, as in LLaVA-1.5's own evaluation."""
+    width, height = image.size
     side = max(width, height)
     if width == height:
-        return picture
+        return image
     square = Image.new("RGB", (side, side), tuple(colour))
-    square.paste(picture, ((side - width) // 2, (side - height) // 2))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
 
 
-def has_pictures(messages: Conversation) -> bool:
-    """Whether a conversation contains pictures or videos."""
+def has_images(messages: Conversation) -> bool:
+    """Return whether a conversation contains images or videos."""
     return any(part["type"] != "text" for turn in messages for part in turn["content"])

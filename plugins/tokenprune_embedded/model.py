@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded model: a small LLaVA that comes with the package and answers questions about drawn scenes."""
+"""The embedded model: a small LLaVA, part of the package, that answers questions about drawn scenes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def embedded_model_path() -> Path:
-    """Folder of the embedded model's files, for any `from_pretrained`."""
+    """Return the directory of the embedded model, to pass to `from_pretrained`."""
     return Path(__file__).parent / "llava"
 
 
 def load_embedded_model() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Load the embedded model, in evaluation mode and float32, and its processor; needs no network."""
+    """Load the embedded model in evaluation mode and float32, and its processor, without network access."""
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     folder = embedded_model_path()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Held-out scenes: drawn pictures that no training saw, and questions about them with their answers.
+"""Held-out scenes: drawn pictures that are not in the training data, with questions and answers.
 
-They are files: a picture each, and `questions.jsonl`, which `tokenprune compare --questions` reads too. In a
-checkout `python -m benchmarks.scenes FOLDER` draws them again, or more of them.
+The files are one picture per scene and `questions.jsonl`, which `tokenprune compare --questions` also reads.
+In a checkout, `python -m benchmarks.scenes FOLDER` draws the same scenes, or more of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FOLDER = Path(__file__).parent / "scenes"
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one family; the answer is compared as decoded text."""
+    """A question of a family, and the answer that decoded text is compared with."""
 
     family: str
     text: str
@@ -40,18 +40,18 @@ class Scene:
 
 
 def held_out_scenes(n: int, start: int = 0) -> Iterator[tuple[Scene, list[Question]]]:
-    """Return scenes `start` to `start + n` with their questions; always the same ones.
+    """Iterate over the scenes from `start` to `start + n - 1` with their questions. They never change.
 
     Raises
     ------
     ValueError
-        When fewer come with the package (`N_SCENES`).
+        When the package does not have as many (`N_SCENES`).
     RuntimeError
-        When the files are not those that were published.
+        When the files differ from the published ones.
     """
     if n < 0 or start < 0 or start + n > N_SCENES:
         raise ValueError(
-            f"scenes {start} to {start + n} were asked for; {N_SCENES} come with the package. In a checkout, "
+            f"scenes {start} to {start + n} are out of range; the package has {N_SCENES}. In a checkout, "
             f"`python -m benchmarks.scenes FOLDER --scenes {max(n, 1)}` draws more, as a question file"
         )
     return iter(_read()[start : start + n])
@@ -71,14 +71,14 @@ def _read() -> tuple[tuple[Scene, list[Question]], ...]:
 
     if digest(_FOLDER) != (_FOLDER / CHECKSUM_FILE).read_text().strip():
         raise RuntimeError(
-            "the embedded scenes differ from those that were published (their checksum is another one); "
-            "install tokenprune-vlm again"
+            "the embedded scenes differ from the published ones (their checksum does not match); reinstall "
+            "tokenprune-vlm"
         )
     entries = [json.loads(line) for line in (_FOLDER / QUESTION_FILE).read_bytes().splitlines()]
     scenes = []
-    for name, asked in groupby(entries, key=lambda entry: str(entry["image"])):
+    for name, group in groupby(entries, key=lambda entry: str(entry["image"])):
         with Image.open(_FOLDER / name) as picture:
             image = np.array(picture.convert("RGB"))
-        questions = [Question(entry["family"], entry["question"], entry["answer"]) for entry in asked]
+        questions = [Question(entry["family"], entry["question"], entry["answer"]) for entry in group]
         scenes.append((Scene(image), questions))
     return tuple(scenes)

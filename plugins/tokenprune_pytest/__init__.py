@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Checks:
-    """Contract checks; each raises AssertionError with a sentence that names the broken promise."""
+    """Contract checks. Each raises an AssertionError that names the broken promise."""
 
     def scorer(self, scorer: tokenprune.Scorer, tokens: tokenprune.VisualTokens | None = None) -> None:
         """Check a scorer; see `tokenprune.testing.check_scorer`."""
@@ -52,7 +52,7 @@ class Checks:
         check_adapter(adapter, model)
 
     def model(self, model: nn.Module, inputs: Any = None, **options: Any) -> ModelCheck:
-        """Check the promises on a model; takes the arguments of `tokenprune.testing.check_model`.
+        """Check the promises on a model, with the arguments of `tokenprune.testing.check_model`.
 
         Returns
         -------
@@ -74,5 +74,5 @@ class Checks:
 
 @pytest.fixture(scope="session")
 def tokenprune_check() -> Checks:
-    """The contract checks of `tokenprune.testing`: `.scorer(...)`, `.selector(...)`, `.model(...)` ..."""
+    """Return the contract checks of `tokenprune.testing`: `.scorer(...)`, `.model(...)` and others."""
     return Checks()

@@ -80,7 +80,7 @@ def kept(
     Raises
     ------
     IncompatibleError
-        When there is no report yet, the layout has no positions of tokens, or the pictures do not match.
+        When there is no report yet, the layout has no token positions, or the pictures do not match it.
     """
     image_report = reported_image(reported, image)
     kept_slots = None if image_report.kept is None else set(image_report.kept.tolist())
@@ -118,10 +118,10 @@ def scores(
     image_report = reported_image(reported, image)
     values = image_report.scores
     if values is None or not values.isfinite().any():
-        why = "its method does not use scores"
+        reason = "its method does not use scores"
         if image_report.kept is None:
-            why = f"it was left alone ({image_report.note})"
-        raise IncompatibleError(f"this image has no scores to draw: {why}; `kept` draws what was kept")
+            reason = f"it was left alone ({image_report.note})"
+        raise IncompatibleError(f"this image has no scores to draw: {reason}; `kept` draws what was kept")
     values = values.detach().float().cpu()
     token_scores = torch.full((len(image_report.layout),), torch.nan)
     slots = torch.arange(len(values)) if image_report.found is None else image_report.found.cpu()

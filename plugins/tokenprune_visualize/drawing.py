@@ -35,7 +35,7 @@ def kept_picture(
     image
         The image as the vision tower sees it (resized and cropped), a PIL image or uint8 (S, S, 3).
     grid
-        Patches (rows, columns) that the visual tokens stand for.
+        Number of patches (rows, columns), one for each visual token.
     kept
         Slots of the kept tokens, in raster order; None if nothing was dropped: the image is drawn unchanged.
     cell
@@ -96,10 +96,10 @@ def with_bar(picture: Image.Image, values: Tensor) -> Image.Image:
     """Add a colour bar below a picture of scores, with the lowest and highest of `values`."""
     ramp = np.broadcast_to(np.linspace(0, 1, picture.width), (BAR, picture.width))
     bar = Image.fromarray(colors_of(ramp).round().astype(np.uint8))
-    whole = Image.new("RGB", (picture.width, picture.height + BAR))
-    whole.paste(picture, (0, 0))
-    whole.paste(bar, (0, picture.height))
-    return captioned(whole, [f"{values.min():.4g} ... {values.max():.4g}"])
+    canvas = Image.new("RGB", (picture.width, picture.height + BAR))
+    canvas.paste(picture, (0, 0))
+    canvas.paste(bar, (0, picture.height))
+    return captioned(canvas, [f"{values.min():.4g} ... {values.max():.4g}"])
 
 
 def cell_side(grid: tuple[int, int]) -> int:

@@ -54,7 +54,7 @@ def panels(layout: Layout) -> list[Panel]:
 
 
 def _canvas(tiles: Tensor, newlines: Tensor, n_tiles: int) -> Panel:
-    """Return the panel of all tiles but the base view, whose lines of patches end in a newline token."""
+    """Return the panel of all tiles except the base view; its lines of patches end in newline tokens."""
     slots = (tiles > 0).nonzero().squeeze(1)
     ends = newlines[slots].nonzero().squeeze(1).tolist()
     starts = [0, *(end + 1 for end in ends[:-1])]

@@ -22,8 +22,8 @@ def reported_image(reported: Reported, number: int) -> ImageReport:
     """Return the report of the image to draw."""
     if reported is not None and not isinstance(reported, Reported):
         raise IncompatibleError(
-            f"give a handle, a report or an image's report, got {type(reported).__name__}; the handle of a "
-            "pruned model is tokenprune.active_handle(model)"
+            f"expected a handle, a report or an image's report, got {type(reported).__name__}; the handle of "
+            "a pruned model is tokenprune.active_handle(model)"
         )
     if isinstance(number, bool) or not isinstance(number, int):
         raise IncompatibleError(f"image= must be the index of an image in the report, got {number!r}")

@@ -55,11 +55,11 @@ def seen_pictures(image: ImageReport, inputs: Mapping[str, Any], processor: Any)
     """
     is_video = image.modality == "video"
     pixels: Tensor | None = inputs.get("pixel_values_videos" if is_video else "pixel_values")
-    maker = getattr(processor, "video_processor" if is_video else "image_processor", processor)
+    image_processor = getattr(processor, "video_processor" if is_video else "image_processor", processor)
     if pixels is None:
-        raise IncompatibleError(f"these inputs contain no {image.modality}; give those of the reported call")
+        raise IncompatibleError(f"these inputs contain no {image.modality}; pass those of the reported call")
     if pixels.ndim == 2:
-        views = _unpacked(pixels, inputs, image, maker)
+        views = _unpacked(pixels, inputs, image, image_processor)
     elif pixels.ndim == 5 and image.layout.tiles is not None:
         views = pixels[_index(image, len(pixels))][: len(image.layout.tile_grids)]
     elif pixels.ndim in (4, 5):
@@ -71,27 +71,28 @@ def seen_pictures(image: ImageReport, inputs: Mapping[str, Any], processor: Any)
         raise IncompatibleError(f"pixels of shape {tuple(pixels.shape)} cannot be converted to pictures")
     image_panels = panels(image.layout)
     patch = views.shape[-2] / len(image_panels[0].slots)  # the first panel is a complete view
-    return [seen_image(maker, _joined(views, panel, patch)) for panel in image_panels]
+    return [seen_image(image_processor, _joined(views, panel, patch)) for panel in image_panels]
 
 
 def _index(image: ImageReport, n: int) -> int:
     """Return the image's index among `n`, or raise if there are fewer."""
     if image.number >= n:
         raise IncompatibleError(
-            f"these inputs contain {n} {image.modality}(s), but number {image.number} is to be drawn; give "
+            f"these inputs contain {n} {image.modality}(s), but index {image.number} is to be drawn; pass "
             "the inputs of the reported call"
         )
     return image.number
 
 
-def _unpacked(pixels: Tensor, inputs: Mapping[str, Any], image: ImageReport, maker: Any) -> Tensor:
+def _unpacked(pixels: Tensor, inputs: Mapping[str, Any], image: ImageReport, image_processor: Any) -> Tensor:
     """Unpack patches (M, C p_t p p), grouped by merging, to views (t, C, H, W) of first frames."""
     grids: Tensor | None = inputs.get(f"{image.modality}_grid_thw")
     if grids is None:
         raise IncompatibleError(f"packed pixels require {image.modality}_grid_thw in the inputs")
     number, sizes = _index(image, len(grids)), grids.prod(1).tolist()
     t, h, w = grids[number].tolist()
-    side, merge, depth = maker.patch_size, maker.merge_size, maker.temporal_patch_size
+    side, merge = image_processor.patch_size, image_processor.merge_size
+    depth = image_processor.temporal_patch_size
     patches = torch.split(pixels, sizes)[number]
     parts = patches.view(t, h // merge, w // merge, merge, merge, -1, depth, side, side)[:, :, :, :, :, :, 0]
     return parts.permute(0, 5, 1, 3, 6, 2, 4, 7).reshape(t, -1, h * side, w * side)
@@ -105,10 +106,15 @@ def _joined(views: Tensor, panel: Panel, patch: float) -> Tensor:
     canvas: Tensor = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     height, width = canvas.shape[1:]
     h, w = panel.slots.shape
-    high, wide = round(h * patch), round(w * patch)
-    if high > height or wide > width or (rows * columns == 1 and (high, wide) != (height, width)):
+    used_height, used_width = round(h * patch), round(w * patch)
+    is_view = rows * columns == 1  # has no padding
+    if (
+        used_height > height
+        or used_width > width
+        or (is_view and (used_height, used_width) != (height, width))
+    ):
         raise IncompatibleError(
             f"the layout has {h} x {w} patches, which do not fit the {height} x {width} pixels of the inputs"
         )
-    top, left = (height - high) // 2, (width - wide) // 2
-    return canvas[:, top : top + high, left : left + wide]
+    top, left = (height - used_height) // 2, (width - used_width) // 2
+    return canvas[:, top : top + used_height, left : left + used_width]

@@ -20,10 +20,10 @@ def captioned(picture: Image.Image, lines: Sequence[str], size: int = 14) -> Ima
     font = ImageFont.load_default(size)
     wrapped = [part for line in lines for part in _wrap(line, font, picture.width)]
     height = round(size * LINE)
-    whole = Image.new("RGB", (picture.width, picture.height + height * len(wrapped) + size // 3), BACKGROUND)
-    whole.paste(picture, (0, 0))
-    _write(whole, wrapped, (0, picture.height + size // 4), font, height)
-    return whole
+    canvas = Image.new("RGB", (picture.width, picture.height + height * len(wrapped) + size // 3), BACKGROUND)
+    canvas.paste(picture, (0, 0))
+    _write(canvas, wrapped, (0, picture.height + size // 4), font, height)
+    return canvas
 
 
 def sheet(
@@ -47,16 +47,16 @@ def sheet(
     line = round(size * LINE)
     head = line * max((len(title) for title in titles), default=0)
     total = (sum(widths) + GAP * (len(widths) + 1), head + sum(heights) + GAP * (len(heights) + 1))
-    whole = Image.new("RGB", total, BACKGROUND)
+    canvas = Image.new("RGB", total, BACKGROUND)
     lefts = [GAP + sum(widths[:i]) + GAP * i for i in range(len(widths))]
     for left, title in zip(lefts, titles, strict=False):
-        _write(whole, title, (left, GAP // 2), font, line)
+        _write(canvas, title, (left, GAP // 2), font, line)
     top = head + GAP
     for row, height in zip(rows, heights, strict=True):
         for left, picture in zip(lefts, row, strict=True):
-            whole.paste(picture, (left, top))
+            canvas.paste(picture, (left, top))
         top += height + GAP
-    return whole
+    return canvas
 
 
 def in_rows(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
@@ -74,15 +74,16 @@ def in_rows(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
 
 
 def _write(
-    on: Image.Image,
+    canvas: Image.Image,
     lines: Sequence[str],
-    at: tuple[int, int],
+    position: tuple[int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     height: int,
 ) -> None:
-    draw = ImageDraw.Draw(on)
+    """Write lines of text, of this height, from a position (left, top) on."""
+    draw = ImageDraw.Draw(canvas)
     for i, line in enumerate(lines):
-        draw.text((at[0], at[1] + i * height), line, fill=INK, font=font)
+        draw.text((position[0], position[1] + i * height), line, fill=INK, font=font)
 
 
 def _wrap(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:

@@ -9,8 +9,8 @@ from importlib.metadata import entry_points
 import pytest
 import torch
 from tokenprune_adapters.loading import Device, Precision
-from tokenprune_lmms_eval.arguments import OF_APPLY, read_pruning, read_value
-from tokenprune_lmms_eval.generation import UntilTexts, batches, ended, read_generation
+from tokenprune_lmms_eval.arguments import APPLY_ARGUMENTS, read_pruning, read_value
+from tokenprune_lmms_eval.generation import StopAtStrings, batches, read_generation, truncate
 from tokenprune_lmms_eval.kept_rows import KeptRows
 from tokenprune_lmms_eval.loading import Loading, split_arguments
 
@@ -26,7 +26,7 @@ def test_lmms_eval_finds_the_model_without_loading_anything_heavy():
 
 
 def test_every_argument_of_apply_can_be_given():
-    assert ("model", *OF_APPLY) == tuple(inspect.signature(tokenprune.apply).parameters)
+    assert ("model", *APPLY_ARGUMENTS) == tuple(inspect.signature(tokenprune.apply).parameters)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,12 @@ def test_unpruned_is_said():
         ({"method": "zoo-prune", "keep": 9, "keep_ratio": 0.5}, "got both"),
         ({"method": "zoo-prune", "kep": 9}, "no option 'kep'; it has pretrained, method, scorer"),
         ({"method": "divprune", "keep": 9, "n_directions": 4}, "no option 'n_directions'"),
-        ({"method": "[zoo-prune,fastv]", "keep": "[9,4]", "n_directions": 4}, "go with a single one"),
+        (
+            {"method": "[zoo-prune,fastv]", "keep": "[9,4]", "n_directions": 4},
+            "options require a single method",
+        ),
         ({"scorer": "[zoo,random]", "keep": 9}, "scorer takes one name"),
-        ({"method": "unpruned", "keep": 9}, "method=unpruned prunes nothing and takes no keep"),
+        ({"method": "unpruned", "keep": 9}, "method=unpruned cannot be combined with keep"),
         ({"method": "fastv", "schedule": "{2=30}"}, "{layer:rows,layer:rows}"),
         ({"method": 7, "keep": 9}, "must be a string"),
     ],
@@ -99,7 +102,7 @@ def test_loading_is_told_from_pruning():
     loading, rest = split_arguments({"pretrained": 7, "dtype": "float16", "keep": 64, "pad_to_square": True})
     assert loading == Loading("7", dtype="float16", pad_to_square=True)
     assert (loading.precision, loading.max_new_tokens, rest) == (Precision.float16, 1024, {"keep": 64})
-    assert [Loading.placed(device) for device in (None, "cpu", "cuda")] == [
+    assert [Loading.read_device(device) for device in (None, "cpu", "cuda")] == [
         Device.auto,
         Device.cpu,
         Device.cuda,
@@ -126,7 +129,7 @@ def test_a_system_prompt_is_a_files_text(tmp_path):
     (tmp_path / "prompt.txt").write_text(" be brief\n")
     assert Loading("embedded", system_prompt=str(tmp_path / "prompt.txt")).system_text() == "be brief"
     (tmp_path / "empty.txt").write_text("\n")
-    for name, said in (("empty.txt", "is empty"), ("none.txt", "names a file")):
+    for name, said in (("empty.txt", "is empty"), ("none.txt", "cannot read the file")):
         with pytest.raises(tokenprune.InputError, match=said):
             Loading("embedded", system_prompt=str(tmp_path / name)).system_text()
 
@@ -134,7 +137,7 @@ def test_a_system_prompt_is_a_files_text(tmp_path):
 @pytest.mark.parametrize("device", ["mps", "cpu:0", "cuda:x"])
 def test_a_device_that_is_none(device):
     with pytest.raises(tokenprune.InputError, match=f"cpu, cuda or cuda:N, got '{device}'"):
-        Loading.placed(device)
+        Loading.read_device(device)
 
 
 def test_a_task_without_sampling_is_answered_greedily():
@@ -172,7 +175,7 @@ def test_until_and_what_is_not_used():
     ("given", "said"),
     [
         ({"until": 3}, "until must be a string or a list of strings"),
-        ({"num_return_sequences": 2}, "one answer"),
+        ({"num_return_sequences": 2}, "must be 1"),
     ],
 )
 def test_generation_arguments_that_cannot_be_used(given, said):
@@ -189,9 +192,9 @@ def test_only_equal_arguments_share_a_batch_and_order_stays():
 
 
 def test_an_answer_ends_at_the_first_of_its_stops():
-    assert ended("a cat\n\nUSER: b", ("USER:", "\n\n")) == "a cat"
-    assert ended("a cat", ("\n\n",)) == "a cat"
-    assert ended("\n\na", ("\n\n",)) == ""
+    assert truncate("a cat\n\nUSER: b", ("USER:", "\n\n")) == "a cat"
+    assert truncate("a cat", ("\n\n",)) == "a cat"
+    assert truncate("\n\na", ("\n\n",)) == ""
 
 
 class Letters:
@@ -203,7 +206,7 @@ class Letters:
 
 def test_rows_stop_each_on_its_own_and_the_question_does_not_count():
     ids = torch.tensor([[ord(c) for c in text] for text in ("end: no end", "end: on and", "xxxx: a e n")])
-    assert UntilTexts(Letters(), ("end", "e n"), 5)(ids, None).tolist() == [True, False, True]
+    assert StopAtStrings(Letters(), ("end", "e n"), 5)(ids, None).tolist() == [True, False, True]
 
 
 def image_report(before, after, cuts):
@@ -212,11 +215,11 @@ def image_report(before, after, cuts):
 
 def test_rows_are_averaged_over_images():
     rows = KeptRows(n_layers=4)
-    assert rows.means() == {} and str(rows) == "no image was seen"
+    assert rows.means() == {} and str(rows) == "kept no rows: there were no images"
     rows.add(tokenprune.PruningReport((image_report(100, 10, {0: 10}), image_report(60, 20, {1: 40, 3: 20}))))
     assert rows.means() == {
         "visual_tokens": 80.0,
         "visual_rows_kept": 15.0,
         "visual_rows_entering_a_layer": (10 + (60 + 40 + 40 + 20) / 4) / 2,
     }
-    assert str(rows).startswith("kept 15.0 of 80.0 visual rows an image, 25.0 enter a layer")
+    assert str(rows).startswith("kept 15.0 of 80.0 visual rows per image, 25.0 enter a layer")

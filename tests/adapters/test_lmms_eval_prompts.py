@@ -6,7 +6,7 @@ import tiny_processors as tp
 import torch
 from PIL import Image
 from tiny_models import IMAGE, PAD
-from tokenprune_lmms_eval.prompts import Prompts, has_pictures, squared
+from tokenprune_lmms_eval.prompts import Prompts, has_images, pad_to_square
 
 import tokenprune
 
@@ -44,7 +44,7 @@ def test_text_alone_has_no_pixels(make):
 
 
 def test_what_there_is_to_see():
-    assert has_pictures(ONE) and not has_pictures(turn("what ?"))
+    assert has_images(ONE) and not has_images(turn("what ?"))
 
 
 def test_a_system_prompt_stands_first():
@@ -58,25 +58,25 @@ def test_a_system_prompt_stands_first():
 def test_a_template_without_a_place_for_it_is_noticed():
     processor = tp.llava()
     processor.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
-    with pytest.raises(tokenprune.InputError, match="no place for a system prompt"):
+    with pytest.raises(tokenprune.InputError, match="does not support a system prompt"):
         Prompts(processor, system="the video").check()
     processor.chat_template = "{{ raise_exception('no system turn') }}"
-    with pytest.raises(tokenprune.InputError, match="takes no system prompt: no system turn"):
+    with pytest.raises(tokenprune.InputError, match="does not accept a system prompt: no system turn"):
         Prompts(processor, system="the video").check()
 
 
 def test_a_wide_picture_stands_in_the_middle_of_its_square():
-    square = squared(Image.new("RGB", (4, 2), (9, 9, 9)), (1, 2, 3))
+    square = pad_to_square(Image.new("RGB", (4, 2), (9, 9, 9)), (1, 2, 3))
     assert square.size == (4, 4)
     columns = [[square.getpixel((x, y)) for y in range(4)] for x in (0, 3)]
     assert columns == [[(1, 2, 3), (9, 9, 9), (9, 9, 9), (1, 2, 3)]] * 2
-    assert squared(tp.noise(5, 5), (0, 0, 0)).tobytes() == tp.noise(5, 5).tobytes()
+    assert pad_to_square(tp.noise(5, 5), (0, 0, 0)).tobytes() == tp.noise(5, 5).tobytes()
 
 
 def test_squares_are_padded_with_the_processors_mean():
     processor = tp.llava()
     mean = [int(255 * value) for value in processor.image_processor.image_mean]
-    by_hand = turn(squared(tp.noise(40, 60), mean), "what is in this picture ?")
+    by_hand = turn(pad_to_square(tp.noise(40, 60), mean), "what is in this picture ?")
     found = Prompts(processor, square=True).inputs([ONE])["pixel_values"]
     assert torch.equal(found, Prompts(processor).inputs([by_hand])["pixel_values"])
     assert not torch.equal(found, Prompts(processor).inputs([ONE])["pixel_values"])
@@ -92,6 +92,6 @@ def test_a_bound_on_pixels_bounds_the_tokens():
 
 
 def test_bounds_are_for_processors_that_keep_a_pictures_shape():
-    with pytest.raises(tokenprune.InputError, match="brings all pictures to one size"):
+    with pytest.raises(tokenprune.InputError, match="resizes all images to one size"):
         Prompts(tp.llava(), pixels=(None, 256)).check()
     Prompts(tp.qwen(), pixels=(None, 256)).check()

@@ -29,7 +29,7 @@ def test_a_part_of_them():
 
 @pytest.mark.parametrize(("n", "start"), [(101, 0), (1, 100), (-1, 0), (1, -1)])
 def test_more_than_there_are_is_refused(n, start):
-    with pytest.raises(ValueError, match="100 come with the package.*benchmarks.scenes FOLDER --scenes"):
+    with pytest.raises(ValueError, match="the package has 100.*benchmarks.scenes FOLDER --scenes"):
         held_out_scenes(n, start)
 
 

@@ -231,7 +231,7 @@ def test_no_scores_no_heat_map():
 
 def test_an_image_the_inputs_do_not_bring_is_refused():
     inputs = {"pixel_values": torch.zeros(1, 3, 8, 8)}
-    with pytest.raises(IncompatibleError, match=r"contain 1 image\(s\), but number 1"):
+    with pytest.raises(IncompatibleError, match=r"contain 1 image\(s\), but index 1"):
         tokenprune_visualize.kept(report(Layout((1, 2, 2)), [0], number=1), inputs=inputs, processor=1)
 
 

@@ -176,7 +176,7 @@ def test_the_run_says_what_was_kept(folder):
         answers(made(folder, method="unpruned"))
     finally:
         logger.remove(sink)
-    said = [line for line in lines if "visual rows an image" in line]
+    said = [line for line in lines if "visual rows per image" in line]
     assert len(said) == 1 and "process 0 of 1: divprune keep=3 kept 3.0 of" in said[0]
     assert "means over 4 images" in said[0]
 
@@ -196,15 +196,15 @@ def test_an_argument_of_the_task_that_is_not_used_is_named(folder):
 def test_what_it_cannot_do_is_refused(folder):
     model = made(folder, method="unpruned")
     for ask in (model.loglikelihood, model.generate_until_multi_round):
-        with pytest.raises(NotImplementedError, match="answers questions"):
+        with pytest.raises(NotImplementedError, match="supports tasks"):
             ask([])
 
 
 @pytest.mark.parametrize(
     ("text", "more", "said"),
     [
-        ("method=zoo-prune,keep=9", {}, "name the checkpoint"),
-        ("pretrained", {}, "--model_args is name=value,name=value, got 'pretrained'"),
+        ("method=zoo-prune,keep=9", {}, "--model_args must name a checkpoint"),
+        ("pretrained", {}, "--model_args must have the form name=value,name=value, got 'pretrained'"),
         (
             "pretrained=embedded,method=zoo-prune,keep=9",
             {"batch_size": "auto"},
@@ -212,9 +212,13 @@ def test_what_it_cannot_do_is_refused(folder):
         ),
         ("pretrained=embedded,batch_size=2,keep=9", {"batch_size": 1}, "give batch_size as --batch_size"),
         ("pretrained=embedded,method=zoo-prune,keep=9", {"device": "tpu"}, "--device must be cpu"),
-        ("pretrained=embedded,method=zoo-prune,keep=9,max_pixels=9", {}, "all pictures to one size"),
+        ("pretrained=embedded,method=zoo-prune,keep=9,max_pixels=9", {}, "all images to one size"),
         ("pretrained=embedded,method=fastv,keep=9,layer=40", {}, "the model has 12 layers"),
-        ("pretrained=embedded,method=divprune,keep=9,clip=x/y", {}, "clip names a CLIP checkpoint for"),
+        (
+            "pretrained=embedded,method=divprune,keep=9,clip=x/y",
+            {},
+            "clip requires method=cdpruner or",
+        ),
         ("pretrained=embedded,method=cdpruner,keep=9,clip=./nothing", {}, "clip: './nothing' does not load"),
         ("pretrained=./nothing,method=zoo-prune,keep=9", {}, "there is no such directory"),
     ],

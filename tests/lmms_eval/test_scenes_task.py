@@ -86,7 +86,7 @@ def test_the_accuracy_is_that_of_the_own_evaluation(task, own, tmp_path, n_proce
     assert results["results"][TASK]["exact_match,none"] == pytest.approx(accuracy, abs=1e-12)
     assert texts(samples) == answered
     assert results["throughput"]["avg_visual_rows_kept"] == 24
-    assert done.stdout.count("visual rows an image") == n_processes
+    assert done.stdout.count("visual rows per image") == n_processes
 
 
 def test_unpruned_from_the_embedded_models_folder(task, own, tmp_path):
