@@ -149,27 +149,27 @@ STUDIES = {
         ),
         Study(
             "correlation",
-            "Do the encoder's layers rank tokens as the projector does?",
+            "Do the encoder's layers rank tokens like the projector?",
             correlation,
         ),
         Study(
             "sampling",
-            "How many random directions and how long a step does the estimate need, against the closed form?",
+            "How many random directions, and which step size, does the estimate need?",
             sampling,
         ),
         Study(
             "combination",
-            "Is sensitivity times diversity better than their sum, or than one of them?",
+            "Is sensitivity times diversity better than their sum, or than either alone?",
             combination,
         ),
         Study(
             "normalise",
-            "Should scores be spread over 0 to 1, or only divided by the largest?",
+            "Should scores be scaled to [0, 1], or only divided by their maximum?",
             normalise,
         ),
         Study(
             "positions",
-            "Should kept tokens be renumbered, or keep the positions they had?",
+            "Should kept tokens be renumbered, or keep their positions?",
             positions,
         ),
         Study(
@@ -179,7 +179,7 @@ STUDIES = {
         ),
         Study(
             "precision",
-            "What is left of the ranking when the model, or the differences, are in half precision?",
+            "How does the ranking change when the model, or the differences, are in half precision?",
             precision,
         ),
     )

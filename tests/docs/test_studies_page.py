@@ -14,7 +14,7 @@ from benchmarks.studies import STUDIES
 from benchmarks.studies.table import interval, verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
-WHAT_WE_SAW = "**What we saw.**"
+RESULTS = "**Results.**"
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_every_study_has_its_section(study):
     (section,) = [section for section in PAGE.split("\n## ")[1:] if mark in section]
     assert section.count(mark) == section.count("<!-- block study ") == 1
     assert f"*{study.asks}*" in " ".join(section.split())
-    assert section.count(WHAT_WE_SAW) == 1
+    assert section.count(RESULTS) == 1
 
 
 def test_every_study_has_a_record_of_the_embedded_model_on_the_same_questions(records):
