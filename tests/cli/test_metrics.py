@@ -48,7 +48,7 @@ def test_vqa_accuracy_with_few_people():
     assert vqa_accuracy("red", ["red"]) == 1.0
     assert vqa_accuracy("red", ["blue"]) == 0.0
     assert vqa_accuracy("red", ["red", "red", "blue"]) == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
-    with pytest.raises(ValueError, match="at least one given answer"):
+    with pytest.raises(ValueError, match="at least one human answer"):
         vqa_accuracy("red", [])
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline that prunes nothing: a smaller picture through the same tower.
+"""The baseline that prunes nothing: a smaller image through the same tower.
 
-It comes before any stage, so it is a change of the inputs and not a method: pixels are resized to a coarser
-grid of patches, the prompt loses the placeholders that are too many, the tower interpolates its positions.
-For towers with a fixed square grid, as LLaVA's.
+It changes the inputs before any stage, so it is not a method: pixels are resized to a coarser grid of
+patches, superfluous placeholders are removed from the prompt, and the tower interpolates its position
+embeddings. For towers with a fixed square grid, such as LLaVA's.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ NAME = "downsample"
 
 
 def check(model: Any) -> None:
-    """Raise IncompatibleError for models whose tower does not take one square picture of any size."""
+    """Raise IncompatibleError if the vision tower does not accept a square image of any size."""
     vision = getattr(model.config, "vision_config", None)
     tower = getattr(getattr(model, "model", None), "vision_tower", None)
     fixed = all(isinstance(getattr(vision, name, None), int) for name in ("image_size", "patch_size"))
     tiled = getattr(model.config, "image_grid_pinpoints", None) is not None
     if tower is None or not fixed or tiled:
-        raise IncompatibleError(f"{NAME} is for towers with a fixed square grid of patches, as LLaVA's")
+        raise IncompatibleError(f"{NAME} needs a vision tower with a fixed square grid, such as LLaVA's")
     if "interpolate_pos_encoding" not in inspect.signature(tower.forward).parameters:
-        raise IncompatibleError(f"{NAME} needs a tower that can interpolate its position embeddings")
+        raise IncompatibleError(f"{NAME} needs a vision tower that can interpolate its position embeddings")
 
 
 def grid_side(keep: int) -> int:
-    """Side of the largest square grid of at most `keep` patches."""
+    """Return the side of the largest square grid of at most `keep` patches."""
     return math.isqrt(keep)
 
 
 def downsample(
     inputs: dict[str, Any], image_token: int, patch_side: int, keep: int, pad_token: int = 0
 ) -> dict[str, Any]:
-    """Make the pictures of a batch smaller, to at most `keep` visual tokens each.
+    """Resize the images of a batch to at most `keep` visual tokens each.
 
     Parameters
     ----------
     inputs
-        As a processor gives them: `input_ids`, `attention_mask` (B, L), `pixel_values` (images, 3, S, S).
+        As a processor returns them: `input_ids`, `attention_mask` (B, L), `pixel_values` (images, 3, S, S).
     image_token
-        Placeholder id; every image has (S / patch_side)^2 of them.
+        Id of the placeholders; every image has (S / patch_side)^2 of them.
     patch_side
-        Pixels of a patch's side.
+        Side of a patch in pixels.
     keep
         The budget; the side of the grid is rounded down.
     pad_token
-        What stands in front of shorter rows; it is masked.
+        Id of the padding in front of shorter rows, which is masked.
 
     Returns
     -------
     dict
-        The same entries, (B, L') with rows padded on the left and (images, 3, S', S').
+        The same entries, (B, L') padded on the left and (images, 3, S', S').
     """
     pixels: Tensor = inputs["pixel_values"]
     before = pixels.shape[-1] // patch_side
@@ -71,21 +71,22 @@ def downsample(
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     is_image = ids == image_token
     number = is_image.cumsum(1) - 1  # of each placeholder in its row
-    stays = ~is_image | (number % before**2 < side**2)
-    stays &= mask.bool()
-    width = int(stays.sum(1).max())
-    order = stays.int().argsort(dim=1, stable=True)[:, ids.shape[1] - width :]  # those that stay come last
-    kept = stays.gather(1, order)
+    remains = (~is_image | (number % before**2 < side**2)) & mask.bool()
+    width = int(remains.sum(1).max())
+    order = remains.int().argsort(dim=1, stable=True)[
+        :, ids.shape[1] - width :
+    ]  # the remaining ones come last
+    kept = remains.gather(1, order)
     short_ids = torch.where(kept, ids.gather(1, order), pad_token)
     return {**inputs, "input_ids": short_ids, "attention_mask": kept.to(mask.dtype), "pixel_values": smaller}
 
 
 @contextmanager
 def interpolated_positions(model: Any) -> Iterator[None]:
-    """Let the vision tower interpolate its position embeddings inside the block."""
+    """Let the vision tower interpolate its position embeddings within the block."""
 
-    def ask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def interpolate(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "interpolate_pos_encoding": True}
 
-    with model.model.vision_tower.register_forward_pre_hook(ask, with_kwargs=True):
+    with model.model.vision_tower.register_forward_pre_hook(interpolate, with_kwargs=True):
         yield

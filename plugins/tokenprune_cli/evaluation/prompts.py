@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a picture and a question to what `generate` takes, through the model's own processor."""
+"""Make the inputs of `generate` from images and questions, with the model's own processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def question_prompt(processor: Any, question: str) -> str:
-    """Put a question about one picture into the model's own chat template."""
+    """Return the prompt of a question about an image, by the model's chat template."""
     content = [{"type": "image"}, {"type": "text", "text": question}]
     conversation = [{"role": "user", "content": content}]
     prompt: str = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
@@ -22,26 +22,26 @@ def question_prompt(processor: Any, question: str) -> str:
 
 
 def picture_token(processor: Any, text: str) -> str | None:
-    """Find in a question what stands for a picture in the processor's prompts; no picture belongs to it."""
+    """Return the placeholder of an image that a question contains by mistake, or None."""
     tokens = (getattr(processor, name, None) for name in PICTURE_TOKENS)
     return next((token for token in tokens if isinstance(token, str) and token and token in text), None)
 
 
 def unusable_character(text: str) -> str | None:
-    """Find what no tokenizer, file name or text file takes: a NUL, or half of a pair of surrogates."""
-    found = _UNUSABLE.search(text)
-    return None if found is None else found[0]
+    """Return a character that tokenizers and files do not accept (NUL or a lone surrogate), or None."""
+    match = _UNUSABLE.search(text)
+    return None if match is None else match[0]
 
 
 def tokenized(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Any]:
-    """Model inputs for one question about each picture, rows padded on the left.
+    """Return the model inputs of a question about each image, with rows padded on the left.
 
     Parameters
     ----------
     processor
-        As `AutoProcessor.from_pretrained` gives it.
+        As `AutoProcessor.from_pretrained` returns it.
     images, questions
-        Equally many; question i is about picture i.
+        Question i is about image i.
     """
     prompts = [question_prompt(processor, question) for question in questions]
     inputs = processor(
@@ -51,7 +51,7 @@ def tokenized(processor: Any, images: Sequence[Image.Image], questions: Sequence
 
 
 def placed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Model inputs on the model's device, pixels in its number format."""
+    """Move model inputs to the model's device, and floating-point values to its dtype."""
     return {
         name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
         for name, value in inputs.items()

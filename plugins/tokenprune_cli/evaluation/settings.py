@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is compared: the model as it is, a method at a budget, or a baseline that changes the inputs."""
+"""What is compared: the unpruned model, a method at a budget, or a baseline that changes the inputs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import nn
 import tokenprune
 from tokenprune_cli.evaluation import downsample
 
-BASELINES = (downsample.NAME,)  # what takes part like a method but is none: it comes before any stage
+BASELINES = (downsample.NAME,)  # compared like methods, but applied before any stage
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A method, by name, and the visual tokens it keeps of each image; both None: unpruned.
+    """The name of a method and the number of visual tokens it keeps of each image; both None: unpruned.
 
-    `options` are more of `apply`'s, as (name, value). A setting prepares both sides: the model (`applied`)
-    and its inputs (`prepared`).
+    `options` are further options of `tokenprune.apply`, as (name, value). A setting prepares the model
+    (`applied`) and its inputs (`prepared`).
     """
 
     method: str | None = None
@@ -30,12 +30,12 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """How tables and pictures call it."""
+        """Name of the setting in tables and pictures."""
         return "unpruned" if self.method is None else f"{self.method}, {self.keep} tokens"
 
     @contextmanager
     def applied(self, model: nn.Module, seed: int = 0) -> Iterator[tokenprune.PruningHandle | None]:
-        """Prune the model inside the block; the handle is None where nothing is pruned."""
+        """Prune the model within the block; the handle is None if nothing is pruned."""
         if self.method is None:
             yield None
         elif self.method == downsample.NAME:
@@ -48,7 +48,7 @@ class Setting:
                 yield handle
 
     def prepared(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Model inputs under this setting: with smaller pictures for `downsample`, else as they are."""
+        """Return the model inputs of this setting: with smaller images for `downsample`, else unchanged."""
         if self.method != downsample.NAME or self.keep is None:
             return inputs
         config = model.config
@@ -61,7 +61,7 @@ UNPRUNED = Setting()
 
 
 def refusal(model: nn.Module, setting: Setting) -> str | None:
-    """Why this model cannot run under a setting, None when it can. The model is left as it was."""
+    """Return why a model does not support a setting, or None if it does. The model is left unchanged."""
     try:
         with setting.applied(model):
             return None
@@ -70,5 +70,5 @@ def refusal(model: nn.Module, setting: Setting) -> str | None:
 
 
 def known_method(name: str) -> str:
-    """Return the name if it is a method's or a baseline's, else raise UnknownNameError."""
+    """Return the name of a method or a baseline; raise UnknownNameError if it is neither."""
     return name if name in BASELINES else tokenprune.method(name).name

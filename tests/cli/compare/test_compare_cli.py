@@ -74,9 +74,9 @@ def test_questions_from_a_file_each_metric_in_its_own_table(written, untrained, 
     [
         ({"question": "?", "answer": "a"}, "line 2: the field 'image' is missing"),
         ({**GOOD, "image": "c.png"}, "line 2: there is no image"),
-        ({**GOOD, "metric": "bleu"}, "line 2: unknown metric 'bleu'; there are exact_match, yes_no_f1"),
+        ({**GOOD, "metric": "bleu"}, "line 2: unknown metric 'bleu'; metrics: exact_match, yes_no_f1"),
         ({**GOOD, "metric": "yes_no_f1"}, "line 2: yes_no_f1 takes one answer, 'yes' or 'no', not"),
-        ({**GOOD, "answers": ["a"]}, "line 2: give either 'answer', a text, or 'answers'"),
+        ({**GOOD, "answers": ["a"]}, "line 2: give either 'answer', a string, or 'answers'"),
         (
             {**GOOD, "answer": "\ud800"},
             r"line 2: 'answer' holds '\ud800', which is no character; leave it out",
@@ -157,7 +157,7 @@ def test_a_question_that_holds_the_sign_of_a_picture_is_named(written, untrained
 
 def test_an_unknown_metric_is_named_even_when_no_line_needs_it(written, tmp_path):
     said = refused("--questions", written(GOOD), "--metric", "bleu", "--output", tmp_path / "out")
-    assert said.startswith("unknown metric 'bleu'; there are")
+    assert said.startswith("unknown metric 'bleu'; metrics:")
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path):
