@@ -66,15 +66,13 @@ def study(
         from tokenprune_cli.compare.question_set import check_questions
         from tokenprune_cli.compare.workers import Source
         from tokenprune_cli.console.progress import ProgressBar
-        from tokenprune_cli.console.questions import what_to_ask
         from tokenprune_cli.records import Provenance
 
         from benchmarks.studies import STUDIES, run_study
         from benchmarks.studies.study import StudyRecord
 
-        asked_of = what_to_ask(questions, metric, scenes)
         check_folder(output)
-        source = Source(model, device, dtype, trust_remote_code, *asked_of)
+        source = Source(model, device, dtype, trust_remote_code, questions, metric, scenes)
         asked = source.load_questions()
         network, processor = source.load_model()
         check_questions(processor, asked)

@@ -6,7 +6,7 @@ import pytest
 import tiny_models
 import torch
 from scene_batches import make_batches
-from tokenprune_cli.compare.answers import Work, answer_all
+from tokenprune_cli.compare.answers import AnswerOptions, Run, answer_all
 from tokenprune_cli.compare.collected import collect
 from tokenprune_cli.compare.question_set import embedded_scenes
 from tokenprune_cli.demo.pictures import example_sheet
@@ -88,7 +88,8 @@ def test_it_answers_what_the_model_answers_to_the_smaller_picture(untrained_mode
 
 def test_its_picture_is_the_coarser_one(untrained_model):
     questions, shown = embedded_scenes(1), (UNPRUNED, Setting("downsample", 9))
-    lines = answer_all(*untrained_model, questions, Work(64, 2, 0), shown, lambda *_: None)
+    run = Run(*untrained_model, questions, AnswerOptions(64, 2, 0))
+    lines = answer_all(run, shown, lambda *_: None)
     sheet = example_sheet(questions, collect(list(lines)), {setting.label: setting for setting in shown})
     assert sheet.width > 2 * 12 * 13 and sheet.height > 12 * 13
     whole, coarse = (  # how much neighbouring pixels differ

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenprune compare`: models x methods x budgets on a set of questions, fairly."""
+"""`tokenprune compare`: compare methods at several budgets on a set of questions, for one or more models."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from enum import Enum
@@ -12,22 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenprune_cli.console import options
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
 from tokenprune_cli.console.files import check_folder, make_directory
 from tokenprune_cli.console.models import Device, Precision
-from tokenprune_cli.console.options import (
-    Batch,
-    InPrecision,
-    Keeps,
-    MethodNames,
-    Metric,
-    OnDevice,
-    OnlyJson,
-    QuestionFile,
-    Scenes,
-    Seed,
-    TrustRemoteCode,
-)
 from tokenprune_cli.model_name import model_name
 
 if TYPE_CHECKING:
@@ -35,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Protocol(str, Enum):
-    """What is held equal; see `tokenprune_cli.compare.protocols`."""
+    """What is equal for all methods; see `tokenprune_cli.compare.protocols`."""
 
     paper = "paper"
     matched = "matched"
@@ -47,78 +36,80 @@ def compare(
         list[str] | None,
         typer.Option(help="A directory or a hub id; may be repeated (default: the embedded model)."),
     ] = None,
-    method: MethodNames = None,
-    keep: Keeps = None,
-    protocol: Annotated[Protocol, typer.Option(help="As the authors ran it, or under equal rules.")] = (
-        Protocol.both
-    ),
+    method: options.MethodNames = None,
+    keep: options.Keeps = None,
+    protocol: Annotated[
+        Protocol, typer.Option(help="Methods as their authors ran them, or under equal rules.")
+    ] = Protocol.both,
     conversation: Annotated[
-        bool, typer.Option("--conversation", help="Also ask later questions of what the first one left.")
+        bool, typer.Option("--conversation", help="Also ask later questions on what the first one left.")
     ] = False,
-    questions: QuestionFile = None,
-    metric: Metric = None,
-    scenes: Scenes = None,
-    output: Annotated[Path, typer.Option(help="Where everything goes.", metavar="DIR")] = Path(
+    questions: options.QuestionFile = None,
+    metric: options.Metric = None,
+    scenes: options.Scenes = None,
+    output: Annotated[Path, typer.Option(help="Directory for the results.", metavar="DIR")] = Path(
         "compare-output"
     ),
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away what DIR holds.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard earlier answers in DIR.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that answer; each loads the model.")
+        int | None, typer.Option(min=1, help="Number of processes; each loads the model.")
     ] = None,
-    batch: Batch = 64,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 16,
-    min_pixels: Annotated[int | None, typer.Option(min=1, help="Least pixels of a picture.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(min=1, help="Most pixels of a picture.")] = None,
-    seed: Seed = 0,
-    device: OnDevice = Device.auto,
-    dtype: InPrecision = Precision.auto,
-    trust_remote_code: TrustRemoteCode = False,
-    as_json: OnlyJson = False,
+    batch: options.Batch = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of answers, in tokens.")] = 16,
+    min_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Minimum number of pixels of a picture.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of pixels of a picture.")
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.OnDevice = Device.auto,
+    dtype: options.InPrecision = Precision.auto,
+    trust_remote_code: options.TrustRemoteCode = False,
+    as_json: options.OnlyJson = False,
 ) -> None:
     """Compare methods at several budgets on a set of questions, and write a report."""
     with plain_errors(), quietly():
-        from tokenprune_cli.compare.answers import Work
-        from tokenprune_cli.compare.comparison import Asked
-        from tokenprune_cli.compare.comparison import compare as compare_model
+        from tokenprune_cli.compare import comparison
+        from tokenprune_cli.compare.answers import AnswerOptions
         from tokenprune_cli.compare.conversation import conversations
         from tokenprune_cli.compare.output import FILES, write_all
         from tokenprune_cli.compare.protocols import PROTOCOLS
         from tokenprune_cli.compare.workers import Source
         from tokenprune_cli.console.budgets import budget
         from tokenprune_cli.console.progress import ProgressBar
-        from tokenprune_cli.console.questions import what_to_ask
         from tokenprune_cli.evaluation.settings import known_method
 
-        asked_of = what_to_ask(questions, metric, scenes)
-        names = PROTOCOLS if protocol is Protocol.both else (protocol.value,)
+        protocols = PROTOCOLS if protocol is Protocol.both else (protocol.value,)
         methods = tuple(known_method(name) for name in method or ())
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
-        models = _different(model or [None])
-        asked = Asked(methods, keeps, names, conversation, restart, workers or _processes(models))
-        sources = [
-            Source(one, device, dtype, trust_remote_code, *asked_of, (min_pixels, max_pixels))
-            for one in models
-        ]
-        drawn = sources[0].load_questions()
-        if conversation and not conversations(drawn, seed):
+        models = _distinct(model or [None])
+        request = comparison.Request(
+            methods, keeps, protocols, conversation, restart, workers or _processes(models)
+        )
+        origin, pixels = (questions, metric, scenes), (min_pixels, max_pixels)
+        sources = [Source(name, device, dtype, trust_remote_code, *origin, pixels) for name in models]
+        question_set = sources[0].load_questions()
+        if conversation and not conversations(question_set, seed):
             raise BadInputError("--conversation needs a picture with two questions or more; there is none")
-        work = Work(batch, max_new_tokens, seed, output)
         folders = _folders(models, output)
         for name in FILES:
             check_folder(output / name)
+        answering = AnswerOptions(batch, max_new_tokens, seed)
         compared = []
         for source, folder in zip(sources, folders, strict=True):
             with ProgressBar() as progress:
-                compared.append(compare_model(source, drawn, work, asked, folder, progress))
-        record, files = write_all(output, _command(), drawn, compared)
+                result = comparison.compare(source, question_set, answering, request, folder, progress)
+                compared.append(result)
+        record, files = write_all(output, _command(), question_set, compared)
     if as_json:
         typer.echo(json.dumps(record, indent=1))
     else:
-        _show(record, [str(file) for file in files])
+        _show(record, files)
 
 
 def _command() -> str:
-    """The command line that does the same, wherever its output goes."""
+    """Return the command line without `--output`."""
     words = sys.argv[1:]
     if "--output" in words:
         at = words.index("--output")
@@ -126,20 +117,21 @@ def _command() -> str:
     return shlex.join(["tokenprune", *words])
 
 
-def _different(models: Sequence[str | None]) -> list[str | None]:
-    """Each model once; two of the same name could not be told apart, nor one that is named as a file is."""
+def _distinct(models: Sequence[str | None]) -> list[str | None]:
+    """Return the models without repetition; refuse equal names, and names of the files in the output."""
     from tokenprune_cli.compare.output import FILES
 
     unique = list(dict.fromkeys(models))
-    names = [model_name(one) for one in unique]
-    again = [name for name in names if names.count(name) > 1]
-    if again:
-        both = " and ".join(f"'{one}'" for one, name in zip(unique, names, strict=True) if name == again[0])
-        raise BadInputError(
-            f"two models are called {again[0]!r}; rename one directory, or compare each into an --output of "
-            f"its own ({both})"
-        )
-    for name in names:
+    by_name: dict[str, list[str | None]] = {}
+    for model in unique:
+        by_name.setdefault(model_name(model), []).append(model)
+    for name, same in by_name.items():
+        if len(same) > 1:
+            both = " and ".join(f"'{model}'" for model in same)
+            raise BadInputError(
+                f"two models are called {name!r}; rename one directory, or compare each into an --output of "
+                f"its own ({both})"
+            )
         if name in FILES:
             raise BadInputError(
                 f"a model called {name!r} would stand where that file goes; rename its directory"
@@ -148,10 +140,10 @@ def _different(models: Sequence[str | None]) -> list[str | None]:
 
 
 def _folders(models: Sequence[str | None], output: Path) -> list[Path]:
-    """A folder for each, made; a file system that takes `A` for `a`, or a link, may make two of them one."""
+    """Make a directory for each model; refuse two that are the same (ignored case, or a link)."""
     folders: list[Path] = []
-    for one in models:
-        folder = output / model_name(one)
+    for model in models:
+        folder = output / model_name(model)
         make_directory(folder)
         for other in folders:
             if folder.samefile(other):
@@ -161,14 +153,12 @@ def _folders(models: Sequence[str | None], output: Path) -> list[Path]:
 
 
 def _processes(models: Sequence[str | None]) -> int:
-    """One process a core for the embedded model, which is small; else a single one."""
-    import os
-
+    """Return one process per core for the embedded model, which is small, and else a single one."""
     return min(4, os.cpu_count() or 1) if list(models) == [None] else 1
 
 
-def _show(record: dict[str, Any], files: list[str]) -> None:
-    """Print tables, what they say, and what cannot be reached and why."""
+def _show(record: dict[str, Any], files: Sequence[Path]) -> None:
+    """Print the tables, their conclusions, and the reasons why a setting is not possible."""
     from rich.console import Console
 
     from tokenprune_cli.compare import table
@@ -198,4 +188,4 @@ def _show(record: dict[str, Any], files: list[str]) -> None:
     if any("conversation" in model for model in record["models"]):
         console.print(table.CONVERSATION_LEGEND)
     for file in files:
-        console.print(file, soft_wrap=True)
+        console.print(str(file), soft_wrap=True)

@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conversation track: tokens are chosen for the first question, later ones scored on what is left.
+"""The conversation track: tokens are selected for the first question, and later questions use the rest.
 
-Later questions are asked in two ways. *Anew*: each on its own, of the picture's rows as the first question
-left them in the cache, its words taken back. *Talking on*: in turn, on the whole cache, earlier questions and
-the model's answers included, which asks more of a model than most small ones have learned.
+Later questions are asked in two ways. *Anew*: each on its own, on the picture's rows that the first question
+left in the cache, without its words. *Talking*: in turn, on the whole cache including earlier questions and
+the model's answers, which requires more of a model than most small ones have learned.
+
+In *anew* the cache is not reused. The picture comes before the question and attention is causal: if the same
+tokens are dropped before the same layers, the picture's rows in the cache do not depend on the words that
+follow. So each later question is a run of its own with the selections of the first question.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import tokenprune
-from tokenprune_cli.compare.answers import Work
+from tokenprune_cli.compare.answers import Run
 from tokenprune_cli.compare.dialogue import talk
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.compare.question_set import QuestionSet, make_batch
-from tokenprune_cli.compare.remembering import Choices, remembering
+from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.tower import shared_tower
 from tokenprune_cli.evaluation.answering import answer_batch
 from tokenprune_cli.evaluation.settings import BASELINES, Setting
@@ -31,33 +35,31 @@ PICTURES = 8  # conversations in a batch
 
 
 def conversations(questions: QuestionSet, seed: int) -> list[tuple[int, ...]]:
-    """Numbers of the questions of each picture that has two at least: up to four, in an order of chance."""
+    """Return up to four question numbers in random order for each picture with at least two questions."""
     by_picture: dict[int, list[int]] = {}
     for number, item in enumerate(questions.items):
         by_picture.setdefault(item.image, []).append(number)
-    found = []
+    held = []
     for picture, numbers in by_picture.items():
         order = np.random.default_rng([seed, picture]).permutation(len(numbers))[:TURNS]
         if len(order) > 1:
-            found.append(tuple(numbers[i] for i in order))
-    return found
+            held.append(tuple(numbers[i] for i in order))
+    return held
 
 
 def later(questions: QuestionSet, seed: int) -> QuestionSet:
-    """The later questions of all conversations, in order."""
-    numbers = [number for one in conversations(questions, seed) for number in one[1:]]
-    return replace(questions, items=tuple(questions.items[i] for i in numbers))
+    """Return the later questions of all conversations, in order."""
+    items = [questions.items[i] for numbers in conversations(questions, seed) for i in numbers[1:]]
+    return dataclasses.replace(questions, items=tuple(items))
 
 
-def n_batches(questions: QuestionSet, seed: int) -> int:
-    """How many batches of conversations there are."""
-    return -(-len(conversations(questions, seed)) // PICTURES)
+def n_batches(run: Run) -> int:
+    """Return the number of batches of conversations."""
+    return -(-len(conversations(run.questions, run.options.seed)) // PICTURES)
 
 
-def converse(
-    model: Any, processor: Any, questions: QuestionSet, work: Work, number: int, settings: Sequence[Setting]
-) -> Iterator[dict[str, Any]]:
-    """Hold the conversations of batch `number` under each of some settings.
+def converse(run: Run, number: int, settings: Sequence[Setting]) -> Iterator[dict[str, Any]]:
+    """Hold the conversations of batch `number` under each of the settings.
 
     Yields
     ------
@@ -65,68 +67,77 @@ def converse(
         A line for the journal: `cell`, `batch` and `track`, and either `refused` or the answers to the later
         questions, `anew` and `talking`, conversation by conversation.
     """
-    own = conversations(questions, work.seed)[number * PICTURES : (number + 1) * PICTURES]
-    with shared_tower(model):
-        anew = {s: _refusing(_ask_anew, model, processor, questions, work, own, s) for s in settings}
-    talking: dict[Setting, list[str]] = {setting: [] for setting in settings}
-    for one in own:
-        with shared_tower(model):
-            for setting in settings:
-                if not isinstance(anew[setting], str):
-                    talking[setting] += _talk_on(model, processor, questions, work, one, setting)
-    for setting in settings:
-        head = {"cell": key(setting), "batch": number, "track": TRACK}
-        found = anew[setting]
-        if isinstance(found, str):
-            yield {**head, "refused": found}
-        else:
-            yield {**head, "anew": found, "talking": talking[setting]}
+    held = conversations(run.questions, run.options.seed)[number * PICTURES : (number + 1) * PICTURES]
+    lines = {setting: {"cell": key(setting), "batch": number, "track": TRACK} for setting in settings}
+    anew: dict[Setting, list[str]] = {}
+    with shared_tower(run.model):
+        for setting, line in lines.items():
+            try:
+                anew[setting] = ask_anew(run, held, setting)
+            except tokenprune.TokenPruneError as error:
+                yield {**line, "refused": str(error)}
+    talking: dict[Setting, list[str]] = {setting: [] for setting in anew}
+    for numbers in held:
+        with shared_tower(run.model):
+            for setting, answers in talking.items():
+                answers += talk(run, setting, numbers)[1:]
+    for setting in anew:
+        yield {**lines[setting], "anew": anew[setting], "talking": talking[setting]}
 
 
-def _refusing(ask: Any, *arguments: Any) -> list[str] | str:
-    """Answers, or why the model refuses."""
-    try:
-        found: list[str] = ask(*arguments)
-    except tokenprune.TokenPruneError as error:
-        return str(error)
-    return found
-
-
-def _ask_anew(
-    model: Any,
-    processor: Any,
-    questions: QuestionSet,
-    work: Work,
-    own: Sequence[tuple[int, ...]],
-    setting: Setting,
-) -> list[str]:
-    """Ask all first questions together, then all second ones of what was kept, and so on."""
-    applied, choices = _applied(model, setting, work.seed)
+def ask_anew(run: Run, held: Sequence[tuple[int, ...]], setting: Setting) -> list[str]:
+    """Ask all first questions in a batch, then all second ones with the same selections, and so on."""
+    applied, selections = apply_replayed(run, setting)
     turns: list[list[str]] = []
     with applied as handle:
-        for turn in range(max(map(len, own))):
-            numbers = [one[min(turn, len(one) - 1)] for one in own]  # who has no more repeats the last one
-            batch = make_batch(processor, questions, [questions.items[i] for i in numbers])
-            answers = answer_batch(model, processor, batch, handle, setting, work.max_new_tokens)
+        for turn in range(max(map(len, held))):
+            current = [numbers[min(turn, len(numbers) - 1)] for numbers in held]  # the last one is repeated
+            batch = run.questions.inputs(run.processor, current)
+            answers = answer_batch(
+                run.model, run.processor, batch, handle, setting, run.options.max_new_tokens
+            )
             turns.append([answer.text for answer in answers])
-            choices.rewind()
-    return [turns[turn][row] for row, one in enumerate(own) for turn in range(1, len(one))]
+            selections.replay()
+    return [turns[turn][row] for row, numbers in enumerate(held) for turn in range(1, len(numbers))]
 
 
-def _talk_on(
-    model: Any, processor: Any, questions: QuestionSet, work: Work, one: tuple[int, ...], setting: Setting
-) -> list[str]:
-    items = [questions.items[i] for i in one]
-    with setting.applied(model, work.seed):
-        image = questions.open_image(items[0].image)
-        texts = [item.question.text for item in items]
-        return talk(model, processor, setting, image, texts, work.max_new_tokens)[1:]
+@dataclass
+class Selections:
+    """Selections in the order in which they were made; after `replay()` they are repeated in that order."""
+
+    made: list[tokenprune.Selection] = field(default_factory=list)
+    repeated: Iterator[tokenprune.Selection] | None = None
+
+    def replay(self) -> None:
+        """Repeat the selections from the first one on."""
+        self.repeated = iter(self.made)
 
 
-def _applied(model: Any, setting: Setting, seed: int) -> tuple[AbstractContextManager[Any], Choices]:
-    """The setting with a memory of what it chose; baselines without a choice need none."""
+@dataclass(frozen=True)
+class ReplayedMethod(tokenprune.Method):
+    """Any method, with stored selections."""
+
+    selections: Selections = field(default_factory=Selections, compare=False)
+
+    def select(
+        self, tokens: tokenprune.VisualTokens, keep: int | tokenprune.Budget, *, layer: int | None = None
+    ) -> tokenprune.Selection:
+        """Select and store the selection, or repeat the one that was made here before."""
+        if self.selections.repeated is not None:
+            return next(self.selections.repeated)
+        self.selections.made.append(super().select(tokens, keep, layer=layer))
+        return self.selections.made[-1]
+
+
+def apply_replayed(run: Run, setting: Setting) -> tuple[AbstractContextManager[Any], Selections]:
+    """Return the setting's context manager for the model, and the selections made inside it.
+
+    The unpruned model and the baselines make no selections.
+    """
     if setting.method is None or setting.method in BASELINES:
-        return setting.applied(model, seed), Choices()
-    method = remembering(setting)
-    options: dict[str, Any] = dict(setting.options)
-    return tokenprune.apply(model, method=method, keep=setting.keep, seed=seed, **options), method.choices
+        return setting.applied(run.model, run.options.seed), Selections()
+    own = tokenprune.method(setting.method)
+    fields = {f.name: getattr(own, f.name) for f in dataclasses.fields(tokenprune.Method)}
+    method, options = ReplayedMethod(**fields), dict[str, Any](setting.options)
+    applied = tokenprune.apply(run.model, method=method, keep=setting.keep, seed=run.options.seed, **options)
+    return applied, method.selections

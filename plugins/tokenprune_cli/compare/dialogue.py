@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Talking on: later turns on the very cache that the first question left, one conversation at a time."""
+"""Hold a conversation about a picture: later questions follow on the cache that the first one left."""
 
 from __future__ import annotations
 
@@ -7,53 +7,56 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 
 from tokenprune_cli.cache_name import cache_name
+from tokenprune_cli.compare.answers import Run
 from tokenprune_cli.console.failures import BadInputError
 from tokenprune_cli.evaluation.prompts import placed, tokenized
 from tokenprune_cli.evaluation.settings import Setting
 
 
 @torch.no_grad()
-def talk(
-    model: Any,
-    processor: Any,
-    setting: Setting,
-    image: Image.Image,
-    questions: Sequence[str],
-    max_new_tokens: int,
-) -> list[str]:
-    """Ask questions about one picture one after the other; the model's own answers stay in the conversation.
+def talk(run: Run, setting: Setting, numbers: Sequence[int]) -> list[str]:
+    """Ask questions about one picture, by their numbers; the model's answers stay in the conversation.
 
-    Only the first call brings the picture. Its answer is taken back from the cache and written again as the
-    chat template writes it, then the next question follows. The model is already under the setting.
+    Only the first call takes the picture. Its answer is removed from the cache and written again by the chat
+    template, followed by the next question. Returns the answers.
     """
-    inputs = placed(model, setting.prepared(model, tokenized(processor, [image], [questions[0]])))
+    model, processor = run.model, run.processor
+    items = [run.questions.items[i] for i in numbers]
+    texts = [item.question.text for item in items]
+    picture = run.questions.open_image(items[0].image)
     name = cache_name(model)
-    ids, turns, said = inputs["input_ids"], [(questions[0], "")], list[str]()
-    for next_question in [*questions[1:], None]:
-        out = model.generate(
-            **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
-        )
-        cache, length = getattr(out, name), ids.shape[1]
-        said.append(processor.batch_decode(out.sequences[:, length:], skip_special_tokens=True)[0].strip())
-        if next_question is None:
-            break
-        too_long = int(cache.get_seq_length()) - length
-        if too_long:  # 0 where the answer was empty; cropping by 0 would mean to nothing
-            cache.crop(-too_long)
-        before = rendered(processor, turns)
-        turns = [*turns[:-1], (turns[-1][0], said[-1]), (next_question, "")]
-        text = continuation(before, rendered(processor, turns))
-        more = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        ids = torch.cat([ids, more.to(ids.device)], 1)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), name: cache}
-    return said
+    turns, answers = [(texts[0], "")], list[str]()
+    with setting.applied(model, run.options.seed):
+        inputs = placed(model, setting.prepared(model, tokenized(processor, [picture], texts[:1])))
+        ids = inputs["input_ids"]
+        for next_question in [*texts[1:], None]:
+            out = model.generate(
+                **inputs,
+                max_new_tokens=run.options.max_new_tokens,
+                do_sample=False,
+                return_dict_in_generate=True,
+            )
+            cache, length = getattr(out, name), ids.shape[1]
+            answer = processor.batch_decode(out.sequences[:, length:], skip_special_tokens=True)[0].strip()
+            answers.append(answer)
+            if next_question is None:
+                break
+            surplus = int(cache.get_seq_length()) - length
+            if surplus:  # 0 after an empty answer; crop(0) would remove everything
+                cache.crop(-surplus)
+            before = rendered(processor, turns)
+            turns = [*turns[:-1], (turns[-1][0], answer), (next_question, "")]
+            text = continuation(before, rendered(processor, turns))
+            added = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+            ids = torch.cat([ids, added.to(ids.device)], 1)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), name: cache}
+    return answers
 
 
 def rendered(processor: Any, turns: Sequence[tuple[str, str]]) -> str:
-    """Write a conversation about one picture in the model's chat template; the last turn lacks its answer."""
+    """Apply the chat template to a conversation about one picture whose last question has no answer yet."""
     messages: list[dict[str, Any]] = []
     for number, (question, answer) in enumerate(turns):
         picture = [{"type": "image"}] if number == 0 else []
@@ -65,10 +68,10 @@ def rendered(processor: Any, turns: Sequence[tuple[str, str]]) -> str:
 
 
 def continuation(before: str, after: str) -> str:
-    """What a conversation has more than it had a turn ago."""
+    """Return what the last turn adds to the text of a conversation."""
     if not after.startswith(before):
         raise BadInputError(
-            "this model's chat template writes earlier turns anew with every turn, so that a conversation "
-            "cannot go on from the cache; leave --conversation out"
+            "this model's chat template changes earlier turns with every turn, so that a conversation cannot "
+            "continue on the cache; omit --conversation"
         )
     return after[len(before) :]

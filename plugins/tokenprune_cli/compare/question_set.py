@@ -12,23 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache, cached
 from PIL import Image
 from tokenprune_embedded import Question, held_out_scenes
 
-from tokenprune_cli.compare.shelf import Shelf
 from tokenprune_cli.console.failures import BadInputError, first_line
 from tokenprune_cli.console.images import UNREADABLE, as_rgb
 from tokenprune_cli.evaluation.prompts import picture_token, tokenized
 from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
 
-N_EXAMPLES = 6  # questions that the report shows pictures of
+N_EXAMPLES = 6  # questions whose pictures the report shows
+CACHED_BYTES = 2**26  # of pixels; a batch of ordinary photographs
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question about picture number `image`; all `answers` count as right, judged by `metric`.
+    """A question about picture number `image`; each of the `answers` is right, as judged by `metric`.
 
-    `where` it stands: a file and a line.
+    `where` names the file and the line of the question.
     """
 
     image: int
@@ -40,7 +41,7 @@ class Item:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions in order, and a function that opens picture i; `digest` changes whenever any of it does."""
+    """Questions in order, a function that opens picture i, and a digest of questions and pictures."""
 
     name: str
     items: tuple[Item, ...]
@@ -49,39 +50,42 @@ class QuestionSet:
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Metrics that occur, in order."""
+        """Metrics in the order of their first question."""
         return tuple(dict.fromkeys(item.metric for item in self.items))
 
     @cached_property
     def families(self) -> dict[str, int]:
-        """How many questions each family has, in the order in which they occur; empty without families."""
+        """Number of questions by family, in the order of their first question; empty without families."""
         return dict(Counter(item.question.family for item in self.items if item.question.family))
 
     @cached_property
     def n_images(self) -> int:
-        """Pictures."""
+        """Number of pictures."""
         return len({item.image for item in self.items})
 
     @cached_property
     def examples(self) -> tuple[int, ...]:
-        """Numbers of questions to show, whatever the answers: one of each family, each of another picture."""
-        chosen: list[int] = []
+        """Numbers of the questions to show, at most one of a picture: of each family first, then others."""
+        chosen: dict[int, int] = {}  # number of a question by its picture
         families: set[str] = set()
-        for new_family in (True, False):
+        for new_families in (True, False):
             for number, item in enumerate(self.items):
-                is_new = item.question.family not in families if new_family else True
-                if (
-                    is_new
-                    and len(chosen) < N_EXAMPLES
-                    and item.image not in {self.items[i].image for i in chosen}
-                ):
-                    chosen.append(number)
+                if len(chosen) == N_EXAMPLES or item.image in chosen:
+                    continue
+                if not new_families or item.question.family not in families:
+                    chosen[item.image] = number
                     families.add(item.question.family)
-        return tuple(chosen)
+        return tuple(chosen.values())
+
+    def inputs(self, processor: Any, numbers: Iterable[int]) -> dict[str, Any]:
+        """Return the model inputs of some of the questions, by their numbers; keeps no pictures."""
+        items = [self.items[number] for number in numbers]
+        images = [self.open_image(item.image) for item in items]
+        return tokenized(processor, images, [item.question.text for item in items])
 
 
 def embedded_scenes(n: int) -> QuestionSet:
-    """Questions about the first `n` held-out scenes."""
+    """Return the questions about the first `n` held-out scenes."""
     scenes = list(held_out_scenes(n))
     items = [
         Item(i, question, (question.answer,), DEFAULT_METRIC)
@@ -94,25 +98,32 @@ def embedded_scenes(n: int) -> QuestionSet:
 
 
 def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet:
-    """Questions of a JSONL file.
+    """Return the questions of a JSONL file; pictures are opened when they are needed.
 
     Raises
     ------
     QuestionFileError
-        When a line cannot be used. (A picture that is damaged inside is a BadInputError once it is opened.)
+        When a line cannot be used. (A picture that is damaged inside is a BadInputError when it is opened.)
     """
-    asked = read_questions(path, metric)
-    images = list(dict.fromkeys(question.image for question in asked))
+    lines = read_questions(path, metric)
+    images = list(dict.fromkeys(line.image for line in lines))
     number = {image: i for i, image in enumerate(images)}
     items = [
-        Item(number[q.image], Question(q.family, q.text, q.answers[0]), q.answers, q.metric, where)
-        for q, where in ((q, f"{path}, line {q.line}") for q in asked)
+        Item(
+            number[line.image],
+            Question(line.family, line.text, line.answers[0]),
+            line.answers,
+            line.metric,
+            f"{path}, line {line.line}",
+        )
+        for line in lines
     ]
-    first = {item.image: item.where for item in reversed(items)}  # where a picture is named first
+    first = {item.image: item.where for item in reversed(items)}  # where a picture is first named
 
     def unreadable(i: int, error: Exception) -> str:
         return f"{first[i]}: the image '{images[i]}' cannot be read: {first_line(error)}"
 
+    @cached(LRUCache[Any, Image.Image](CACHED_BYTES, getsizeof=lambda image: 3 * image.width * image.height))
     def open_image(i: int) -> Image.Image:
         try:
             with Image.open(images[i]) as image:
@@ -126,18 +137,11 @@ def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet
         except OSError as error:
             raise QuestionFileError(unreadable(i, error)) from None
 
-    digest = _digest(items, map(content, range(len(images))))
-    return QuestionSet(path.name, tuple(items), Shelf(open_image), digest)
-
-
-def make_batch(processor: Any, questions: QuestionSet, items: Sequence[Item]) -> dict[str, Any]:
-    """Make the model inputs of some of the questions; their pictures are not held."""
-    images = [questions.open_image(item.image) for item in items]
-    return tokenized(processor, images, [item.question.text for item in items])
+    return QuestionSet(path.name, tuple(items), open_image, _digest(items, map(content, range(len(images)))))
 
 
 def check_questions(processor: Any, questions: QuestionSet) -> None:
-    """Refuse questions that a processor would look for a picture in.
+    """Refuse questions with a token that stands for a picture in the processor's prompts.
 
     Raises
     ------
@@ -154,7 +158,7 @@ def check_questions(processor: Any, questions: QuestionSet) -> None:
 
 
 def _digest(items: Sequence[Item], pictures: Iterable[bytes]) -> str:
-    found = hashlib.sha256(repr([(i.image, i.question, i.answers, i.metric) for i in items]).encode())
+    digest = hashlib.sha256(repr([(i.image, i.question, i.answers, i.metric) for i in items]).encode())
     for picture in pictures:
-        found.update(hashlib.sha256(picture).digest())
-    return found.hexdigest()[:16]
+        digest.update(hashlib.sha256(picture).digest())
+    return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@ import json
 import pytest
 import tiny_models
 import torch
-from tokenprune_cli.compare.question_set import embedded_scenes, make_batch
+from tokenprune_cli.compare.question_set import embedded_scenes
 
 import tokenprune
 from benchmarks.studies import STUDIES, Study, run_study
@@ -82,7 +82,7 @@ def test_answers_are_those_of_the_method_itself(untrained_model, questions):
     model, processor = untrained_model
     plan = cut_down("combination", ("product", "diversity alone")).plan(model)
     answers, kept = _answers(plan, model, processor, questions, 3, 64, lambda *step: None)
-    batch = make_batch(processor, questions, questions.items)
+    batch = questions.inputs(processor, range(len(questions.items)))
     for variant, method in (("product", "zoo-exact"), ("diversity alone", "divprune")):
         setting = Setting(method, 18)
         with setting.applied(model) as handle:

@@ -4,8 +4,8 @@
 import dataclasses
 
 import pytest
-from tokenprune_cli.compare.answers import Work
-from tokenprune_cli.compare.comparison import Asked, compare
+from tokenprune_cli.compare.answers import AnswerOptions, Run
+from tokenprune_cli.compare.comparison import Request, compare
 from tokenprune_cli.compare.question_set import embedded_scenes
 from tokenprune_cli.compare.workers import Source
 from tokenprune_cli.console.models import Device, Precision
@@ -20,22 +20,27 @@ def questions():
 
 
 @pytest.fixture(scope="session")
-def work(tmp_path_factory):
-    return Work(batch=4, max_new_tokens=2, seed=0, pictures=tmp_path_factory.mktemp("pictures"))
+def options(tmp_path_factory):
+    return AnswerOptions(batch=4, max_new_tokens=2, seed=0, pictures=tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def run(untrained_model, questions, options):
+    return Run(*untrained_model, questions, options)
 
 
 @pytest.fixture(scope="session")
 def source(untrained):
-    return Source(str(untrained), Device.cpu, Precision.auto, False, 2, "exact_match")
+    return Source(str(untrained), Device.cpu, Precision.auto, False, scenes=2)
 
 
 @pytest.fixture(scope="session")
-def asked():
-    return Asked(("zoo-exact", "fastv"), (36, 9), ("paper", "matched"), conversation=True, repeats=1)
+def comparison_request():
+    return Request(("zoo-exact", "fastv"), (36, 9), ("paper", "matched"), conversation=True, repeats=1)
 
 
 @pytest.fixture(scope="session")
-def compared(source, questions, work, asked, tmp_path_factory):
+def compared(source, questions, options, comparison_request, tmp_path_factory):
     """A whole comparison: (what came out, its folder)."""
     folder = tmp_path_factory.mktemp("compared")
-    return compare(source, questions, work, asked, folder, lambda *_: None), folder
+    return compare(source, questions, options, comparison_request, folder, lambda *_: None), folder

@@ -14,7 +14,7 @@ from tokenprune_cli.compare.collected import Collected, collect
 from tokenprune_cli.compare.comparison import compare
 from tokenprune_cli.compare.journal import Journal
 from tokenprune_cli.compare.plan import key, make_plan
-from tokenprune_cli.compare.timing import _contender, count_flops
+from tokenprune_cli.compare.timing import contender, count_flops
 from tokenprune_cli.compare.workers import answer_in_processes
 from tokenprune_cli.evaluation.costs import prefill_flops
 from tokenprune_cli.evaluation.prompts import tokenized
@@ -91,9 +91,9 @@ class Killed(Exception):
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(
-    compared, source, questions, work, asked, tmp_path, monkeypatch
+    compared, source, questions, options, comparison_request, tmp_path, monkeypatch
 ):
-    asked = dataclasses.replace(asked, conversation=False)
+    comparison_request = dataclasses.replace(comparison_request, conversation=False)
     whole = Journal(compared[1] / comparison.ANSWERS, json.loads(first_line(compared[1]))["configuration"])
     append, written = Journal.append, []
 
@@ -105,12 +105,17 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
 
     monkeypatch.setattr(Journal, "append", append_some)
     with pytest.raises(Killed):
-        compare(source, questions, work, asked, tmp_path, lambda *_: None)
+        compare(source, questions, options, comparison_request, tmp_path, lambda *_: None)
     monkeypatch.setattr(Journal, "append", append)
     before = (tmp_path / comparison.ANSWERS).read_text()
     steps = []
     again = compare(
-        source, questions, work, asked, tmp_path, lambda what, done, total: steps.append((what, done))
+        source,
+        questions,
+        options,
+        comparison_request,
+        tmp_path,
+        lambda what, done, total: steps.append((what, done)),
     )
     assert (tmp_path / comparison.ANSWERS).read_text().startswith(before)
     assert steps[0] == ("answering", 9)
@@ -126,31 +131,28 @@ def first_line(folder):
     return (folder / comparison.ANSWERS).read_text().splitlines()[0]
 
 
-def test_a_finished_run_runs_nothing_again(compared, source, questions, work, asked):
+def test_a_finished_run_runs_nothing_again(compared, source, questions, options, comparison_request):
     before = (compared[1] / comparison.ANSWERS).read_text()
-    again = compare(source, questions, work, asked, compared[1], lambda *_: None)
+    again = compare(source, questions, options, comparison_request, compared[1], lambda *_: None)
     assert (compared[1] / comparison.ANSWERS).read_text() == before
     assert again.record == compared[0].record
 
 
-def test_sharing_the_tower_changes_no_line(untrained_model, questions, work, monkeypatch):
-    model, processor = untrained_model
-    settings = make_plan(model, ["zoo-exact", "visionzip", "fastv"], [9], ["paper", "matched"]).settings
-    ours = list(answer(model, processor, questions, work, 1, settings))
+def test_sharing_the_tower_changes_no_line(run, monkeypatch):
+    settings = make_plan(run.model, ["zoo-exact", "visionzip", "fastv"], [9], ["paper", "matched"]).settings
+    ours = list(answer(run, 1, settings))
     monkeypatch.setattr("tokenprune_cli.compare.answers.shared_tower", nullcontext)
-    assert ours == list(answer(model, processor, questions, work, 1, settings))
+    assert ours == list(answer(run, 1, settings))
     assert len(ours) == len(settings)
 
 
-def test_processes_answer_what_one_process_answers(untrained_model, source, work, tmp_path):
-    model, processor = untrained_model
-    questions = source.load_questions()
+def test_processes_answer_what_one_process_answers(run, source, tmp_path):
+    options = dataclasses.replace(run.options, pictures=tmp_path)
+    run = dataclasses.replace(run, questions=source.load_questions(), options=options)
     settings = (UNPRUNED, Setting("random", 9))
     pending = [("questions", number, settings) for number in range(2)]
-    lines = list(answer_in_processes(source, dataclasses.replace(work, pictures=tmp_path), pending, 2))
-    want = [
-        line for number in range(2) for line in answer(model, processor, questions, work, number, settings)
-    ]
+    lines = list(answer_in_processes(source, options, pending, 2))
+    want = [line for number in range(2) for line in answer(run, number, settings)]
     place = lambda line: (line["batch"], line["cell"])  # noqa: E731
     assert sorted(lines, key=place) == sorted(want, key=place)
 
@@ -183,7 +185,7 @@ def test_operations_by_part(untrained_model, questions, setting):
     model, processor = untrained_model
     item = questions.items[0]
     inputs = tokenized(processor, [questions.open_image(0)], [item.question.text])
-    flops = count_flops(model, _contender(model, setting, inputs, 0), Clock(torch.device("cpu")))
+    flops = count_flops(model, contender(model, setting, inputs, 0), Clock(torch.device("cpu")))
     assert flops["total"] == flops["tower"] + flops["choosing"] + flops["language"]
     if setting.method in (None, "stride"):
         assert flops["choosing"] == 0
@@ -191,6 +193,6 @@ def test_operations_by_part(untrained_model, questions, setting):
         assert flops["choosing"] > 2 * 144 * 128**2
     else:  # one row of attention of each head: queries times keys
         assert 0 < flops["choosing"] < 1e6
-    unpruned = count_flops(model, _contender(model, UNPRUNED, inputs, 0), Clock(torch.device("cpu")))
+    unpruned = count_flops(model, contender(model, UNPRUNED, inputs, 0), Clock(torch.device("cpu")))
     assert flops["tower"] == unpruned["tower"]
     assert key(setting)

@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Later questions on what the first one left: as the cache itself answers once its words are hidden."""
 
+import dataclasses
+
 import pytest
 import torch
 from cache_names import CACHE, cache_of
-from tokenprune_cli.compare.conversation import TURNS, _applied, _ask_anew, conversations, converse, later
+from tokenprune_cli.compare.answers import Run
+from tokenprune_cli.compare.conversation import (
+    TURNS,
+    apply_replayed,
+    ask_anew,
+    conversations,
+    converse,
+    later,
+)
 from tokenprune_cli.compare.dialogue import continuation, rendered, talk
 from tokenprune_cli.console.failures import BadInputError
 from tokenprune_cli.evaluation.prompts import tokenized
@@ -16,16 +26,16 @@ SETTINGS = [UNPRUNED, *(Setting(method, 18) for method in METHODS)]
 
 
 @pytest.fixture(scope="module")
-def embedded():
-    return load_embedded_model()
+def embedded(questions, options):
+    return Run(*load_embedded_model(), questions, options)
 
 
 @torch.no_grad()
-def on_the_cache(embedded, questions, setting, numbers, max_new_tokens):
+def on_the_cache(run, setting, numbers):
     """The literal thing: one cache, the first question's rows marked as padding, cropped back each time."""
-    model, processor = embedded
-    items = [questions.items[i] for i in numbers]
-    image = questions.open_image(items[0].image)
+    model, processor = run.model, run.processor
+    items = [run.questions.items[i] for i in numbers]
+    image = run.questions.open_image(items[0].image)
     said = []
     with setting.applied(model):
         inputs = tokenized(processor, [image], [items[0].question.text])
@@ -46,7 +56,7 @@ def on_the_cache(embedded, questions, setting, numbers, max_new_tokens):
             mask[:, after:length] = 0
             out = model.generate(
                 input_ids=whole, attention_mask=mask, **{CACHE: cache}, do_sample=False,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=run.options.max_new_tokens,
             )  # fmt: skip
             said.append(processor.batch_decode(out[:, whole.shape[1] :], skip_special_tokens=True)[0].strip())
             if int(cache.get_seq_length()) > length:
@@ -55,40 +65,38 @@ def on_the_cache(embedded, questions, setting, numbers, max_new_tokens):
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_asked_anew_is_asked_of_the_cache(embedded, questions, work, setting):
-    own = conversations(questions, work.seed)
-    together = _ask_anew(*embedded, questions, work, own, setting)
-    alone = [a for one in own for a in on_the_cache(embedded, questions, setting, one, work.max_new_tokens)]
+def test_asked_anew_is_asked_of_the_cache(embedded, setting):
+    held = conversations(embedded.questions, embedded.options.seed)
+    together = ask_anew(embedded, held, setting)
+    alone = [answer for numbers in held for answer in on_the_cache(embedded, setting, numbers)]
     assert together == alone
     assert len(together) == 2 * (TURNS - 1)
 
 
-def test_later_answers_follow_the_first_choice(embedded, questions, work):
+def test_later_answers_follow_the_first_choice(embedded):
     # with another first question a method that saw it keeps other tokens, one that did not keeps the same
-    model, processor = embedded
-    one = conversations(questions, work.seed)[0]
-    other = (one[1], one[0], *one[2:])
+    first, second, *_ = conversations(embedded.questions, embedded.options.seed)[0]
 
-    def kept(setting, numbers):
-        applied, _ = _applied(model, setting, 0)
-        item = questions.items[numbers[0]]
+    def kept(setting, number):
+        applied, _ = apply_replayed(embedded, setting)
         with applied as handle:
-            model(**tokenized(processor, [questions.open_image(item.image)], [item.question.text]))
+            embedded.model(**embedded.questions.inputs(embedded.processor, [number]))
             return handle.last.images[0].kept.tolist()
 
-    assert kept(Setting("divprune", 9), one) == kept(Setting("divprune", 9), other)
-    assert kept(Setting("sparsevlm-plus", 9), one) != kept(Setting("sparsevlm-plus", 9), other)
+    assert kept(Setting("divprune", 9), first) == kept(Setting("divprune", 9), second)
+    assert kept(Setting("sparsevlm-plus", 9), first) != kept(Setting("sparsevlm-plus", 9), second)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("length", [1, 4])  # of one token nothing has to be taken back from the cache
-def test_talking_on_is_one_long_prompt_when_nothing_is_dropped(embedded, questions, length):
-    model, processor = embedded
-    items = [item for item in questions.items if item.image == 0][:3]
-    texts, image = [item.question.text for item in items], questions.open_image(0)
+def test_talking_on_is_one_long_prompt_when_nothing_is_dropped(embedded, length):
+    options = dataclasses.replace(embedded.options, max_new_tokens=length)
+    run = dataclasses.replace(embedded, options=options)
+    model, processor, image = run.model, run.processor, run.questions.open_image(0)
+    numbers = [i for i, item in enumerate(run.questions.items) if item.image == 0][:3]
+    texts = [run.questions.items[i].question.text for i in numbers]
     for setting in (UNPRUNED, Setting("zoo-exact", 144)):
-        with setting.applied(model):
-            said = talk(model, processor, setting, image, texts, length)
+        said = talk(run, setting, numbers)
         for turn in range(3):
             turns = [*zip(texts[:turn], said[:turn], strict=True), (texts[turn], "")]
             inputs = processor(images=[image], text=[rendered(processor, turns)], return_tensors="pt")
@@ -106,13 +114,13 @@ def test_conversations_are_drawn_by_picture(questions):
     assert [item for item in later(questions, 0).items] == [questions.items[i] for o in held for i in o[1:]]
 
 
-def test_a_refusal_is_a_line_too(untrained_model, questions, work):
+def test_a_refusal_is_a_line_too(run):
     setting = Setting("fastv", 9, (("budget", "average"),))
-    (line,) = converse(*untrained_model, questions, work, 0, [setting])
+    (line,) = converse(run, 0, [setting])
     assert "an average of 9 rows a layer is not possible" in line["refused"]
 
 
 def test_a_template_that_writes_turns_anew_is_refused():
     assert continuation("USER: a", "USER: a b USER: c") == " b USER: c"
-    with pytest.raises(BadInputError, match="writes earlier turns anew"):
+    with pytest.raises(BadInputError, match="changes earlier turns with every turn"):
         continuation("USER: a", "SYSTEM: x USER: a")

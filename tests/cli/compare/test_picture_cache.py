@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a question file are opened when they are needed, and few are held."""
+"""Pictures of a question file are opened when they are needed, and few are cached."""
 
 import gc
 import json
@@ -8,7 +8,8 @@ from contextlib import nullcontext
 
 import pytest
 from PIL import Image
-from tokenprune_cli.compare import shelf
+from tokenprune_cli.compare import answers, question_set
+from tokenprune_cli.compare.answers import AnswerOptions, Run
 from tokenprune_cli.compare.question_set import embedded_scenes, questions_from_file
 from tokenprune_cli.evaluation.settings import UNPRUNED
 
@@ -19,8 +20,8 @@ A_PICTURE = 3 * 40 * 30
 
 @pytest.fixture
 def questions(tmp_path, monkeypatch):
-    """Twelve questions about twelve pictures, of which three may be held."""
-    monkeypatch.setattr(shelf, "HELD_BYTES", 3 * A_PICTURE)
+    """Twelve questions about twelve pictures, of which three may be cached."""
+    monkeypatch.setattr(question_set, "CACHED_BYTES", 3 * A_PICTURE)
     lines = []
     for i in range(12):
         Image.new("RGB", (40, 30), (i, 0, 0)).save(tmp_path / f"{i}.png")
@@ -48,38 +49,36 @@ def test_nothing_is_opened_before_it_is_needed_and_few_stay(questions, read):
     del picture
     gc.collect()
     assert [i for i, ref in enumerate(alive) if ref() is not None] == [9, 10, 11]
-    assert questions.open_image.held_bytes == 3 * A_PICTURE
+    assert questions.open_image.cache.currsize == 3 * A_PICTURE
     assert len(read) == 12
 
 
-def test_who_comes_back_soon_finds_the_picture_open(questions, read):
-    for i in (0, 1, 0, 2, 0, 3, 0):  # four pictures: 1 goes, being the one asked for longest ago
+def test_recently_used_pictures_are_not_opened_again(questions, read):
+    for i in (0, 1, 0, 2, 0, 3, 0):  # of four pictures 1 is removed: it was used longest ago
         questions.open_image(i)
     assert read == ["0.png", "1.png", "2.png", "3.png"]
     questions.open_image(1)
     assert read[4:] == ["1.png"]
 
 
-def test_a_picture_larger_than_the_shelf_is_opened_and_not_held():
-    large = Image.new("RGB", (100, 100))
-    opened = shelf.Shelf(lambda i: large if i == 1 else Image.new("RGB", (40, 30)), 3 * A_PICTURE)
-    opened(0)
-    assert opened(1) is large
-    assert opened.held_bytes == 0
+def test_a_picture_larger_than_the_cache_is_opened_every_time(questions, tmp_path, read):
+    Image.new("RGB", (100, 100)).save(tmp_path / "1.png")
+    for i in (0, 1, 1, 0):
+        questions.open_image(i)
+    assert read == ["0.png", "1.png", "1.png"]
+    assert questions.open_image.cache.currsize == A_PICTURE
 
 
-def test_a_batch_holds_no_picture_while_its_settings_run(questions, monkeypatch):
+def test_a_batch_holds_no_picture_while_its_settings_run(questions, tmp_path, monkeypatch):
     """Only what the processor made of them."""
-    from tokenprune_cli.compare import answers, question_set
-
     seen = []
 
     def tokenized(processor, images, texts):
         seen.extend(map(weakref.ref, images))
         return {}
 
-    monkeypatch.setattr(shelf, "HELD_BYTES", 0)
-    questions.open_image._limit = 0
+    monkeypatch.setattr(question_set, "CACHED_BYTES", 0)
+    questions = questions_from_file(tmp_path / "questions.jsonl")
     monkeypatch.setattr(question_set, "tokenized", tokenized)
     held = []
 
@@ -89,8 +88,8 @@ def test_a_batch_holds_no_picture_while_its_settings_run(questions, monkeypatch)
 
     monkeypatch.setattr(answers, "answer_batch", answer_batch)
     monkeypatch.setattr(answers, "shared_tower", nullcontext)  # there is no model
-    work = type("Work", (), {"batch": 5, "seed": 0, "max_new_tokens": 1})
-    (line,) = answers.answer(None, None, questions, work, 0, (UNPRUNED,))
+    run = Run(None, None, questions, AnswerOptions(batch=5, max_new_tokens=1, seed=0))
+    (line,) = answers.answer(run, 0, (UNPRUNED,))
     assert line["refused"] == "far enough" and (held, len(seen)) == ([0], 5)
 
 
