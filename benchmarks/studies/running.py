@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from tokenprune_cli.compare.question_set import QuestionSet, make_batch
+from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import Scores
 from tokenprune_cli.compare.tower import shared_tower
 from tokenprune_cli.evaluation.answering import answer_batch
@@ -89,7 +89,8 @@ def _answers(
     wanted: list[tuple[Variant, float]] = [(v, share) for share in plan.shares for v in plan.variants]
     answers: dict[Cell, list[str]] = {(UNPRUNED, None): []} | {(v.name, share): [] for v, share in wanted}
     kept: dict[Cell, list[int]] = {cell: [] for cell in answers}
-    starts = range(0, len(questions.items), size)
+    numbers = range(len(questions.items))
+    starts = numbers[::size]
     done, total = 0, len(starts) * len(answers)
 
     def store(cell: Cell, batch_answers: Sequence[Any]) -> None:
@@ -100,7 +101,7 @@ def _answers(
         progress("answering", done, total)
 
     for start in starts:
-        batch = make_batch(processor, questions, questions.items[start : start + size])
+        batch = questions.inputs(processor, numbers[start : start + size])
         with shared_tower(model):
             with plan.watch.listening() if plan.watch else nullcontext():
                 batch_answers = answer_batch(model, processor, batch, max_new_tokens=max_new_tokens)

@@ -46,7 +46,7 @@ def demo(
     with plain_errors(), quietly():
         from rich.console import Console
 
-        from tokenprune_cli.compare.answers import Work, answer_all
+        from tokenprune_cli.compare.answers import AnswerOptions, Run, answer_all
         from tokenprune_cli.compare.collected import collect
         from tokenprune_cli.compare.question_set import embedded_scenes
         from tokenprune_cli.console.budgets import budget
@@ -71,9 +71,9 @@ def demo(
         for name in pictures:
             check_writable(output / name)
         questions = embedded_scenes(scenes or (preset.FULL_SCENES if full else preset.SCENES))
-        work = Work(BATCH, ANSWER_TOKENS, seed)
+        run = Run(network, processor, questions, AnswerOptions(BATCH, ANSWER_TOKENS, seed))
         with ProgressBar() as progress:
-            found = collect(list(answer_all(network, processor, questions, work, plan.settings, progress)))
+            found = collect(list(answer_all(run, plan.settings, progress)))
         for refusal in filter(None, (answers.refused for answers in found.values())):
             raise BadInputError(refusal)
         record = {

@@ -72,7 +72,7 @@ def _example(compared: Compared, questions: QuestionSet, number: int) -> dict[st
     n_protocols = len({line["protocol"] for line in lines})
 
     def picture(cell: str, title: str) -> dict[str, Any]:
-        answers, path = compared.found.get(cell), picture_path(compared.pictures, cell, number)
+        answers, path = compared.answers.get(cell), picture_path(compared.pictures, cell, number)
         if answers is None or answers.refused is not None:
             return {"title": title, "answer": None}
         return {
