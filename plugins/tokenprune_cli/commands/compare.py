@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ import typer
 
 from tokenprune_cli.console import options
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
-from tokenprune_cli.console.files import check_folder, make_directory
+from tokenprune_cli.console.files import check_folder, deliver, make_directory
 from tokenprune_cli.console.models import Device, Precision
 from tokenprune_cli.model_name import model_name
 
@@ -102,10 +102,7 @@ def compare(
                 result = comparison.compare(source, question_set, answering, request, folder, progress)
                 compared.append(result)
         record, files = write_all(output, _command(), question_set, compared)
-    if as_json:
-        typer.echo(json.dumps(record, indent=1))
-    else:
-        _show(record, files)
+        deliver(record, partial(_show, files=files), as_json, None)
 
 
 def _command() -> str:

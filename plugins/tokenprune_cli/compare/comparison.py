@@ -28,8 +28,8 @@ class Request:
     """What to compare, on any model.
 
     Without `keeps` the budgets are shares of the model's visual tokens. `conversation` adds the conversation
-    track, `restart` discards earlier answers. The questions are answered by so many `processes`, and all
-    settings are timed `repeats` times.
+    track, `restart` discards earlier answers. `processes` is the number of processes that answer, `repeats`
+    how often each setting is timed.
     """
 
     methods: tuple[str, ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conversation track: tokens are selected for the first question, and later questions use the rest.
+"""The conversation track: tokens are selected for the first question, later ones use what is left.
 
 Later questions are asked in two ways. *Anew*: each on its own, on the picture's rows that the first question
 left in the cache, without its words. *Talking*: in turn, on the whole cache including earlier questions and

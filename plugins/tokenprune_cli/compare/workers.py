@@ -33,8 +33,8 @@ Pending = Sequence[tuple[str, int, tuple[Setting, ...]]]  # track, batch, and th
 class Source:
     """Where a command's model and questions come from; every process loads its own.
 
-    The questions are those of the file `questions`, where `metric` is for lines that name none, or about so
-    many embedded `scenes`. `pixels` are the fewest and the most pixels of a picture.
+    The questions are those of the file `questions`, whose lines are judged by `metric` if they name none, or
+    those about the first `scenes` embedded scenes. `pixels` are the minimum and the maximum of a picture.
     """
 
     model: str | None
@@ -63,9 +63,9 @@ class Source:
         return embedded_scenes(self.scenes or SCENES)
 
 
-def set_pixels(processor: Any, fewest: int | None, most: int | None) -> None:
+def set_pixels(processor: Any, minimum: int | None, maximum: int | None) -> None:
     """Limit the pixels of a picture, if the processor keeps its aspect ratio."""
-    if fewest is None and most is None:
+    if minimum is None and maximum is None:
         return
     size = dict(processor.image_processor.size)
     if size.get("shortest_edge") is None or size.get("longest_edge") is None:
@@ -73,8 +73,8 @@ def set_pixels(processor: Any, fewest: int | None, most: int | None) -> None:
             "--min-pixels and --max-pixels are for models that take pictures of any size, as Qwen2.5-VL; "
             f"this one's processor resizes to {size}"
         )
-    size["shortest_edge"] = size["shortest_edge"] if fewest is None else fewest
-    size["longest_edge"] = size["longest_edge"] if most is None else most
+    size["shortest_edge"] = size["shortest_edge"] if minimum is None else minimum
+    size["longest_edge"] = size["longest_edge"] if maximum is None else maximum
     processor.image_processor.size = size
 
 
