@@ -17,7 +17,7 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # where a terminal knows no such letter: a question mark
+            stream.reconfigure(errors="replace")  # a question mark for unsupported characters
     try:
         try:
             app(prog_name="tokenprune")
@@ -26,12 +26,12 @@ def main() -> None:
                 sys.stdout.flush()
     except OSError as error:
         if error.filename is not None or error.errno == errno.EPIPE:
-            raise  # no output: a bug; or nobody reads any more
-        _end_of_output(error)
+            raise  # not about the output, so a bug; or the reader of the output has stopped
+        _exit_without_output(error)
 
 
-def _end_of_output(error: OSError) -> None:
-    """Say that printing failed; what is still buffered goes nowhere, or Python would try it once more."""
+def _exit_without_output(error: OSError) -> None:
+    """Report that printing failed and exit; discard the buffer, which Python would otherwise try to write."""
     with contextlib.suppress(OSError, ValueError):
         print(f"tokenprune: the output cannot be written: {error.strerror or error}", file=sys.stderr)
     with contextlib.suppress(OSError, ValueError):

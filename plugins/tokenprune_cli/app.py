@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All commands together."""
+"""The command line with all commands."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ app.command("list")(list_names)
 app.command("plugins")(plugins)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(value: bool) -> None:
+    if value:
         from importlib.metadata import version
 
         typer.echo(f"tokenprune-vlm {version('tokenprune-vlm')}")
@@ -43,7 +43,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Prune the visual tokens of vision-language models."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model calls its key-value cache: transformers renamed `past_key_values` to `cache` in 5.24."""
+"""The name of a model's key-value cache: transformers renamed `past_key_values` to `cache` in 5.24."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ NAMES = ("cache", "past_key_values")
 
 
 def cache_name(model: Any) -> str:
-    """Return the name of the argument and output field for a cache; TypeError if the model has none."""
+    """Return the name of the cache among arguments and outputs; raise TypeError if the model has none."""
     arguments = inspect.signature(type(model).forward).parameters
     for name in NAMES:
         if name in arguments:
             return name
     raise TypeError(
         f"{type(model).__name__}.forward takes no cache: it has none of the arguments {', '.join(NAMES)}; "
-        "a model that generates from a key-value cache is needed"
+        "use a model that generates from a key-value cache"
     )

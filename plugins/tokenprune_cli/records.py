@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of measurements as dataclasses: one JSON codec, and where and with what they were made."""
+"""Records of measurements as dataclasses: their JSON format, and how they were made."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ TITLES = {"python": "Python", "torch": "PyTorch", "vllm": "vLLM"}
 
 
 class RecordError(ValueError):
-    """A record does not have the fields or types that it should; the message names the field."""
+    """A record has wrong fields or types; the message names the field."""
 
 
 def to_dict(record: Any) -> Any:
-    """Return a record as JSON has it: dataclasses as dictionaries, NaN and infinity as None."""
+    """Return a record as JSON values: dataclasses as dictionaries, NaN and infinity as None."""
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {field.name: to_dict(getattr(record, field.name)) for field in dataclasses.fields(record)}
     if isinstance(record, Mapping):
@@ -42,7 +42,7 @@ def to_dict(record: Any) -> Any:
 
 
 def dumps(record: Any, indent: int = 1) -> str:
-    """Return a record as JSON."""
+    """Return a record as a JSON string."""
     return json.dumps(to_dict(record), indent=indent, allow_nan=False)
 
 
@@ -52,12 +52,12 @@ def read(kind: type[T], path: Path) -> T:
 
 
 def from_dict(kind: type[T], value: Any) -> T:
-    """Return the dataclass that a dictionary holds; None in place of a number is NaN.
+    """Return the dataclass of a dictionary; None instead of a float is NaN.
 
     Raises
     ------
     RecordError
-        For an unknown or missing field, or a value of another type.
+        For unknown or missing fields, or values of the wrong type.
     """
     decoded: T = _decoded(kind, value, "")
     return decoded
@@ -93,7 +93,7 @@ def _dataclass(kind: Any, value: Mapping[str, Any], where: str) -> Any:
     fields, hints = {field.name: field for field in dataclasses.fields(kind)}, typing.get_type_hints(kind)
     for name in value:
         if name not in fields:
-            raise RecordError(f"unknown field '{_joined(where, name)}'; there are {', '.join(fields)}")
+            raise RecordError(f"unknown field '{_joined(where, name)}'; fields: {', '.join(fields)}")
     for name, field in fields.items():
         optional = field.default, field.default_factory
         if name not in value and optional == (dataclasses.MISSING, dataclasses.MISSING):
@@ -113,7 +113,7 @@ def _joined(where: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """Kind of machine that a record was made on; nothing that identifies it."""
+    """The kind of machine that a record was made on, without anything that identifies it."""
 
     system: str
     architecture: str
@@ -124,7 +124,7 @@ class Machine:
 
     @classmethod
     def here(cls, device: torch.device | None = None) -> Machine:
-        """Describe this machine; its GPU is named if `device` is one."""
+        """Describe this machine, and its GPU if `device` is one."""
         import torch
 
         on_gpu = device is not None and device.type == "cuda"
@@ -138,7 +138,7 @@ class Machine:
         )
 
     def __str__(self) -> str:
-        """Write as in "1 of 2 cores (AMD EPYC, x86_64, Linux)"."""
+        """Return a description such as "1 of 2 cores (AMD EPYC, x86_64, Linux)"."""
         all_cores = self.cores is None or self.threads >= self.cores
         count = f"{self.threads}" if all_cores else f"{self.threads} of {self.cores}"
         cores = f"{count} core{'' if (self.cores or self.threads) == 1 else 's'}"
@@ -148,9 +148,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Command, machine and versions that a record was made with.
+    """The command, machine and versions that a record was made with.
 
-    Records derive from it and are made as `Record(**vars(Provenance.here()), ...)`.
+    Records are derived from it, and created by `Record(**vars(Provenance.here()), ...)`.
     """
 
     command: str
@@ -170,23 +170,22 @@ class Provenance:
         Parameters
         ----------
         device
-            Where the model is; None is the CPU.
+            The device of the model; None: the CPU.
         packages
-            Distributions to state beside the usual ones; those that are not installed are left out.
+            Further distributions to name; those that are not installed are left out.
         program, command
-            The command is that of this process, with `program` for its name, unless it is given.
+            The command; None: the arguments of this process, after the name `program`.
         """
-        names = ("python", *PACKAGES, *packages)
-        found = {name: _version(name) for name in names}
+        versions = {name: _version(name) for name in ("python", *PACKAGES, *packages)}
         return Provenance(
             shlex.join([*program.split(), *sys.argv[1:]]) if command is None else command,
             Machine.here(device),
-            {name: number for name, number in found.items() if number is not None},
+            {name: number for name, number in versions.items() if number is not None},
         )
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Provenance:
-        """Read it from a record in JSON, among other fields."""
+        """Return the provenance of a record in JSON, which has other fields too."""
         names = [field.name for field in dataclasses.fields(Provenance)]
         return from_dict(Provenance, {name: record[name] for name in names if name in record})
 
@@ -197,7 +196,7 @@ class Provenance:
         return ", ".join([str(self.machine), *versions])
 
     def sentence(self) -> str:
-        """Say in Markdown how the record was made."""
+        """Return a sentence in Markdown on how the record was made."""
         return f"Measured with `{self.command}` on {self.setup}."
 
 

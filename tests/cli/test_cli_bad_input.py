@@ -163,13 +163,13 @@ def test_an_empty_prompt(files, untrained, prompt):
 def test_a_prompt_with_what_is_no_character(files, monkeypatch, bad):
     monkeypatch.setattr("tokenprune_cli.commands.run.load_model", lambda *_: pytest.fail("loaded"))
     said = refused("run", "--image", files / "good.png", "--prompt", f"a {bad} b", "--keep", 9)
-    assert said == f"--prompt holds {bad!r}, which is no character; leave it out"
+    assert said == f"--prompt contains {bad!r}, which is not allowed; remove it"
 
 
 def test_a_prompt_that_holds_the_sign_of_a_picture(files, untrained):
     options = ["--keep", 9, "--model", untrained]
     said = refused("run", "--image", files / "good.png", "--prompt", "a <image> of what ?", *options)
-    assert said.startswith("--prompt holds '<image>', which stands for a picture; leave it out")
+    assert said.startswith("--prompt contains '<image>', which stands for an image; remove it")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

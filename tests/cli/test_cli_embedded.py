@@ -31,7 +31,7 @@ def test_run_answers_from_a_quarter_of_the_tokens(photo, scenes):
 
 def test_words_the_model_does_not_know_are_mentioned(photo):
     result = invoke("run", "--image", photo, "--prompt", "who painted this ?", "--keep", 36, "--json")
-    assert "knows only the words of its drawn scenes" in result.stderr
+    assert "knows only the words of its synthetic scenes" in result.stderr
     json.loads(result.stdout)
 
 

@@ -63,8 +63,8 @@ def test_a_target_is_a_file_in_a_directory_that_may_be_written(tmp_path, locked)
     files.check_folder(tmp_path / "new.json")
     for target, said in (
         (tmp_path / "none" / "x.json", "none' does not exist, so 'x.json' cannot be written there"),
-        (tmp_path, "is a directory; a file is to be written there"),
-        (locked / "x.json", "x.json' may not be written: permission denied"),
+        (tmp_path, "is a directory; give the path of a file"),
+        (locked / "x.json", "x.json' cannot be written: permission denied"),
     ):
         with pytest.raises(BadInputError, match=said):
             files.check_folder(target)
@@ -73,7 +73,7 @@ def test_a_target_is_a_file_in_a_directory_that_may_be_written(tmp_path, locked)
 def test_a_record_that_could_not_be_written_is_refused_before_any_work(tmp_path, locked, no_work):
     command = [*BENCH, "--output"]
     assert "is a directory" in refused(*command, tmp_path)
-    assert "may not be written" in refused(*command, locked / "record.json")
+    assert "cannot be written: permission denied" in refused(*command, locked / "record.json")
 
 
 def test_a_plot_that_could_not_be_written_is_refused_before_any_work(tmp_path, locked, no_work):
@@ -83,7 +83,7 @@ def test_a_plot_that_could_not_be_written_is_refused_before_any_work(tmp_path, l
     assert "has no image file extension" in refused(*plot, tmp_path / "speed.json")
     assert "does not exist" in refused(*plot, tmp_path / "none" / "speed.png")
     assert "is a directory" in refused(*plot, tmp_path / "dir.png")
-    assert "may not be written" in refused(*plot, locked / "speed.svg")
+    assert "cannot be written: permission denied" in refused(*plot, locked / "speed.svg")
 
 
 def test_a_folder_that_may_not_be_written_is_refused_before_any_work(tmp_path, locked, no_work):

@@ -58,8 +58,8 @@ def test_numbers_that_are_none_in_json():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"colour": 1}, "unknown field 'colour'; there are name, pairs, inner, extra, many"),
-        ({"inner": {"k": {"value": 1.0, "lwo": 1}}}, "unknown field 'inner.k.lwo'; there are value, low"),
+        ({"colour": 1}, "unknown field 'colour'; fields: name, pairs, inner, extra, many"),
+        ({"inner": {"k": {"value": 1.0, "lwo": 1}}}, "unknown field 'inner.k.lwo'; fields: value, low"),
         ({"inner": {"k": {}}}, "the field 'inner.k.value' is missing"),
         ({"name": 3}, "'name' cannot be 3"),
         ({"pairs": [[1, "a"], [True, "b"]]}, r"'pairs\[1\]\[0\]' cannot be true"),

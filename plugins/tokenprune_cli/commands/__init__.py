@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line. Modules here import torch and transformers only inside commands: help is quick."""
+"""The commands. They import torch and transformers when they run, so that `--help` is fast."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenprune list`: what can be asked for by name."""
+"""`tokenprune list`: list the names of methods, scorers, selectors, reducers and adapters."""
 
 from __future__ import annotations
 
@@ -9,44 +9,41 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenprune_cli.console import options
 from tokenprune_cli.console.failures import BadInputError, plain_errors
-from tokenprune_cli.console.options import OnlyJson
 
 KINDS = ("methods", "scorers", "selectors", "reducers", "adapters")
 
 
 def list_names(
     kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; default: all.")] = None,
-    as_json: OnlyJson = False,
+    as_json: options.OnlyJson = False,
 ) -> None:
     """List methods, scorers, selectors, reducers and model adapters."""
     with plain_errors():
         kinds = KINDS if kind is None else (_kind(kind),)
-        found = {name: _entries(name.removesuffix("s")) for name in kinds}
+        entries = {name: _entries(name.removesuffix("s")) for name in kinds}
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(entries, indent=2))
         return
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
-    for name, entries in found.items():
-        if not entries and kind is None:
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for name in kinds:
+        if not entries[name] and kind is None:
             continue
-        console.print(f"[bold]{name}[/bold]")
-        for entry in entries or [{"name": "none installed", "about": "", "distribution": ""}]:
-            console.print(
-                f"  {entry['name']:<14} {entry['about']}{_source(entry)}", highlight=False, markup=False
-            )
+        console.print(name, style="bold")
+        for entry in entries[name] or [{"name": "none installed", "about": "", "distribution": ""}]:
+            console.print(f"  {entry['name']:<14} {entry['about']}{_source(entry)}")
 
 
-def _kind(given: str) -> str:
-    wanted = given.lower()
+def _kind(name: str) -> str:
     for kind in KINDS:
-        if wanted in (kind, kind.removesuffix("s")):
+        if name.lower() in (kind, kind.removesuffix("s")):
             return kind
-    close = difflib.get_close_matches(wanted, KINDS, n=1)
+    close = difflib.get_close_matches(name.lower(), KINDS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise BadInputError(f"there is no kind {given!r} to list.{hint} Kinds: {', '.join(KINDS)}")
+    raise BadInputError(f"there is no kind {name!r} to list.{hint} Kinds: {', '.join(KINDS)}")
 
 
 def _entries(kind: str) -> list[dict[str, Any]]:
@@ -56,19 +53,18 @@ def _entries(kind: str) -> list[dict[str, Any]]:
     entries = []
     for name in registry.names(kind):
         try:
-            found, plugin = registry.find(kind, name), registry.origin(kind, name)
+            item, plugin = registry.find(kind, name), registry.origin(kind, name)
         except tokenprune.PluginConflictError as error:
             entries.append({"name": name, "about": str(error), "distribution": "", "plugin": ""})
             continue
-        about = getattr(found, "title", "") or (found.__doc__ or "").strip().split("\n")[0]
-        paper = getattr(found, "paper", "")
+        about = getattr(item, "title", "") or (item.__doc__ or "").strip().split("\n")[0]
         entry = {"name": name, "about": about, "distribution": plugin.distribution, "plugin": plugin.name}
-        entries.append({**entry, "paper": paper} if kind == "method" else entry)
+        entries.append({**entry, "paper": getattr(item, "paper", "")} if kind == "method" else entry)
     return entries
 
 
 def _source(entry: dict[str, Any]) -> str:
-    """Paper, and the distribution where it is not ours."""
+    """Write the paper, and the distribution unless it is ours."""
     notes = [entry.get("paper", "")]
     if entry["distribution"] not in ("tokenprune-vlm", ""):
         notes.append(f"from {entry['distribution']}")

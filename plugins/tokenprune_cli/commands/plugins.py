@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenprune plugins`: which plugins are installed, where they come from, and what is wrong with them."""
+"""`tokenprune plugins`: list the installed plugins, where they come from, and their problems."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any
 
 import typer
 
+from tokenprune_cli.console import options
 from tokenprune_cli.console.failures import plain_errors
-from tokenprune_cli.console.options import OnlyJson
 
 NAMESAKE = "tokenprune"  # an unrelated distribution on the package index, with our import name
 
 
-def plugins(
-    as_json: OnlyJson = False,
-) -> None:
-    """Show installed plugins, their problems and conflicts."""
+def plugins(as_json: options.OnlyJson = False) -> None:
+    """List installed plugins, their problems and conflicts."""
     with plain_errors():
         import tokenprune
 
@@ -46,24 +44,24 @@ def plugins(
 
 
 def namesake_warning() -> str | None:
-    """Warn when the unrelated distribution `tokenprune` is installed beside `tokenprune-vlm`."""
+    """Return a warning if the unrelated distribution `tokenprune` is installed, else None."""
     try:
-        found = version(NAMESAKE)
+        namesake_version = version(NAMESAKE)
     except PackageNotFoundError:
         return None
     return (
-        f"The distribution {NAMESAKE!r} {found} is installed beside 'tokenprune-vlm'. It is an unrelated "
-        f"project with the same import name, and files of one may have replaced files of the other: "
-        f"uninstall both, then install 'tokenprune-vlm' again"
+        f"The distribution {NAMESAKE!r} {namesake_version} is installed beside 'tokenprune-vlm'. It is an "
+        "unrelated project with the same import name, and files of one may have replaced files of the other: "
+        "uninstall both, then install 'tokenprune-vlm' again"
     )
 
 
 def _entry(plugin: Any) -> dict[str, Any]:
     state = "broken" if plugin.problem else "switched off" if plugin.disabled else "loaded"
     delivers = [
-        f"{hook.removeprefix('tokenprune_').removesuffix('s')} {thing.name}"
-        for hook, things in plugin.delivers.items()
-        for thing in things
+        f"{hook.removeprefix('tokenprune_').removesuffix('s')} {item.name}"
+        for hook, items in plugin.delivers.items()
+        for item in items
     ]
     return {
         "name": plugin.name,

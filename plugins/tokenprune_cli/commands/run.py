@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenprune run`: one question about one picture, answered from fewer visual tokens."""
+"""`tokenprune run`: answer a question about an image with fewer visual tokens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenprune_cli.console import options
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
 from tokenprune_cli.console.models import Device, Precision, load_model
-from tokenprune_cli.console.options import (
-    InPrecision,
-    ModelName,
-    OnDevice,
-    OnlyJson,
-    Seed,
-    TrustRemoteCode,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,38 +22,39 @@ if TYPE_CHECKING:
 
 
 def run(
-    image: Annotated[Path, typer.Option(help="The picture.", metavar="FILE")],
-    prompt: Annotated[str, typer.Option(help="The question about it.")],
-    model: ModelName = None,
-    method: Annotated[str | None, typer.Option(help="A method by name (default: zoo-exact).")] = None,
-    scorer: Annotated[str | None, typer.Option(help="Instead of a method: a scorer ...")] = None,
-    selector: Annotated[str | None, typer.Option(help="... and a selector.")] = None,
+    image: Annotated[Path, typer.Option(help="The image.", metavar="FILE")],
+    prompt: Annotated[str, typer.Option(help="The question about the image.")],
+    model: options.ModelName = None,
+    method: Annotated[str | None, typer.Option(help="Name of a method (default: zoo-exact).")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Instead of a method: name of a scorer.")] = None,
+    selector: Annotated[str | None, typer.Option(help="Name of a selector to go with it.")] = None,
     keep: Annotated[str | None, typer.Option(help="Visual tokens to keep.", metavar="N")] = None,
     keep_ratio: Annotated[
-        str | None, typer.Option(help="Or the share of them to keep, above 0 and up to 1.", metavar="SHARE")
+        str | None,
+        typer.Option(help="Ratio of visual tokens to keep, above 0 and at most 1.", metavar="SHARE"),
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Save a picture of what was kept.", metavar="FILE")
+        Path | None, typer.Option(help="Save a picture of the kept tokens.", metavar="FILE")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of the answer.")] = 64,
-    seed: Seed = 0,
-    device: OnDevice = Device.auto,
-    dtype: InPrecision = Precision.auto,
-    trust_remote_code: TrustRemoteCode = False,
-    as_json: OnlyJson = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer.")] = 64,
+    seed: options.Seed = 0,
+    device: options.OnDevice = Device.auto,
+    dtype: options.InPrecision = Precision.auto,
+    trust_remote_code: options.TrustRemoteCode = False,
+    as_json: options.OnlyJson = False,
 ) -> None:
-    """Answer a question about a picture from a few of its visual tokens."""
+    """Answer a question about an image with a few of its visual tokens."""
     with plain_errors():
         import tokenprune
         from tokenprune_cli.console.budgets import budget
         from tokenprune_cli.console.images import check_writable, open_image, save_image
-        from tokenprune_cli.evaluation.prompts import unusable_character
+        from tokenprune_cli.evaluation.prompts import picture_token, placed, tokenized, unusable_character
 
         if not prompt.strip():
-            raise BadInputError("--prompt is empty; ask something about the picture")
-        bad = unusable_character(prompt)
-        if bad is not None:
-            raise BadInputError(f"--prompt holds {bad!r}, which is no character; leave it out")
+            raise BadInputError("--prompt is empty; ask a question about the image")
+        character = unusable_character(prompt)
+        if character is not None:
+            raise BadInputError(f"--prompt contains {character!r}, which is not allowed; remove it")
         kept = budget(keep, keep_ratio)
         strategy = _strategy(method, scorer, selector)
         picture = open_image(image)
@@ -68,14 +62,23 @@ def run(
             check_writable(save)
         with quietly():
             network, processor = load_model(model, device, dtype, trust_remote_code)
-            _check_prompt(processor, prompt)
+            token = picture_token(processor, prompt)
+            if token is not None:
+                raise BadInputError(
+                    f"--prompt contains {token!r}, which stands for an image; remove it, the image is placed "
+                    "before the question"
+                )
+            inputs = tokenized(processor, [picture], [prompt])
             budgets: dict[str, Any] = {"keep": kept.keep, "keep_ratio": kept.keep_ratio}
             with tokenprune.apply(network, **strategy, **budgets, seed=seed) as handle:
-                inputs, answer = _answer(network, processor, picture, prompt, max_new_tokens)
-                report = handle.last
-                name = handle.cuts[0].method.name
+                output = network.generate(
+                    **placed(network, inputs), max_new_tokens=max_new_tokens, do_sample=False
+                )
+                report, name = handle.last, handle.cuts[0].method.name
         if report is None:
             raise BadInputError("no visual token reached the language model, so nothing was pruned")
+        new_ids = output[:, inputs["input_ids"].shape[1] :]
+        answer = processor.batch_decode(new_ids, skip_special_tokens=True)[0].strip()
         if model is None:
             _warn_of_unknown_words(processor, prompt)
         if as_json:
@@ -89,7 +92,7 @@ def run(
 
 
 def _strategy(method: str | None, scorer: str | None, selector: str | None) -> dict[str, Any]:
-    """Look the names up before any model is loaded."""
+    """Look up the names, before a model is loaded."""
     import tokenprune
 
     if method is not None and (scorer is not None or selector is not None):
@@ -102,36 +105,13 @@ def _strategy(method: str | None, scorer: str | None, selector: str | None) -> d
     }
 
 
-def _check_prompt(processor: Any, prompt: str) -> None:
-    from tokenprune_cli.evaluation.prompts import picture_token
-
-    token = picture_token(processor, prompt)
-    if token is not None:
-        raise BadInputError(
-            f"--prompt holds {token!r}, which stands for a picture; leave it out, the picture is put before "
-            "the question"
-        )
-
-
-def _answer(
-    network: Any, processor: Any, picture: Image, prompt: str, max_new_tokens: int
-) -> tuple[dict[str, Any], str]:
-    """Model inputs, and the answer they get."""
-    from tokenprune_cli.evaluation.prompts import placed, tokenized
-
-    inputs = tokenized(processor, [picture], [prompt])
-    output = network.generate(**placed(network, inputs), max_new_tokens=max_new_tokens, do_sample=False)
-    new = output[:, inputs["input_ids"].shape[1] :]
-    return inputs, processor.batch_decode(new, skip_special_tokens=True)[0].strip()
-
-
 def _warn_of_unknown_words(processor: Any, prompt: str) -> None:
     tokenizer = processor.tokenizer
     ids = tokenizer(prompt, add_special_tokens=False).input_ids
     if tokenizer.unk_token_id in ids:
         typer.echo(
-            "tokenprune: the embedded model knows only the words of its drawn scenes, and not all of this "
-            "prompt's; try 'what color is the star ?', or another model with --model",
+            "tokenprune: the embedded model knows only the words of its synthetic scenes, and not all words "
+            "of this prompt; try 'what color is the star ?', or another model with --model",
             err=True,
         )
 
@@ -139,7 +119,7 @@ def _warn_of_unknown_words(processor: Any, prompt: str) -> None:
 def _kept_picture(
     processor: Any, inputs: dict[str, Any], report: tokenprune.PruningReport, lines: Sequence[str]
 ) -> Image:
-    """Draw the kept patches on the picture as the model sees it: cropped, or cut into pieces."""
+    """Draw the kept patches on the image as the model sees it: cropped, or cut into tiles."""
     from tokenprune_visualize import captioned, in_rows, kept
 
     pieces = [kept(image, inputs=inputs, processor=processor) for image in report.images]

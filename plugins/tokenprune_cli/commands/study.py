@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenprune study`, which is a benchmark of the repository now; removed in 0.3."""
+"""`tokenprune study`, which has moved to the benchmarks of the repository; to be removed in 0.3."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tokenprune_cli.console.failures import BadInputError, plain_errors
 
 
 def study(
-    arguments: Annotated[list[str] | None, typer.Argument(help="What `tokenprune study` took.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(help="The former arguments.")] = None,
 ) -> None:
-    """Say where studies are run now."""
+    """Say how to run studies."""
     with plain_errors():
         words = " ".join(arguments or ["NAME"])
         raise BadInputError(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands share: options, models and files by name, progress, and how they fail."""
+"""What the commands share: options, loading of models, files, progress and error messages."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad input: one clear sentence on stderr and exit code 2, never a traceback.
+"""Invalid input: a sentence on stderr and exit code 2, without a traceback.
 
-Any function of the command line may raise `BadInputError` about what the user gave.
+Any function of the command line may raise `BadInputError` for invalid input of the user.
 """
 
 from __future__ import annotations
@@ -16,36 +16,34 @@ from tokenprune_adapters.loading import first_line as first_line
 
 BAD_INPUT = 2
 CLIP_SIGNAL = "clip_text_embeds"
-BRING_CLIP = (
-    "; this method needs a CLIP that you bring from Python: tokenprune.method('cdpruner', clip=...) with "
+CLIP_ADVICE = (
+    "; this method needs a CLIP model that is passed in Python: tokenprune.method('cdpruner', clip=...) with "
     "tokenprune_adapters.clip_space.ClipSpace, see docs/methods/cdpruner.md"
 )
 
 
 class BadInputError(Exception):
-    """Something the user gave cannot be used; the message says what, why and what to do."""
+    """Invalid input of the user; the message says what is wrong, why, and what to do."""
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn what is raised on purpose into a sentence on stderr; any other exception is a bug and stays."""
+    """Print our own exceptions as a sentence on stderr; any other exception is a bug and passes."""
     from tokenprune import TokenPruneError
 
     try:
         yield
     except (TokenPruneError, BadInputError) as error:
-        typer.echo(f"tokenprune: {_with_advice(str(error))}", err=True)
+        message = str(error)
+        if CLIP_SIGNAL in message:  # the command line cannot pass a CLIP model
+            message = message.rstrip(".") + CLIP_ADVICE
+        typer.echo(f"tokenprune: {message}", err=True)
         raise typer.Exit(BAD_INPUT) from None
-
-
-def _with_advice(message: str) -> str:
-    """Add what the command line alone cannot do about it."""
-    return message.rstrip(".") + BRING_CLIP if CLIP_SIGNAL in message else message
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep the progress bars, log lines and warnings of transformers and the hub out of the output."""
+    """Suppress the progress bars, log messages and warnings of transformers and the hub."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 

@@ -17,7 +17,7 @@ Record = TypeVar("Record")
 
 
 def check_folder(output: Path | None) -> None:
-    """Refuse a file that could not be written, before any work."""
+    """Raise an error if a file cannot be written, before any work is done."""
     if output is None:
         return
     if not os.path.isdir(output.parent):
@@ -25,24 +25,24 @@ def check_folder(output: Path | None) -> None:
             f"the directory '{output.parent}' does not exist, so '{output.name}' cannot be written there"
         )
     if os.path.isdir(output):
-        raise BadInputError(f"'{output}' is a directory; a file is to be written there")
+        raise BadInputError(f"'{output}' is a directory; give the path of a file")
     if not os.access(output if os.path.exists(output) else output.parent, os.W_OK):
-        raise BadInputError(f"'{output}' may not be written: permission denied")
+        raise BadInputError(f"'{output}' cannot be written: permission denied")
 
 
 def make_directory(folder: Path) -> None:
-    """Make a directory that is to be written to; it may be there already."""
+    """Make a directory for output, unless it exists; raise an error if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise BadInputError(f"the directory '{folder}' cannot be made: {reason}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise BadInputError(f"the directory '{folder}' may not be written to: permission denied")
+        raise BadInputError(f"the directory '{folder}' is not writable: permission denied")
 
 
 def write_text(path: Path, text: str, end: str = "\n") -> None:
-    """Write a text and an end of line; bytes of file names in it that are no UTF-8 are written as escapes."""
+    """Write a string and an end of line; bytes of file names that are not UTF-8 are written as escapes."""
     try:
         path.write_text(text + end, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
@@ -52,7 +52,7 @@ def write_text(path: Path, text: str, end: str = "\n") -> None:
 def deliver(
     record: Record, show: Callable[[Record], None], as_json: bool, output: Path | None, indent: int = 1
 ) -> None:
-    """Print what was measured, as JSON or by `show`, and write it; when one fails the other is done."""
+    """Print a record, as JSON or by `show`, and write it to a file, even if printing fails."""
     text = dumps(record, indent)
     try:
         if as_json:
@@ -65,5 +65,5 @@ def deliver(
 
 
 def cannot_write(path: Path, error: OSError) -> BadInputError:
-    """What to say when writing a file failed."""
+    """Return the error for a file that could not be written."""
     return BadInputError(f"'{path}' cannot be written: {error.strerror or first_line(error)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading the model the user names, or the embedded one."""
+"""Load the model that the user names, or the embedded model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load_model(
     trust_remote_code: bool = False,
     attention: str | None = None,
 ) -> tuple[Any, Any]:
-    """Load a model and its processor: a local directory, a hub id, or (None) the embedded model."""
+    """Load a model and its processor, by a local directory or a hub id; None: the embedded model."""
     from tokenprune_embedded import embedded_model_path
 
     embedded = name is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far long work has come."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ProgressBar:
-    """A progress bar on stderr, where that is a terminal; called with what is done and how much of it."""
+    """A progress bar on stderr, if that is a terminal."""
 
     def __enter__(self) -> ProgressBar:
         from rich.console import Console
@@ -23,7 +23,7 @@ class ProgressBar:
         self._bar.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Say how much of some work is done, and of how much."""
+        """Update the bar of a task by how much of it is done, and how much there is."""
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total)
         self._bar.update(self._tasks[what], completed=done)

@@ -79,7 +79,7 @@ def test_questions_from_a_file_each_metric_in_its_own_table(written, untrained, 
         ({**GOOD, "answers": ["a"]}, "line 2: give either 'answer', a string, or 'answers'"),
         (
             {**GOOD, "answer": "\ud800"},
-            r"line 2: 'answer' holds '\ud800', which is no character; leave it out",
+            r"line 2: 'answer' contains '\ud800', which is not allowed; remove it",
         ),
     ],
 )
