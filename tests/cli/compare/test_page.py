@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenprune_cli.compare.output import csv_text
 from tokenprune_cli.compare.plan import ALWAYS
-from tokenprune_cli.compare.spreadsheet import csv_text
 
 ROOT = Path(__file__).parents[3]
 RECORD = "docs/benchmarks/compare.json"
