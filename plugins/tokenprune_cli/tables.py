@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One table for the terminal, for Markdown and for HTML."""
+"""Tables for the terminal, for Markdown and for HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @cache
 def templates() -> jinja2.Environment:
-    """Return the environment of the command line's templates, named by their paths in this package."""
+    """Return the environment of the package's templates, which are named by their paths in it."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -34,19 +33,19 @@ class Table:
     Parameters
     ----------
     heads
-        One for each column. A line break in a heading is kept on the terminal and a space elsewhere.
+        Headings of the columns. A line break in a heading is a space in Markdown and HTML.
     rows
-        As many cells in each as there are headings, or a single cell: the title of the rows below it.
+        A row has a cell for each heading, or a single cell: the title of the rows below it.
     title
-        Stands above the table.
+        Title above the table.
     align
-        A letter for each column, `l` or `r`; without it, all but the first are set to the right.
+        A letter for each column, `l` or `r`. None aligns the first column left and the others right.
     styles
-        Style of some rows, by their number: a style of rich's, and the class of the row in HTML.
+        Styles of rows, by row number: the name of a rich style, or the class of the row in HTML.
     sections
-        Numbers of the rows that start a section, set apart by space. A row of a single cell starts one too.
+        Numbers of the rows that start a section, separated by space. Rows of a single cell start one too.
     wrap
-        Whether long cells are broken where the terminal is narrow; they are cut off otherwise.
+        Whether to wrap long cells if the terminal is narrow; otherwise they are cut off.
     """
 
     heads: Sequence[str]
@@ -66,7 +65,7 @@ class Table:
                 raise ValueError(f"row {i} has {len(row)} cells and the table {n} columns: {list(row)}")
 
     def rich(self) -> rich.table.Table:
-        """Return the table for `rich.console.Console.print`; cells are no markup."""
+        """Return the table for `rich.console.Console.print`; cells are not markup."""
         table = rich.table.Table(
             box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True,
             title=None if self.title is None else Text(self.title), title_justify="left",
@@ -84,7 +83,7 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """Return the table as lines of Markdown; the title stands above it, in bold."""
+        """Return the table in Markdown, with the title above it in bold."""
         rules = ["---:" if side == "right" else "---" for side in self._sides()]
         lines = [self.heads, rules]
         for row in self.rows:
@@ -95,19 +94,14 @@ class Table:
 
     def html(self) -> str:
         """Return the table as an HTML element; all text is escaped, and each section is a `tbody`."""
-        starts = [i for i in range(len(self.rows)) if i == 0 or self._starts_section(i)]
-        rows = iter([(self.styles.get(i, ""), row) for i, row in enumerate(self.rows)])
-        ends = [*starts[1:], len(self.rows)]
-        return (
-            templates()
-            .get_template("table.html.jinja")
-            .render(
-                heads=[head.replace("\n", " ") for head in self.heads],
-                sides=self._sides(),
-                title=self.title,
-                sections=[list(islice(rows, end - start)) for start, end in zip(starts, ends, strict=False)],
-            )
-        )
+        sections: list[list[tuple[str, Sequence[str]]]] = []
+        for i, row in enumerate(self.rows):
+            if i == 0 or self._starts_section(i):
+                sections.append([])
+            sections[-1].append((self.styles.get(i, ""), row))
+        heads = [head.replace("\n", " ") for head in self.heads]
+        template = templates().get_template("table.html.jinja")
+        return template.render(heads=heads, sides=self._sides(), title=self.title, sections=sections)
 
     def _sides(self) -> list[str]:
         letters = self.align or "l" + "r" * (len(self.heads) - 1)

@@ -67,7 +67,7 @@ def test_for_people_there_is_a_table_and_a_verdict(untrained, tmp_path, done):
     assert "unpruned 144" in flat and "zoo-exact 36" in flat and "random 9" in flat
     assert all(sentence in flat for sentence in record["conclusions"])
     assert record["closing_line"] in flat
-    assert "left out: cdpruner: the scorer" in flat
+    assert "cdpruner cannot be used on this model: the scorer" in flat
     assert "KV M" in flat and "kB FLOP" in flat
     assert "demo.json" in flat
 

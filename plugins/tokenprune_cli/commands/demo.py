@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenprune demo`: pruned against unpruned on pictures no training saw."""
+"""`tokenprune demo`: compare methods on pictures that are not in the training data."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def demo(
     method: options.MethodNames = None,
     keep: options.Keeps = None,
     scenes: Annotated[
-        int | None, typer.Option(min=1, max=100, help="How many pictures (about 13 questions each).")
+        int | None, typer.Option(min=1, max=100, help="Number of pictures (about 13 questions each).")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Where pictures and results go.", metavar="DIR")] = Path(
+    output: Annotated[Path, typer.Option(help="Directory for pictures and results.", metavar="DIR")] = Path(
         "demo-output"
     ),
     model: Annotated[
@@ -42,7 +42,7 @@ def demo(
     seed: options.Seed = 0,
     as_json: options.OnlyJson = False,
 ) -> None:
-    """Answer questions about pictures with and without pruning, and show what was kept."""
+    """Answer questions about pictures with and without pruning, and draw the kept tokens."""
     with plain_errors(), quietly():
         from rich.console import Console
 
@@ -73,21 +73,21 @@ def demo(
         questions = embedded_scenes(scenes or (preset.FULL_SCENES if full else preset.SCENES))
         run = Run(network, processor, questions, AnswerOptions(BATCH, ANSWER_TOKENS, seed))
         with ProgressBar() as progress:
-            found = collect(list(answer_all(run, plan.settings, progress)))
-        for refusal in filter(None, (answers.refused for answers in found.values())):
+            answers = collect(list(answer_all(run, plan.settings, progress)))
+        for refusal in filter(None, (collected.refused for collected in answers.values())):
             raise BadInputError(refusal)
         record = {
             **to_dict(Provenance.here(command=_command(full, methods, budgets, scenes, seed))),
             "model": model_name(model),
             "seed": seed,
-            **preset.results(plan, questions, found, network.config.text_config),
+            **preset.results(plan, questions, answers, network.config.text_config),
             "files": list(pictures),
         }
         try:
             deliver(record, partial(_show, by_layer=full), as_json, output / RESULTS, indent=2)
-        finally:  # when printing or writing fails the pictures are saved all the same
+        finally:  # the pictures are saved even if printing or writing fails
             for name, shown in pictures.items():
-                save_image(example_sheet(questions, found, shown), output / name)
+                save_image(example_sheet(questions, answers, shown), output / name)
         if not as_json:
             files = ", ".join(str(output / name) for name in [*pictures, RESULTS])
             Console(highlight=False).print(f"saved: {files}", markup=False, soft_wrap=True)
@@ -100,7 +100,9 @@ def _show(record: dict[str, Any], by_layer: bool) -> None:
     from tokenprune_cli.demo.table import demo_table
 
     console = Console(highlight=False, markup=False)
-    console.print(f"{record['questions']} questions about {record['pictures']} pictures no training saw")
+    console.print(
+        f"{record['questions']} questions about {record['pictures']} pictures, none in the training data"
+    )
     console.print(demo_table(record, by_layer).rich())
     console.print(LEGEND)
     console.print(NOISE)
@@ -111,11 +113,11 @@ def _show(record: dict[str, Any], by_layer: bool) -> None:
     for reason, number in refusals(record).items():
         console.print(f"[{number}] {reason}")
     for method, reason in record["unavailable"].items():
-        console.print(f"left out: {method}: {reason}")
+        console.print(f"{method} cannot be used on this model: {reason}")
 
 
 def _command(full: bool, methods: list[str], budgets: list[int], scenes: int | None, seed: int) -> str:
-    """Give the command line that repeats a run."""
+    """Return the command line that repeats the run."""
     words = ["tokenprune", "demo"] + ["--full"] * full
     words += [word for method in methods for word in ("--method", method)]
     words += [word for keep in budgets for word in ("--keep", str(keep))]

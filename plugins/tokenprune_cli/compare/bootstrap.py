@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paired percentile bootstrap over pictures: intervals that tell a difference from noise.
+"""The paired percentile bootstrap over pictures, which distinguishes a difference from noise.
 
 Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 16. Pictures are drawn with
 replacement. All questions of a picture are drawn together because their answers depend on each other, and
@@ -33,7 +33,7 @@ class Interval:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     def rounded(self) -> dict[str, float | None]:
-        """Return the value and the ends with five digits, as records hold them."""
+        """Return the value and the ends for a record, with five digits."""
         ends = {"value": self.value, "low": self.low, "high": self.high}
         return {name: None if end is None else round(end, 5) for name, end in ends.items()}
 

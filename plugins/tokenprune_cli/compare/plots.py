@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison's two plots: the metric over rows, and over all operations before the first token."""
+"""The two plots of a comparison: the metric over rows, and over all operations before the first token."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from tokenprune_cli.compare.plan import ALWAYS
-from tokenprune_cli.compare.table import groups
 
 AXES = {
     "rows": "mean visual rows entering a layer",
-    "flops": "MFLOP before the first token: tower, choosing, language model",
+    "flops": "MFLOP before the first token: tower, token selection, language model",
 }
 COLORS = (
     "#4269d0", "#c98a00", "#d6453d", "#2f9e8f", "#3c8f4a", "#d3609b", "#8a56c9", "#5f8fc7", "#8c5b2e",
     "#c2410c", "#0f766e", "#a21caf", "#65820f", "#334155", "#b45309", "#be123c",
 )  # fmt: skip
 GREYS = ("#555555", "#8a8a8a", "#b0b0b0")  # of baselines
-TEXT: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "text.parse_math": False}  # text stays text
+# text stays text: it is not converted to paths
+TEXT: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "text.parse_math": False}
 
 
 def plots(record: Mapping[str, Any], protocol: str, metric: str) -> dict[str, str]:
-    """Draw both plots of one protocol as SVG documents, by axis; the same record gives the same bytes."""
-    lines = [line for _, group in groups(record, protocol) for line in group if "scores" in line]
+    """Draw both plots of a protocol as SVG documents, by axis; the same record gives the same bytes."""
+    lines = [line for line in record["lines"] if line["protocol"] == protocol and line["refused"] is None]
     unpruned = next(line for line in lines if line["method"] is None)
     pruned = [line for line in lines if line["method"] is not None]
     if not pruned:
@@ -47,11 +47,12 @@ def plots(record: Mapping[str, Any], protocol: str, metric: str) -> dict[str, st
 
 
 def _figure(lines: Sequence[Mapping[str, Any]], axis: str, metric: str, unpruned: float) -> Figure:
-    """A line for each method: squares for those that saw the question, grey and dashed for baselines."""
+    """Draw a line for each method: squares for those that saw the question, grey and dashed for baselines."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(unpruned, color="black", linestyle=":", linewidth=1)
     colors = {True: iter(GREYS * len(lines)), False: iter(COLORS * len(lines))}
+    saw = {(line["method"], line["saw_the_question"]) for line in lines}
     last = {}
     for method in dict.fromkeys(line["method"] for line in lines):
         points = sorted(_point(line, axis, metric) for line in lines if line["method"] == method)
@@ -59,7 +60,7 @@ def _figure(lines: Sequence[Mapping[str, Any]], axis: str, metric: str, unpruned
         axes.errorbar(
             x, y, [below, above], label=method, color=next(colors[method in ALWAYS]), linewidth=1.2,
             linestyle="--" if method in ALWAYS else "-", elinewidth=0.6, markersize=4,
-            marker="s" if any(o["saw_the_question"] for o in lines if o["method"] == method) else "o",
+            marker="s" if (method, True) in saw else "o",
         )  # fmt: skip
         last[method] = y[-1]
     least = min(90.0, *(_point(line, axis, metric)[1] for line in lines))
@@ -71,14 +72,12 @@ def _figure(lines: Sequence[Mapping[str, Any]], axis: str, metric: str, unpruned
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     ranked = sorted(zip(handles, labels, strict=True), key=lambda pair: -last[pair[1]])
-    figure.legend(
-        [h for h, _ in ranked], [name for _, name in ranked], loc="outside right upper", frameon=False
-    )
+    figure.legend(*zip(*ranked, strict=True), loc="outside right upper", frameon=False)
     return figure
 
 
 def _point(line: Mapping[str, Any], axis: str, metric: str) -> tuple[float, float, float, float]:
-    """Place of a point, and how far its interval reaches below and above; 0 where that is unknown."""
+    """Return a point, and how far its interval extends below and above it (0 if that is unknown)."""
     score = line["scores"][metric]
     x = line["visual_rows"]["mean"] if axis == "rows" else line["flops"]["total"] / 1e6
     low, high = (score["value"] if score[end] is None else score[end] for end in ("low", "high"))

@@ -18,23 +18,23 @@ from tokenprune_cli.evaluation.settings import UNPRUNED
 
 
 def model_record(
-    plan: Plan, questions: QuestionSet, found: Mapping[str, Collected], config: Any
+    plan: Plan, questions: QuestionSet, answers: Mapping[str, Collected], config: Any
 ) -> dict[str, Any]:
-    """Return the lines of the tables with everything that was measured, in the order of the plan.
+    """Return the scores and costs of each line of the plan, and the best methods at each budget.
 
     Parameters
     ----------
-    found
-        Answers by setting; those of a setting that the model refused say why.
+    answers
+        The answers by setting, or the reason why the model refused it.
     config
         The language model's configuration.
     """
-    scores = Scores(questions, {cell: c.answers for cell, c in found.items() if c.refused is None})
-    lines = [_line(line, plan, found, scores, config) for line in plan.lines]
+    scores = Scores(questions, {cell: c.answers for cell, c in answers.items() if c.refused is None})
+    lines = [_line(line, plan, answers, scores, config) for line in plan.lines]
     for line in lines:
         if line["refused"] is None:
             line["scores"] = scores_of(line, lines, scores)
-    unpruned = found[key(UNPRUNED)]
+    unpruned = answers[key(UNPRUNED)]
     return {
         "questions": len(questions.items),
         "pictures": questions.n_images,
@@ -48,10 +48,10 @@ def model_record(
 
 
 def _line(
-    line: Line, plan: Plan, found: Mapping[str, Collected], scores: Scores, config: Any
+    line: Line, plan: Plan, answers: Mapping[str, Collected], scores: Scores, config: Any
 ) -> dict[str, Any]:
     setting, cell = line.setting, key(line.setting)
-    collected = found.get(cell, Collected(refused=plan.refused.get(setting)))
+    collected = answers.get(cell, Collected(refused=plan.refused.get(setting)))
     entry: dict[str, Any] = {
         "protocol": line.protocol,
         "method": setting.method,
@@ -84,9 +84,9 @@ def _line(
 def scores_of(
     line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], scores: Scores
 ) -> dict[str, dict[str, Any]]:
-    """Return the score of a line by metric: its interval, its share of the unpruned score, its distances.
+    """Return the scores of a line by metric, also relative to the unpruned model and to random tokens.
 
-    `lines` has the line of random tokens under the same protocol and at the same budget, if it was reached.
+    `lines` are all lines of the record, with the one of random tokens at the same budget.
     """
     cell, place = line["cell"], (line["protocol"], line["keep"], RANDOM)
     reached = [other for other in lines if other["refused"] is None]
@@ -109,9 +109,9 @@ def scores_of(
 
 
 def _leaders(lines: Sequence[Mapping[str, Any]], scores: Scores, metric: str) -> list[dict[str, Any]]:
-    """Return the methods with the highest score for each protocol and budget, and how far others are behind.
+    """Return the best methods for each protocol and budget, and the differences of the others to them.
 
-    A method whose distance to the best has an interval that contains 0 is not clearly below it.
+    A method is clearly below the best if the interval of the difference does not contain 0.
     """
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for line in lines:
@@ -140,13 +140,13 @@ def _leaders(lines: Sequence[Mapping[str, Any]], scores: Scores, metric: str) ->
 
 
 def add_conversations(
-    record: dict[str, Any], questions: QuestionSet, found: Mapping[str, Collected], seed: int
+    record: dict[str, Any], questions: QuestionSet, answers: Mapping[str, Collected], seed: int
 ) -> None:
-    """Add the scores of first questions, and of later ones asked in both ways, to the lines of a record."""
+    """Add the scores of the conversation track to a record: first questions, and later ones in both ways."""
     turns = conversations(questions, seed)
     first = replace(questions, items=tuple(questions.items[numbers[0]] for numbers in turns))
     rest = later(questions, seed)
-    reached = {cell: collected for cell, collected in found.items() if collected.refused is None}
+    reached = {cell: collected for cell, collected in answers.items() if collected.refused is None}
     parts = {
         "first": Scores(first, {cell: [c.answers[t[0]] for t in turns] for cell, c in reached.items()}),
         "anew": Scores(rest, {cell: c.anew for cell, c in reached.items()}),

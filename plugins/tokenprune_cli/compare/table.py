@@ -3,39 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from tokenprune_cli.tables import Table
 
 LEGEND = (
-    "rows: mean visual rows entering a layer of the language model, over its layers. right: the metric, in "
-    "per cent; of own: in per cent of the model's own, unpruned. to own, to random: 95 % interval of how "
-    "many points it is above the unpruned model, and above random tokens at the same budget, on the same "
-    "questions (paired bootstrap over pictures); one that holds 0 is noise. FLOP: operations before the "
-    "first token, of tower, choosing and language model. ms: time to the first token of one question. "
-    "?: the method saw the question."
+    "rows: visual rows entering a layer of the language model, averaged over the layers. right: the metric, "
+    "in per cent. of own: in per cent of the unpruned model's score. to own, to random: 95 % interval of the "
+    "difference, in points, to the unpruned model and to random tokens at the same budget, on the same "
+    "questions (paired bootstrap over pictures); an interval that contains 0 is noise. FLOP: operations "
+    "before the first token, in the vision tower, token selection and language model. ms: time to the first "
+    "token of one question. ?: the method saw the question."
 )
 CONVERSATION_LEGEND = (
-    "first: the questions for which tokens were chosen. anew: later questions about the same pictures, each "
-    "asked of the rows that the first one left in the cache, its words taken back. talk: the same questions "
-    "in turn, on the whole cache with everything said before. of own, to random: as above, of what stands "
-    "to the left."
+    "first: the questions for which tokens were selected. anew: later questions about the same pictures, "
+    "each asked on the rows that the first one left in the cache, without its words. talk: the same "
+    "questions in turn, on the whole cache with all earlier questions and answers. of own, to random: as "
+    "above, for the column to the left."
 )
-Line = Mapping[str, Any]  # of a record
-
-
-def groups(record: Mapping[str, Any], protocol: str) -> Iterator[tuple[int | None, list[Line]]]:
-    """Yield the lines of a protocol by budget; the unpruned model's comes first, with None."""
-    lines = [line for line in record["lines"] if line["protocol"] == protocol]
-    for keep in dict.fromkeys(line["keep"] for line in lines):
-        yield keep, [line for line in lines if line["keep"] == keep]
+Line = Mapping[str, Any]  # one of a record's lines
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a table; `method` comes first, `cells` fills the others from a line and a metric."""
+    """The headings of a table, `method` first, and a function that fills the other columns of a line."""
 
     columns: tuple[str, ...]
     cells: Callable[[Line, str], list[str]]
@@ -49,15 +44,16 @@ def table(
     title: str | None = None,
     style: Callable[[Line], str] = lambda line: "",
 ) -> Table:
-    """Lay out the table of a protocol, with the budget above its lines.
+    """Lay out the table of a protocol, with each budget above its lines.
 
-    A line of a budget that cannot be reached has the number of the reason; see `refusals`. `style` returns
+    If a method cannot reach a budget, its line has the number of the reason; see `refusals`. `style` returns
     the style of a line, for `Table`.
     """
     rows, styles, notes = list[list[str]](), dict[int, str](), refusals(record)
-    for keep, lines in groups(record, protocol):
+    lines = [line for line in record["lines"] if line["protocol"] == protocol]
+    for keep, group in groupby(lines, key=itemgetter("keep")):
         rows += [[f"keep {keep}"]] if keep is not None else []
-        for line in lines:
+        for line in group:
             name = (line["method"] or "unpruned") + (" ?" if line["saw_the_question"] else "")
             if line["refused"] is None:
                 cells = layout.cells(line, metric)
@@ -103,13 +99,13 @@ CONVERSATION = Layout(
 
 
 def refusals(record: Mapping[str, Any]) -> dict[str, int]:
-    """Return the reasons why budgets cannot be reached, with their numbers."""
+    """Number the reasons why budgets cannot be reached."""
     reasons = dict.fromkeys(line["refused"] for line in record["lines"] if line["refused"] is not None)
     return {reason: number for number, reason in enumerate(reasons, 1)}
 
 
 def conclusions(record: Mapping[str, Any], protocol: str) -> list[str]:
-    """Say which methods are best at each budget, and which are not clearly below them."""
+    """Return a sentence for each budget: the best methods, and those that are not clearly below them."""
     sentences = []
     for at in record["leaders"]:
         if at["protocol"] != protocol:
@@ -126,7 +122,7 @@ def conclusions(record: Mapping[str, Any], protocol: str) -> list[str]:
 
 
 def operations(count: float) -> str:
-    """Write a number of operations with three digits and M, G, T or P for millions and so on."""
+    """Format a number of operations with three digits and M, G, T or P, as in "1.05G"."""
     for power, letter in ((15, "P"), (12, "T"), (9, "G")):
         if count >= 0.9995 * 10**power:
             scaled = count / 10**power
@@ -135,7 +131,7 @@ def operations(count: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Write a share in per cent with one decimal; nothing for None."""
+    """Format a share in per cent with one decimal; an empty string for None."""
     return "" if share is None else f"{100 * share:.1f}"
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `tokenprune demo` measures, concludes and draws; printing is the command line's."""
+"""The measurements, conclusions and pictures of `tokenprune demo`; the command prints them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's pictures: what each method kept, beside the question, the right answer and the model's."""
+"""The pictures of the demo: kept tokens with the question, the correct answer and the model's answer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import is_right
 from tokenprune_cli.evaluation.settings import Setting
 
-CELL = 13  # pixels a patch in the pictures
-TEXT = 12
+CELL = 13  # size of a patch in pixels
+TEXT = 12  # size of the text
 
 
 def columns(settings: Sequence[Setting]) -> dict[str, dict[str, Setting]]:
-    """Return, by the name of each picture, its columns by their titles: a picture a method, one a budget."""
+    """Return the columns of each picture: one picture for each method, and one for each budget.
+
+    Pictures are named by their files, columns by their titles.
+    """
     methods = dict.fromkeys(s.method for s in settings if s.method is not None)
     keeps = dict.fromkeys(s.keep for s in settings if s.keep is not None)
     by_method = {f"{name}.png": [s for s in settings if s.method in (None, name)] for name in methods}
@@ -30,7 +33,7 @@ def columns(settings: Sequence[Setting]) -> dict[str, dict[str, Setting]]:
 
 
 def examples(questions: QuestionSet) -> list[int]:
-    """Return numbers of the example questions: the first of each family, each about another picture."""
+    """Return the numbers of the example questions: the first of each family, about different pictures."""
     first: dict[str, int] = {}
     for number in questions.examples:
         first.setdefault(questions.items[number].question.family, number)
@@ -38,18 +41,19 @@ def examples(questions: QuestionSet) -> list[int]:
 
 
 def example_sheet(
-    questions: QuestionSet, found: Mapping[str, Collected], shown: Mapping[str, Setting]
+    questions: QuestionSet, answers: Mapping[str, Collected], shown: Mapping[str, Setting]
 ) -> Image.Image:
-    """Draw example questions in rows and settings in columns, with what was kept and answered."""
+    """Draw the kept tokens and the answers, with example questions in rows and settings in columns."""
     rows = []
     for number in examples(questions):
         item, row = questions.items[number], []
         for column, setting in enumerate(shown.values()):
-            answers = found[key(setting)]
-            kept, answer, side = answers.kept[number], answers.answers[number], answers.tokens[number] ** 0.5
+            collected = answers[key(setting)]
+            kept, answer = collected.kept[number], collected.answers[number]
+            side = collected.tokens[number] ** 0.5
             picture = questions.open_image(item.image)
-            if kept is None:  # as coarse as the model saw it: fewer tokens, and none of them dropped
-                share = ((answers.rows[number][-1][1] - answers.text[number]) ** 0.5) / side
+            if kept is None:  # nothing was dropped; a smaller picture is drawn as coarse as the model saw it
+                share = ((collected.rows[number][-1][1] - collected.text[number]) ** 0.5) / side
                 size = (round(picture.width * share), round(picture.height * share))
                 picture = picture if share == 1 else picture.resize(size, Image.Resampling.BILINEAR)
             slots = None if kept is None else [slot for slot in kept if slot >= 0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo as a preset of `compare`: few methods and budgets with their defaults, on embedded scenes."""
+"""The demo as a preset of `compare`: a few methods and budgets with default options, on embedded scenes."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def preset(model: Any, full: bool = False, methods: Sequence[str] = (), budgets:
 
 
 def results(
-    plan: Plan, questions: QuestionSet, found: Mapping[str, Collected], config: Any
+    plan: Plan, questions: QuestionSet, answers: Mapping[str, Collected], config: Any
 ) -> dict[str, Any]:
-    """Return the record of a comparison, with intervals for each family of questions, and what it says.
+    """Return the record of a comparison, with intervals for each family of questions and conclusions.
 
-    Parameters are those of `model_record`; no setting may be refused that is not refused by the plan.
+    The parameters are those of `model_record`; all settings in `answers` have been answered.
     """
-    record = model_record(plan, questions, found, config)
-    scores = Scores(questions, {cell: collected.answers for cell, collected in found.items()})
+    record = model_record(plan, questions, answers, config)
+    scores = Scores(questions, {cell: collected.answers for cell, collected in answers.items()})
     for line in record["lines"]:
         if line["refused"] is None:
             families = scores.families(line["cell"])
@@ -62,11 +62,11 @@ def results(
 
 
 def closing_line(leaders: Sequence[Mapping[str, Any]], recommended: str = RECOMMENDED) -> str:
-    """Say how one method did at the budgets: clearly the best, among the best, or behind them."""
+    """Say at which budgets a method is clearly the best, among the best, or behind the best."""
     places: dict[str, list[str]] = {}
     for at in leaders:
         if recommended not in {*at["best"], *at["behind"]} or len(at["best"]) + len(at["behind"]) < 2:
-            continue  # it did not take part, or had nothing to be compared with
+            continue  # the method did not take part, or was the only one
         if at["best"] == [recommended] and not at["not_clearly_below"]:
             place = "clearly the best"
         elif recommended in (*at["best"], *at["not_clearly_below"]):

@@ -24,9 +24,9 @@ SHORT = {
 
 
 def demo_table(record: Mapping[str, Any], by_layer: bool = False) -> Table:
-    """Lay out the results for 80 columns; the methods with the highest score of each budget are bold.
+    """Lay out the results for 80 columns, with the best methods at each budget in bold.
 
-    `by_layer` shows the visual rows entering each layer instead of the families of questions.
+    With `by_layer` the table has the visual rows entering each layer instead of the families of questions.
     """
     families = [] if by_layer else list(record["families"])
 
@@ -53,12 +53,12 @@ def demo_table(record: Mapping[str, Any], by_layer: bool = False) -> Table:
 
 
 def right(score: Mapping[str, Any]) -> str:
-    """Write a score in per cent, with its interval unless that is empty, as in "71.5 69-74"."""
+    """Format a score in per cent with its interval, as in "71.5 69-74"; no interval if its ends are equal."""
     low, high = score["low"], score["high"]
     ends = "" if low is None or low == high else f" {100 * low:.0f}-{100 * high:.0f}"
     return percent(score["value"]) + ends
 
 
 def runs(rows: Sequence[float]) -> str:
-    """Write the rows of successive layers, as in "144×2 18×6": 144 in two layers, then 18 in six."""
+    """Format the rows of successive layers, as in "144×2 18×6": 144 in two layers, then 18 in six."""
     return " ".join(f"{n}×{len(list(layers))}" for n, layers in groupby(f"{r:.0f}" for r in rows))
