@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Preset:
         """Make the configuration."""
         from transformers import AutoConfig
 
-        return AutoConfig.for_model(**json.loads(json.dumps(self.sizes)))  # it keeps the dictionaries
+        return AutoConfig.for_model(**copy.deepcopy(self.sizes))  # it keeps the dictionaries
 
 
 PRESETS = {

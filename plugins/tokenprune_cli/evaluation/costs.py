@@ -13,9 +13,7 @@ from typing import Any
 
 
 def prefill_flops(config: Any, rows: int | Sequence[int]) -> int:
-    """Return the floating-point operations of a prompt's prefill in a decoder of gated layers.
-
-    Such as those of Llama, Mistral and Qwen.
+    """Return the FLOPs of a prompt's prefill in a decoder with gated layers, such as Llama, Mistral or Qwen.
 
     Parameters
     ----------
