@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from tokenprune_cli.compare import bootstrap
-from tokenprune_cli.compare.collected import Collected
+from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.plan import Line, Plan, key
 from tokenprune_cli.compare.protocols import DEFAULTS
 from tokenprune_cli.compare.question_set import Item, QuestionSet, embedded_scenes
@@ -87,7 +87,7 @@ def recorded(*runs, scenes=SCENES, refused=(), unavailable=()):
     answers = {UNPRUNED: answered(scenes, scenes=scenes), **answers}
     lines = tuple(Line(DEFAULTS, setting) for setting in (*answers, *dict(refused)))
     found = {
-        key(setting): Collected(
+        key(setting): SettingAnswers(
             texts, [((0, 24), (6, 19))] * scenes, [15] * scenes, [9] * scenes, kv_bytes=64.4
         )
         for setting, texts in answers.items()

@@ -15,7 +15,7 @@ from tokenprune_cli.evaluation.costs import prefill_flops
 
 
 @dataclass
-class Collected:
+class SettingAnswers:
     """Answers under one setting in the order of the questions, rows entering each layer, and rows of text.
 
     `refused` is the reason why the model could not run on at least one batch; the other fields are then
@@ -49,24 +49,24 @@ class Collected:
         return total / len(self.rows)
 
 
-def collect(lines: Sequence[Mapping[str, Any]]) -> dict[str, Collected]:
+def collect(lines: Sequence[Mapping[str, Any]]) -> dict[str, SettingAnswers]:
     """Collect the journal's lines by setting, in the order of the batches."""
-    collected: dict[str, Collected] = {}
+    collected: dict[str, SettingAnswers] = {}
     for line in sorted(lines, key=lambda line: line.get("batch", -1)):
-        cell = collected.setdefault(line["cell"], Collected())
+        setting = collected.setdefault(line["cell"], SettingAnswers())
         if "timing" in line:
-            cell.timing = line["timing"]
+            setting.timing = line["timing"]
         elif "refused" in line:
-            cell.refused = line["refused"]
+            setting.refused = line["refused"]
         elif "anew" in line:
-            cell.anew += line["anew"]
-            cell.talking += line["talking"]
+            setting.anew += line["anew"]
+            setting.talking += line["talking"]
         else:
-            before, n = len(cell.answers), len(line["answers"])
-            cell.kv_bytes = (cell.kv_bytes * before + line["kv_bytes"] * n) / (before + n)
-            cell.answers += line["answers"]
-            cell.rows += [tuple((layer, rows) for layer, rows in changes) for changes in line["rows"]]
-            cell.text += line["text"]
-            cell.tokens += line["tokens"]
-            cell.kept |= {int(number): slots for number, slots in line.get("kept", {}).items()}
+            before, n = len(setting.answers), len(line["answers"])
+            setting.kv_bytes = (setting.kv_bytes * before + line["kv_bytes"] * n) / (before + n)
+            setting.answers += line["answers"]
+            setting.rows += [tuple((layer, rows) for layer, rows in changes) for changes in line["rows"]]
+            setting.text += line["text"]
+            setting.tokens += line["tokens"]
+            setting.kept |= {int(number): slots for number, slots in line.get("kept", {}).items()}
     return collected

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenprune_cli.compare import conversation, timing
 from tokenprune_cli.compare.answers import QUESTIONS, AnswerOptions, Progress, Run
-from tokenprune_cli.compare.collected import Collected, collect
+from tokenprune_cli.compare.collected import SettingAnswers, collect
 from tokenprune_cli.compare.configuration import configuration, describe_preprocessing
 from tokenprune_cli.compare.journal import Journal
 from tokenprune_cli.compare.plan import Plan, default_keeps, key, make_plan
@@ -42,11 +42,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ModelResult:
     """The result on one model: its record, the answers by setting, and the directory of the pictures."""
 
     record: dict[str, Any]
-    answers: dict[str, Collected]
+    answers: dict[str, SettingAnswers]
     pictures: Path
 
 
@@ -57,7 +57,7 @@ def compare(
     request: Request,
     folder: Path,
     progress: Progress,
-) -> Compared:
+) -> ModelResult:
     """Compare on one model; resumes from the answers of an earlier run in `folder`.
 
     Raises
@@ -84,7 +84,7 @@ def compare(
         add_conversations(record, questions, answers, options.seed)
     record = {"name": about["model"], "configuration": about, **record}
     record["preprocessing"] = describe_preprocessing(about, record["mean_visual_tokens"])
-    return Compared(record, answers, pictures)
+    return ModelResult(record, answers, pictures)
 
 
 def _answer(

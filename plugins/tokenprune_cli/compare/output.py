@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tokenprune_cli.compare.comparison import Compared
+from tokenprune_cli.compare.comparison import ModelResult
 from tokenprune_cli.compare.plots import plots
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.report import report
@@ -27,7 +27,7 @@ CSV_COLUMNS = (
 
 
 def write_all(
-    output: Path, command: str, questions: QuestionSet, compared: Sequence[Compared]
+    output: Path, command: str, questions: QuestionSet, compared: Sequence[ModelResult]
 ) -> tuple[dict[str, Any], list[Path]]:
     """Write all files; return the record and their paths.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tokenprune_cli.compare.answers import changes
-from tokenprune_cli.compare.collected import Collected
+from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.conversation import conversations, later
 from tokenprune_cli.compare.plan import RANDOM, Line, Plan, key
 from tokenprune_cli.compare.protocols import saw_the_question
@@ -18,7 +18,7 @@ from tokenprune_cli.evaluation.settings import UNPRUNED
 
 
 def model_record(
-    plan: Plan, questions: QuestionSet, answers: Mapping[str, Collected], config: Any
+    plan: Plan, questions: QuestionSet, answers: Mapping[str, SettingAnswers], config: Any
 ) -> dict[str, Any]:
     """Return the scores and costs of each line of the plan, and the best methods at each budget.
 
@@ -48,10 +48,10 @@ def model_record(
 
 
 def _line(
-    line: Line, plan: Plan, answers: Mapping[str, Collected], scores: Scores, config: Any
+    line: Line, plan: Plan, answers: Mapping[str, SettingAnswers], scores: Scores, config: Any
 ) -> dict[str, Any]:
     setting, cell = line.setting, key(line.setting)
-    collected = answers.get(cell, Collected(refused=plan.refused.get(setting)))
+    collected = answers.get(cell, SettingAnswers(refused=plan.refused.get(setting)))
     entry: dict[str, Any] = {
         "protocol": line.protocol,
         "method": setting.method,
@@ -140,7 +140,7 @@ def _leaders(lines: Sequence[Mapping[str, Any]], scores: Scores, metric: str) ->
 
 
 def add_conversations(
-    record: dict[str, Any], questions: QuestionSet, answers: Mapping[str, Collected], seed: int
+    record: dict[str, Any], questions: QuestionSet, answers: Mapping[str, SettingAnswers], seed: int
 ) -> None:
     """Add the scores of the conversation track to a record: first questions, and later ones in both ways."""
     turns = conversations(questions, seed)

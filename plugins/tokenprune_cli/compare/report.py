@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenprune_cli.compare import table as tables
-from tokenprune_cli.compare.comparison import Compared
+from tokenprune_cli.compare.comparison import ModelResult
 from tokenprune_cli.compare.pictures import picture_path
 from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.protocols import EXPLANATIONS
@@ -22,7 +22,7 @@ Plots = Mapping[tuple[str, str, str], Mapping[str, str]]  # by model, protocol a
 
 
 def report(
-    record: Mapping[str, Any], questions: QuestionSet, compared: Sequence[Compared], plots: Plots
+    record: Mapping[str, Any], questions: QuestionSet, compared: Sequence[ModelResult], plots: Plots
 ) -> str:
     """Return the page.
 
@@ -66,7 +66,7 @@ def _html_table(record: Mapping[str, Any], protocol: str, metric: str, later: bo
     return tables.table(record, protocol, metric, layout, title, style).html()
 
 
-def _example(compared: Compared, questions: QuestionSet, number: int) -> dict[str, Any]:
+def _example(compared: ModelResult, questions: QuestionSet, number: int) -> dict[str, Any]:
     """Return a question with the pictures of all settings by budget; shared settings appear once."""
     lines = compared.record["lines"]
     n_protocols = len({line["protocol"] for line in lines})

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image
 from tokenprune_visualize import captioned, kept_picture, sheet
 
-from tokenprune_cli.compare.collected import Collected
+from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import is_right
@@ -41,7 +41,7 @@ def examples(questions: QuestionSet) -> list[int]:
 
 
 def example_sheet(
-    questions: QuestionSet, answers: Mapping[str, Collected], shown: Mapping[str, Setting]
+    questions: QuestionSet, answers: Mapping[str, SettingAnswers], shown: Mapping[str, Setting]
 ) -> Image.Image:
     """Draw the kept tokens and the answers, with example questions in rows and settings in columns."""
     rows = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenprune
-from tokenprune_cli.compare.collected import Collected
+from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.plan import Plan, make_plan
 from tokenprune_cli.compare.protocols import DEFAULTS
 from tokenprune_cli.compare.question_set import QuestionSet
@@ -41,7 +41,7 @@ def preset(model: Any, full: bool = False, methods: Sequence[str] = (), budgets:
 
 
 def results(
-    plan: Plan, questions: QuestionSet, answers: Mapping[str, Collected], config: Any
+    plan: Plan, questions: QuestionSet, answers: Mapping[str, SettingAnswers], config: Any
 ) -> dict[str, Any]:
     """Return the record of a comparison, with intervals for each family of questions and conclusions.
 

@@ -10,7 +10,7 @@ import torch
 from tokenprune_cli.bench.clock import Clock
 from tokenprune_cli.compare import comparison
 from tokenprune_cli.compare.answers import answer, changes
-from tokenprune_cli.compare.collected import Collected, collect
+from tokenprune_cli.compare.collected import SettingAnswers, collect
 from tokenprune_cli.compare.comparison import compare
 from tokenprune_cli.compare.journal import Journal
 from tokenprune_cli.compare.plan import key, make_plan
@@ -175,7 +175,7 @@ def test_lines_are_put_together_in_the_order_of_the_questions(untrained_model):
     assert found["a"].visual_rows(12) == [8.0] * 6 + [6.0] * 6
     want = (prefill_flops(config, 13) + prefill_flops(config, [9] * 6 + [5] * 6)) / 2
     assert found["a"].language_flops(config) == want
-    assert found["b"] == Collected(refused="no")
+    assert found["b"] == SettingAnswers(refused="no")
 
 
 @pytest.mark.parametrize(
