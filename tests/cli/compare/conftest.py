@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about two scenes, and what it takes to compare on an untrained model."""
+"""Questions about two scenes, and a comparison on an untrained model."""
 
 import dataclasses
 
@@ -41,6 +41,6 @@ def comparison_request():
 
 @pytest.fixture(scope="session")
 def compared(source, questions, options, comparison_request, tmp_path_factory):
-    """A whole comparison: (what came out, its folder)."""
+    """A complete comparison: (result, folder)."""
     folder = tmp_path_factory.mktemp("compared")
     return compare(source, questions, options, comparison_request, folder, lambda *_: None), folder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison from beginning to end on an untrained model: the record, and going on after a kill."""
+"""A complete comparison on an untrained model: the record, and resuming an interrupted run."""
 
 import dataclasses
 import json
@@ -90,11 +90,11 @@ class Killed(Exception):
     pass
 
 
-def test_a_run_that_was_killed_goes_on_where_it_was(
+def test_an_interrupted_run_is_resumed(
     compared, source, questions, options, comparison_request, tmp_path, monkeypatch
 ):
     comparison_request = dataclasses.replace(comparison_request, conversation=False)
-    whole = Journal(compared[1] / comparison.ANSWERS, json.loads(first_line(compared[1]))["configuration"])
+    complete = Journal(compared[1] / comparison.ANSWERS, json.loads(first_line(compared[1]))["configuration"])
     append, written = Journal.append, []
 
     def append_some(self, line):
@@ -119,7 +119,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
     )
     assert (tmp_path / comparison.ANSWERS).read_text().startswith(before)
     assert steps[0] == ("answering", 9)
-    answered = [line for line in whole.lines if line.get("track") == "questions"]
+    answered = [line for line in complete.lines if line.get("track") == "questions"]
     mine = Journal(tmp_path / comparison.ANSWERS, again.record["configuration"]).lines
     place = lambda line: (line["cell"], line["track"], line["batch"])  # noqa: E731
     assert sorted((ln for ln in mine if "timing" not in ln), key=place) == sorted(answered, key=place)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Later questions on what the first one left: as the cache itself answers once its words are hidden."""
+"""Later questions on what the first one left: the answers equal those on the cache without its words."""
 
 import dataclasses
 
@@ -120,7 +120,7 @@ def test_a_refusal_is_a_line_too(run):
     assert "an average of 9 rows a layer is not possible" in line["refused"]
 
 
-def test_a_template_that_writes_turns_anew_is_refused():
+def test_a_template_that_changes_earlier_turns_is_refused():
     assert continuation("USER: a", "USER: a b USER: c") == " b USER: c"
     with pytest.raises(BadInputError, match="changes earlier turns with every turn"):
         continuation("USER: a", "SYSTEM: x USER: a")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The journal: goes on where a run was killed, and refuses what was made under another configuration."""
+"""The journal resumes an interrupted run, and refuses answers of another configuration."""
 
 import json
 
@@ -15,7 +15,7 @@ def path(tmp_path):
     return tmp_path / "deep" / "answers.jsonl"
 
 
-def test_lines_are_there_again(path):
+def test_lines_are_read_when_the_journal_is_opened_again(path):
     journal = Journal(path, ABOUT)
     journal.append({"cell": "a", "batch": 0})
     journal.append({"cell": "a", "batch": 1})
@@ -43,7 +43,7 @@ def test_a_line_cut_short_by_a_kill_is_dropped(path):
     assert len(Journal(path, ABOUT).lines) == 2
 
 
-def test_another_configuration_is_refused_by_what_changed(path):
+def test_another_configuration_is_refused_and_the_changes_are_named(path):
     Journal(path, ABOUT)
     with pytest.raises(BadInputError, match=r"another configuration \(seed: 0, now 1\); give another --out"):
         Journal(path, {**ABOUT, "seed": 1})
@@ -51,7 +51,7 @@ def test_another_configuration_is_refused_by_what_changed(path):
         Journal(path, {**ABOUT, "batch": 8})
 
 
-def test_restart_begins_anew(path):
+def test_restart_discards_earlier_answers(path):
     Journal(path, ABOUT).append({"cell": "a", "batch": 0})
     assert Journal(path, {**ABOUT, "seed": 1}, restart=True).lines == []
     assert Journal(path, {**ABOUT, "seed": 1}).lines == []
@@ -62,7 +62,7 @@ def test_restart_begins_anew(path):
     ["no json\n", '{"other": 1}\n', "[1]\n", "\n", "[" * 200_000 + "\n", '{"configuration": 1}\n'],
     ids=lambda text: text[:20],
 )
-def test_a_file_that_is_none_of_ours_is_left_alone(path, text):
+def test_a_file_that_is_no_journal_is_refused_and_left_unchanged(path, text):
     path.parent.mkdir()
     path.write_text(text)
     with pytest.raises(BadInputError, match="holds no answers of tokenprune compare"):

@@ -39,7 +39,7 @@ def read(monkeypatch):
     return names
 
 
-def test_nothing_is_opened_before_it_is_needed_and_few_stay(questions, read):
+def test_pictures_are_opened_when_needed_and_few_are_cached(questions, read):
     assert read == []
     alive = []
     for item in questions.items:
@@ -94,7 +94,7 @@ def test_a_batch_holds_no_picture_while_its_settings_run(questions, tmp_path, mo
 
 
 def test_digests_are_as_before(questions, tmp_path):
-    """A run that was begun goes on: the same file has the same digest, another picture another."""
+    """So that a run can be resumed: the digest depends on the file and on its pictures alone."""
     again = questions_from_file(tmp_path / "questions.jsonl")
     assert again.digest == questions.digest
     Image.new("RGB", (40, 30), (99, 0, 0)).save(tmp_path / "3.png")
