@@ -17,14 +17,17 @@ import tokenprune
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 KEEP = 3
-MODELS = {
-    "LLaVA-1.5": "llava",
-    "LLaVA-NeXT": "llava_next",
-    "Qwen2.5-VL": "qwen",
-    "Qwen2-VL": "qwen2_vl",
+MODELS = {  # the six most used first
+    "Qwen3.5, Qwen3.6": "qwen3_5",
     "Qwen3-VL": "qwen3_vl",
-    "InternVL": "internvl",
+    "Qwen2.5-VL": "qwen",
     "Gemma 3": "gemma3",
+    "InternVL": "internvl",
+    "LLaVA-1.5": "llava",
+    "Qwen3.5 MoE": "qwen3_5_moe",
+    "Qwen3-VL MoE": "qwen3_vl_moe",
+    "Qwen2-VL": "qwen2_vl",
+    "LLaVA-NeXT": "llava_next",
     "LLaVA-OneVision": "llava_onevision",
     "SmolVLM": "smolvlm",
     "Idefics3": "idefics3",
@@ -32,6 +35,14 @@ MODELS = {
     "PaliGemma": "paligemma",
     "Aya Vision": "aya_vision",
 }
+GROUPS = (  # columns of the table, by what the methods read
+    ("divprune", "random", "stride", "pool"),
+    ("zoo-exact", "zoo-prune"),
+    ("visionzip", "vispruner"),
+    ("visionzip-received", "vispruner-received"),
+    ("cdpruner",),
+    ("dart", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus"),
+)
 
 
 def model_and_inputs(name):
@@ -70,25 +81,34 @@ def cell(model, inputs, method):
     needs = re.search(r"needs the signal ([\w, ]+?), which", refusal)
     if needs:
         return f"no: {needs[1].split(', ')[0]}"
-    return "no: masks" if "attend to each other" in refusal else "no: new rows"
+    reasons = {"attend to each other": "masks", "carry a state": "states", "makes new rows": "new rows"}
+    return next(f"no: {reason}" for words, reason in reasons.items() if words in refusal)
 
 
 def methods():
-    """Methods of this package, by stage."""
+    """Methods of this package."""
     registry = tokenprune.default_registry()
-    ours = [
+    return {
         n for n in registry.names("method") if registry.origin("method", n).distribution == "tokenprune-vlm"
-    ]
-    return sorted(ours, key=lambda name: (tokenprune.method(name).stage != "projector", name))
+    }
+
+
+def group_cell(model, inputs, group):
+    """What most methods of a group have in common, and the methods that differ."""
+    cells = {method: cell(model, inputs, method) for method in group}
+    common = max(cells.values(), key=list(cells.values()).count)
+    others = [f"`{method}` {text}" for method, text in cells.items() if text != common]
+    return "; ".join([common, *others])
 
 
 def tables():
     """Both tables, in Markdown."""
+    assert methods() == {method for group in GROUPS for method in group}, "a method is in no group"
     pairs = {name: model_and_inputs(name) for name in MODELS.values()}
-    lines = [f"| method | stage | {' | '.join(MODELS)} |", "|---" * (len(MODELS) + 2) + "|"]
-    for method in methods():
-        cells = [cell(*pairs[name], method) for name in MODELS.values()]
-        lines.append(f"| `{method}` | {tokenprune.method(method).stage} | {' | '.join(cells)} |")
+    heads = [", ".join(f"`{method}`" for method in group) for group in GROUPS]
+    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(GROUPS) + 1) + "|"]
+    for title, name in MODELS.items():
+        lines.append(f"| {title} | {' | '.join(group_cell(*pairs[name], group) for group in GROUPS)} |")
     registry = tokenprune.default_registry()
     lines += ["", "| model | class | adapter | positions | cuts at | video | on a GPU |", "|---" * 7 + "|"]
     for title, name in MODELS.items():

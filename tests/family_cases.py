@@ -8,7 +8,9 @@ from transformers import __version__ as transformers_version
 
 TOLERANCE = {"atol": 5e-4, "rtol": 1e-3}
 KEEP = 3
-WHOLE = ("qwen3_vl", "internvl", "gemma3")
+WHOLE = ("qwen3_vl", "qwen3_5", "internvl", "gemma3")
+DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")  # rows of the tower are added after the first two layers
+STATES = ("qwen3_5", "qwen3_5_moe")  # layers of linear attention
 VERSION = Version(transformers_version)
 # stock merges SmolVLM's rows in pieces of the patch size (seen in 5.20, not in 5.17 and 5.23); see
 # test_stock_smolvlm_takes_only_multiples_of_its_patch_size

@@ -7,7 +7,10 @@ import torch
 import transformers
 from tiny_models import BOS, DECODER, IMAGE, PAD, VIDEO, batch, qwen_inputs
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
+from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
+from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
+from transformers.models.qwen3_vl_moe.configuration_qwen3_vl_moe import Qwen3VLMoeTextConfig
 
 TOWER = {
     "hidden_size": 32,
@@ -20,6 +23,26 @@ TOWER = {
 }
 SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False, **TOWER}
 QWEN_TOWER = {"num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+QWEN3_5_TOWER = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 64,
+}
+LINEAR = {  # three layers of linear attention, then one of full attention, which has positions of three axes
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 1, 1],
+        "partial_rotary_factor": 0.25,
+    },
+}
 IDS = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
@@ -59,6 +82,45 @@ def qwen3_vl():
     }
     decoder = mrope(Qwen3VLTextConfig, [4, 2, 2], head_dim=16)
     return transformers.Qwen3VLConfig(text_config=decoder, vision_config=tower, **IDS)
+
+
+def qwen3_vl_moe():
+    tower = {
+        **QWEN_TOWER,
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "out_hidden_size": 64,
+        "deepstack_visual_indexes": [0, 1],
+        "num_position_embeddings": 64,
+    }
+    decoder = mrope(
+        Qwen3VLMoeTextConfig,
+        [4, 2, 2],
+        head_dim=16,
+        moe_intermediate_size=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    return transformers.Qwen3VLMoeConfig(text_config=decoder, vision_config=tower, **IDS)
+
+
+def qwen3_5():
+    tower = {**QWEN_TOWER, **QWEN3_5_TOWER}
+    decoder = text(Qwen3_5TextConfig, **LINEAR)
+    return transformers.Qwen3_5Config(text_config=decoder, vision_config=tower, **IDS)
+
+
+def qwen3_5_moe():
+    tower = {**QWEN_TOWER, **QWEN3_5_TOWER}
+    experts = {
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    decoder = text(Qwen3_5MoeTextConfig, **LINEAR, **experts)
+    return transformers.Qwen3_5MoeConfig(text_config=decoder, vision_config=tower, **IDS)
 
 
 def internvl():
@@ -140,6 +202,9 @@ def aya_vision():
 CLASSES = {
     "qwen2_vl": ("Qwen2VLForConditionalGeneration", qwen2_vl),
     "qwen3_vl": ("Qwen3VLForConditionalGeneration", qwen3_vl),
+    "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", qwen3_vl_moe),
+    "qwen3_5": ("Qwen3_5ForConditionalGeneration", qwen3_5),
+    "qwen3_5_moe": ("Qwen3_5MoeForConditionalGeneration", qwen3_5_moe),
     "internvl": ("InternVLForConditionalGeneration", internvl),
     "gemma3": ("Gemma3ForConditionalGeneration", gemma3),
     "llava_onevision": ("LlavaOnevisionForConditionalGeneration", llava_onevision),
@@ -161,7 +226,7 @@ def build(name, attention="sdpa"):
     model = getattr(transformers, class_name)(config()).eval()
     with torch.no_grad():
         for weight in model.parameters():
-            if weight.ndim == 2 and weight.std() < 0.1:
+            if weight.ndim in (2, 3) and weight.std() < 0.1:  # those of experts have three dimensions
                 weight.mul_(0.2 / weight.std().clamp(min=1e-3))
     if attention != "sdpa":
         model.set_attn_implementation(attention)

@@ -27,6 +27,8 @@ from .authoring import (
 from .qwen2_5_vl import Qwen25VLAdapter
 from .tiny import specimens
 
+QWEN3_VL = ("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration")
+
 
 class Qwen2VLAdapter(Qwen25VLAdapter):
     """Adapter for Qwen2-VL: Qwen2.5-VL without window attention."""
@@ -81,8 +83,8 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' Qwen3VLForConditionalGeneration (subclasses too)."""
-        return any(base.__name__ == "Qwen3VLForConditionalGeneration" for base in type(model).__mro__)
+        """Whether this is transformers' Qwen3VLForConditionalGeneration or its MoE form (subclasses too)."""
+        return any(base.__name__ in QWEN3_VL for base in type(model).__mro__)
 
     def merger_parts(self) -> tuple[Any, nn.Module, nn.Module, nn.Module]:
         """The merger's layer norm, linear, activation, linear."""

@@ -4,13 +4,13 @@
 import pytest
 import tiny_families as families
 import torch
-from family_cases import KEEP, OPTIONS, TOLERANCE, WHOLE, generated
+from family_cases import KEEP, OPTIONS, STATES, TOLERANCE, WHOLE, generated
 from reference.kept_rows import kept_slots, stock_logits
 from tiny_families import CLASSES
 
 import tokenprune
 
-DECODER = tuple(name for name in CLASSES if name not in ("gemma3", "paligemma"))
+DECODER = tuple(name for name in CLASSES if name not in ("gemma3", "paligemma", *STATES))
 
 
 @pytest.mark.parametrize(

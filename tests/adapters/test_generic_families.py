@@ -5,7 +5,7 @@ import pytest
 import tiny_families as families
 import torch
 from cache_names import CACHE, cache_of
-from family_cases import KEEP, OPTIONS, REPEATS_WRONGLY, SMOLVLM_FAILS, TOLERANCE, WHOLE, generated
+from family_cases import DEEPSTACK, KEEP, OPTIONS, REPEATS_WRONGLY, SMOLVLM_FAILS, TOLERANCE, WHOLE, generated
 from tiny_families import CLASSES, IMAGE, cut_row
 
 import tokenprune
@@ -17,7 +17,7 @@ def able(name):
     some = tokenprune.list_methods() if name in WHOLE else ("divprune", "zoo-exact", "sparsevlm")
     for method in some:
         call = {"method": method, "keep": KEEP}
-        if name == "qwen3_vl" and tokenprune.method(method).stage == "decoder":
+        if name in DEEPSTACK and tokenprune.method(method).stage == "decoder":
             call = {"method": method, "schedule": {2: 9, 3: KEEP}}
         try:
             tokenprune.apply(model, **call).remove()
@@ -58,7 +58,7 @@ def test_a_padded_batch_equals_each_row_alone(name, call):
 def test_keep_all_and_removal_are_bit_identical(name, call):
     model, inputs = families.model(name), families.inputs(name)
     call = {"method": call["method"], "keep": 1000}
-    if name == "qwen3_vl" and tokenprune.method(call["method"]).stage == "decoder":
+    if name in DEEPSTACK and tokenprune.method(call["method"]).stage == "decoder":
         call = {"method": call["method"], "schedule": {2: 1000, 3: 1000}}
     before = [model(**inputs).logits, generated(model, inputs)[1]]
     with tokenprune.apply(model, **call):

@@ -26,7 +26,19 @@ class Look(tokenprune.Scorer):
         return torch.zeros(len(tokens))
 
 
-ALIGNED = ("qwen2_vl", "qwen3_vl", "internvl", "gemma3", "smolvlm", "idefics3", "mistral3", "paligemma")
+ALIGNED = (
+    "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "internvl",
+    "gemma3",
+    "smolvlm",
+    "idefics3",
+    "mistral3",
+    "paligemma",
+)
 
 
 @pytest.mark.parametrize("name", ALIGNED)

@@ -10,11 +10,11 @@ from tiny_families import BOS, IMAGE, VIDEO, batch, cut_row
 
 import tokenprune
 
-QWENS = ("qwen2_vl", "qwen3_vl")
+QWENS = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
 
 def video_row(name, frames):
-    """A row with one video of frames of 2 x 4 tokens; Qwen3-VL's prompts have each frame on its own."""
+    """A row with one video of frames of 2 x 4 tokens; from Qwen3-VL on each frame stands on its own."""
     tokens = [VIDEO] * 8
     if name == "qwen2_vl":
         return [1, 5, 92, *tokens * frames, 93, 7, 8, 9]

@@ -3,7 +3,6 @@
 
 import copy
 import math
-from types import SimpleNamespace
 
 import pytest
 import tiny_models
@@ -12,6 +11,7 @@ from tiny_models import llava_inputs
 from tokenprune_adapters.tiny import tiny_model
 from tokenprune_adapters.transformers import stock
 from tokenprune_adapters.transformers.promises import differences, observed, prompts, trial
+from transformers import DynamicLayer
 
 import tokenprune
 from tokenprune import ImageReport, Layout, Selection
@@ -154,7 +154,9 @@ def test_a_model_whose_settings_switch_the_cache_off_is_checked_with_one(llava):
 
 def layer_of(n, seed=0):
     keys, values = torch.randn(2, 1, 2, n, 3, generator=torch.Generator().manual_seed(seed)).unbind()
-    return SimpleNamespace(keys=keys, values=values)
+    layer = DynamicLayer()
+    layer.keys, layer.values = keys, values
+    return layer
 
 
 def test_caches_are_apart_by_their_tokens():

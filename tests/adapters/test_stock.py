@@ -343,9 +343,11 @@ def test_every_attribute_is_renamed_above():
 
 
 def test_slots_of_a_preallocated_layer_under_another_name_end_the_report():
-    class Layer:
-        keys = values = torch.zeros(1, 1, 4, 2)
+    class Layer(cache_utils.DynamicLayer):
         is_sliding = True
+
+        def __init__(self):
+            self.keys = self.values = torch.zeros(1, 1, 4, 2)
 
     with pytest.raises(AttributeError, match="record_past"):
         stock.bytes_held(Layer(), 3, 3)

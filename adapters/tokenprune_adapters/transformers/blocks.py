@@ -53,7 +53,7 @@ def masks_of_kept(
     plan
         Which rows are kept; None if all are.
     """
-    blocks, numbering = block_numbers(made, call.stored_at(0), call.n_new), call.numbering(-1)
+    blocks, numbering = block_numbers(made, call.stored_at(call.counting), call.n_new), call.numbering(-1)
     if blocks is None and (numbering is None or made is None):
         return flat
     embeds = call.entered

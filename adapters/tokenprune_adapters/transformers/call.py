@@ -116,7 +116,7 @@ class Call:
         embeds = language.embeds
         assert embeds is not None
         call = cls(embeds.shape[1], language.kv, language.caching)
-        first = call.layer(0)
+        first = call.layer(call.counting)
         if brought is not None and brought.mask is None and (packs or _is_made(language.mask, call.kv)):
             call.sequences = sequence_numbers(language.positions, len(embeds))
         if call.sequences is None:  # otherwise the model made the mask, if any, from the same positions
@@ -126,13 +126,24 @@ class Call:
             call.stored = [stored_length(layer) for layer in stock.layers_of(call.kv)]
             if call.seen is not None:
                 call.real = all_seen(call.seen.slice(call.n_seen, call.n_new))
-                if call.stored_at(0) and not isinstance(first, PrunedLayer):
-                    call.past = all_seen(call.seen.slice(0, call.stored_at(0)))
+                n_past = call.stored_at(call.counting)
+                if n_past and not isinstance(first, PrunedLayer):
+                    call.past = all_seen(call.seen.slice(0, n_past))
         if brought is not None:
             call.answers = None if answers is None else answers != stock.NO_ANSWER
             call.restarts = restarts(language.positions, call.real)
         call.entered, call.entered_real, call.entered_sequences = embeds, call.real, call.sequences
         return call
+
+    @property
+    def counting(self) -> int:
+        """Index of the cache layer whose tokens count for the whole cache."""
+        return stock.counting_layer(self.kv)
+
+    @property
+    def holds_states(self) -> bool:
+        """Whether some cache layers hold a state of fixed size."""
+        return any(map(stock.holds_state, stock.layers_of(self.kv)))
 
     def hides(self, image: Image) -> bool:
         """Whether the caller's mask hides tokens of an image, which is then left unpruned."""

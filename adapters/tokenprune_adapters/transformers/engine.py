@@ -25,12 +25,15 @@ from .facts import VisionLanguageFacts
 from .interposed import NotCopied
 from .lease import Lease
 from .plan import take
-from .pruned_layer import PrunedLayer, as_pruned, stored_length
+from .pruned_layer import PrunedLayer, as_pruned, guard_states, stored_length
 from .refusals import (
     refuse_ambiguous_packing,
     refuse_chunked_prefill,
     refuse_images_into,
+    refuse_packing_into_states,
+    refuse_padding_in_states,
     refuse_recomputing,
+    refuse_unknown_layers,
     refuse_unknown_masks,
     refuse_unknown_rows,
 )
@@ -84,6 +87,7 @@ class Engine(NotCopied):
         self.decoder: DecoderCuts | None = None
         self._undo = UndoStack()
         inner, language = adapter.inner, adapter.language_model
+        self._carries_state = adapter.carries_state
         self._answers: Tensor | None = None
         self._inside = False  # whether a call of the whole model is running
         self._alone = False  # whether the inner model was called directly
@@ -185,6 +189,7 @@ class Engine(NotCopied):
             return
         if self.brought is not None and self.decoder is not None:
             refuse_recomputing(self.adapter.layers)
+        refuse_unknown_layers(call)
         refuse_unknown_masks(call)
         if self.brought is None:
             if not is_exporting():
@@ -229,7 +234,8 @@ class Engine(NotCopied):
         packs = self.brought is not None and stock.packs(module, language.kv, language.caching)
         call = self._call = Call.read(language, self.brought, packs, self._answers)
         refuse_ambiguous_packing(call, language, self.adapter.position_axes)
-        first = call.layer(0)
+        refuse_packing_into_states(call, self._carries_state)
+        first = call.layer(call.counting)
         shift = first.shift if isinstance(first, PrunedLayer) else None
         if shift is not None:  # continue from the renumbered positions
             positions = call.positions_of(language.embeds, language.positions)
@@ -251,6 +257,7 @@ class Engine(NotCopied):
         """Replace the language model's arguments by those of the kept rows."""
         embeds, plan = call.entered, front.plan
         assert embeds is not None
+        refuse_padding_in_states(call, plan.valid)
         call.positions = front.positions(call.positions_of(embeds, language.positions))
         n_new = plan.index.shape[1]
         call.entered, call.entered_real = take(embeds, plan.index), plan.valid
@@ -259,7 +266,7 @@ class Engine(NotCopied):
         # sequence; the rotary embedding gets the real ones from `_set_positions`
         if call.sequences is None:
             language.positions = (torch.arange(n_new, device=embeds.device) + call.n_seen)[None]
-            flat = call.mask_of_rows(0, n_new, plan.valid)
+            flat = call.mask_of_rows(call.counting, n_new, plan.valid)
         else:
             call.entered_sequences = plan.gather(call.sequences, -1)
             language.positions = self._restarting_positions(call, language.positions)
@@ -321,6 +328,8 @@ class Engine(NotCopied):
         tail = 0 if call.front is None or call.remaining or self._reads_text else call.front.plan.tail
         is_cut = call.front is not None or bool(call.remaining)
         for i, layer in enumerate(stock.layers_of(kv)):
+            if not stock.holds_tokens(layer):
+                continue  # a state of the kept rows, which needs no change
             if is_cut:
                 receipts.check_stored(call, i, layer)
             if call.front is not None or call.remaining_at(i) is not None:
@@ -337,6 +346,8 @@ class Engine(NotCopied):
                 stored = stored_length(layer)
                 kept += stock.bytes_held(layer, call.n_new - call.dropped(i), stored)
                 unpruned += stock.bytes_held(layer, call.n_new, stored)
+        if is_cut:
+            guard_states(kv)
         if call.images:
             images = tuple(image.report() for image in call.images)
             self.record(PruningReport(images, kept, unpruned, call.seconds))

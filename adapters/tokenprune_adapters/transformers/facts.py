@@ -87,6 +87,11 @@ class VisionLanguageFacts(ModelAdapter):
         return stock.SLIDING in stock.layer_kinds(self.language_model.config)
 
     @property
+    def carries_state(self) -> bool:
+        """Whether some decoder layers carry a state from token to token: linear attention, convolutions."""
+        return bool(set(stock.layer_kinds(self.language_model.config)) & set(stock.STATES))
+
+    @property
     def positions(self) -> tuple[str, ...]:
         """Supported position rules; only contiguous with sliding windows, which count stored tokens."""
         return ("contiguous",) if self.slides else ("contiguous", "original")

@@ -24,17 +24,10 @@ from .lease import Lease
 from .masks import SeenTokens
 
 
-class PrunedLayer:
-    """Mixed into a cache layer class. B rows, S stored slots."""
+class NotSaved:
+    """Mixed into a cache layer class: it is copied with its cache, and cannot be pickled."""
 
-    lease: Lease
-    dropped = 0  # number of tokens seen but not stored
-    floor = 0  # smallest stored length that cropping may leave: the end of the last pruned prefill
-    shift: Tensor | None = None  # (B, 1) shift of later positions; None if tokens keep their positions
-    valid: Tensor | None = None  # (B, n) False for padding in the first n stored slots; None: no padding
-    tokens: Tensor | None = None  # (B, n) indices of the tokens in the first n stored slots
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PrunedLayer:
+    def __deepcopy__(self, memo: dict[int, Any]) -> NotSaved:
         """Copy the layer, as when a conversation is continued twice."""
         duplicate = object.__new__(type(self))
         memo[id(self)] = duplicate
@@ -47,6 +40,17 @@ class PrunedLayer:
             "a cache filled by a pruned model cannot be pickled or saved; it belongs to this model, for as "
             "long as it is pruned"
         )
+
+
+class PrunedLayer(NotSaved):
+    """Mixed into a cache layer class that stores tokens. B rows, S stored slots."""
+
+    lease: Lease
+    dropped = 0  # number of tokens seen but not stored
+    floor = 0  # smallest stored length that cropping may leave: the end of the last pruned prefill
+    shift: Tensor | None = None  # (B, 1) shift of later positions; None if tokens keep their positions
+    valid: Tensor | None = None  # (B, n) False for padding in the first n stored slots; None: no padding
+    tokens: Tensor | None = None  # (B, n) indices of the tokens in the first n stored slots
 
     def seen(self, original: Callable[[], Any]) -> Any:
         """Return the number of tokens seen."""
@@ -68,20 +72,31 @@ class PrunedLayer:
 
     def forget(self, original: Callable[[int], None], n: int) -> None:
         """Remove the last ``-n`` tokens (or, in older transformers, all but the first n)."""
-        remove = int(stock.seen(self)) - n if n > 0 else -n
+        remove = self.removable(n)
         if remove <= 0:
             return
-        if stored_length(self) - remove < self.floor:
-            raise UnsupportedCallError(
-                "this cache cannot be cropped into a pruned prompt: the dropped visual tokens are gone. Crop "
-                "only what follows it, or run the prompt again (assisted decoding needs a method that does "
-                "not read the text)"
-            )
         with self._as_stored():
             original(-remove)
         length = stored_length(self)
         self.valid = None if self.valid is None else self.valid[:, :length]
         self.tokens = None if self.tokens is None else self.tokens[:, :length]
+
+    def removable(self, n: int) -> int:
+        """Number of tokens that ``crop(n)`` removes.
+
+        Raises
+        ------
+        UnsupportedCallError
+            If dropped tokens would have to come back.
+        """
+        remove = int(stock.seen(self)) - n if n > 0 else -n
+        if remove > 0 and stored_length(self) - remove < self.floor:
+            raise UnsupportedCallError(
+                "this cache cannot be cropped into a pruned prompt: the dropped visual tokens are gone. Crop "
+                "only what follows it, or run the prompt again (assisted decoding needs a method that does "
+                "not read the text)"
+            )
+        return remove
 
     def clear(self, original: Callable[[], None]) -> None:
         """Remove all tokens."""
@@ -209,18 +224,49 @@ class PrunedLayer:
         self.shift = None if self.shift is None else change(self.shift)
 
 
+class PrunedState(NotSaved):
+    """Mixed into a cache layer class that holds a state and no tokens.
+
+    The language model is passed the kept rows only, so their state needs no change. It is not cropped if the
+    layer that counts, which comes after it, cannot be.
+    """
+
+    counting: PrunedLayer
+
+    def forget(self, original: Callable[[int], None], n: int) -> None:
+        """Remove the last ``-n`` tokens from the state."""
+        self.counting.removable(n)
+        original(n)
+
+
 def as_pruned(kv: Any, index: int, lease: Lease) -> PrunedLayer:
     """Convert layer `index` of a cache to a PrunedLayer in place; no tensor is copied."""
+    pruned: PrunedLayer = _converted(kv, index, PrunedLayer)
+    pruned.lease = lease
+    return pruned
+
+
+def guard_states(kv: Any) -> None:
+    """Convert the layers of a pruned cache that hold a state to `PrunedState` in place."""
+    layers = stock.layers_of(kv)
+    for index, layer in enumerate(layers):
+        if not stock.holds_tokens(layer):
+            state = layer if isinstance(layer, PrunedState) else _converted(kv, index, PrunedState)
+            state.counting = layers[stock.counting_layer(kv)]
+
+
+def _converted(kv: Any, index: int, mixin: type) -> Any:
     layers = stock.layers_of(kv)
     layer = layers[index]
-    pruned: PrunedLayer = object.__new__(stock.pruned_class(PrunedLayer, type(layer)))  # type: ignore[arg-type]
+    pruned: Any = object.__new__(stock.pruned_class(mixin, type(layer)))  # type: ignore[arg-type]
     pruned.__dict__ = layer.__dict__  # shared state, so other references to the old layer remain valid
-    pruned.lease = lease
     layers[index] = pruned
     return pruned
 
 
 def stored_length(layer: Any) -> int:
-    """Number of slots in use in a cache layer, pruned or not."""
+    """Number of slots in use in a cache layer, pruned or not; 0 if it holds a state."""
+    if not stock.holds_tokens(layer):
+        return 0
     dropped = layer.dropped if isinstance(layer, PrunedLayer) else 0
     return int(stock.seen(layer)) - dropped

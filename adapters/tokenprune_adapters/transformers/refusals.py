@@ -75,6 +75,40 @@ def refuse_images_into(call: ModelCall) -> None:
         )
 
 
+def refuse_unknown_layers(call: ModelCall) -> None:
+    """Refuse images in a call whose cache has layers of an unknown form."""
+    for layer in stock.layers_of(call.kv) if call.brings_images else ():
+        if not stock.holds_tokens(layer) and not stock.holds_state(layer):
+            raise UnsupportedCallError(
+                f"a prompt with images cannot be pruned into a cache with a {type(layer).__name__}, which "
+                "derives from no cache layer of transformers; pass another cache, or remove() the pruning"
+            )
+
+
+def refuse_padding_in_states(call: Call, valid: Tensor | None) -> None:
+    """Refuse padding inside a sequence, which would change the states of linear attention and convolutions.
+
+    `valid` (B, P) marks the kept rows that are not padding. In front of a sequence, where the state is empty,
+    padding does no harm.
+    """
+    if valid is not None and call.stored_at(call.counting) and call.holds_states:
+        raise UnsupportedCallError(
+            "the rows of this batch keep unequal numbers of tokens (or are padded), and continue from a "
+            "cache: padding would change the states of this model's linear-attention or convolution layers. "
+            "Run the rows one by one, or start from an empty cache"
+        )
+
+
+def refuse_packing_into_states(call: Call, carries_state: bool) -> None:
+    """Refuse packed sequences on a model whose layers carry a state from one sequence to the next."""
+    if call.sequences is not None and carries_state:
+        raise UnsupportedCallError(
+            "position_ids restart inside a row, and the states of this model's linear-attention or "
+            "convolution layers cannot be pruned in packed sequences; pass one sequence in each row of the "
+            "batch"
+        )
+
+
 def refuse_ambiguous_packing(call: Call, language: LanguageCall, axes: int) -> None:
     """Refuse two-dimensional positions that restart, on models whose positions have several axes."""
     if call.sequences is not None and axes > 1 and language.positions is not None:

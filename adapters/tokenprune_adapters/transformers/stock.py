@@ -87,6 +87,9 @@ MASKS: Mapping[str, str] = {
 }
 FULL, SLIDING = MASKS
 
+# Kinds of layers whose cache is a state of fixed size (linear attention, convolutions): it holds no tokens.
+STATES = ("linear_attention", "conv")
+
 # Attributes that are read or set, by what they are for.
 ATTRIBUTES: Mapping[str, str] = {
     "layers of a cache": "layers",
@@ -339,6 +342,29 @@ def layers_of(kv: Any) -> list[Any]:
     return [] if kv is None else getattr(kv, attribute("layers of a cache"))
 
 
+@functools.cache
+def _layer_classes() -> tuple[type, type]:
+    """The base classes of cache layers that hold tokens, and of those that hold a state."""
+    from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
+
+    return CacheLayerMixin, LinearAttentionCacheLayerMixin
+
+
+def holds_tokens(layer: Any) -> bool:
+    """Whether a cache layer stores keys and values of tokens."""
+    return isinstance(layer, _layer_classes()[0])
+
+
+def holds_state(layer: Any) -> bool:
+    """Whether a cache layer stores a state of fixed size, beside tokens or in place of them."""
+    return isinstance(layer, _layer_classes()[1])
+
+
+def counting_layer(kv: Any) -> int:
+    """Index of the first layer that stores tokens, which counts for the whole cache; 0 if there is none."""
+    return next((i for i, layer in enumerate(layers_of(kv)) if holds_tokens(layer)), 0)
+
+
 def seen(kv: Any) -> Any:
     """Tokens a cache, or a layer of one, has seen."""
     return getattr(kv, LAYER_METHODS["seen"])()
@@ -365,6 +391,8 @@ def keys_of(layer: Any, n: int, like: Tensor) -> Tensor:
 
 def contents_of(layer: Any) -> list[Tensor]:
     """The keys and values a cache layer stores, (B, H, S, d) each; empty while it holds none."""
+    if not holds_tokens(layer):
+        return []
     names = ("keys of a cache layer", "values of a cache layer")
     held = [getattr(layer, attribute(name)) for name in names]
     return [stored for stored in held if stored is not None and stored.numel()]
@@ -418,14 +446,20 @@ def check_kv(config: Any) -> None:
     Raises
     ------
     UnsupportedModelError
-        For layers that keep a state instead of tokens, and for methods that are not there.
+        For layers of unknown kinds, for a cache without tokens, and for methods that are not there.
     """
     name = type(config).__name__
-    unknown = [kind for kind in layer_kinds(config) if kind not in MASKS]
+    kinds = layer_kinds(config)
+    unknown = [kind for kind in kinds if kind not in (*MASKS, *STATES)]
     if unknown:
         raise UnsupportedModelError(
-            f"{name} has layers of the kind {', '.join(unknown)}; only layers whose cache keeps keys of "
-            f"every token can be pruned ({', '.join(MASKS)}). Hybrid caches are not supported yet"
+            f"{name} has layers of the kind {', '.join(unknown)}; the kinds that can be pruned are "
+            f"{', '.join((*MASKS, *STATES))}"
+        )
+    if not set(kinds) & set(MASKS):
+        raise UnsupportedModelError(
+            f"{name} has layers of the kind {', '.join(kinds)} only, whose cache does not count tokens; at "
+            "least one layer must store keys and values"
         )
     kv = new_kv(config)
     _need(
@@ -434,18 +468,27 @@ def check_kv(config: Any) -> None:
         attribute("whether a cache is preallocated"),
         LAYER_METHODS["seen"],
     )
-    slides = attribute("whether a cache layer slides")
-    held = map(attribute, ("keys of a cache layer", "values of a cache layer"))
-    needed = (*LAYER_METHODS.values(), *held, slides)
     for layer in layers_of(kv):
-        _need(layer, *needed)
-        if getattr(layer, slides):
-            _need(layer, *map(attribute, ("window of a layer", "whether a sliding layer keeps its past")))
-    if {kind != FULL for kind in layer_kinds(config)} != {
-        bool(getattr(layer, slides)) for layer in layers_of(kv)
-    }:
+        _check_layer(layer)
+    slides = attribute("whether a cache layer slides")
+    sliding = {kind == SLIDING for kind in kinds if kind in MASKS}
+    if sliding != {bool(getattr(layer, slides)) for layer in layers_of(kv) if holds_tokens(layer)}:
         names = map(attribute, ("kinds of a language model's layers", "window of a layer"))
         raise missing(f"{' or '.join(names)} that agrees with its cache", type(config).__name__)
+
+
+def _check_layer(layer: Any) -> None:
+    """Refuse a cache layer of an unknown form."""
+    if not holds_tokens(layer):
+        if not holds_state(layer):
+            raise missing("cache layer that stores tokens or a state", type(layer).__name__)
+        _need(layer, LAYER_METHODS["forget"])
+        return
+    slides = attribute("whether a cache layer slides")
+    held = map(attribute, ("keys of a cache layer", "values of a cache layer"))
+    _need(layer, *LAYER_METHODS.values(), *held, slides)
+    if getattr(layer, slides):
+        _need(layer, *map(attribute, ("window of a layer", "whether a sliding layer keeps its past")))
 
 
 def _need(holder: Any, *names: str) -> None:
@@ -468,7 +511,9 @@ def pruned_class(mixin: type, layer_class: type) -> type:
         return method
 
     methods = {
-        name: in_front(word, name) for word, name in LAYER_METHODS.items() if hasattr(layer_class, name)
+        name: in_front(word, name)
+        for word, name in LAYER_METHODS.items()
+        if hasattr(layer_class, name) and hasattr(mixin, word)
     }
     return type("Pruned" + layer_class.__name__, (mixin, layer_class), methods)
 
@@ -600,6 +645,16 @@ def brings_pixels(kwargs: Mapping[str, Any]) -> bool:
 HEAD = "get_output_embeddings"  # a model's method
 MODALITY_KINDS = "mm_token_type_ids"  # 1: token of an image, 2: of a video
 BLOCK_KINDS = "token_type_ids"  # which tokens see each other both ways
+LAYER_STATES = ("conv_states", "recurrent_states")  # attributes of a cache layer that holds a state
+
+
+def states_of(layer: Any) -> list[Tensor]:
+    """The states a cache layer holds; empty if it holds none."""
+    if not holds_state(layer):
+        return []
+    _need(layer, *LAYER_STATES)
+    states = [state for name in LAYER_STATES for state in getattr(layer, name).values()]
+    return [state for state in states if state is not None]
 
 
 def head_of(model: Any) -> Any:

@@ -92,7 +92,8 @@ class CallTracer:
 
     def _boundary(self, stage: str, passed: _Passed, call: Call, kv: Any) -> BoundaryTrace:
         layers = stock.layers_of(kv)
-        layer = layers[passed.layer] if passed.layer < len(layers) else None
+        index = max(passed.layer, stock.counting_layer(kv))
+        layer = layers[index] if index < len(layers) else None
         stored = seen = None
         masked = [0] * len(passed.n_in)
         if layer is not None:

@@ -36,9 +36,11 @@ def of_rows(rows: Tensor, wanted: Tensor) -> float:
 
 
 def of_caches(layers: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, str]:
-    """The largest difference of a token's keys or values, and a note if the numbers of slots differ."""
+    """The largest difference of states, and of a token's keys or values; a note if slot counts differ."""
     largest = 0.0
     for number, (layer, other) in enumerate(zip(layers, wanted, strict=True)):
+        for state, expected in zip(stock.states_of(layer), stock.states_of(other), strict=True):
+            largest = max(largest, of_rows(state.flatten()[None], expected.flatten()[None]))
         for stored, expected in zip(stock.contents_of(layer), stock.contents_of(other), strict=True):
             if stored.shape != expected.shape:
                 note = f"layer {number} stores {stored.shape[-2]} tokens, and {expected.shape[-2]} are kept"
