@@ -21,13 +21,15 @@ MODELS = {  # the six most used first
     "Qwen3.5, Qwen3.6": "qwen3_5",
     "Qwen3-VL": "qwen3_vl",
     "Qwen2.5-VL": "qwen",
-    "Gemma 3": "gemma3",
+    "Gemma 4": "gemma4",
     "InternVL": "internvl",
     "LLaVA-1.5": "llava",
     "Qwen3.5 MoE": "qwen3_5_moe",
     "Qwen3-VL MoE": "qwen3_vl_moe",
     "Qwen2-VL": "qwen2_vl",
     "LLaVA-NeXT": "llava_next",
+    "Gemma 4 E": "gemma4_e",
+    "Gemma 3": "gemma3",
     "LLaVA-OneVision": "llava_onevision",
     "SmolVLM": "smolvlm",
     "Idefics3": "idefics3",
@@ -81,7 +83,12 @@ def cell(model, inputs, method):
     needs = re.search(r"needs the signal ([\w, ]+?), which", refusal)
     if needs:
         return f"no: {needs[1].split(', ')[0]}"
-    reasons = {"attend to each other": "masks", "carry a state": "states", "makes new rows": "new rows"}
+    reasons = {
+        "attend to each other": "masks",
+        "sliding windows": "masks",
+        "carry a state": "states",
+        "makes new rows": "new rows",
+    }
     return next(f"no: {reason}" for words, reason in reasons.items() if words in refusal)
 
 

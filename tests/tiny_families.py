@@ -49,7 +49,8 @@ IDS = {
     "vision_start_token_id": 92,
     "vision_end_token_id": 93,
 }
-WINDOW = 12  # of Gemma 3's sliding layers: less than an image
+WINDOW = 12  # of Gemma's sliding layers: less than an image
+GEMMA4 = ("gemma4_e", "gemma4")
 
 
 def text(config, **more):
@@ -154,6 +155,63 @@ def gemma3():
     )
 
 
+def gemma4(kinds, **more):
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "patch_size": 4,
+        "pooling_kernel_size": 2,
+        "position_embedding_size": 64,
+    }
+    decoder = text(
+        transformers.Gemma4TextConfig,
+        head_dim=16,
+        global_head_dim=32,
+        sliding_window=5,
+        layer_types=kinds,
+        num_hidden_layers=len(kinds),
+        vocab_size_per_layer_input=99,
+        **more,
+    )
+    return transformers.Gemma4Config(
+        text_config=decoder,
+        vision_config=tower,
+        audio_config=None,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        audio_token_id=94,
+        boi_token_id=92,
+        eoi_token_id=93,
+    )
+
+
+def gemma4_e():
+    """The E sizes: inputs of single layers, and two layers that share keys and values."""
+    kinds = ["sliding_attention", "full_attention"] * 3
+    more = {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2}
+    return gemma4(kinds, use_bidirectional_attention=None, **more)
+
+
+def gemma4_large():
+    """The larger sizes: image tokens attend to each other inside the windows; experts."""
+    return gemma4(
+        ["sliding_attention", "full_attention"] * 2,
+        use_bidirectional_attention="vision",
+        hidden_size_per_layer_input=0,
+        num_kv_shared_layers=0,
+        enable_moe_block=True,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=32,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+    )
+
+
 def llava_onevision():
     return transformers.LlavaOnevisionConfig(
         vision_config=SIGLIP,
@@ -207,6 +265,8 @@ CLASSES = {
     "qwen3_5_moe": ("Qwen3_5MoeForConditionalGeneration", qwen3_5_moe),
     "internvl": ("InternVLForConditionalGeneration", internvl),
     "gemma3": ("Gemma3ForConditionalGeneration", gemma3),
+    "gemma4_e": ("Gemma4ForConditionalGeneration", gemma4_e),
+    "gemma4": ("Gemma4ForConditionalGeneration", gemma4_large),
     "llava_onevision": ("LlavaOnevisionForConditionalGeneration", llava_onevision),
     "smolvlm": ("SmolVLMForConditionalGeneration", smolvlm),
     "idefics3": (
@@ -259,6 +319,10 @@ def inputs(name, *rows, seed=1):
     if name == "llava_onevision" and n_images:
         images["pixel_values"] = torch.randn(n_images, 3, 3, 32, 32, generator=draw)
         images["image_sizes"] = torch.tensor([[32, 64]] * n_images)
+    if name in GEMMA4 and n_images:  # a grid of 8 x 8 patches, pooled by two on each side
+        places = torch.cartesian_prod(torch.arange(8), torch.arange(8)).flip(1)
+        images["pixel_values"] = torch.rand(n_images, 64, 48, generator=draw)
+        images["image_position_ids"] = places.repeat(n_images, 1, 1)
     if name == "mistral3" and n_images:
         images["image_sizes"] = torch.tensor([[32, 32]] * n_images)
     n = tokens_of(name)
@@ -268,11 +332,13 @@ def inputs(name, *rows, seed=1):
         for part in row:
             is_image = part == "I"
             one = [IMAGE] * n if is_image else torch.randint(2, 89, (part,), generator=draw).tolist()
-            ids += [92, *one, 93] if is_image and name == "gemma3" else one
+            ids += [92, *one, 93] if is_image and name in ("gemma3", *GEMMA4) else one
         tokens.append(ids)
     made = {**batch(tokens), **images}
     if name == "gemma3":
         made["token_type_ids"] = (made["input_ids"] == IMAGE).long()
+    if name in GEMMA4:
+        made["mm_token_type_ids"] = (made["input_ids"] == IMAGE).long()
     if name == "paligemma":  # as its processor says: all of a prompt without answer sees each other
         made["token_type_ids"] = torch.zeros_like(made["input_ids"])
     if name in ("smolvlm", "idefics3") and n_images:  # (rows, most images of a row, ...), zeros where fewer
@@ -312,7 +378,7 @@ def cut_row(name, given, row):
         patches = given["image_grid_thw"].prod(1).tolist()
         one["pixel_values"] = given["pixel_values"][sum(patches[:start]) : sum(patches[:stop])]
         return {**one, "image_grid_thw": given["image_grid_thw"][start:stop]}
-    for key in ("pixel_values", "image_sizes"):
+    for key in ("pixel_values", "image_sizes", "image_position_ids"):
         if key in given:
             one[key] = given[key][start:stop]
     return one

@@ -6,11 +6,12 @@ import tiny_families as families
 import torch
 from family_cases import KEEP, OPTIONS, STATES, TOLERANCE, WHOLE, generated
 from reference.kept_rows import kept_slots, stock_logits
-from tiny_families import CLASSES
+from tiny_families import CLASSES, GEMMA4
 
 import tokenprune
 
-DECODER = tuple(name for name in CLASSES if name not in ("gemma3", "paligemma", *STATES))
+BENT = ("gemma3", *GEMMA4, "paligemma")  # windows, or image tokens that attend to each other
+DECODER = tuple(name for name in CLASSES if name not in (*BENT, *STATES))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,18 @@ def test_prefill_and_decode_equal_stock_code_fed_the_kept_rows(name, attention):
     n = int(keep.sum())
     torch.testing.assert_close(got[keep], want[:n], **TOLERANCE)
     torch.testing.assert_close(logits[0], want[n - 1 : -1], **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["gemma3", *GEMMA4])
+def test_what_is_kept_of_an_image_can_be_longer_than_the_window(name):
+    """Tokens of an image attend to each other inside the window only."""
+    model, inputs = families.model(name), families.inputs(name, (3, "I", 5))
+    with tokenprune.apply(model, method="stride", keep=families.WINDOW + 2) as handle:
+        out, logits = generated(model, inputs)
+    keep = kept_slots(inputs["input_ids"][0], handle.last.images)
+    tokens = out.sequences[0, len(keep) :]
+    want = stock_logits(model, inputs, keep, tokens)[int(keep.sum()) - 1 : -1]
+    torch.testing.assert_close(logits[0], want, **TOLERANCE)
 
 
 @pytest.mark.parametrize("layer", [0, 2])

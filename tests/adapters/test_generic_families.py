@@ -5,8 +5,18 @@ import pytest
 import tiny_families as families
 import torch
 from cache_names import CACHE, cache_of
-from family_cases import DEEPSTACK, KEEP, OPTIONS, REPEATS_WRONGLY, SMOLVLM_FAILS, TOLERANCE, WHOLE, generated
-from tiny_families import CLASSES, IMAGE, cut_row
+from family_cases import (
+    DEEPSTACK,
+    GEMMA4_STATIC_FAILS,
+    KEEP,
+    OPTIONS,
+    REPEATS_WRONGLY,
+    SMOLVLM_FAILS,
+    TOLERANCE,
+    WHOLE,
+    generated,
+)
+from tiny_families import CLASSES, GEMMA4, IMAGE, cut_row
 
 import tokenprune
 
@@ -37,13 +47,14 @@ def test_a_padded_batch_equals_each_row_alone(name, call):
     with tokenprune.apply(model, **call) as handle:
         together, logits = generated(model, inputs)
         images = handle.last.images
-        static, _ = generated(model, inputs, cache_implementation="static")
+        if not (name == "gemma4" and GEMMA4_STATIC_FAILS):
+            static, _ = generated(model, inputs, cache_implementation="static")
+            assert torch.equal(static.sequences, together.sequences)
         alone_images = []
         for row in range(3):
             alone, want = generated(model, cut_row(name, inputs, row))
             torch.testing.assert_close(logits[row], want[0], **TOLERANCE)
             alone_images += handle.last.images if row < 2 else ()
-    assert torch.equal(static.sequences, together.sequences)
     assert torch.equal(together.sequences[:, : -OPTIONS["max_new_tokens"]], inputs["input_ids"])
     assert [(i.row, i.n_before, i.n_after) for i in images] == [
         (row, families.tokens_of(name), KEEP) for row in (0, 1, 1)
@@ -81,7 +92,7 @@ def test_beams_equal_those_of_the_row_alone(name):
             assert together[row].tolist() == alone[0, -5:].tolist()
 
 
-@pytest.mark.parametrize("name", ["internvl", "gemma3", "mistral3"])
+@pytest.mark.parametrize("name", ["internvl", "gemma3", "gemma4_e", "gemma4", "mistral3"])
 def test_a_second_turn_with_a_new_image_on_the_same_cache(name):
     model = families.model(name)
     first, more = (
@@ -92,11 +103,14 @@ def test_a_second_turn_with_a_new_image_on_the_same_cache(name):
     def two_turns(one, two):
         out, _ = generated(model, one)
         ids = torch.cat([out.sequences, two["input_ids"][:, 1:]], 1)
-        later = {key: two[key] for key in ("pixel_values", "image_sizes") if key in two}
+        names = ("pixel_values", "image_sizes", "image_position_ids")
+        later = {key: two[key] for key in names if key in two}
         added = ids.shape[1] - one["input_ids"].shape[1]
         later["attention_mask"] = torch.nn.functional.pad(one["attention_mask"], (0, added), value=1)
         if name == "gemma3":
             later["token_type_ids"] = (ids == IMAGE).long()
+        if name in GEMMA4:
+            later["mm_token_type_ids"] = (ids == IMAGE).long()
         return generated(model, {"input_ids": ids, **later}, **{CACHE: cache_of(out)})[1]
 
     with tokenprune.apply(model, method="divprune", keep=KEEP):
@@ -114,3 +128,12 @@ def test_stock_smolvlm_takes_only_multiples_of_its_patch_size():
             model(**inputs)
     else:
         assert model(**inputs).logits.shape[1] == inputs["input_ids"].shape[1]
+
+
+def test_stock_gemma_4_with_a_static_cache():
+    """Stock code alone: before 5.23 an image longer than the window is answered differently with one."""
+    model, inputs = families.model("gemma4"), families.inputs("gemma4", (3, "I", 5))
+    dynamic, static = (
+        generated(model, inputs, **more)[1] for more in ({}, {"cache_implementation": "static"})
+    )
+    assert torch.allclose(dynamic, static, atol=1e-3) is not GEMMA4_STATIC_FAILS

@@ -34,6 +34,8 @@ ALIGNED = (
     "qwen3_5_moe",
     "internvl",
     "gemma3",
+    "gemma4_e",
+    "gemma4",
     "smolvlm",
     "idefics3",
     "mistral3",

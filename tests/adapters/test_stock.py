@@ -60,6 +60,7 @@ MODELS = {
     "qwen": tiny_models.qwen,
     "qwen3_vl": family("qwen3_vl"),
     "gemma3": family("gemma3"),
+    "gemma4": family("gemma4"),
 }
 PARTS = {
     "outer": type,
@@ -89,6 +90,7 @@ ARGUMENTS = [
     ("caching", "llava", "language", FRONT),
     ("visual", "qwen3_vl", "language", FRONT),
     ("added", "qwen3_vl", "language", FRONT),
+    ("layer_inputs", "gemma4", "language", FRONT),
     ("like", "llava", "rotary", FRONT),
     ("positions", "llava", "rotary", FRONT),
     ("hidden", "llava", "layer", DECODER),
@@ -101,10 +103,12 @@ ARGUMENTS = [
     ("feature_layer", "llava", "get_image_features", FRONT),
     ("feature_rule", "llava", "get_image_features", FRONT),
     ("sizes", "llava_next", "get_image_features", FRONT),
+    ("patch_positions", "gemma4", "get_image_features", FRONT),
     ("image_grids", "qwen", "get_image_features", FRONT),
     ("video_grids", "qwen", "get_video_features", FRONT),
     *((word, "llava", "create_causal_mask", FRONT) for word in ("settings", "embeds", "mask", "kv")),
     *((word, "llava", "create_causal_mask", FRONT) for word in ("positions", "blocks")),
+    *((word, "llava", "create_causal_mask", FRONT) for word in ("either", "both", "index")),
     ("kv", "llava", "create_sliding_window_causal_mask", FRONT),
     *((word, "llava", "sdpa", DECODER) for word in ("module", "query", "key", "value", "mask", "scaling")),
     ("query", "eager llava", "eager_attention_forward", DECODER),
@@ -218,7 +222,7 @@ def without_on_instances(monkeypatch, kind, name):
     monkeypatch.setattr(kind, "__init__", shim)
 
 
-@pytest.mark.parametrize("name", stock.MASKS.values())
+@pytest.mark.parametrize("name", [*stock.MASKS.values(), *stock.OVERLAYS])
 def test_a_renamed_mask_function_is_refused_by_name(monkeypatch, name):
     monkeypatch.delattr(masking_utils, name)
     refused(llava(), FRONT, name)

@@ -37,6 +37,12 @@ def stock_logits(model, inputs, keep, tokens):
     n, places = rows.shape[1], seen.get("position_ids")
     if places is None or places.ndim == 2:
         kinds = {}
+        if seen.get("per_layer_inputs") is not None:  # Gemma 4
+            more = model.model.language_model.get_per_layer_inputs(tokens[None], None)
+            kinds["per_layer_inputs"] = torch.cat([seen["per_layer_inputs"][:, keep], more], 1)
+        if "mm_token_type_ids" in inputs:
+            answer = torch.zeros(1, len(tokens), dtype=inputs["mm_token_type_ids"].dtype)
+            kinds["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"][:, keep], answer], 1)
         if "token_type_ids" in inputs:  # an answer sees only what came before
             answer = torch.full((1, len(tokens)), 1 if model.config.model_type == "paligemma" else 0)
             kinds["token_type_ids"] = torch.cat([inputs["token_type_ids"][:, keep], answer], 1)

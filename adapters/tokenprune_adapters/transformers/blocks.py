@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks for the kept rows of models with bidirectional image attention (Gemma 3, PaliGemma).
+"""Masks for the kept rows of models with bidirectional image attention (Gemma 3 and 4, PaliGemma).
 
-Such a model makes its own masks for the whole prompt. Tokens that attend to each other form blocks, which are
-read from its mask; the mask of the kept rows is then created with the same blocks.
+Such a model makes its own masks for the whole prompt, one for each kind of layer. Tokens that attend to each
+other form blocks, which are read from these masks; the masks of the kept rows are then created with the same
+blocks.
 """
 
 from __future__ import annotations
@@ -20,21 +21,43 @@ from .plan import RowPlan
 from .resolved import MaskMakers
 
 
-def block_numbers(mask: Any, stored: int, n_new: int) -> Tensor | None:
+def block_numbers(mask: Any, start: int, n_new: int) -> Tensor | None:
     """Block index of each new token, -1 for tokens in no block, (1 or B, L); None if there are no blocks.
 
-    `mask` is the language model's argument, of any kind; only four-dimensional masks can have blocks.
+    Neighbours that attend to each other belong to one block. `mask` may be of any kind; only four-dimensional
+    masks can have blocks. `start` is its column of the first new token.
     """
-    mask = stock.one_mask(mask)
     if not isinstance(mask, Tensor) or mask.ndim != 4 or n_new == 1:
         return None
-    square = mask[:, 0, :, stored : stored + n_new]  # (B, L, L)
-    visible = square if square.dtype == torch.bool else square == 0
-    mutual = visible & visible.mT
-    alone = mutual.sum(-1) < 2
-    if bool(alone.all()):
+    visible = _visible(mask, start, n_new)
+    joined = visible.diagonal(1, -2, -1) & visible.diagonal(-1, -2, -1)  # (B, L - 1): a token and the next
+    if not bool(joined.any()):
         return None
-    return torch.where(alone, -1, mutual.int().argmax(-1))
+    number = torch.nn.functional.pad((~joined).cumsum(-1), (1, 0))
+    in_block = torch.nn.functional.pad(joined, (1, 0)) | torch.nn.functional.pad(joined, (0, 1))
+    return torch.where(in_block, number, -1)
+
+
+def ends_at_window(mask: Tensor, start: int, blocks: Tensor, window: int) -> bool:
+    """Whether tokens of a block attend to each other within the window only, read from a mask.
+
+    False if no block is longer than the window: then it makes no difference.
+    """
+    far = _beyond_window(blocks, window)
+    return bool(far.any()) and not bool((_visible(mask, start, blocks.shape[-1]) & far).any())
+
+
+def _beyond_window(blocks: Tensor, window: int) -> Tensor:
+    """Pairs of tokens of one block of which the first lies `window` or more after the second, (B, L, L)."""
+    places = torch.arange(blocks.shape[-1], device=blocks.device)
+    together = (blocks[..., :, None] == blocks[..., None, :]) & (blocks >= 0)[..., None]
+    return together & (places[:, None] - places >= window)
+
+
+def _visible(mask: Tensor, start: int, n_new: int) -> Tensor:
+    """Which new tokens attend to which new tokens, (1 or B, L, L)."""
+    square = mask[:, 0, :, start : start + n_new]
+    return square if square.dtype == torch.bool else square == 0
 
 
 def masks_of_kept(
@@ -47,27 +70,68 @@ def masks_of_kept(
     config
         The language model's configuration.
     made
-        The mask that the model made for all L tokens.
+        The mask that the model made for all L tokens, or one for each kind of layer.
     flat
         The two-dimensional mask over the stored and the kept tokens; None if all are visible.
     plan
         Which rows are kept; None if all are.
     """
-    blocks, numbering = block_numbers(made, call.stored_at(call.counting), call.n_new), call.numbering(-1)
-    if blocks is None and (numbering is None or made is None):
+    masks = made if isinstance(made, dict) else {stock.FULL: made}
+    starts = {kind: _first_column(call, kind) for kind in masks}
+    blocks = {kind: block_numbers(mask, starts[kind], call.n_new) for kind, mask in masks.items()}
+    if blocks.get(stock.FULL) is not None:  # one reading for all kinds: windows may hide the ends of a block
+        blocks = dict.fromkeys(masks, blocks[stock.FULL])
+    numbering = call.numbering(-1)
+    if all(numbers is None for numbers in blocks.values()) and (numbering is None or made is None):
         return flat
-    embeds = call.entered
-    assert embeds is not None
-    if blocks is not None:
-        blocks = blocks.expand(len(embeds), -1)
-        if plan is not None:
-            blocks = plan.gather(blocks, -1)
-        blocks = torch.nn.functional.pad(blocks, (call.n_seen, 0), value=-1)
-    kinds = list(made) if isinstance(made, dict) else [stock.FULL]
-    unknown = sorted(set(kinds) - set(stock.MASKS))
+    unknown = sorted(set(masks) - set(stock.MASKS))
     if unknown:
         raise UnsupportedCallError(
             f"bidirectional image tokens under masks of the kind {', '.join(unknown)} are not supported"
         )
-    masks = {kind: makers.make(kind, config, embeds, flat, call.kv, numbering, blocks) for kind in kinds}
-    return masks if isinstance(made, dict) else masks[stock.FULL]
+    embeds, window = call.entered, stock.window_of(config)
+    assert embeds is not None
+    remade = {}
+    for kind, mask in masks.items():
+        numbers = blocks[kind]
+        kept = None if numbers is None else _of_kept(numbers, call, plan)
+        windowed = False
+        if kind == stock.SLIDING and numbers is not None and kept is not None and window is not None:
+            if numbering is not None:
+                _refuse_long_blocks(kept, window)
+            else:
+                windowed = ends_at_window(mask, starts[kind], numbers, window)
+        if windowed:
+            assert kept is not None and window is not None
+            remade[kind] = makers.make_windowed(config, embeds, flat, call.kv, kept, window)
+        else:
+            remade[kind] = makers.make(kind, config, embeds, flat, call.kv, numbering, kept)
+    return remade if isinstance(made, dict) else remade[stock.FULL]
+
+
+def _refuse_long_blocks(kept: Tensor, window: int) -> None:
+    """Refuse packed sequences in which more tokens of an image are kept than a window holds.
+
+    Up to a window, tokens of an image attend to each other anyway; beyond it the mask functions of
+    transformers confuse the blocks of packed sequences.
+    """
+    if bool(_beyond_window(kept, window).any()):
+        raise UnsupportedCallError(
+            f"more than {window} tokens of an image are kept, the window of this model's sliding layers, in "
+            "a row of packed sequences; keep fewer tokens, or pass one sequence in each row of the batch"
+        )
+
+
+def _first_column(call: Call, kind: str) -> int:
+    """Column of the first new token in the mask of a kind of layer."""
+    layer = stock.first_layer_of_kind(call.kv, kind)
+    return 0 if layer is None else call.n_seen - stock.mask_sizes(layer, call.n_new)[1]
+
+
+def _of_kept(blocks: Tensor, call: Call, plan: RowPlan | None) -> Tensor:
+    """Blocks of all tokens up to the last kept one, (B, n); -1 for those that came before this call."""
+    assert call.entered is not None
+    blocks = blocks.expand(len(call.entered), -1)
+    if plan is not None:
+        blocks = plan.gather(blocks, -1)
+    return torch.nn.functional.pad(blocks, (call.n_seen, 0), value=-1)

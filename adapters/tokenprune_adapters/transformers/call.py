@@ -67,8 +67,9 @@ class Call:
     are no labels. `stored` counts each cache layer's slots before the call. `front` describes the rows kept
     before the language model, `remaining` those kept from each decoder boundary on, and `due` holds the
     layers before which rows will be dropped. `positions` are those of the rotary embedding, and `rotates` is
-    True once it was called. `taps` holds the queries, keys and scaling of layers; `look` adds those of the
-    layer before which rows are being dropped.
+    True once it was called. `last_rows` is how many of its last rows the language model may return, None if
+    it returns all. `taps` holds the queries, keys and scaling of layers; `look` adds those of the layer
+    before which rows are being dropped.
     """
 
     n_new: int
@@ -90,6 +91,7 @@ class Call:
     choice: RowChoice | None = None
     due: frozenset[int] = frozenset()
     rotates: bool = False
+    last_rows: int | None = None
     remaining: dict[int, RemainingRows] = field(default_factory=dict)
     look: Callable[[], None] | None = None
     taps: dict[int, tuple[Tensor, Tensor, float | None]] = field(default_factory=dict)
@@ -116,6 +118,7 @@ class Call:
         embeds = language.embeds
         assert embeds is not None
         call = cls(embeds.shape[1], language.kv, language.caching)
+        call.last_rows = stock.last_rows(language.rest)
         first = call.layer(call.counting)
         if brought is not None and brought.mask is None and (packs or _is_made(language.mask, call.kv)):
             call.sequences = sequence_numbers(language.positions, len(embeds))
@@ -228,10 +231,15 @@ class Call:
         return self.numbers[key]
 
     def widen(self, rows: Tensor, layer: int) -> Tensor:
-        """Expand a layer's rows to the prompt's length; dropped tokens repeat the kept one before them."""
+        """Expand a layer's rows to the prompt's length; dropped tokens repeat the kept one before them.
+
+        If these are the last rows only, they are expanded to as many of the prompt's last tokens.
+        """
         for remaining in (self.remaining_at(layer), self.front):
             if remaining is not None:
-                rows = take(rows, remaining.plan.slot)
+                n, n_kept = rows.shape[1], remaining.plan.index.shape[1]
+                slot = remaining.plan.slot
+                rows = take(rows, slot if n == n_kept else slot[:, -n:] - (n_kept - n))
         return rows
 
 

@@ -50,7 +50,10 @@ class LanguageCall(View):
     caching: bool | None = None
     visual: Tensor | None = None
     added: Any = None
-    words: ClassVar[tuple[str, ...]] = ("embeds", "mask", "positions", "kv", "caching", "visual", "added")
+    layer_inputs: Tensor | None = None
+    words: ClassVar[tuple[str, ...]] = (
+        "embeds", "mask", "positions", "kv", "caching", "visual", "added", "layer_inputs",
+    )  # fmt: skip
 
 
 @dataclass

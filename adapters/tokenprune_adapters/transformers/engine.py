@@ -307,7 +307,7 @@ class Engine(NotCopied):
         n_layers = len(self.adapter.layers)
         if call.front is not None or call.remaining:
             rows = stock.output_field(output, "rows")
-            receipts.check_rows("the language model's output", rows, call.n_new - call.dropped(n_layers))
+            receipts.check_output(call, rows, call.n_new - call.dropped(n_layers))
             expanded = call.widen(rows, n_layers)
             stock.set_output_field(output, "rows", expanded)
             states = stock.output_field(output, "states")

@@ -112,6 +112,10 @@ class VisionLanguageFacts(ModelAdapter):
         """Additional arguments of the language model that `prune_arguments` prunes."""
         return ()
 
+    def token_arguments(self, ids: Tensor) -> dict[str, Tensor]:
+        """Additional arguments of the language model for text tokens (B, L), by keys of `stock.ARGUMENTS`."""
+        return {}
+
     def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
         """Prune the additional per-token arguments of the language model in place."""
 

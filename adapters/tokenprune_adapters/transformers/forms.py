@@ -66,6 +66,16 @@ def linear_form(linear: nn.Module) -> LinearForm | None:
     return LinearForm(torch.eye(weight.shape[1], device=weight.device), None, nn.Identity(), weight, bias)
 
 
+def norm_form(eps: float, linear: nn.Module) -> LinearForm | None:
+    """Closed form of RMS norm without weights -> linear."""
+    read = linear_weights(linear)
+    if read is None:
+        return None
+    weight, bias = read
+    eye = torch.eye(weight.shape[1], device=weight.device)
+    return LinearForm(eye, None, nn.Identity(), weight, bias, torch.ones_like(weight[0]), eps)
+
+
 def of_linear(linear: nn.Module) -> RowWise:
     """Describe a single linear layer."""
     return RowWise(linear, linear, lambda: linear_form(linear))

@@ -250,7 +250,7 @@ def guard_states(kv: Any) -> None:
     """Convert the layers of a pruned cache that hold a state to `PrunedState` in place."""
     layers = stock.layers_of(kv)
     for index, layer in enumerate(layers):
-        if not stock.holds_tokens(layer):
+        if stock.holds_state(layer) and not stock.holds_tokens(layer):
             state = layer if isinstance(layer, PrunedState) else _converted(kv, index, PrunedState)
             state.counting = layers[stock.counting_layer(kv)]
 

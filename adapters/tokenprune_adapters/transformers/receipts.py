@@ -33,6 +33,12 @@ def check_rows(where: str, rows: Tensor, planned: int) -> None:
         raise _broken(f"{where} has {rows.shape[1]} rows per sequence, {planned} were planned")
 
 
+def check_output(call: Call, rows: Tensor, planned: int) -> None:
+    """Check the number of rows that the language model returns: all that are left, or the last ones."""
+    if call.last_rows is None or rows.shape[1] != min(planned, call.last_rows):
+        check_rows("the language model's output", rows, planned)
+
+
 def check_passed(language: LanguageCall, kv_class: type) -> None:
     """Check that the language model is not passed a cache as an unknown argument."""
     for name, value in language.rest.items():

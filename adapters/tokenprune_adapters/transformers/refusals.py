@@ -78,7 +78,7 @@ def refuse_images_into(call: ModelCall) -> None:
 def refuse_unknown_layers(call: ModelCall) -> None:
     """Refuse images in a call whose cache has layers of an unknown form."""
     for layer in stock.layers_of(call.kv) if call.brings_images else ():
-        if not stock.holds_tokens(layer) and not stock.holds_state(layer):
+        if not (stock.holds_tokens(layer) or stock.holds_state(layer) or stock.holds_nothing(layer)):
             raise UnsupportedCallError(
                 f"a prompt with images cannot be pruned into a cache with a {type(layer).__name__}, which "
                 "derives from no cache layer of transformers; pass another cache, or remove() the pruning"

@@ -150,7 +150,9 @@ class _Rehearsal:
         table = stock.embedding_table(adapter.model)
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(0, len(table.weight), (1, N_ROWS + 1), generator=draw)
-        self.rows: Tensor = table(ids.to(table.weight.device))
+        ids = ids.to(table.weight.device)
+        self.rows: Tensor = table(ids)
+        self.arguments = adapter.token_arguments(ids)
         self.closes_up = cut.closes_up
         schedule = cut.method.schedule if cut.method.stage == "decoder" else None
         self.boundary = None if schedule is None else schedule.boundaries(len(adapter.layers))[0]
@@ -184,8 +186,9 @@ class _Rehearsal:
         return kv
 
     def _measure(self) -> tuple[float, float]:
-        kept, places = self.rows[:, self.keep], torch.arange(N_ROWS + 1, device=self.rows.device)
-        kept_places = places[: kept.shape[1]] if self.closes_up else places[self.keep]
+        places = torch.arange(N_ROWS + 1, device=self.rows.device)
+        kept = self.keep.nonzero().squeeze(1)
+        kept_places = places[: len(kept)] if self.closes_up else kept
         wanted = self._run(kept, kept_places, None, ones=True)
         if not bool(wanted.isfinite().all()):
             return math.nan, math.inf
@@ -194,7 +197,7 @@ class _Rehearsal:
             return difference, floor
         kv = self._kv()
         steps = (slice(-1), slice(-1, None))
-        cached = torch.cat([self._run(kept[:, step], kept_places[step], kv, ones=True) for step in steps], 1)
+        cached = torch.cat([self._run(kept[step], kept_places[step], kv, ones=True) for step in steps], 1)
         return difference, max(floor, TIMES_OWN * _difference(cached, wanted))
 
     def _pruned(self, places: Tensor) -> Tensor:
@@ -206,27 +209,27 @@ class _Rehearsal:
         try:
             engine.turn.take()
             engine.brought = ModelCall({})
-            prompt = self._run(
-                self.rows[:, :-1], places[:-1], kv, mask=None if mask is None else mask[:, :-1]
-            )
+            prompt = self._run(places[:-1], places[:-1], kv, mask=None if mask is None else mask[:, :-1])
             engine.brought = None
-            decoded = self._run(self.rows[:, -1:], None, kv, mask=mask)  # the cache defines its position
+            decoded = self._run(places[-1:], None, kv, mask=mask)  # the cache defines its position
         finally:
             engine.turn.give()
             engine.remove()
         return torch.cat([prompt[:, self.keep[:-1]], decoded], 1)
 
     def _run(
-        self, rows: Tensor, places: Tensor | None, kv: Any, mask: Tensor | None = None, ones: bool = False
+        self, index: Tensor, places: Tensor | None, kv: Any, mask: Tensor | None = None, ones: bool = False
     ) -> Tensor:
-        """Run the language model alone and return its last hidden rows (1, n, D)."""
+        """Run the language model alone on the rows of `index` (n,); return its last hidden rows (1, n, D)."""
+        rows = self.rows[:, index]
         if ones:  # without a mask, gaps in positions would look like packed prompts
             n = rows.shape[1] + (0 if kv is None else stock.seen(kv))
             mask = torch.ones(1, n, dtype=torch.long, device=rows.device)
         axes = self.adapter.position_axes
         shape = (1, -1) if axes == 1 else (axes, 1, -1)
         positions = None if places is None else places.expand(*shape)
-        call = LanguageCall({}, rows, mask, positions, kv, kv is not None)
+        more = {word: value[:, index] for word, value in self.arguments.items()}
+        call = LanguageCall({}, rows, mask, positions, kv, kv is not None, **more)
         args, kwargs = self._signature.write(call)
         output: Tensor = stock.output_field(self.language(*args, **kwargs), "rows")
         return output

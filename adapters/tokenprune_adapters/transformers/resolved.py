@@ -85,14 +85,22 @@ class MaskMakers:
     """Transformers' mask functions by kind, with their signatures."""
 
     makers: Mapping[str, tuple[Callable[..., Any], Signature]]
+    composer: Signature
+    overlays: tuple[Callable[..., Any], ...]
 
     @classmethod
     def resolve(cls) -> MaskMakers:
         """Look up the functions; refuse a missing function or argument."""
-        words = ("settings", "embeds", "mask", "kv", "positions", "blocks")
+        words = ("settings", "embeds", "mask", "kv", "positions")
         functions = stock.mask_functions()
+        full = functions[stock.FULL]
         return cls(
-            {kind: (make, Signature.of(make, make.__name__, words)) for kind, make in functions.items()}
+            {
+                kind: (make, Signature.of(make, make.__name__, (*words, "blocks")))
+                for kind, make in functions.items()
+            },
+            Signature.of(full, full.__name__, (*words, "either", "both", "index")),
+            stock.overlay_functions(),
         )
 
     def make(
@@ -121,4 +129,32 @@ class MaskMakers:
         }
         if blocks is not None:
             arguments[names["blocks"]] = blocks
+        return make(**arguments)
+
+    def make_windowed(
+        self, config: Any, embeds: Tensor, flat: Tensor | None, kv: Any, blocks: Tensor, window: int
+    ) -> Any:
+        """Make the mask of sliding layers in which tokens of a block attend to each other within the window.
+
+        Arguments are those of `make`; `blocks` (B, n) covers all tokens up to the last row.
+        """
+        layers = stock.layers_of(kv)
+        first = stock.first_layer_of_kind(kv, stock.SLIDING)
+        index = 0 if first is None else next(i for i, layer in enumerate(layers) if layer is first)
+        if first is not None:  # a preallocated layer's mask has a column for every slot
+            length, offset = stock.mask_sizes(first, embeds.shape[1])
+            blocks = nn.functional.pad(blocks, (0, max(0, offset + length - blocks.shape[1])), value=-1)
+        names = self.composer.names
+        of_blocks, of_window = self.overlays
+        arguments = {
+            names["settings"]: config,
+            names["embeds"]: embeds,
+            names["mask"]: flat,
+            names["kv"]: kv,
+            names["positions"]: None,
+            names["either"]: of_blocks(blocks),
+            names["both"]: of_window(window),
+            names["index"]: index,
+        }
+        make, _ = self.makers[stock.FULL]
         return make(**arguments)

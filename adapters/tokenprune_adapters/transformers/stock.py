@@ -41,9 +41,14 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "answers": ("labels",),
     "settings": ("config",),
     "blocks": ("block_sequence_ids",),
+    "either": ("or_mask_function",),
+    "both": ("and_mask_function",),
+    "index": ("layer_idx",),
     "visual": ("visual_pos_masks",),
     "added": ("deepstack_visual_embeds",),
+    "layer_inputs": ("per_layer_inputs",),
     "sizes": ("image_sizes",),
+    "patch_positions": ("image_position_ids",),
     "image_grids": ("image_grid_thw",),
     "video_grids": ("video_grid_thw",),
     "feature_layer": ("vision_feature_layer",),
@@ -87,8 +92,13 @@ MASKS: Mapping[str, str] = {
 }
 FULL, SLIDING = MASKS
 
+OVERLAYS = ("blockwise_overlay", "sliding_window_overlay")  # what a mask is composed of
+
 # Kinds of layers whose cache is a state of fixed size (linear attention, convolutions): it holds no tokens.
 STATES = ("linear_attention", "conv")
+
+EMPTY_LAYERS = ("DummyLayer",)  # classes of cache layers that hold nothing
+LAST_ROWS = "logits_to_keep"  # a language model that is passed it may return its last rows only
 
 # Attributes that are read or set, by what they are for.
 ATTRIBUTES: Mapping[str, str] = {
@@ -290,6 +300,16 @@ def mask_functions() -> dict[str, Callable[..., Any]]:
     return {kind: getattr(masking_utils, name) for kind, name in MASKS.items()}
 
 
+def overlay_functions() -> tuple[Callable[..., Any], ...]:
+    """Transformers' functions for masks of blocks, and of blocks within a window."""
+    from transformers import masking_utils
+
+    for name in OVERLAYS:
+        if not hasattr(masking_utils, name):
+            raise missing(f"function {name}", masking_utils.__name__)
+    return tuple(getattr(masking_utils, name) for name in OVERLAYS)
+
+
 def one_mask(mask: Any) -> Any:
     """The mask over all tokens, of a call that passes one for each kind of layer."""
     return mask.get(FULL) if isinstance(mask, dict) else mask
@@ -343,11 +363,12 @@ def layers_of(kv: Any) -> list[Any]:
 
 
 @functools.cache
-def _layer_classes() -> tuple[type, type]:
-    """The base classes of cache layers that hold tokens, and of those that hold a state."""
-    from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
+def _layer_classes() -> tuple[type, type, tuple[type, ...]]:
+    """The classes of cache layers that hold tokens, a state, or nothing (none before transformers 5.21)."""
+    from transformers import cache_utils
 
-    return CacheLayerMixin, LinearAttentionCacheLayerMixin
+    empty = tuple(getattr(cache_utils, name) for name in EMPTY_LAYERS if hasattr(cache_utils, name))
+    return cache_utils.CacheLayerMixin, cache_utils.LinearAttentionCacheLayerMixin, empty
 
 
 def holds_tokens(layer: Any) -> bool:
@@ -358,6 +379,18 @@ def holds_tokens(layer: Any) -> bool:
 def holds_state(layer: Any) -> bool:
     """Whether a cache layer stores a state of fixed size, beside tokens or in place of them."""
     return isinstance(layer, _layer_classes()[1])
+
+
+def holds_nothing(layer: Any) -> bool:
+    """Whether a cache layer is a placeholder, of a decoder layer that uses another one's keys and values."""
+    return isinstance(layer, _layer_classes()[2])
+
+
+def first_layer_of_kind(kv: Any, kind: str) -> Any:
+    """The first layer of a cache that masks of a kind are made for; None if there is none yet."""
+    layers = [layer for layer in layers_of(kv) if holds_tokens(layer)]
+    slides = attribute("whether a cache layer slides")
+    return next((layer for layer in layers if bool(getattr(layer, slides)) == (kind == SLIDING)), None)
 
 
 def counting_layer(kv: Any) -> int:
@@ -479,6 +512,8 @@ def check_kv(config: Any) -> None:
 
 def _check_layer(layer: Any) -> None:
     """Refuse a cache layer of an unknown form."""
+    if holds_nothing(layer):
+        return
     if not holds_tokens(layer):
         if not holds_state(layer):
             raise missing("cache layer that stores tokens or a state", type(layer).__name__)
@@ -655,6 +690,12 @@ def states_of(layer: Any) -> list[Tensor]:
     _need(layer, *LAYER_STATES)
     states = [state for name in LAYER_STATES for state in getattr(layer, name).values()]
     return [state for state in states if state is not None]
+
+
+def last_rows(arguments: Mapping[str, Any]) -> int | None:
+    """How many of its last rows a language model may return, from its arguments; None if it returns all."""
+    n = arguments.get(LAST_ROWS)
+    return n if isinstance(n, int) and n > 0 else None
 
 
 def head_of(model: Any) -> Any:

@@ -135,6 +135,9 @@ def _before_language(row: StockRow, chosen: Sequence[Selection | None], closes_u
         more = {name: value[:, run.source.to(value.device)] for name, value in kinds.items()}
         call_names = adapter.signatures(False).inner.names
         more |= {call_names["embeds"]: run.rows, call_names["mask"]: mask, call_names["kv"]: kv}
+        layer_inputs = row.all_layer_inputs()
+        if layer_inputs is not None:
+            more[stock.argument_name("layer_inputs")] = layer_inputs[:, run.source.to(layer_inputs.device)]
         with hook:
             output = adapter.inner(**more)
     rows = stock.output_field(output, "rows")[:, -len(row.tokens) :]

@@ -46,7 +46,8 @@ def answered(adapter: VisionLanguageFacts, inputs: dict[str, Any], tokens: Seque
 class StockRow:
     """One row (1, L) that the unpruned model answered with T tokens.
 
-    `entered` (1, L, D): the input rows of its language model; `visual` and `added`: its DeepStack arguments.
+    `entered` (1, L, D): the input rows of its language model; `visual` and `added`: its DeepStack arguments;
+    `layer_inputs` (1, L, ...): its inputs of single layers.
     `positions` (..., 1, L + T - 1): the inputs of its rotary embedding for prompt and answer. `spans`: the
     slots of its images.
     """
@@ -60,6 +61,7 @@ class StockRow:
     positions: Tensor
     visual: Tensor | None
     added: Any
+    layer_inputs: Tensor | None
     _before: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -83,7 +85,7 @@ class StockRow:
         places = torch.cat(positions, -1)
         return cls(
             adapter, inputs, tokens, spans_of(adapter, inputs), answer,
-            first.embeds, places, first.visual, first.added,
+            first.embeds, places, first.visual, first.added, first.layer_inputs,
         )  # fmt: skip
 
     def before(self, layer: int) -> Tensor:
@@ -100,8 +102,20 @@ class StockRow:
     def answer_rows(self) -> Tensor:
         """Embeddings (1, T - 1, D) of the answer's tokens that are fed back."""
         table = stock.embedding_table(self.adapter.model)
-        rows: Tensor = table(torch.tensor([self.tokens[:-1]], device=table.weight.device))
+        rows: Tensor = table(self._fed_back())
         return rows.to(self.entered)
+
+    def all_layer_inputs(self) -> Tensor | None:
+        """Inputs of single layers (1, L + T - 1, ...) for prompt and answer; None if there are none."""
+        if self.layer_inputs is None:
+            return None
+        more = self.adapter.token_arguments(self._fed_back())["layer_inputs"]
+        return torch.cat([self.layer_inputs, more.to(self.layer_inputs)], 1)
+
+    def _fed_back(self) -> Tensor:
+        """The answer's tokens that are fed back, (1, T - 1)."""
+        device = stock.embedding_table(self.adapter.model).weight.device
+        return torch.tensor([self.tokens[:-1]], device=device)
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gemma 4 in transformers (`Gemma4ForConditionalGeneration`), images, all sizes; videos are not pruned.
+
+The tower takes patches with their positions and pools them. The E models add inputs of their own to each
+decoder layer, and their last layers share keys and values; in the larger ones image tokens attend to each
+other inside the windows of the sliding layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import tokenprune
+from tokenprune import Layout, Projector
+
+from .authoring import (
+    MODALITY_KINDS,
+    Encoded,
+    ImageSignal,
+    LanguageCall,
+    RowPlan,
+    Specimen,
+    TransformersAdapter,
+    in_float32,
+    norm_form,
+    pictures,
+    take,
+)
+from .tiny import specimens
+
+
+class Gemma4Adapter(TransformersAdapter):
+    """Adapter for Gemma 4: pooled patches, an RMS norm and a matrix as projector."""
+
+    name: ClassVar[str] = "gemma-4"
+
+    @classmethod
+    def specimens(cls) -> tuple[Specimen, ...]:
+        """A tiny model of the E sizes, and one of the larger sizes."""
+        return specimens("gemma-4-e", "gemma-4")
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether this is transformers' Gemma4ForConditionalGeneration (subclasses too)."""
+        return any(base.__name__ == "Gemma4ForConditionalGeneration" for base in type(model).__mro__)
+
+    @property
+    def projector_module(self) -> nn.Module:
+        """The norm before the projector's matrix."""
+        module: nn.Module = self.inner.embed_vision.embedding_pre_projection_norm
+        return module
+
+    def image_signals(self) -> Mapping[str, ImageSignal]:
+        """The projector's inputs, one row per token."""
+        return {"pre_features": self._pre_features}
+
+    def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
+        """Pooled patches of one image, (N, D_v)."""
+        rows = encoded.seen.projector_inputs[0].flatten(0, -2)
+        start = sum(encoded.lengths[:number])
+        return rows[start : start + encoded.lengths[number]]
+
+    def projector_parts(self) -> nn.Module:
+        """The norm and the matrix."""
+        embedder = self.inner.embed_vision
+        return nn.Sequential(embedder.embedding_pre_projection_norm, embedder.embedding_projection)
+
+    def projector(self) -> Projector:
+        """RMS norm and matrix, with their closed form."""
+        parts: Any = self.projector_parts()
+        return Projector(in_float32(parts), lambda: norm_form(parts[0].eps, parts[1]))
+
+    def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The positions of the patches."""
+        return ("patch_positions",), ()
+
+    def layout(self, encoded: Encoded, number: int) -> Layout:
+        """Grid of tokens; a row if their number is not that of a grid."""
+        n = encoded.lengths[number]
+        columns, rows = (encoded.arguments["patch_positions"][number].amax(0) + 1).tolist()
+        pool = math.isqrt(max(1, columns * rows // n))
+        grid = (1, rows // pool, columns // pool)
+        return Layout(grid if math.prod(grid) == n else (1, 1, n))
+
+    def language_words(self) -> tuple[str, ...]:
+        """The inputs of single layers."""
+        return ("layer_inputs",)
+
+    def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
+        """Gather the kept tokens' inputs of single layers, (B, L, layers, d)."""
+        if language.layer_inputs is not None:
+            language.layer_inputs = take(language.layer_inputs, plan.index)
+
+    def token_arguments(self, ids: Tensor) -> dict[str, Tensor]:
+        """The inputs of single layers of text tokens, in models that have them."""
+        language = self.language_model
+        if not language.hidden_size_per_layer_input:
+            return {}
+        return {"layer_inputs": language.get_per_layer_inputs(ids, None)}
+
+    def why_no_decoder(self) -> str:
+        """Why the decoder cannot be pruned: its sliding layers."""
+        return super().why_no_decoder() or "some of its layers share keys and values"
+
+    # -- random inputs, and inputs of reference runs
+
+    def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor]:
+        """A random picture as patches with their positions."""
+        vision = self.model.config.vision_config
+        side = vision.pooling_kernel_size * pictures.N_UNITS // 2
+        pixels = pictures.noise(draw, 1, side * side, 3 * vision.patch_size**2)
+        places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(1)
+        return {"images": pixels, "patch_positions": places[None]}
+
+    def picture_frame(self) -> tuple[int, ...]:
+        """The special tokens before and after an image's tokens."""
+        config = self.model.config
+        return config.boi_token_id, config.eoi_token_id
+
+    def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
+        """Mark which tokens belong to an image."""
+        return {MODALITY_KINDS: (ids == self.token_id("image")).int()}
+
+    def answer_kinds(self, inputs: Mapping[str, Any], n: int) -> dict[str, Tensor]:
+        """The same for a prompt and its answer, whose tokens attend causally."""
+        if MODALITY_KINDS not in inputs:
+            return {}
+        return {MODALITY_KINDS: nn.functional.pad(inputs[MODALITY_KINDS], (0, n))}
+
+
+@tokenprune.hookimpl
+def tokenprune_adapters() -> list[type[tokenprune.ModelAdapter]]:
+    """Deliver the adapter."""
+    return [Gemma4Adapter]
