@@ -90,7 +90,7 @@ def test_the_readme_names_the_tested_range():
     text = (ROOT / "README.md").read_text()
     assert f"transformers {first} to {last}" in text
     assert (
-        f"Python 3.10 it takes {'.'.join(map(str, minor(pins('constraints.txt', '3.10')['transformers'])))}"
+        f"Python 3.10 it installs at most {'.'.join(map(str, minor(pins('constraints.txt', '3.10')['transformers'])))}"
         in text
     )
 
