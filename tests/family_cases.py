@@ -9,7 +9,11 @@ from transformers import __version__ as transformers_version
 TOLERANCE = {"atol": 5e-4, "rtol": 1e-3}
 KEEP = 3
 WHOLE = ("qwen3_vl", "qwen3_5", "internvl", "gemma3")
-DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")  # rows of the tower are added after the first two layers
+DEEPSTACK = (
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_omni",
+)  # rows of the tower are added after the first two layers
 STATES = ("qwen3_5", "qwen3_5_moe")  # layers of linear attention
 VERSION = Version(transformers_version)
 # stock merges SmolVLM's rows in pieces of the patch size (seen in 5.20, not in 5.17 and 5.23); see
@@ -22,7 +26,7 @@ GEMMA4_STATIC_FAILS = VERSION < Version("5.23")
 OPTIONS = {
     "max_new_tokens": 5,
     "do_sample": False,
-    "suppress_tokens": [IMAGE, VIDEO, 92, 93, 94, PAD],
+    "suppress_tokens": [IMAGE, VIDEO, 92, 93, 94, 96, 97, PAD],  # special tokens of some family
     "output_logits": True,
     "return_dict_in_generate": True,
 }

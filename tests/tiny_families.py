@@ -12,6 +12,8 @@ from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5Moe
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
 from transformers.models.qwen3_vl_moe.configuration_qwen3_vl_moe import Qwen3VLMoeTextConfig
 
+import tokenprune
+
 TOWER = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -50,6 +52,7 @@ IDS = {
     "vision_end_token_id": 93,
 }
 WINDOW = 12  # of Gemma's sliding layers: less than an image
+PACKED = ("qwen", "glm")  # families whose pixels are packed patches
 GEMMA4 = ("gemma4_e", "gemma4")
 
 
@@ -122,6 +125,108 @@ def qwen3_5_moe():
     }
     decoder = text(Qwen3_5MoeTextConfig, **LINEAR, **experts)
     return transformers.Qwen3_5MoeConfig(text_config=decoder, vision_config=tower, **IDS)
+
+
+def glm4v(config=transformers.Glm4vConfig, **more):
+    tower = {
+        "depth": 2,
+        "hidden_size": 32,
+        "num_heads": 4,
+        "image_size": 32,
+        "patch_size": 4,
+        "out_hidden_size": 64,
+        "intermediate_size": 48,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    decoder = {name: value for name, value in DECODER.items() if name != "initializer_range"}
+    decoder["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 1, 1],
+        "partial_rotary_factor": 0.5,
+    }
+    decoder |= more
+    if config is transformers.Glm46VConfig:  # it names no model types of its own
+        decoder["model_type"], tower["model_type"] = "glm4v_text", "glm4v_vision"
+    return config(
+        text_config=decoder,
+        vision_config=tower,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_start_token_id=92,
+        image_end_token_id=93,
+        video_start_token_id=96,
+        video_end_token_id=97,
+    )
+
+
+def glm4v_moe():
+    return glm4v(
+        transformers.Glm4vMoeConfig,
+        moe_intermediate_size=32,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        head_dim=16,
+    )
+
+
+AUDIO_TOWER = {
+    "num_mel_bins": 16,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 32,
+    "d_model": 32,
+    "output_dim": 64,
+    "n_window": 4,
+    "max_source_positions": 64,
+}
+AUDIO_IDS = {"audio_token_id": 94, "audio_start_token_id": 96, "audio_end_token_id": 97}
+
+
+def without_kind(settings):
+    return {name: value for name, value in settings.items() if name != "model_type"}
+
+
+def qwen2_5_omni():
+    tower = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "patch_size": 4,
+        "window_size": 16,
+        "out_hidden_size": 64,
+        "fullatt_block_indexes": [1],
+    }
+    return transformers.Qwen2_5OmniThinkerConfig(
+        text_config=without_kind(mrope(Qwen2VLTextConfig, [2, 3, 3])),
+        vision_config=tower,
+        audio_config=AUDIO_TOWER,
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        audio_token_index=94,
+        audio_start_token_id=96,
+        audio_end_token_id=97,
+        vision_start_token_id=92,
+        vision_end_token_id=93,
+    )
+
+
+def qwen3_omni():
+    whole = qwen3_vl_moe()
+    audio = {**AUDIO_TOWER, "downsample_hidden_size": 8, "n_window_infer": 16, "n_window": 8}
+    return transformers.Qwen3OmniMoeThinkerConfig(
+        text_config=without_kind(whole.text_config.to_dict()),
+        vision_config=without_kind(whole.vision_config.to_dict()),
+        audio_config=audio,
+        **IDS,
+        **AUDIO_IDS,
+    )
 
 
 def internvl():
@@ -263,6 +368,11 @@ CLASSES = {
     "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", qwen3_vl_moe),
     "qwen3_5": ("Qwen3_5ForConditionalGeneration", qwen3_5),
     "qwen3_5_moe": ("Qwen3_5MoeForConditionalGeneration", qwen3_5_moe),
+    "qwen2_5_omni": ("Qwen2_5OmniThinkerForConditionalGeneration", qwen2_5_omni),
+    "qwen3_omni": ("Qwen3OmniMoeThinkerForConditionalGeneration", qwen3_omni),
+    "glm4v": ("Glm4vForConditionalGeneration", glm4v),
+    "glm4v_moe": ("Glm4vMoeForConditionalGeneration", glm4v_moe),
+    "glm46v": ("Glm46VForConditionalGeneration", functools.partial(glm4v, transformers.Glm46VConfig)),
     "internvl": ("InternVLForConditionalGeneration", internvl),
     "gemma3": ("Gemma3ForConditionalGeneration", gemma3),
     "gemma4_e": ("Gemma4ForConditionalGeneration", gemma4_e),
@@ -277,6 +387,10 @@ CLASSES = {
     "paligemma": ("PaliGemmaForConditionalGeneration", paligemma),
     "aya_vision": ("AyaVisionForConditionalGeneration", aya_vision),
 }
+
+
+if not tokenprune.default_registry().find("adapter", "qwen3-omni").specimens()[0].is_installed:
+    del CLASSES["qwen2_5_omni"], CLASSES["qwen3_omni"]
 
 
 def build(name, attention="sdpa"):
@@ -307,9 +421,11 @@ def inputs(name, *rows, seed=1):
     LLaVA-OneVision's are two tiles wide. Without rows: left padding, unequal image counts, text only.
     """
     rows = rows or ((3, "I", 5), (2, "I", 4, "I", 3), (6,))
-    if name.startswith("qwen"):
+    if name.startswith(PACKED):
         made = qwen_inputs(*[tuple(("I", 4, 6) if p == "I" else p for p in row) for row in rows], seed=seed)
         made.pop("second_per_grid_ts", None)
+        if name.endswith("omni"):  # it finds images by their tokens
+            del made["mm_token_type_ids"]
         return made
     draw = torch.Generator().manual_seed(seed)
     n_images = sum(part == "I" for row in rows for part in row)
@@ -354,7 +470,7 @@ def inputs(name, *rows, seed=1):
 @functools.cache
 def tokens_of(name):
     """Tokens of an image."""
-    if name.startswith("qwen"):
+    if name.startswith(PACKED):
         return 24
     if name == "llava_onevision":
         with torch.no_grad():
@@ -374,7 +490,7 @@ def cut_row(name, given, row):
         return one
     if name in ("smolvlm", "idefics3"):
         return {**one, "pixel_values": given["pixel_values"][row : row + 1, : counts[row]]}
-    if name.startswith("qwen"):
+    if name.startswith(PACKED):
         patches = given["image_grid_thw"].prod(1).tolist()
         one["pixel_values"] = given["pixel_values"][sum(patches[:start]) : sum(patches[:stop])]
         return {**one, "image_grid_thw": given["image_grid_thw"][start:stop]}

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 
 import torch
 from torch import Tensor, nn
@@ -72,18 +73,27 @@ class Specimen:
     """A tiny model of a family, built from a configuration in the adapter's package.
 
     `build` returns it in evaluation mode, with the same weights each time; `package` is the module that it
-    requires, or an empty string; `remedy` says how to install that.
+    requires, or an empty string; `remedy` says how to install that. `least` is the first version (major,
+    minor) of the package that has the family, if not all tested ones do.
     """
 
     name: str
     build: Callable[[], nn.Module]
     package: str = ""
     remedy: str = ""
+    least: tuple[int, int] | None = None
 
     @property
     def is_installed(self) -> bool:
-        """Whether the required package is installed."""
-        return not self.package or importlib.util.find_spec(self.package) is not None
+        """Whether the required package is installed, in a version that has the family."""
+        if not self.package:
+            return True
+        if importlib.util.find_spec(self.package) is None:
+            return False
+        if self.least is None:
+            return True
+        major, minor = metadata.version(self.package).split(".")[:2]
+        return (int(major), int(minor)) >= self.least
 
 
 class Trial(ABC):

@@ -46,6 +46,8 @@ class GenericAdapter(FamilyAdapter):
             return "torch.compile wraps the model; apply to the model itself, which model.compile() compiles"
         if isinstance(getattr(model, "module", None), nn.Module):
             return f"{type(model).__name__} wraps a model; apply to model.module"
+        if isinstance(getattr(model, "thinker", None), nn.Module):
+            return f"{type(model).__name__} reads pictures with its thinker; apply to model.thinker"
         if "image" not in getattr(model, "input_modalities", "image"):
             return f"{type(model).__name__} takes no images, so it has no visual tokens to drop"
         whole = _with_head(type(model))

@@ -76,3 +76,43 @@ def test_videos_of_llava_onevision(method):
             keep = kept_slots(ids, kept)
             want = stock_logits(model, alone, keep, one.sequences[0, len(ids) :])
             torch.testing.assert_close(got[0], want[int(keep.sum()) - 1 : -1], **TOLERANCE)
+
+
+GLMS = ("glm4v", "glm4v_moe", "glm46v")
+
+
+@pytest.mark.parametrize("name", GLMS)
+@pytest.mark.parametrize("method", ["zoo-exact", "fastv"])
+def test_videos_of_glm_on_the_placeholders_of_images(name, method):
+    model, draw = families.model(name), torch.Generator().manual_seed(3)
+    video = [96, *(t for _ in range(2) for t in (92, *[IMAGE] * 6, 93)), 97]
+    inputs = batch([[BOS, 5, *video, 7, 8, 9], [BOS, *video, 4]])
+    inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == IMAGE).int()
+    pixels = torch.randn(96, 96, generator=draw)
+    inputs |= {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[2, 4, 6]] * 2)}
+    with tokenprune.apply(model, method=method, keep=5) as handle:
+        _, logits = generated(model, inputs)
+        assert [(i.row, i.modality, i.n_before, i.n_after) for i in handle.last.images] == [
+            (0, "video", 12, 5),
+            (1, "video", 12, 5),
+        ]
+        assert handle.last.images[0].layout.grid == (2, 2, 3)
+        for row in range(2):
+            real = inputs["attention_mask"][row].bool()
+            names = ("input_ids", "attention_mask", "mm_token_type_ids")
+            alone = {key: inputs[key][row : row + 1, real] for key in names}
+            alone["pixel_values_videos"] = pixels[48 * row : 48 * (row + 1)]
+            alone["video_grid_thw"] = inputs["video_grid_thw"][row : row + 1]
+            torch.testing.assert_close(logits[row], generated(model, alone)[1][0], **TOLERANCE)
+    assert (logits - generated(model, inputs)[1]).abs().max() > 0.1
+
+
+def test_glm_with_an_image_and_a_video_in_a_call_is_stock_s_error():
+    model = families.model("glm4v")
+    inputs = families.inputs("glm4v", (3, "I", 5))
+    inputs |= {"pixel_values_videos": torch.randn(48, 96), "video_grid_thw": torch.tensor([[2, 4, 6]])}
+    with pytest.raises((RuntimeError, ValueError), match="do not match"):
+        model(**inputs)
+    with tokenprune.apply(model, method="divprune", keep=5):
+        with pytest.raises((RuntimeError, ValueError), match="do not match"):
+            model(**inputs)

@@ -18,9 +18,12 @@ FOLDER = Path(__file__).parent
 SPREAD = 1.5  # gain of a matrix on unit rows, at which every token matters and none dominates
 
 
-def specimens(*names: str) -> tuple[Specimen, ...]:
-    """Specimens of the configurations in this folder, by name."""
-    return tuple(Specimen(name, functools.partial(tiny_model, name)) for name in names)
+def specimens(*names: str, least: tuple[int, int] | None = None) -> tuple[Specimen, ...]:
+    """Specimens of the configurations in this folder, by name; `least`: the first transformers with them."""
+    remedy = "" if least is None else f"pip install 'transformers>={least[0]}.{least[1]}'"
+    return tuple(
+        Specimen(name, functools.partial(tiny_model, name), "transformers", remedy, least) for name in names
+    )
 
 
 def tiny_model(name: str) -> Any:

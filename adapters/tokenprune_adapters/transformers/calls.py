@@ -38,6 +38,12 @@ class ModelCall(View):
         outputs = self.encoded.values() if isinstance(self.encoded, dict) else (self.encoded,)
         return any(argument is not None for argument in (self.images, self.videos, *outputs))
 
+    def brings(self, modality: str) -> bool:
+        """Whether the call has pixels or encodings of a modality."""
+        pixels = self.videos if modality == "video" else self.images
+        encodings = self.encoded if isinstance(self.encoded, dict) else {}
+        return pixels is not None or encodings.get(modality) is not None
+
 
 @dataclass
 class LanguageCall(View):

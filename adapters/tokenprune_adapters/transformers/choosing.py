@@ -66,6 +66,8 @@ class MethodChooser:
         """Locate all images of the call in the batch."""
         spans: list[ImageSpan] = []
         for modality in self.adapter.modalities:
+            if self.adapter.shares_placeholders and not brought.brings(modality):
+                continue
             mask = self._visual_mask(brought, modality)
             if bool(mask.any()):
                 spans += locate(mask, self._encoded(brought, modality).lengths, modality)

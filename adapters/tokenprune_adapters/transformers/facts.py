@@ -25,6 +25,7 @@ class VisionLanguageFacts(ModelAdapter):
 
     modalities: tuple[str, ...] = ("image",)
     position_axes = 1  # of the rotary embedding; 3 if positions have a frame, a row and a column
+    shares_placeholders = False  # whether images and videos stand on the same placeholder token
     rows_first = False  # whether pixel values have an entry per row of the batch instead of per image
     model: Any
     _projector: tuple[Any, Projector] | None = None

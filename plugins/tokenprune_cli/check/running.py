@@ -103,8 +103,9 @@ def check_specimens(
 
 def _reason_to_leave_out(specimen: Specimen, attention: str | None) -> str:
     if not specimen.is_installed:
-        return f"{specimen.package} is not installed: {specimen.remedy}"
-    if attention is not None and specimen.package:
+        needed = " ".join(filter(None, [specimen.package, ".".join(map(str, specimen.least or ()))]))
+        return f"{needed} is not installed: {specimen.remedy}"
+    if attention is not None and specimen.package not in ("", "transformers"):
         return "its library has no attention implementations to choose from, so --attn does not apply"
     return ""
 
