@@ -8,7 +8,6 @@ import tiny_families
 import tiny_models
 import tiny_processors
 import torch
-from tokenprune_adapters.tiny import tiny_model
 from tokenprune_adapters.transformers.engine import Engine
 from tokenprune_cli.app import app
 from tokenprune_cli.check import running
@@ -130,8 +129,7 @@ def test_a_saved_model_through_its_own_processor(family, tmp_path):
 @pytest.mark.parametrize("name", [*tiny_families.CLASSES])
 def test_a_saved_model_of_every_other_family_without_a_processor(name, tmp_path, monkeypatch):
     """Loaded from its files as users load theirs; the inputs are the adapter's own."""
-    family = {"qwen2_vl": "qwen2-vl", "qwen3_vl": "qwen3-vl", "gemma3": "gemma-3", "mistral3": "mistral-3"}
-    model = tiny_model(family.get(name, name.replace("_", "-")))
+    model = tiny_families.build(name)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
     settings = running.Settings(["divprune"], tokenprune.Budget(keep_ratio=0.5), 0)
