@@ -47,7 +47,7 @@ def test_a_changed_file_is_found(name, tmp_path, monkeypatch):
         file.write(b"\n")
     monkeypatch.setattr(files, "_FOLDER", tmp_path / "scenes")
     files._read.cache_clear()
-    with pytest.raises(RuntimeError, match="install tokenprune-vlm again"):
+    with pytest.raises(RuntimeError, match="reinstall tokenprune-vlm"):
         held_out_scenes(1)
     files._read.cache_clear()
 

@@ -46,7 +46,7 @@ def test_records_are_read_as_they_were_written(run):
 
 def test_the_terminal_says_what_was_asked_and_shows_the_table(run):
     stdout, record = run
-    assert stdout.startswith("Should kept tokens be renumbered, or keep the positions they had?")
+    assert stdout.startswith("Should kept tokens be renumbered, or keep their positions?")
     assert f"{record['questions']['count']} questions about 2 pictures" in stdout
     assert "contiguous (the" in stdout and "paired bootstrap over images" in stdout
 
