@@ -2,6 +2,7 @@
 """`tokenprune check`: tables and JSON, exit codes, models of every kind, bad input."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import tiny_families
@@ -91,6 +92,35 @@ def test_a_tiny_model_that_is_refused_counts_as_broken(two_specimens, monkeypatc
     result = invoke("--method", "stride")
     assert result.exit_code == 1
     assert "something of transformers was renamed" in result.stdout
+
+
+def test_tiny_models_are_checked_by_as_many_processes_as_pay_off(monkeypatch):
+    monkeypatch.setattr(running.os, "cpu_count", lambda: 16)
+    assert [running.n_processes("cpu", n) for n in (0, 1, 7, 8, 12, 40)] == [1, 1, 1, 2, 3, 4]
+    assert running.n_processes("cuda", 40) == 1
+    monkeypatch.setattr(running.os, "cpu_count", lambda: None)
+    assert running.n_processes("cpu", 40) == 1
+
+
+def test_a_process_that_dies_is_one_sentence(monkeypatch):
+    class Pool:
+        def __init__(self, *arguments):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, *arguments):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(running, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(running, "n_processes", lambda *_: 2)
+    result = invoke("--method", "stride")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("tokenprune: a process that was checking tiny models has died")
 
 
 def test_a_method_that_runs_on_some_models_only(monkeypatch):

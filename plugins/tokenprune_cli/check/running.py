@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +21,7 @@ from PIL import Image
 import tokenprune
 from tokenprune.testing import ModelCheck, check_model
 from tokenprune.trial import ALL_PROMISES, FAILED, PromiseRecord, Specimen
-from tokenprune_cli.console.failures import BadInputError, first_line
+from tokenprune_cli.console.failures import BadInputError, first_line, quietly
 from tokenprune_cli.evaluation.prompts import placed, tokenized
 from tokenprune_cli.records import Provenance
 
@@ -72,33 +78,70 @@ class Settings:
 def check_specimens(
     settings: Settings, device: str, dtype: torch.dtype, attention: str | None, progress: Progress
 ) -> CheckRecord:
-    """Check a tiny model of each family that an installed adapter supports, and return the record.
+    """Check a tiny model of each family that an installed adapter supports, and return the record."""
+    start = time.perf_counter()
+    registry = tokenprune.default_registry()
+    pending, left_out = [], []
+    for name in registry.names("adapter"):
+        for specimen in registry.find("adapter", name).specimens():
+            reason = _reason_to_leave_out(specimen, attention)
+            if reason:
+                left_out.append({"name": specimen.name, "reason": reason})
+            else:
+                pending.append((name, specimen.name))
+    check = functools.partial(_check_specimen, settings, device, dtype, attention)
+    models = []
+    with _map_in_processes(n_processes(device, len(pending))) as map_each:
+        for number, model in enumerate(map_each(check, pending)):
+            progress("tiny models", number + 1, len(pending))
+            models.append(model)
+    return _record(settings, models, left_out, time.perf_counter() - start)
+
+
+def n_processes(device: str, n_models: int) -> int:
+    """Return how many processes check tiny models: up to four on a CPU, each with four models or more."""
+    return max(1, min(os.cpu_count() or 1, 4, n_models // 4)) if device == "cpu" else 1
+
+
+@contextmanager
+def _map_in_processes(n: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Provide a `map` that runs in `n` processes; with one, in this process."""
+    if n == 1:
+        yield map
+        return
+    try:
+        with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
+            yield pool.map
+    except BrokenProcessPool:
+        raise BadInputError(
+            "a process that was checking tiny models has died, perhaps for lack of memory; check one model "
+            "with --model, or fewer methods with --method"
+        ) from None
+
+
+def _check_specimen(
+    settings: Settings, device: str, dtype: torch.dtype, attention: str | None, names: tuple[str, str]
+) -> dict[str, Any]:
+    """Check the tiny model with these names of an adapter and a specimen.
 
     These models are known to run, so a refusal counts as a broken promise.
     """
-    start, threads = time.perf_counter(), torch.get_num_threads()
+    adapter_name, name = names
+    adapter = tokenprune.default_registry().find("adapter", adapter_name)
+    specimen = next(specimen for specimen in adapter.specimens() if specimen.name == name)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with tiny tensors, threads only wait for each other
-    registry = tokenprune.default_registry()
-    adapters = [registry.find("adapter", name) for name in registry.names("adapter")]
-    specimens = [(adapter, specimen) for adapter in adapters for specimen in adapter.specimens()]
-    models, left_out = [], []
-    for number, (adapter, specimen) in enumerate(specimens):
-        progress("tiny models", number, len(specimens))
-        reason = _reason_to_leave_out(specimen, attention)
-        if reason:
-            left_out.append({"name": specimen.name, "reason": reason})
-            continue
-        model = _tiny_model(specimen, device, dtype, attention)
-        try:
+    try:
+        with quietly():
+            model = _tiny_model(specimen, device, dtype, attention)
             check = settings.check(model)
-        except (tokenprune.UnsupportedModelError, tokenprune.UnsupportedCallError) as error:
-            broken = PromiseRecord.failed(ALL_PROMISES, "every method", str(error))
-            name, budget = type(model).__name__, str(settings.budget)
-            check = ModelCheck(name, adapter.name, device, str(dtype), {}, budget, (broken,), 0.0)
-        models.append({"name": specimen.name, **check.to_dict()})
-    progress("tiny models", len(specimens), len(specimens))
-    torch.set_num_threads(threads)
-    return _record(settings, models, left_out, time.perf_counter() - start)
+    except (tokenprune.UnsupportedModelError, tokenprune.UnsupportedCallError) as error:
+        broken = PromiseRecord.failed(ALL_PROMISES, "every method", str(error))
+        class_name, budget = type(model).__name__, str(settings.budget)
+        check = ModelCheck(class_name, adapter_name, device, str(dtype), {}, budget, (broken,), 0.0)
+    finally:
+        torch.set_num_threads(threads)
+    return {"name": name, **check.to_dict()}
 
 
 def _reason_to_leave_out(specimen: Specimen, attention: str | None) -> str:
