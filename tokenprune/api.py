@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from .arguments import methods_from_arguments, place_cut, read_budgets, seeded
+from .budget import Budget
 from .cut import Cut, position_rule
 from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, check_unpruned
@@ -19,6 +21,7 @@ from .registry import default_registry
 from .restore import restored_on_error
 from .schedule import Schedule
 from .strategy import Reducer, Scorer, Selector
+from .variants import check_variant, cut_of_variant
 
 _APPLYING = threading.RLock()
 
@@ -39,6 +42,7 @@ def apply(
     scope: str | None = None,
     newlines: str | None = None,
     positions: str | None = None,
+    variant: str = "named",
     min_tokens: int = 0,
     seed: int = 0,
     verify: bool = True,
@@ -68,6 +72,9 @@ def apply(
     budget
         What `keep` counts in the decoder: `"rows"` left after the last cut, the `"average"` of rows entering
         a layer, or the nominal budget of the method's `"paper"`.
+    variant
+        `"named"`: exactly the method that is named. `"auto"`: if the model cannot be pruned with it, its
+        variant, such as `visionzip-received` for `visionzip` on towers without a CLS token.
     min_tokens
         Images with fewer visual tokens are not pruned.
     seed
@@ -94,6 +101,7 @@ def apply(
         raise OptionError(f"verify must be True or False, got {verify!r}")
     if not isinstance(trace, bool):
         raise OptionError(f"trace must be True or False, got {trace!r}")
+    check_variant(variant)
     methods = methods_from_arguments(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, budget, len(methods))
     with _APPLYING:  # a single lock, because models may share modules
@@ -105,15 +113,21 @@ def apply(
         overrides = {"scope": scope, "newlines": newlines, "positions": positions, "budget": budget}
         cuts = []
         options = {name: value for name, value in overrides.items() if value is not None}
-        for requested, method_budget in zip(methods, budgets, strict=True):
+
+        def cut_of(requested: Method, method_budget: Budget) -> Cut:
             placed = place_cut(requested, stage, layer, schedule, len(methods), adapter)
             placed = placed.with_options(**options)
             rule = position_rule(placed, positions, adapter.positions)
-            cuts.append(Cut(seeded(placed, seed), method_budget, min_tokens, rule))
-            adapter.check(cuts[-1])
+            cut = Cut(seeded(placed, seed), method_budget, min_tokens, rule)
+            adapter.check(cut)
             for part in placed.parts:
                 check_parts(f"{part.kind} {part.name!r}", part)
                 part.check(model)
+            return cut
+
+        for requested, method_budget in zip(methods, budgets, strict=True):
+            make = functools.partial(cut_of, method_budget=method_budget)
+            cuts.append(cut_of_variant(requested, variant, make))
         adapter.check_together(cuts)
         with restored_on_error(model):
             rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"

@@ -34,6 +34,7 @@ class Method:
     `scorer`, `selector` and `reducer` are names or instances. `positions` is `"contiguous"` (kept tokens
     are renumbered), `"original"` (they keep their positions) or None (the model's default). `deviations`
     lists the intended differences from the official code. The method's documentation page has more.
+    `variant_of` names the method that this one stands in for on models that the other does not run on.
     At the decoder stage, `schedule` sets the layers of the cuts and the rows left after each, and `budget`
     what `keep` counts there (see `Schedule.cuts`).
     """
@@ -51,6 +52,7 @@ class Method:
     newlines: str = "drop"
     paper: str = ""
     deviations: tuple[str, ...] = ()
+    variant_of: str = ""
 
     def __post_init__(self) -> None:
         check_one_of("stage", self.stage, STAGES)

@@ -158,6 +158,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
         ),
         tokenprune.Method(
             name="visionzip-received",
+            variant_of="visionzip",
             title="VisionZip without CLS: attention received, the rest merged",
             scorer=AttentionScorer(source="received"),
             selector="topk",

@@ -174,6 +174,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
         ),
         tokenprune.Method(
             name="vispruner-received",
+            variant_of="vispruner",
             title="VisPruner without CLS: attention received, then similar tokens removed",
             scorer=AttentionScorer(source="received"),
             selector="vispruner",
