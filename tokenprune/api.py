@@ -16,12 +16,12 @@ from .cut import Cut, position_rule
 from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
 from .handle import PruningHandle, check_unpruned
 from .methods import Method
-from .option_types import check_parts
+from .option_types import check_one_of, check_parts
 from .registry import default_registry
 from .restore import restored_on_error
 from .schedule import Schedule
 from .strategy import Reducer, Scorer, Selector
-from .variants import check_variant, cut_of_variant
+from .variants import AUTO, NAMED, cut_of_variant
 
 _APPLYING = threading.RLock()
 
@@ -101,7 +101,7 @@ def apply(
         raise OptionError(f"verify must be True or False, got {verify!r}")
     if not isinstance(trace, bool):
         raise OptionError(f"trace must be True or False, got {trace!r}")
-    check_variant(variant)
+    check_one_of("variant", variant, (NAMED, AUTO))
     methods = methods_from_arguments(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, budget, len(methods))
     with _APPLYING:  # a single lock, because models may share modules

@@ -4,36 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from .cut import Cut
-from .errors import IncompatibleError, OptionError, PluginConflictError
+from .errors import IncompatibleError, PluginConflictError
 from .methods import Method
 from .registry import default_registry
 
 NAMED, AUTO = "named", "auto"
 
 
-def check_variant(variant: Any) -> None:
-    """Raise for a value of `variant` other than `"named"` and `"auto"`."""
-    if variant not in (NAMED, AUTO):
-        raise OptionError(f"variant must be {NAMED!r} or {AUTO!r}, got {variant!r}")
-
-
 def cut_of_variant(requested: Method, variant: str, cut_of: Callable[[Method], Cut]) -> Cut:
-    """Return the cut of a method; if the model refuses it, that of a variant, with `"auto"`.
+    """Return the cut of a method, or with `"auto"` that of its variant if the model refuses the method.
 
-    Parameters
-    ----------
-    requested
-        The method. One with changed options has no variants, which may lack these options.
-    cut_of
-        Makes the cut of a method, and raises IncompatibleError if the model cannot be pruned with it.
-
-    Raises
-    ------
-    IncompatibleError
-        If the model refuses the method; the message names a variant that runs, if there is one.
+    `cut_of` makes the cut of a method, and raises IncompatibleError if the model cannot be pruned with it;
+    the error that is raised here names a variant that runs.
     """
     try:
         return cut_of(requested)
@@ -53,12 +37,12 @@ def cut_of_variant(requested: Method, variant: str, cut_of: Callable[[Method], C
 
 
 def _variants(method: Method) -> list[Method]:
-    """Return the installed variants of a method; none if its options were changed."""
-    registry, by_name = default_registry(), dict[str, Method]()
+    """Return the installed variants of a method; none if its options were changed, which they may lack."""
+    registry, methods = default_registry(), dict[str, Method]()
     for name in registry.names("method"):
         try:
-            by_name[name] = registry.find("method", name).resolved()
+            methods[name] = registry.find("method", name).resolved()
         except PluginConflictError:  # two plugins deliver a method of this name
             continue
-    variants = [other for other in by_name.values() if other.variant_of == method.name]
-    return variants if variants and by_name.get(method.name) == method else []
+    variants = [other for other in methods.values() if other.variant_of == method.name]
+    return variants if variants and methods.get(method.name) == method else []

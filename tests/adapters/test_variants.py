@@ -7,7 +7,7 @@ import tiny_models
 import torch
 
 import tokenprune
-from tokenprune.errors import PluginConflictError
+from tokenprune import PluginConflictError
 
 
 def kept(model, inputs, **call):
@@ -75,5 +75,5 @@ def test_names_that_two_plugins_deliver_are_no_variants(monkeypatch):
 
 @pytest.mark.parametrize("variant", ["automatic", None, True])
 def test_other_values_are_refused(variant):
-    with pytest.raises(tokenprune.OptionError, match="variant must be 'named' or 'auto', got"):
+    with pytest.raises(tokenprune.IncompatibleError, match="variant must be one of 'named', 'auto', got"):
         tokenprune.apply(tiny_models.llava(), method="divprune", keep=6, variant=variant)
