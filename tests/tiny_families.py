@@ -26,12 +26,15 @@ TOWER = {
 SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False, **TOWER}
 QWEN_TOWER = {"num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 QWEN3_5_TOWER = {
+    **QWEN_TOWER,
     "depth": 2,
     "hidden_size": 32,
     "intermediate_size": 48,
     "out_hidden_size": 64,
     "num_position_embeddings": 64,
 }
+QWEN3_TOWER = {**QWEN3_5_TOWER, "depth": 3, "deepstack_visual_indexes": [0, 1]}
+EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
 LINEAR = {  # three layers of linear attention, then one of full attention, which has positions of three axes
     "head_dim": 32,
     "linear_num_key_heads": 2,
@@ -75,56 +78,24 @@ def qwen2_vl():
 
 
 def qwen3_vl():
-    tower = {
-        **QWEN_TOWER,
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "out_hidden_size": 64,
-        "deepstack_visual_indexes": [0, 1],
-        "num_position_embeddings": 64,
-    }
     decoder = mrope(Qwen3VLTextConfig, [4, 2, 2], head_dim=16)
-    return transformers.Qwen3VLConfig(text_config=decoder, vision_config=tower, **IDS)
+    return transformers.Qwen3VLConfig(text_config=decoder, vision_config=QWEN3_TOWER, **IDS)
 
 
 def qwen3_vl_moe():
-    tower = {
-        **QWEN_TOWER,
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "out_hidden_size": 64,
-        "deepstack_visual_indexes": [0, 1],
-        "num_position_embeddings": 64,
-    }
-    decoder = mrope(
-        Qwen3VLMoeTextConfig,
-        [4, 2, 2],
-        head_dim=16,
-        moe_intermediate_size=32,
-        num_experts=4,
-        num_experts_per_tok=2,
-    )
-    return transformers.Qwen3VLMoeConfig(text_config=decoder, vision_config=tower, **IDS)
+    decoder = mrope(Qwen3VLMoeTextConfig, [4, 2, 2], head_dim=16, **EXPERTS)
+    return transformers.Qwen3VLMoeConfig(text_config=decoder, vision_config=QWEN3_TOWER, **IDS)
 
 
 def qwen3_5():
-    tower = {**QWEN_TOWER, **QWEN3_5_TOWER}
     decoder = text(Qwen3_5TextConfig, **LINEAR)
-    return transformers.Qwen3_5Config(text_config=decoder, vision_config=tower, **IDS)
+    return transformers.Qwen3_5Config(text_config=decoder, vision_config=QWEN3_5_TOWER, **IDS)
 
 
 def qwen3_5_moe():
-    tower = {**QWEN_TOWER, **QWEN3_5_TOWER}
-    experts = {
-        "moe_intermediate_size": 32,
-        "shared_expert_intermediate_size": 32,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-    }
-    decoder = text(Qwen3_5MoeTextConfig, **LINEAR, **experts)
-    return transformers.Qwen3_5MoeConfig(text_config=decoder, vision_config=tower, **IDS)
+    more = {**LINEAR, **EXPERTS, "shared_expert_intermediate_size": 32}
+    decoder = text(Qwen3_5MoeTextConfig, **more)
+    return transformers.Qwen3_5MoeConfig(text_config=decoder, vision_config=QWEN3_5_TOWER, **IDS)
 
 
 def glm4v(config=transformers.Glm4vConfig, **more):
