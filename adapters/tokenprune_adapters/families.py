@@ -50,7 +50,9 @@ class Family:
 _IDEFICS = Family("text_model", lambda inner: forms.of_linear(_linear(inner)), pieces=True, rows_first=True)
 
 FAMILIES: Mapping[str, Family] = {
-    "AyaVisionForConditionalGeneration": Family(pieces=True),
+    "AyaVisionForConditionalGeneration": Family(
+        rows=lambda inner: forms.of_gated_layers(inner.multi_modal_projector), pieces=True
+    ),
     "Gemma3ForConditionalGeneration": Family(
         rows=lambda inner: forms.of_pooled_norm(inner.multi_modal_projector), both_ways=True, pieces=True
     ),

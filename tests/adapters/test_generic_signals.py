@@ -63,8 +63,8 @@ def test_projector_rows_are_those_of_the_tokens_and_the_closed_form_is_the_proje
             torch.testing.assert_close(score[i], want, rtol=2e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["glm4v", "glm4v_moe", "glm46v"])
-def test_a_gated_merger_has_rows_and_no_closed_form(name):
+@pytest.mark.parametrize("name", ["glm4v", "glm4v_moe", "glm46v", "aya_vision"])
+def test_a_gated_projector_has_rows_and_no_closed_form(name):
     model, look = families.model(name), Look("pre_features", "projector")
     with tokenprune.apply(model, scorer=look, keep=KEEP):
         model(**families.inputs(name))
@@ -103,7 +103,6 @@ def test_what_a_family_cannot_do_is_refused_with_the_reason():
         ("qwen3_vl", {"method": "fastv"}, "from 2 on"),
         ("qwen3_vl", {"method": "pool"}, "a new row has none"),
         ("llava_onevision", {"method": "zoo-exact"}, "needs the signal pre_features"),
-        ("aya_vision", {"method": "zoo-prune"}, "needs the signal pre_features"),
         ("internvl", {"method": "visionzip"}, "cls_attention"),
     ]
     for name, call, words in refused:

@@ -96,6 +96,25 @@ def of_last_layers(module: Any) -> RowWise:
     return RowWise(first, nn.Sequential(first, act, second), lambda: two_layer_form(first, act, second))
 
 
+class _Gated(nn.Module):
+    """Aya Vision's projector after its pixel shuffle: half of the first layer's outputs gate the rest."""
+
+    def __init__(self, projector: Any) -> None:
+        super().__init__()
+        self.norm, self.first, self.second = projector.layernorm, projector.linear_1, projector.linear_2
+        self.act = projector.act
+
+    def forward(self, rows: Tensor) -> Tensor:
+        values, gate = self.first(self.norm(rows)).chunk(2, dim=-1)
+        out: Tensor = self.second(self.act(gate) * values)
+        return out
+
+
+def of_gated_layers(module: Any) -> RowWise:
+    """Describe layer norm -> gated linear layers (Aya Vision), which have no closed form."""
+    return RowWise(module.layernorm, _Gated(module), lambda: None)
+
+
 class _NormThenMatrix(nn.Module):
     """Gemma 3's projector after its average pooling."""
 
