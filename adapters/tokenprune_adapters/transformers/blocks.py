@@ -27,7 +27,7 @@ def block_numbers(mask: Any, start: int, n_new: int) -> Tensor | None:
     Neighbours that attend to each other belong to one block. `mask` may be of any kind; only four-dimensional
     masks can have blocks. `start` is its column of the first new token.
     """
-    if not isinstance(mask, Tensor) or mask.ndim != 4 or n_new == 1:
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
         return None
     visible = _visible(mask, start, n_new)
     joined = visible.diagonal(1, -2, -1) & visible.diagonal(-1, -2, -1)  # (B, L - 1): a token and the next
@@ -76,6 +76,8 @@ def masks_of_kept(
     plan
         Which rows are kept; None if all are.
     """
+    if call.n_new == 1:  # a decoding step has no blocks, and must not synchronise
+        return flat
     masks = made if isinstance(made, dict) else {stock.FULL: made}
     starts = {kind: _first_column(call, kind) for kind in masks}
     blocks = {kind: block_numbers(mask, starts[kind], call.n_new) for kind, mask in masks.items()}
