@@ -222,6 +222,12 @@ def without_on_instances(monkeypatch, kind, name):
     monkeypatch.setattr(kind, "__init__", shim)
 
 
+@pytest.mark.parametrize("name", [stock.TOKEN_LAYERS, stock.STATE_LAYERS])
+def test_a_renamed_class_of_cache_layers_is_refused_by_name(monkeypatch, name):
+    monkeypatch.delattr(cache_utils, name)
+    refused(llava(), FRONT, name)
+
+
 @pytest.mark.parametrize("name", [*stock.MASKS.values(), *stock.OVERLAYS])
 def test_a_renamed_mask_function_is_refused_by_name(monkeypatch, name):
     monkeypatch.delattr(masking_utils, name)

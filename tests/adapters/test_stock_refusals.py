@@ -8,6 +8,7 @@ import tiny_models
 import torch
 from tokenprune_adapters.transformers import stock
 from tokenprune_adapters.transformers.signature import Signature
+from transformers import DynamicLayer
 
 import tokenprune
 
@@ -89,7 +90,7 @@ def test_whether_positions_that_start_again_begin_another_sequence(attention, ca
 # -- caches
 
 
-class Sliding:
+class Sliding(DynamicLayer):
     """A layer that slides: 4 stored tokens of 2 heads of width 3, keys and values of 4 bytes a number."""
 
     is_sliding, sliding_window, record_past = True, 5, False

@@ -322,7 +322,7 @@ def test_nothing_but_integers_and_words_is_kept(llava_sdpa, padded):
         first = handle.trace()
         before = n_tensors()
         llava_sdpa(**padded)
-        assert n_tensors() == before
+        assert n_tensors() <= before
         assert handle.trace() == first
     kinds = set()
 

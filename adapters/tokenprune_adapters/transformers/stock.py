@@ -97,7 +97,8 @@ OVERLAYS = ("blockwise_overlay", "sliding_window_overlay")  # what a mask is com
 # Kinds of layers whose cache is a state of fixed size (linear attention, convolutions): it holds no tokens.
 STATES = ("linear_attention", "conv")
 
-EMPTY_LAYERS = ("DummyLayer",)  # classes of cache layers that hold nothing
+# Classes of cache layers: of those that hold tokens, a state, and nothing.
+TOKEN_LAYERS, STATE_LAYERS, EMPTY_LAYERS = "CacheLayerMixin", "LinearAttentionCacheLayerMixin", "DummyLayer"
 LAST_ROWS = "logits_to_keep"  # a language model that is passed it may return its last rows only
 
 # Attributes that are read or set, by what they are for.
@@ -362,28 +363,34 @@ def layers_of(kv: Any) -> list[Any]:
     return [] if kv is None else getattr(kv, attribute("layers of a cache"))
 
 
-@functools.cache
-def _layer_classes() -> tuple[type, type, tuple[type, ...]]:
-    """The classes of cache layers that hold tokens, a state, or nothing (none before transformers 5.21)."""
-    from transformers import cache_utils
-
-    empty = tuple(getattr(cache_utils, name) for name in EMPTY_LAYERS if hasattr(cache_utils, name))
-    return cache_utils.CacheLayerMixin, cache_utils.LinearAttentionCacheLayerMixin, empty
-
-
 def holds_tokens(layer: Any) -> bool:
     """Whether a cache layer stores keys and values of tokens."""
-    return isinstance(layer, _layer_classes()[0])
+    return isinstance(layer, _cache_class(TOKEN_LAYERS))
 
 
 def holds_state(layer: Any) -> bool:
     """Whether a cache layer stores a state of fixed size, beside tokens or in place of them."""
-    return isinstance(layer, _layer_classes()[1])
+    return isinstance(layer, _cache_class(STATE_LAYERS))
 
 
 def holds_nothing(layer: Any) -> bool:
-    """Whether a cache layer is a placeholder, of a decoder layer that uses another one's keys and values."""
-    return isinstance(layer, _layer_classes()[2])
+    """Whether a cache layer is a placeholder, of a decoder layer that uses another one's keys and values.
+
+    Transformers before 5.21 has no such class, and makes shorter caches instead.
+    """
+    from transformers import cache_utils
+
+    return hasattr(cache_utils, EMPTY_LAYERS) and isinstance(layer, _cache_class(EMPTY_LAYERS))
+
+
+def _cache_class(name: str) -> type:
+    """A class of cache layers, by its name."""
+    from transformers import cache_utils
+
+    if not hasattr(cache_utils, name):
+        raise missing(f"class {name}", cache_utils.__name__)
+    kind: type = getattr(cache_utils, name)
+    return kind
 
 
 def first_layer_of_kind(kv: Any, kind: str) -> Any:
@@ -494,6 +501,8 @@ def check_kv(config: Any) -> None:
             f"{name} has layers of the kind {', '.join(kinds)} only, whose cache does not count tokens; at "
             "least one layer must store keys and values"
         )
+    for base in (TOKEN_LAYERS, STATE_LAYERS):
+        _cache_class(base)
     kv = new_kv(config)
     _need(
         kv,
