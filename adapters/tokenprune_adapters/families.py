@@ -133,9 +133,7 @@ class FamilyAdapter(TransformersAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Projector inputs of one image, (N, D_v)."""
-        rows = encoded.seen.projector_inputs[0].flatten(0, -2)
-        start = sum(encoded.lengths[:number])
-        rows = rows[start : start + encoded.lengths[number]]
+        rows = encoded.rows_of(number, encoded.seen.projector_inputs[0].flatten(0, -2))
         return forms.centred(rows) if self._rows().centred else rows
 
     def projector(self) -> Projector:

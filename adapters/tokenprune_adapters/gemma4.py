@@ -38,16 +38,12 @@ class Gemma4Adapter(TransformersAdapter):
     """Adapter for Gemma 4: pooled patches, an RMS norm and a matrix as projector."""
 
     name: ClassVar[str] = "gemma-4"
+    classes: ClassVar[tuple[str, ...]] = ("Gemma4ForConditionalGeneration",)
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """A tiny model of the E sizes, and one of the larger sizes."""
         return specimens("gemma-4-e", "gemma-4")
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' Gemma4ForConditionalGeneration (subclasses too)."""
-        return any(base.__name__ == "Gemma4ForConditionalGeneration" for base in type(model).__mro__)
 
     @property
     def projector_module(self) -> nn.Module:
@@ -61,9 +57,7 @@ class Gemma4Adapter(TransformersAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Pooled patches of one image, (N, D_v)."""
-        rows = encoded.seen.projector_inputs[0].flatten(0, -2)
-        start = sum(encoded.lengths[:number])
-        return rows[start : start + encoded.lengths[number]]
+        return encoded.rows_of(number, encoded.seen.projector_inputs[0].flatten(0, -2))
 
     def projector_parts(self) -> nn.Module:
         """The norm and the matrix."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import tokenprune
 from tokenprune import Projector
@@ -19,28 +19,22 @@ from .authoring import MODALITY_KINDS, Encoded, Specimen, in_float32
 from .qwen_vl import Qwen2VLAdapter
 from .tiny import specimens
 
-CLASSES = (
-    "Glm4vForConditionalGeneration",
-    "Glm4vMoeForConditionalGeneration",
-    "Glm46VForConditionalGeneration",
-)
-
 
 class Glm4vAdapter(Qwen2VLAdapter):
     """Adapter for GLM-4V: Qwen2-VL with patches merged before the merger, whose gate has no closed form."""
 
     name: ClassVar[str] = "glm-4v"
+    classes: ClassVar[tuple[str, ...]] = (
+        "Glm4vForConditionalGeneration",
+        "Glm4vMoeForConditionalGeneration",
+        "Glm46VForConditionalGeneration",
+    )
     shares_placeholders = True
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """One tiny model of this family."""
         return specimens("glm-4v")
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' GLM-4V, its MoE form or GLM-4.6V (subclasses too)."""
-        return any(base.__name__ in CLASSES for base in type(model).__mro__)
 
     def token_id(self, modality: str) -> int:
         """Token id of the placeholder of images and videos."""
@@ -61,9 +55,7 @@ class Glm4vAdapter(Qwen2VLAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Merger inputs of one image, (N, D_v)."""
-        rows = encoded.seen.projector_inputs[0]
-        start = sum(encoded.lengths[:number])
-        return rows[start : start + encoded.lengths[number]]
+        return encoded.rows_of(number, encoded.seen.projector_inputs[0])
 
 
 @tokenprune.hookimpl

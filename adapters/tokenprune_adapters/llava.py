@@ -37,16 +37,12 @@ class LlavaAdapter(TransformersAdapter):
     """Adapter for LLaVA: a tower, a two-layer projector, a decoder with one-dimensional rotary positions."""
 
     name: ClassVar[str] = "llava"
+    classes: ClassVar[tuple[str, ...]] = ("LlavaForConditionalGeneration",)
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """One tiny model of this family."""
         return specimens("llava")
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' LlavaForConditionalGeneration (subclasses too)."""
-        return any(base.__name__ == "LlavaForConditionalGeneration" for base in type(model).__mro__)
 
     def vision_attention(self) -> nn.Module | None:
         """The attention module of the layer whose output is projected; None if there is no class token."""
@@ -125,8 +121,7 @@ class LlavaAdapter(TransformersAdapter):
         """Tower rows without the class token, (N, D_v)."""
         rows = encoded.seen.projector_inputs[0]
         if len(rows) == 1 and rows.shape[1] == sum(encoded.lengths):  # Pixtral's images are concatenated
-            start = sum(encoded.lengths[:number])
-            return rows[0, start : start + encoded.lengths[number]]
+            return encoded.rows_of(number, rows[0])
         tiles = self.tiles(encoded, number)
         return self.token_rows(encoded, number, rows[tiles.start : tiles.stop])
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import tokenprune
 from tokenprune import Layout
@@ -26,16 +26,12 @@ class LlavaNextAdapter(LlavaAdapter):
     """Adapter for LLaVA-NeXT: LLaVA with tiles."""
 
     name: ClassVar[str] = "llava-next"
+    classes: ClassVar[tuple[str, ...]] = ("LlavaNextForConditionalGeneration",)
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """One tiny model of this family."""
         return specimens("llava-next")
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' LlavaNextForConditionalGeneration (subclasses too)."""
-        return any(base.__name__ == "LlavaNextForConditionalGeneration" for base in type(model).__mro__)
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The layer that is projected, and the sizes of pictures."""

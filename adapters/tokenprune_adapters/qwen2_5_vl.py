@@ -35,6 +35,7 @@ class Qwen25VLAdapter(TransformersAdapter):
     """Adapter for Qwen2.5-VL: any resolution, window attention, a merger, three-axis rotary positions."""
 
     name: ClassVar[str] = "qwen2.5-vl"
+    classes: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLForConditionalGeneration",)
     modalities: tuple[str, ...] = ("image", "video")
     position_axes = 3
 
@@ -42,11 +43,6 @@ class Qwen25VLAdapter(TransformersAdapter):
     def specimens(cls) -> tuple[Specimen, ...]:
         """One tiny model of this family."""
         return specimens("qwen2.5-vl")
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' Qwen2_5_VLForConditionalGeneration (subclasses too)."""
-        return any(base.__name__ == "Qwen2_5_VLForConditionalGeneration" for base in type(model).__mro__)
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -144,8 +140,7 @@ class Qwen25VLAdapter(TransformersAdapter):
         )
         order = torch.as_tensor(index, device=patches.device).argsort()
         tokens = patches.view(len(order), -1, *patches.shape[1:])[order]
-        start = sum(encoded.lengths[:number])
-        return tokens[start : start + encoded.lengths[number]]
+        return encoded.rows_of(number, tokens)
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Merger inputs, (N, P, D_v)."""

@@ -7,16 +7,16 @@ and positions are those of Qwen2.5-VL and Qwen3-VL.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import tokenprune
 from tokenprune import UnsupportedModelError
 
 from .authoring import Specimen, TransformersAdapter
 from .qwen2_5_vl import Qwen25VLAdapter
-from .qwen_vl import Qwen3VLAdapter
+from .qwen_vl import Qwen2VLAdapter, Qwen3VLAdapter
 from .tiny import specimens
 
 LEAST = (5, 23)  # version of transformers that gave the thinkers an inner model
@@ -43,39 +43,26 @@ class Qwen25OmniAdapter(OmniThinker, Qwen25VLAdapter):
     """Adapter for the thinker of Qwen2.5-Omni: Qwen2.5-VL with an audio tower beside it."""
 
     name: ClassVar[str] = "qwen2.5-omni"
+    classes: ClassVar[tuple[str, ...]] = ("Qwen2_5OmniThinkerForConditionalGeneration",)
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """One tiny model of this family."""
         return specimens("qwen2.5-omni", least=LEAST)
 
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' Qwen2_5OmniThinkerForConditionalGeneration (subclasses too)."""
-        name = "Qwen2_5OmniThinkerForConditionalGeneration"
-        return any(base.__name__ == name for base in type(model).__mro__)
-
 
 class Qwen3OmniAdapter(OmniThinker, Qwen3VLAdapter):
     """Adapter for the thinker of Qwen3-Omni: Qwen3-VL, DeepStack included, with an audio tower beside it."""
 
     name: ClassVar[str] = "qwen3-omni"
+    classes: ClassVar[tuple[str, ...]] = ("Qwen3OmniMoeThinkerForConditionalGeneration",)
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """One tiny model of this family."""
         return specimens("qwen3-omni", least=LEAST)
 
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' Qwen3OmniMoeThinkerForConditionalGeneration (subclasses too)."""
-        name = "Qwen3OmniMoeThinkerForConditionalGeneration"
-        return any(base.__name__ == name for base in type(model).__mro__)
-
-    def merger_parts(self) -> tuple[Any, nn.Module, nn.Module, nn.Module]:
-        """The merger's layer norm, linear, activation, linear."""
-        merger: Any = self.projector_module
-        return (merger.ln_q, *merger.mlp)
+    merger_parts = Qwen2VLAdapter.merger_parts  # its merger has the older names
 
 
 @tokenprune.hookimpl

@@ -27,23 +27,17 @@ from .authoring import (
 from .qwen2_5_vl import Qwen25VLAdapter
 from .tiny import specimens
 
-QWEN3_VL = ("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration")
-
 
 class Qwen2VLAdapter(Qwen25VLAdapter):
     """Adapter for Qwen2-VL: Qwen2.5-VL without window attention."""
 
     name: ClassVar[str] = "qwen2-vl"
+    classes: ClassVar[tuple[str, ...]] = ("Qwen2VLForConditionalGeneration",)
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """One tiny model of this family."""
         return specimens("qwen2-vl")
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' Qwen2VLForConditionalGeneration (subclasses too)."""
-        return any(base.__name__ == "Qwen2VLForConditionalGeneration" for base in type(model).__mro__)
 
     def vision_attention(self) -> nn.Module:
         """The attention module of the last block."""
@@ -63,8 +57,7 @@ class Qwen2VLAdapter(Qwen25VLAdapter):
     def _in_token_order(self, encoded: Encoded, number: int, patches: Tensor) -> Tensor:
         """Group rows of all patches (M, ...) into the patches of an image's tokens (N, P, ...)."""
         tokens = patches.view(sum(encoded.lengths), -1, *patches.shape[1:])
-        start = sum(encoded.lengths[:number])
-        return tokens[start : start + encoded.lengths[number]]
+        return encoded.rows_of(number, tokens)
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Merger inputs minus their mean, (N, P, D_v); the merger's layer norm subtracts it anyway."""
@@ -75,16 +68,15 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
     """Adapter for Qwen3-VL: adds rows of earlier tower blocks after the first decoder layers (DeepStack)."""
 
     name: ClassVar[str] = "qwen3-vl"
+    classes: ClassVar[tuple[str, ...]] = (
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLMoeForConditionalGeneration",
+    )
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """One tiny model of this family."""
         return specimens("qwen3-vl")
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Whether this is transformers' Qwen3VLForConditionalGeneration or its MoE form (subclasses too)."""
-        return any(base.__name__ in QWEN3_VL for base in type(model).__mro__)
 
     def merger_parts(self) -> tuple[Any, nn.Module, nn.Module, nn.Module]:
         """The merger's layer norm, linear, activation, linear."""

@@ -80,11 +80,12 @@ def masks_of_kept(
         return flat
     masks = made if isinstance(made, dict) else {stock.FULL: made}
     starts = {kind: _first_column(call, kind) for kind in masks}
-    blocks = {kind: block_numbers(mask, starts[kind], call.n_new) for kind, mask in masks.items()}
-    if blocks.get(stock.FULL) is not None:  # one reading for all kinds: windows may hide the ends of a block
-        blocks = dict.fromkeys(masks, blocks[stock.FULL])
+    read = {kind: block_numbers(mask, starts[kind], call.n_new) for kind, mask in masks.items()}
+    blocks = {kind: numbers for kind, numbers in read.items() if numbers is not None}
+    if stock.FULL in blocks:  # one reading for all kinds: windows may hide the ends of a block
+        blocks = dict.fromkeys(blocks, blocks[stock.FULL])
     numbering = call.numbering(-1)
-    if all(numbers is None for numbers in blocks.values()) and (numbering is None or made is None):
+    if not blocks and (numbering is None or made is None):
         return flat
     unknown = sorted(set(masks) - set(stock.MASKS))
     if unknown:
@@ -93,21 +94,16 @@ def masks_of_kept(
         )
     embeds, window = call.entered, stock.window_of(config)
     assert embeds is not None
+    kept = {kind: _of_kept(numbers, call, plan) for kind, numbers in blocks.items()}
     remade = {}
     for kind, mask in masks.items():
-        numbers = blocks[kind]
-        kept = None if numbers is None else _of_kept(numbers, call, plan)
-        windowed = False
-        if kind == stock.SLIDING and numbers is not None and kept is not None and window is not None:
+        if kind == stock.SLIDING and kind in blocks and window is not None:
             if numbering is not None:
-                _refuse_long_blocks(kept, window)
-            else:
-                windowed = ends_at_window(mask, starts[kind], numbers, window)
-        if windowed:
-            assert kept is not None and window is not None
-            remade[kind] = makers.make_windowed(config, embeds, flat, call.kv, kept, window)
-        else:
-            remade[kind] = makers.make(kind, config, embeds, flat, call.kv, numbering, kept)
+                _refuse_long_blocks(kept[kind], window)
+            elif ends_at_window(mask, starts[kind], blocks[kind], window):
+                remade[kind] = makers.make_windowed(config, embeds, flat, call.kv, kept[kind], window)
+                continue
+        remade[kind] = makers.make(kind, config, embeds, flat, call.kv, numbering, kept.get(kind))
     return remade if isinstance(made, dict) else remade[stock.FULL]
 
 
@@ -126,8 +122,10 @@ def _refuse_long_blocks(kept: Tensor, window: int) -> None:
 
 def _first_column(call: Call, kind: str) -> int:
     """Column of the first new token in the mask of a kind of layer."""
-    layer = stock.first_layer_of_kind(call.kv, kind)
-    return 0 if layer is None else call.n_seen - stock.mask_sizes(layer, call.n_new)[1]
+    index = stock.first_layer_of_kind(call.kv, kind)
+    if index is None:
+        return 0
+    return call.n_seen - stock.mask_sizes(stock.layers_of(call.kv)[index], call.n_new)[1]
 
 
 def _of_kept(blocks: Tensor, call: Call, plan: RowPlan | None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from . import stock
 from .signature import View
 
 
@@ -40,7 +41,7 @@ class ModelCall(View):
 
     def brings(self, modality: str) -> bool:
         """Whether the call has pixels or encodings of a modality."""
-        pixels = self.videos if modality == "video" else self.images
+        pixels = getattr(self, stock.pixel_word(modality))
         encodings = self.encoded if isinstance(self.encoded, dict) else {}
         return pixels is not None or encodings.get(modality) is not None
 

@@ -35,5 +35,10 @@ class Encoded:
     output: weakref.ref[Any] = field(repr=False)
     newlines: list[Tensor] = field(default_factory=list)
 
+    def rows_of(self, number: int, rows: Tensor) -> Tensor:
+        """Slice one image's rows (N, ...) from those of all images, one after the other."""
+        start = sum(self.lengths[:number])
+        return rows[start : start + self.lengths[number]]
+
 
 ImageSignal = Callable[[Encoded, int], Any]  # takes an encoding and the index of an image in it

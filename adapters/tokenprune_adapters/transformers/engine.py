@@ -327,6 +327,8 @@ class Engine(NotCopied):
         kept = unpruned = 0
         tail = 0 if call.front is None or call.remaining or self._reads_text else call.front.plan.tail
         is_cut = call.front is not None or bool(call.remaining)
+        if not is_cut and not call.images and call.real is None:
+            return  # nothing was dropped or reported, as in a decoding step
         for i, layer in enumerate(stock.layers_of(kv)):
             if not stock.holds_tokens(layer):
                 continue  # a state of the kept rows, which needs no change

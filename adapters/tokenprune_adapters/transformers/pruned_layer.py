@@ -249,10 +249,11 @@ def as_pruned(kv: Any, index: int, lease: Lease) -> PrunedLayer:
 def guard_states(kv: Any) -> None:
     """Convert the layers of a pruned cache that hold a state to `PrunedState` in place."""
     layers = stock.layers_of(kv)
+    counting = stock.counting_layer(kv)
     for index, layer in enumerate(layers):
         if stock.holds_state(layer) and not stock.holds_tokens(layer):
             state = layer if isinstance(layer, PrunedState) else _converted(kv, index, PrunedState)
-            state.counting = layers[stock.counting_layer(kv)]
+            state.counting = layers[counting]
 
 
 def _converted(kv: Any, index: int, mixin: type) -> Any:

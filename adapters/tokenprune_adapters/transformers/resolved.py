@@ -50,7 +50,7 @@ class Signatures:
         UnsupportedModelError
             If something is missing, with its name.
         """
-        pixels = ["videos" if modality == "video" else "images" for modality in modalities]
+        pixels = [stock.pixel_word(modality) for modality in modalities]
         encodes_first = stock.encodes_first(model)
         words = ["ids", "embeds", "mask", "kv", *pixels, *(["encoded"] if encodes_first else [])]
         usual = ("embeds", "mask", "positions", "kv", "caching")
@@ -138,11 +138,9 @@ class MaskMakers:
 
         Arguments are those of `make`; `blocks` (B, n) covers all tokens up to the last row.
         """
-        layers = stock.layers_of(kv)
-        first = stock.first_layer_of_kind(kv, stock.SLIDING)
-        index = 0 if first is None else next(i for i, layer in enumerate(layers) if layer is first)
-        if first is not None:  # a preallocated layer's mask has a column for every slot
-            length, offset = stock.mask_sizes(first, embeds.shape[1])
+        index = stock.first_layer_of_kind(kv, stock.SLIDING)
+        if index is not None:  # a preallocated layer's mask has a column for every slot
+            length, offset = stock.mask_sizes(stock.layers_of(kv)[index], embeds.shape[1])
             blocks = nn.functional.pad(blocks, (0, max(0, offset + length - blocks.shape[1])), value=-1)
         names = self.composer.names
         of_blocks, of_window = self.overlays
@@ -154,7 +152,7 @@ class MaskMakers:
             names["positions"]: None,
             names["either"]: of_blocks(blocks),
             names["both"]: of_window(window),
-            names["index"]: index,
+            names["index"]: index or 0,
         }
         make, _ = self.makers[stock.FULL]
         return make(**arguments)

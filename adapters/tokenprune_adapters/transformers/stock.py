@@ -173,6 +173,11 @@ def encodes_first(model: Any) -> bool:
     return bool(getattr(model, attribute("whether generate encodes images itself"), lambda: False)())
 
 
+def pixel_word(modality: str) -> str:
+    """Our word for the argument with a modality's pixels."""
+    return "videos" if modality == "video" else "images"
+
+
 def encoder_name(modality: str) -> str:
     """The inner model's method that encodes images or videos."""
     return f"get_{modality}_features"
@@ -393,11 +398,13 @@ def _cache_class(name: str) -> type:
     return kind
 
 
-def first_layer_of_kind(kv: Any, kind: str) -> Any:
-    """The first layer of a cache that masks of a kind are made for; None if there is none yet."""
-    layers = [layer for layer in layers_of(kv) if holds_tokens(layer)]
+def first_layer_of_kind(kv: Any, kind: str) -> int | None:
+    """Index of the first layer of a cache that masks of a kind are made for; None if there is none yet."""
     slides = attribute("whether a cache layer slides")
-    return next((layer for layer in layers if bool(getattr(layer, slides)) == (kind == SLIDING)), None)
+    for index, layer in enumerate(layers_of(kv)):
+        if holds_tokens(layer) and bool(getattr(layer, slides)) == (kind == SLIDING):
+            return index
+    return None
 
 
 def counting_layer(kv: Any) -> int:

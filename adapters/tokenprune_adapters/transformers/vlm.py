@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune import Cut, IncompatibleError, PruningReport
 from tokenprune.at_hand import check_at_hand
@@ -26,6 +26,12 @@ class TransformersAdapter(VisionLanguageFacts):
     """Adapter for a vision-language model of transformers; subclasses override what differs in a family."""
 
     can_trace: ClassVar[bool] = True
+    classes: ClassVar[tuple[str, ...]] = ()  # transformers' classes of this family
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Whether the model's class, or one it derives from, is in `classes`."""
+        return any(base.__name__ in cls.classes for base in type(model).__mro__)
 
     @property
     def provides(self) -> Mapping[str, frozenset[str]]:

@@ -54,7 +54,7 @@ def spans_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[Im
     """Locate the images and videos of a batch: all images, then all videos."""
     spans: list[ImageSpan] = []
     for modality in adapter.modalities:
-        pixels = stock.argument_name("videos" if modality == "video" else "images")
+        pixels = stock.argument_name(stock.pixel_word(modality))
         if adapter.shares_placeholders and pixels not in inputs:
             continue
         mask = inputs[IDS] == adapter.token_id(modality)
