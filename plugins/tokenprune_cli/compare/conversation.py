@@ -136,8 +136,9 @@ def apply_replayed(run: Run, setting: Setting) -> tuple[AbstractContextManager[A
     """
     if setting.method is None or setting.method in BASELINES:
         return setting.applied(run.model, run.options.seed), Selections()
-    own = tokenprune.method(setting.method)
-    fields = {f.name: getattr(own, f.name) for f in dataclasses.fields(tokenprune.Method)}
-    method, options = ReplayedMethod(**fields), dict[str, Any](setting.options)
-    applied = tokenprune.apply(run.model, method=method, keep=setting.keep, seed=run.options.seed, **options)
-    return applied, method.selections
+    method = tokenprune.method(setting.method)
+    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(tokenprune.Method)}
+    replayed, seed = ReplayedMethod(**fields), run.options.seed
+    options = dict[str, Any](setting.options)
+    applied = tokenprune.apply(run.model, method=replayed, keep=setting.keep, seed=seed, **options)
+    return applied, replayed.selections

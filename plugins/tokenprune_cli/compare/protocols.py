@@ -42,15 +42,17 @@ def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
     """
     if method in BASELINES or protocol == DEFAULTS:
         return Setting(method, keep)
-    own = tokenprune.method(method)
+    published = tokenprune.method(method)
     allowed = tokenprune.default_registry().adapter_for(model)(model).positions
-    positions = allowed[0] if protocol == MATCHED or own.positions not in allowed else own.positions
+    positions = published.positions
+    if protocol == MATCHED or positions not in allowed:
+        positions = allowed[0]
     options = {"positions": str(positions)}
-    if own.stage == "decoder":
+    if published.stage == "decoder":
         options["budget"] = "average" if protocol == MATCHED else "paper"
     if getattr(model.config, "image_grid_pinpoints", None) is not None:  # the model cuts pictures into tiles
-        options["scope"] = "image" if protocol == MATCHED else own.scope
-        options["newlines"] = "compete" if protocol == MATCHED else own.newlines
+        options["scope"] = "image" if protocol == MATCHED else published.scope
+        options["newlines"] = "compete" if protocol == MATCHED else published.newlines
     return Setting(method, keep, tuple(sorted(options.items())))
 
 

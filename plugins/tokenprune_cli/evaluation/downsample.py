@@ -73,9 +73,8 @@ def downsample(
     number = is_image.cumsum(1) - 1  # of each placeholder in its row
     remains = (~is_image | (number % before**2 < side**2)) & mask.bool()
     width = int(remains.sum(1).max())
-    order = remains.int().argsort(dim=1, stable=True)[
-        :, ids.shape[1] - width :
-    ]  # the remaining ones come last
+    order = remains.int().argsort(dim=1, stable=True)  # the remaining ones come last
+    order = order[:, ids.shape[1] - width :]
     kept = remains.gather(1, order)
     short_ids = torch.where(kept, ids.gather(1, order), pad_token)
     return {**inputs, "input_ids": short_ids, "attention_mask": kept.to(mask.dtype), "pixel_values": smaller}
