@@ -7,7 +7,11 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1]
 BETWEEN = {"contextlib", "functools", "logging", "torch", "transformers"}  # pass a call on to transformers
-THEIR_OWN = "transformers.generation.candidate_generator"  # asks a draft model in a deprecated way
+PASS_ON = {"tokenprune_adapters.transformers.refusals", "tokenprune_adapters.transformers.interposed"}
+THEIR_OWN = {  # ask in a deprecated way
+    "transformers.generation.candidate_generator",
+    "transformers.models.janus.modeling_janus",
+}
 
 
 def caller():
@@ -15,7 +19,7 @@ def caller():
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if name == THEIR_OWN or name.split(".")[0] not in BETWEEN | {__name__}:
+        if name in THEIR_OWN or name.split(".")[0] not in BETWEEN | {__name__} and name not in PASS_ON:
             return name, frame.f_code.co_filename
         frame = frame.f_back
     return "", ""

@@ -6,6 +6,9 @@ import functools
 import torch
 import transformers
 from tiny_models import BOS, DECODER, IMAGE, PAD, VIDEO, batch, qwen_inputs
+from tiny_structures import STRUCTURES
+from tiny_structures_more import MORE
+from tiny_structures_newest import NEWEST
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
@@ -363,15 +366,23 @@ CLASSES = {
 if not tokenprune.default_registry().find("adapter", "qwen3-omni").specimens()[0].is_installed:
     del CLASSES["qwen2_5_omni"], CLASSES["qwen3_omni"]
 
+# families that need little more than their structure; some are newer than the oldest tested transformers
+STRUCTURAL = {
+    name: tiny for name, tiny in {**STRUCTURES, **MORE, **NEWEST}.items() if hasattr(transformers, tiny.model)
+}
+
 
 def build(name, attention="sdpa"):
     """A model of a family, its weights large enough that dropping tokens shows."""
     torch.manual_seed(0)
-    class_name, config = CLASSES[name]
+    tiny = STRUCTURAL.get(name)
+    class_name, config = CLASSES[name] if tiny is None else (tiny.model, tiny.config)
     model = getattr(transformers, class_name)(config()).eval()
     with torch.no_grad():
         for weight in model.parameters():
-            if weight.ndim in (2, 3) and weight.std() < 0.1:  # those of experts have three dimensions
+            if (
+                weight.ndim in (2, 3) and weight.numel() > 1 and weight.std() < 0.1
+            ):  # those of experts have three dimensions
                 weight.mul_(0.2 / weight.std().clamp(min=1e-3))
     if attention != "sdpa":
         model.set_attn_implementation(attention)
@@ -392,6 +403,8 @@ def inputs(name, *rows, seed=1):
     LLaVA-OneVision's are two tiles wide. Without rows: left padding, unequal image counts, text only.
     """
     rows = rows or ((3, "I", 5), (2, "I", 4, "I", 3), (6,))
+    if name in STRUCTURAL:
+        return structural_inputs(STRUCTURAL[name], rows, seed)
     if name.startswith(PACKED):
         made = qwen_inputs(*[tuple(("I", 4, 6) if p == "I" else p for p in row) for row in rows], seed=seed)
         made.pop("second_per_grid_ts", None)
@@ -438,9 +451,30 @@ def inputs(name, *rows, seed=1):
     return made
 
 
+def structural_inputs(tiny, rows, seed):
+    """The same for a family of `STRUCTURAL`."""
+    draw = torch.Generator().manual_seed(seed)
+    tokens = []
+    for row in rows:
+        ids = [BOS]
+        for part in row:
+            if part == "I":
+                ids += [*tiny.frame[:1], *[IMAGE] * tiny.n, *tiny.frame[1:]]
+            else:
+                ids += torch.randint(2, 79, (part,), generator=draw).tolist()
+        tokens.append(ids)
+    made = batch(tokens)
+    if tiny.kinds:
+        made["mm_token_type_ids"] = (made["input_ids"] == IMAGE).int()
+    n_images = sum(part == "I" for row in rows for part in row)
+    return made | (tiny.pictures.make(n_images, draw) if n_images else {})
+
+
 @functools.cache
 def tokens_of(name):
     """Tokens of an image."""
+    if name in STRUCTURAL:
+        return STRUCTURAL[name].n
     if name.startswith(PACKED):
         return 24
     if name == "llava_onevision":
@@ -459,6 +493,8 @@ def cut_row(name, given, row):
     start, stop = sum(counts[:row]), sum(counts[: row + 1])
     if start == stop:
         return one
+    if name in STRUCTURAL:
+        return one | STRUCTURAL[name].pictures.cut(given, start, stop)
     if name in ("smolvlm", "idefics3"):
         return {**one, "pixel_values": given["pixel_values"][row : row + 1, : counts[row]]}
     if name.startswith(PACKED):

@@ -131,7 +131,7 @@ def apply(
         adapter.check_together(cuts)
         with restored_on_error(model):
             rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
-        handle = PruningHandle(model, cuts, rehearsal, trace)
+        handle = PruningHandle(model, cuts, rehearsal, trace, adapter.name)
         adapter.record_trace = handle.record_trace
         handle.install(lambda record: adapter.install(cuts, record))
         return handle

@@ -33,9 +33,11 @@ class PruningHandle:
         cuts: Sequence[Cut],
         rehearsal: str = "",
         traced: bool = False,
+        adapter: str = "",
     ) -> None:
         self.cuts = tuple(cuts)
         self.rehearsal = rehearsal  # what the rehearsal measured, or why there was none
+        self.adapter = adapter  # name of the adapter: "by-structure" for a family that was not tested
         self._last: PruningReport | None = None
         self._traced = traced
         self._last_trace: CallTrace | None = None
@@ -132,7 +134,8 @@ class PruningHandle:
 
     def __repr__(self) -> str:
         cuts = ", ".join(f"{cut.method.name} {cut.budget}" for cut in self.cuts)
-        return f"<PruningHandle {cuts}, {'active' if self.is_active else 'removed'}>"
+        state = "active" if self.is_active else "removed"
+        return f"<PruningHandle {cuts}, adapter {self.adapter}, {state}>"
 
 
 def forget_compiled() -> None:

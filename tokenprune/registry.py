@@ -101,7 +101,7 @@ class Registry(StrategyLookup):
         raise UnknownNameError(f"a {kind} must be a name or a tokenprune.{base.__name__}, got {source!r}")
 
     def adapter_for(self, model: nn.Module) -> type[ModelAdapter]:
-        """Return the adapter that supports this model.
+        """Return the adapter that supports this model; a fallback only if no other adapter does.
 
         Raises
         ------
@@ -122,6 +122,7 @@ class Registry(StrategyLookup):
             if fits:
                 matching.append((adapter, plugin))
         what = f"{type(model).__module__}.{type(model).__qualname__}"
+        matching = [entry for entry in matching if not entry[0].fallback] or matching
         if len(matching) == 1:
             match: type[ModelAdapter] = matching[0][0]
             return match

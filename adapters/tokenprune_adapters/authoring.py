@@ -6,7 +6,9 @@ the name of the model's class (`FAMILIES` is the table of the adapter `generic`)
 `TransformersAdapter`, whose methods say where the parts of a model are. `Encoded` holds what was recorded
 while images were encoded; an `ImageSignal` is a function of it and an image's index that returns the signal
 of that image. `LanguageCall` and `RowPlan` are the arguments of `TransformersAdapter.prune_arguments`, and
-`take` gathers rows by a plan.
+`StructuralAdapter` is the base of `FamilyAdapter`, which finds the parts of a model by their structure.
+`take` gathers rows by a plan; `prune_deepstack` and `prune_layer_inputs` prune the additional arguments that
+several families have.
 
 `argument_name`, `config_value` and `output_field` look up names of transformers by names of ours, in every
 tested version. `MODALITY_KINDS` and `BLOCK_KINDS` are the names of the inputs that mark, for each token,
@@ -41,6 +43,8 @@ from .transformers.forms import RowWise, centred, layer_norm_form, linear_form, 
 from .transformers.grids import grid_of, square_of
 from .transformers.plan import RowPlan, take
 from .transformers.stock import BLOCK_KINDS, MODALITY_KINDS, argument_name, config_value, output_field
+from .transformers.structural import StructuralAdapter
+from .transformers.token_rows import prune_deepstack, prune_layer_inputs
 from .transformers.vlm import TransformersAdapter
 from .vit.adapter import VisionTowerAdapter
 from .vit.attention import NormTap, ProjectionTap, QueryKeyTap
@@ -64,6 +68,7 @@ __all__ = [
     "RowPlan",
     "RowWise",
     "Specimen",
+    "StructuralAdapter",
     "TokenHead",
     "Tower",
     "TransformersAdapter",
@@ -81,6 +86,8 @@ __all__ = [
     "norm_form",
     "output_field",
     "pictures",
+    "prune_deepstack",
+    "prune_layer_inputs",
     "square_of",
     "take",
     "tiled_layout",

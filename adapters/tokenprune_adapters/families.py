@@ -21,33 +21,30 @@ from tokenprune.projector import in_float32
 from .transformers import forms, pictures, stock
 from .transformers.encoded import Encoded, ImageSignal
 from .transformers.grids import grid_of, square_of
-from .transformers.vlm import TransformersAdapter
+from .transformers.structural import StructuralAdapter
 
 
 @dataclass(frozen=True)
 class Family:
     """How the models of a family differ from the usual structure.
 
-    `language` names the language model's attribute; `rows` finds the row-wise part of the projector, None
-    if its inputs do not match tokens one to one. `both_ways`: image tokens attend to each other
-    bidirectionally. `video`: videos have their own features and placeholders. `pieces`: what the family calls
-    an image may be one of several pieces of the picture given to the processor, each with its own budget.
-    `unit`: the side in pixels of the square that a token covers, in models that keep the aspect ratio and
-    receive the size. `prefix`: the prompt's tokens attend to each other bidirectionally, and the answer's
-    tokens are marked as different. `rows_first`: pixel values have an entry for each row of the batch.
+    `rows` finds the row-wise part of the projector, None if its inputs do not match tokens one to one.
+    `both_ways`: image tokens attend to each other bidirectionally. `pieces`: what the family calls an image
+    may be one of several pieces of the picture given to the processor, each with its own budget. `unit`: the
+    side in pixels of the square that a token covers, in models that keep the aspect ratio and receive the
+    size. `prefix`: the prompt's tokens attend to each other bidirectionally, and the answer's tokens are
+    marked as different. `rows_first`: pixel values have an entry for each row of the batch.
     """
 
-    language: str = "language_model"
     rows: Callable[[Any], forms.RowWise] | None = None
     both_ways: bool = False
-    video: bool = False
     pieces: bool = False
     unit: Callable[[Any], int] | None = None
     prefix: bool = False
     rows_first: bool = False
 
 
-_IDEFICS = Family("text_model", lambda inner: forms.of_linear(_linear(inner)), pieces=True, rows_first=True)
+_IDEFICS = Family(lambda inner: forms.of_linear(_linear(inner)), pieces=True, rows_first=True)
 
 FAMILIES: Mapping[str, Family] = {
     "AyaVisionForConditionalGeneration": Family(
@@ -60,7 +57,7 @@ FAMILIES: Mapping[str, Family] = {
     "InternVLForConditionalGeneration": Family(
         rows=lambda inner: forms.of_normed_layers(inner.multi_modal_projector), pieces=True
     ),
-    "LlavaOnevisionForConditionalGeneration": Family(video=True),
+    "LlavaOnevisionForConditionalGeneration": Family(),
     "Mistral3ForConditionalGeneration": Family(
         rows=lambda inner: forms.of_last_layers(inner.multi_modal_projector),
         unit=lambda config: config.vision_config.patch_size * config.spatial_merge_size,
@@ -69,6 +66,48 @@ FAMILIES: Mapping[str, Family] = {
         rows=lambda inner: forms.of_linear(inner.multi_modal_projector.linear), both_ways=True, prefix=True
     ),
     "SmolVLMForConditionalGeneration": _IDEFICS,
+    "Apertus1p5ForConditionalGeneration": Family(),
+    "AriaForConditionalGeneration": Family(),
+    "Cohere2VisionForConditionalGeneration": Family(),
+    "CohereCompassForConditionalGeneration": Family(),
+    "Cosmos3EdgeForConditionalGeneration": Family(),
+    "Cosmos3OmniForConditionalGeneration": Family(),
+    "DeepseekOcr2ForConditionalGeneration": Family(),
+    "DeepseekVLForConditionalGeneration": Family(),
+    "DeepseekVLHybridForConditionalGeneration": Family(),
+    "Emu3ForConditionalGeneration": Family(),
+    "Ernie4_5_VLMoeForConditionalGeneration": Family(),
+    "Exaone4_5_ForConditionalGeneration": Family(),
+    "FastVlmForConditionalGeneration": Family(),
+    "FuyuForCausalLM": Family(),
+    "Gemma3nForConditionalGeneration": Family(),
+    "Gemma4UnifiedForConditionalGeneration": Family(),
+    "GlmOcrForConditionalGeneration": Family(),
+    "GotOcr2ForConditionalGeneration": Family(),
+    "GraniteDoclingForConditionalGeneration": Family(),
+    "HyperCLOVAXVisionV2ForConditionalGeneration": Family(),
+    "Idefics2ForConditionalGeneration": Family(),
+    "JanusForConditionalGeneration": Family(),
+    "Kimi_K25ForConditionalGeneration": Family(),
+    "Lfm2VlForConditionalGeneration": Family(),
+    "Lfm3VlForConditionalGeneration": Family(),
+    "LightOnOcrForConditionalGeneration": Family(),
+    "LlavaNextVideoForConditionalGeneration": Family(),
+    "MiniCPMOcrForConditionalGeneration": Family(),
+    "MiniCPMV4_6ForConditionalGeneration": Family(),
+    "MiniCPMV4_7ForConditionalGeneration": Family(),
+    "MiniMaxM3SparseForConditionalGeneration": Family(),
+    "Molmo2ForConditionalGeneration": Family(both_ways=True),
+    "MuseGlimmerForConditionalGeneration": Family(),
+    "MuseSparkForConditionalGeneration": Family(),
+    "Ovis2ForConditionalGeneration": Family(),
+    "PaddleOCRVLForConditionalGeneration": Family(),
+    "PerceptionLMForConditionalGeneration": Family(),
+    "QianfanOCRForConditionalGeneration": Family(),
+    "Step3p7ForConditionalGeneration": Family(),
+    "VideoLlama3ForConditionalGeneration": Family(),
+    "VideoLlavaForConditionalGeneration": Family(),
+    "VipLlavaForConditionalGeneration": Family(),
 }
 
 
@@ -77,12 +116,13 @@ def _linear(inner: Any) -> nn.Module:
     return linear
 
 
-class FamilyAdapter(TransformersAdapter):
+class FamilyAdapter(StructuralAdapter):
     """Adapter for the families in a table, looked up by the name of the model's class (subclasses too).
 
-    Subclasses define `name` and `families`.
+    Subclasses define `name` and `families`. Where the parts of a model are is read from its structure.
     """
 
+    fallback: ClassVar[bool] = False
     families: ClassVar[Mapping[str, Family]] = {}
 
     def __init__(self, model: nn.Module) -> None:
@@ -90,7 +130,6 @@ class FamilyAdapter(TransformersAdapter):
         family = self._family(model)
         assert family is not None  # checked by `matches`
         self.family = family
-        self.modalities = ("image", "video") if family.video else ("image",)
         self.rows_first = family.rows_first
 
     @classmethod
@@ -104,11 +143,6 @@ class FamilyAdapter(TransformersAdapter):
         return next((cls.families[name] for name in names if name in cls.families), None)
 
     @property
-    def language_model(self) -> Any:
-        """The stack of decoder layers."""
-        return getattr(self.inner, self.family.language)
-
-    @property
     def projector_module(self) -> nn.Module:
         """The module whose inputs have one row per token."""
         return self._rows().module
@@ -119,12 +153,17 @@ class FamilyAdapter(TransformersAdapter):
 
     # -- what strategies may see
 
+    @classmethod
+    def why_not(cls, model: nn.Module) -> str:
+        """Say nothing: a class that is not in the table may have another adapter."""
+        return ""
+
     @property
     def provides(self) -> Mapping[str, frozenset[str]]:
         """Signals by stage; the decoder stage is absent if it cannot be pruned."""
         signals = dict(super().provides)
-        if self.family.rows is None:
-            signals["projector"] -= {"projector"}
+        if self.family.rows is not None:
+            signals["projector"] |= {"projector"}
         return signals
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
@@ -148,10 +187,7 @@ class FamilyAdapter(TransformersAdapter):
         return nn.Identity() if self.family.rows is None else self._rows().project
 
     def lengths(self, rows: Any) -> list[int]:
-        """Number of tokens of each image; Idefics3's features come in one tensor per row of the batch."""
-        per_image = getattr(self.inner, "image_seq_len", None)
-        if per_image is not None:
-            return [per_image] * (sum(super().lengths(rows)) // per_image)
+        """Number of tokens of each image, newlines included."""
         return [len(is_newline) for is_newline in self.newlines(rows)] or super().lengths(rows)
 
     def newlines(self, rows: Any) -> list[Tensor]:

@@ -29,7 +29,7 @@ from .authoring import (
     in_float32,
     norm_form,
     pictures,
-    take,
+    prune_layer_inputs,
 )
 from .tiny import specimens
 
@@ -87,8 +87,7 @@ class Gemma4Adapter(TransformersAdapter):
 
     def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
         """Gather the kept tokens' inputs of single layers, (B, L, layers, d)."""
-        if language.layer_inputs is not None:
-            language.layer_inputs = take(language.layer_inputs, plan.index)
+        prune_layer_inputs(language, plan)
 
     def token_arguments(self, ids: Tensor) -> dict[str, Tensor]:
         """The inputs of single layers of text tokens, in models that have them."""

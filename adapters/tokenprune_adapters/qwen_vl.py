@@ -22,7 +22,7 @@ from .authoring import (
     centred,
     in_float32,
     layer_norm_form,
-    take,
+    prune_deepstack,
 )
 from .qwen2_5_vl import Qwen25VLAdapter
 from .tiny import specimens
@@ -113,14 +113,7 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
 
     def prune_arguments(self, language: LanguageCall, plan: RowPlan) -> None:
         """Prune the mask of visual tokens and the DeepStack rows."""
-        mask = language.visual
-        if mask is None:
-            return
-        number = (mask.flatten().cumsum(0) - 1).view_as(mask)  # index of each visual token in the batch
-        kept = take(mask, plan.index) if plan.valid is None else take(mask, plan.index) & plan.valid
-        rows = take(number, plan.index)[kept]
-        language.visual = kept
-        language.added = [features[rows.to(features.device)] for features in language.added]
+        prune_deepstack(language, plan)
 
 
 @tokenprune.hookimpl

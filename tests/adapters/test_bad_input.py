@@ -27,13 +27,13 @@ def test_a_text_only_model_is_refused():
 
 
 def test_a_class_nobody_supports_is_refused():
-    plain = tiny_models.llava().config
-    config = transformers.VipLlavaConfig(vision_config=plain.vision_config, text_config=plain.text_config)
     with torch.device("meta"):
-        model = transformers.VipLlavaForConditionalGeneration(config)
-    with pytest.raises(tokenprune.UnsupportedModelError, match="no adapter knows .*VipLlava") as error:
+        model = transformers.GitForCausalLM(transformers.GitConfig(num_hidden_layers=1))
+    with pytest.raises(tokenprune.UnsupportedModelError, match="no adapter knows .*GitForCausalLM") as error:
         tokenprune.apply(model, keep=4)
-    assert "docs/writing-an-adapter.md" in str(error.value) and "takes no images" not in str(error.value)
+    message = str(error.value)
+    assert "GitForCausalLM has no get_image_features, so its image rows cannot be told from text" in message
+    assert "docs/writing-an-adapter.md" in message and "takes no images" not in message
 
 
 @pytest.mark.parametrize(

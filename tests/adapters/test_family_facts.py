@@ -7,6 +7,7 @@ import tiny_models
 import torch
 from tiny_models import IMAGE
 from torch import nn
+from transformers import GenerationMixin
 
 import tokenprune
 from tokenprune.testing import check_model
@@ -100,7 +101,11 @@ def test_a_part_that_is_no_module_is_refused(install_plugin):
 
         class Wrong(FamilyAdapter):
             name = "wrong"
-            families = {"MyLlava": Family(language="config")}
+            families = {"MyLlava": Family()}
+
+            @property
+            def language_model(self):
+                return self.model.config
 
         @tokenprune.hookimpl
         def tokenprune_adapters():
@@ -109,7 +114,7 @@ def test_a_part_that_is_no_module_is_refused(install_plugin):
     )
     model = tiny_models.llava()
     model.config.layers, model.config.rotary_emb = [], None
-    model.__class__ = type("MyLlava", (nn.Module,), dict(vars(type(model))))
+    model.__class__ = type("MyLlava", (GenerationMixin, nn.Module), dict(vars(type(model))))
     with pytest.raises(
         tokenprune.UnsupportedModelError, match="'wrong' does not fit MyLlava: .* LlavaConfig"
     ):

@@ -6,16 +6,29 @@ import tiny_families as families
 import torch
 from family_cases import KEEP, OPTIONS, STATES, TOLERANCE, WHOLE, generated
 from reference.kept_rows import kept_slots, stock_logits
-from tiny_families import CLASSES, GEMMA4
+from tiny_families import CLASSES, GEMMA4, STRUCTURAL
 
 import tokenprune
 
-BENT = ("gemma3", *GEMMA4, "paligemma")  # windows, or image tokens that attend to each other
+
+def adapter_of(model):
+    return tokenprune.default_registry().adapter_for(model)(model)
+
+
+BENT = ("gemma3", *GEMMA4, "paligemma", "molmo2")  # windows, or image tokens that attend to each other
 DECODER = tuple(name for name in CLASSES if name not in (*BENT, *STATES))
+ADAPTERS = {name: adapter_of(families.model(name)) for name in STRUCTURAL}
+DECODER += tuple(name for name, adapter in ADAPTERS.items() if "decoder" in adapter.provides)
+BEFORE_LAYERS = tuple(
+    name
+    for name, adapter in ADAPTERS.items()
+    if name not in (*BENT, *DECODER) and "original" in adapter.positions and not adapter.carries_state
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "attention"), [*((name, "sdpa") for name in CLASSES), *((name, "eager") for name in WHOLE)]
+    ("name", "attention"),
+    [*((name, "sdpa") for name in (*CLASSES, *STRUCTURAL)), *((name, "eager") for name in WHOLE)],
 )
 def test_prefill_and_decode_equal_stock_code_fed_the_kept_rows(name, attention):
     """Positions closed up where they are a line; sliding windows and blocks as stock code makes them."""
@@ -43,8 +56,10 @@ def test_what_is_kept_of_an_image_can_be_longer_than_the_window(name):
     torch.testing.assert_close(logits[0], want, **TOLERANCE)
 
 
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("name", DECODER)
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [(name, layer) for layer in (0, 2) for name in DECODER] + [(name, 0) for name in BEFORE_LAYERS],
+)
 def test_original_positions_equal_a_full_run_that_hides_the_dropped(name, layer):
     """From the cut on, in prefill and decoding; before layer 0 at the projector stage."""
     model, inputs = families.model(name), families.inputs(name, (3, "I", 5))

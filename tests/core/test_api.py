@@ -276,9 +276,9 @@ def test_the_handle_shows_the_last_report(model):
     for report in (PruningReport(images=()), PruningReport(images=(), kv_bytes=3)):
         model.report(report)
         assert handle.last is report
-    assert repr(handle) == "<PruningHandle zoo-exact keep=4, active>"
+    assert repr(handle) == "<PruningHandle zoo-exact keep=4, adapter toy, active>"
     handle.remove()
-    assert repr(handle) == "<PruningHandle zoo-exact keep=4, removed>"
+    assert repr(handle) == "<PruningHandle zoo-exact keep=4, adapter toy, removed>"
     assert handle.last is report
 
 

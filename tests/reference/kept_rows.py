@@ -20,8 +20,7 @@ def kept_slots(ids, images):
 def entered(model, inputs):
     """What the language model is handed in a stock run."""
     seen = {}
-    language = getattr(model.model, "text_model", None) or model.model.language_model
-    hook = language.register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
+    hook = language_of(model).register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
     try:
         model(**inputs)
     finally:
@@ -32,28 +31,47 @@ def entered(model, inputs):
 def stock_logits(model, inputs, keep, tokens):
     """Logits (P + T, V) of a row's P kept rows and T tokens; positions closed up, but not on three axes."""
     seen = entered(model, inputs)
-    table = model.get_input_embeddings()
-    rows = torch.cat([seen["inputs_embeds"][:, keep], table(tokens[None])], 1)
+    answer = entered(model, {"input_ids": tokens[None]}) if len(tokens) else {}
+    rows = joined(seen, answer, "inputs_embeds", keep)
     n, places = rows.shape[1], seen.get("position_ids")
-    if places is None or places.ndim == 2:
-        kinds = {}
-        if seen.get("per_layer_inputs") is not None:  # Gemma 4
-            more = model.model.language_model.get_per_layer_inputs(tokens[None], None)
-            kinds["per_layer_inputs"] = torch.cat([seen["per_layer_inputs"][:, keep], more], 1)
-        if "mm_token_type_ids" in inputs:
-            answer = torch.zeros(1, len(tokens), dtype=inputs["mm_token_type_ids"].dtype)
-            kinds["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"][:, keep], answer], 1)
-        if "token_type_ids" in inputs:  # an answer sees only what came before
-            answer = torch.full((1, len(tokens)), 1 if model.config.model_type == "paligemma" else 0)
-            kinds["token_type_ids"] = torch.cat([inputs["token_type_ids"][:, keep], answer], 1)
-        return model(inputs_embeds=rows, attention_mask=torch.ones(1, n).long(), **kinds).logits[0]
-    places = places[-3:]
-    later = places.max() + 1 + torch.arange(len(tokens)).expand(3, 1, -1)
-    places = torch.cat([torch.arange(n).expand(1, 1, -1), torch.cat([places[..., keep], later], 2)])
+    has_axes = places is not None and places.ndim == 3
     more = {}
     if seen.get("visual_pos_masks") is not None:
         is_image = inputs["input_ids"][0] == IMAGE
         more["visual_pos_masks"] = torch.cat([is_image[keep], torch.zeros(len(tokens)).bool()])[None]
         more["deepstack_visual_embeds"] = [each[keep[is_image]] for each in seen["deepstack_visual_embeds"]]
-    out = model.model.language_model(inputs_embeds=rows, position_ids=places, **more)
-    return model.lm_head(out.last_hidden_state)[0]
+    if has_axes or more:
+        places = closed_places(places, keep, len(tokens)) if has_axes else torch.arange(n)[None]
+        out = language_of(model)(inputs_embeds=rows, position_ids=places, **more)
+        return model.lm_head(out.last_hidden_state)[0] / scale_of(model)
+    if seen.get("per_layer_inputs") is not None:  # Gemma 3n and 4
+        more["per_layer_inputs"] = joined(seen, answer, "per_layer_inputs", keep)
+    if "mm_token_type_ids" in inputs:
+        kinds = torch.zeros(1, len(tokens), dtype=inputs["mm_token_type_ids"].dtype)
+        more["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"][:, keep], kinds], 1)
+    if "token_type_ids" in inputs:  # an answer sees only what came before
+        kinds = torch.full((1, len(tokens)), 1 if model.config.model_type == "paligemma" else 0)
+        more["token_type_ids"] = torch.cat([inputs["token_type_ids"][:, keep], kinds], 1)
+    return model(inputs_embeds=rows, attention_mask=torch.ones(1, n).long(), **more).logits[0]
+
+
+def joined(seen, answer, name, keep):
+    """An argument of the language model for the kept rows, and for those of the answer."""
+    rows = seen[name][:, keep]
+    return torch.cat([rows, answer[name]], 1) if answer else rows
+
+
+def closed_places(places, keep, n_later):
+    """Kept positions (4, 1, P + T) of three axes, those of T later tokens, and a first row that counts."""
+    later = places[-3:].max() + 1 + torch.arange(n_later).expand(3, 1, -1)
+    axes = torch.cat([places[-3:][..., keep], later], 2)
+    return torch.cat([torch.arange(axes.shape[2]).expand(1, 1, -1), axes])
+
+
+def language_of(model):
+    return getattr(model.model, "text_model", None) or model.model.language_model
+
+
+def scale_of(model):
+    """What Granite divides its logits by."""
+    return getattr(model.config.get_text_config(), "logits_scaling", 1)

@@ -21,15 +21,22 @@ from .plan import RowPlan
 from .resolved import MaskMakers
 
 
-def block_numbers(mask: Any, start: int, n_new: int) -> Tensor | None:
+def block_numbers(mask: Any, start: int, n_new: int, slides: bool) -> Tensor | None:
     """Block index of each new token, -1 for tokens in no block, (1 or B, L); None if there are no blocks.
 
-    Neighbours that attend to each other belong to one block. `mask` may be of any kind; only four-dimensional
-    masks can have blocks. `start` is its column of the first new token.
+    Tokens that attend to each other belong to one block, next to each other or not. In a mask that slides,
+    which may hide the ends of a block from each other, only neighbours are compared. `mask` may be of any
+    kind; only four-dimensional masks can have blocks. `start` is its column of the first new token.
     """
     if not isinstance(mask, Tensor) or mask.ndim != 4:
         return None
     visible = _visible(mask, start, n_new)
+    if not slides:
+        mutual = visible & visible.mT
+        together = mutual | torch.eye(n_new, dtype=torch.bool, device=mask.device)
+        number = together.int().argmax(-1)  # the first token of a token's block
+        in_block = (number.unsqueeze(-1) == number.unsqueeze(-2)).sum(-1) > 1
+        return torch.where(in_block, number, -1) if bool(in_block.any()) else None
     joined = visible.diagonal(1, -2, -1) & visible.diagonal(-1, -2, -1)  # (B, L - 1): a token and the next
     if not bool(joined.any()):
         return None
@@ -80,7 +87,10 @@ def masks_of_kept(
         return flat
     masks = made if isinstance(made, dict) else {stock.FULL: made}
     starts = {kind: _first_column(call, kind) for kind in masks}
-    read = {kind: block_numbers(mask, starts[kind], call.n_new) for kind, mask in masks.items()}
+    read = {
+        kind: block_numbers(mask, starts[kind], call.n_new, kind == stock.SLIDING)
+        for kind, mask in masks.items()
+    }
     blocks = {kind: numbers for kind, numbers in read.items() if numbers is not None}
     if stock.FULL in blocks:  # one reading for all kinds: windows may hide the ends of a block
         blocks = dict.fromkeys(blocks, blocks[stock.FULL])

@@ -66,7 +66,7 @@ class FeatureCapture:
         encodings = self._encoded.get(modality, [])
         matches = [encoded for encoded in encodings if encoded.output() is output]
         if not matches:  # hooks that move inputs between devices rebuild the output, with equal rows
-            rows = stock.output_field(output, "features")
+            rows = stock.features_of(output)
             matches = [encoded for encoded in encodings if _equal(encoded.rows, rows)]
         return next(iter(matches), None)
 
@@ -128,9 +128,9 @@ class FeatureCapture:
             finally:
                 self._encoding = False
             if is_exporting():
-                self._exported += self._adapter.lengths(stock.output_field(output, "features"))
+                self._exported += self._adapter.lengths(stock.features_of(output))
             elif not isinstance(output, tuple):  # which only a direct caller requests; no model call takes it
-                rows = stock.output_field(output, "features")
+                rows = stock.features_of(output)
                 lengths, newlines = self._adapter.lengths(rows), self._adapter.newlines(rows)
                 encoded = Encoded(lengths, self._seen, arguments, rows, weakref.ref(output), newlines)
                 self._encoded[modality] = [*_alive(self._encoded.get(modality, [])), encoded]

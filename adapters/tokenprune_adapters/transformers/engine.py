@@ -28,6 +28,7 @@ from .plan import take
 from .pruned_layer import PrunedLayer, as_pruned, guard_states, stored_length
 from .refusals import (
     refuse_ambiguous_packing,
+    refuse_bent_positions,
     refuse_chunked_prefill,
     refuse_images_into,
     refuse_packing_into_states,
@@ -80,6 +81,7 @@ class Engine(NotCopied):
         self._masks, self._kv_class = MaskMakers.resolve(), stock.kv_class()
         needs = frozenset() if front is None else front.method.needs
         self._reads_text = bool(needs & READS_TEXT)
+        self._closes_up = any(cut.closes_up for cut in cuts)
         self._tracer = CallTracer.of(
             adapter.record_trace,
             {cut.method.stage: cut.positions for cut in cuts},
@@ -107,6 +109,7 @@ class Engine(NotCopied):
             self._before_layers = untraced(self._chooser.before_layers)
             self._commit_images = untraced(self._commit)
             self._check_images = untraced(self._refuse_lost_images)
+            self._check_positions = untraced(refuse_bent_positions)
             if decoder is not None:
                 self._undo.do(functools.partial(self._cut_layers, decoder))
         except BaseException:  # a failed installation must leave no hook behind
@@ -242,6 +245,8 @@ class Engine(NotCopied):
             language.positions = positions - shift.to(positions.device)
         if self.brought is not None:
             self._before_language(call, self.brought)
+            if self._closes_up:
+                self._check_positions(call, language.positions)
         if call.front is not None:
             self._gather_kept(call, call.front, language)
         elif isinstance(first, PrunedLayer):

@@ -120,6 +120,39 @@ def refuse_ambiguous_packing(call: Call, language: LanguageCall, axes: int) -> N
             )
 
 
+def refuse_bent_positions(call: Call, positions: Tensor | None) -> None:
+    """Refuse to renumber visual tokens whose positions do not rise by one from token to token.
+
+    `positions` (1 or B, L) or (axes, B, L) are those passed to the language model; None: it numbers its rows.
+    """
+    if positions is None or not call.images:
+        return
+    axes = positions[None] if positions.ndim == 2 else positions[-3:]
+    is_line = (axes.diff(dim=-1) == 1).all(0) & (axes == axes[:1]).all(0)[:, 1:]
+    assert call.entered is not None
+    shape = len(call.entered), call.n_new
+    visual = torch.zeros(shape, dtype=torch.bool, device=axes.device)
+    for image in call.images:
+        visual[image.span.row, image.span.slots.to(axes.device)] = True
+    matters = visual[:, 1:] | visual[:, :-1]
+    for borders in (call.restarts, _begins(call.sequences)):
+        if borders is not None:
+            matters &= ~borders[:, 1:].to(axes.device)
+    if call.real is not None:
+        real = call.real.to(axes.device)
+        matters &= real[:, 1:] & real[:, :-1]
+    if bool((matters & ~is_line).any()):
+        raise UnsupportedCallError(
+            "the positions of visual tokens do not rise by one from token to token, so they cannot be closed "
+            "up where tokens are dropped; prune with positions='original'"
+        )
+
+
+def _begins(sequences: Tensor | None) -> Tensor | None:
+    """Mark the first token of each packed sequence, (B, L)."""
+    return None if sequences is None else torch.nn.functional.pad(sequences.diff(dim=1) != 0, (1, 0))
+
+
 def refuse_recomputing(layers: Any) -> None:
     """Refuse decoder layers that rerun hooks in the backward pass, where no rows can be dropped."""
     if torch.is_grad_enabled() and any(map(stock.recomputes_hooks, layers)):

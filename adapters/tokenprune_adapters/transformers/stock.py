@@ -99,6 +99,7 @@ STATES = ("linear_attention", "conv")
 
 # Classes of cache layers: of those that hold tokens, a state, and nothing.
 TOKEN_LAYERS, STATE_LAYERS, EMPTY_LAYERS = "CacheLayerMixin", "LinearAttentionCacheLayerMixin", "DummyLayer"
+LAYER_KIND = "_layer_type"  # attribute of a class of cache layers, under which transformers finds it
 LAST_ROWS = "logits_to_keep"  # a language model that is passed it may return its last rows only
 
 # Attributes that are read or set, by what they are for.
@@ -124,10 +125,31 @@ ATTRIBUTES: Mapping[str, str] = {
     "processes that share a layer's heads": "tp_size",
 }
 
+# What a model is recognised by (`structure`): attributes that it may lack.
+MARKS: Mapping[str, str] = {
+    "whether an encoder reads the prompt": "is_encoder_decoder",
+    "layers that read images by cross-attention": "cross_attention_layers",
+    "rotary embedding of a language model": "rotary_emb",
+    "placeholders of a prompt": "get_placeholder_mask",
+    "tokens of an image, if all have the same": "image_seq_len",
+    "width of the inputs of single layers": "hidden_size_per_layer_input",
+}
+
+# Arguments of a stack whose layers read images by cross-attention, and methods of models whose positions have
+# three axes.
+CROSS_ATTENTION = ("cross_attention_states", "encoder_hidden_states")
+OWN_FEATURES = ("deepstack_features",)  # features of single layers in a form of their own
+THREE_AXES = ("get_rope_index", "compute_3d_position_ids")
+
 
 def attribute(what: str) -> str:
     """The name of an attribute, from what it is for."""
     return ATTRIBUTES[what]
+
+
+def mark(what: str) -> str:
+    """The name of an attribute that some models have, from what it says of them."""
+    return MARKS[what]
 
 
 def missing(piece: str, where: str) -> UnsupportedModelError:
@@ -195,6 +217,12 @@ def output_field(output: Any, word: str) -> Any:
         When the output has no such field, under any spelling.
     """
     return getattr(output, _output_name(output, word))
+
+
+def features_of(output: Any) -> Any:
+    """Image rows in the output of an encoder: its features, or its last rows where it has no features."""
+    features = output_field(output, "features")
+    return output_field(output, "rows") if features is None else features
 
 
 def set_output_field(output: Any, word: str, value: Any) -> None:
@@ -566,7 +594,8 @@ def pruned_class(mixin: type, layer_class: type) -> type:
         for word, name in LAYER_METHODS.items()
         if hasattr(layer_class, name) and hasattr(mixin, word)
     }
-    return type("Pruned" + layer_class.__name__, (mixin, layer_class), methods)
+    # no class of this kind of layer: transformers registers those that are, for every new cache
+    return type("Pruned" + layer_class.__name__, (mixin, layer_class), {**methods, LAYER_KIND: None})
 
 
 # -- decoder layers
@@ -683,6 +712,19 @@ def chunk_size(merged: Any) -> int | None:
     """The size of prefill chunks, from what the method above returned; None: one prefill."""
     size: int | None = getattr(merged[0], attribute("chunks of a prefill"))
     return size
+
+
+def generates_tokens(model: Any) -> bool:
+    """Whether a model generates token by token, by transformers' own `generate`."""
+    from transformers import GenerationMixin
+
+    return isinstance(model, GenerationMixin)
+
+
+def taken_by(module: Any, words: Sequence[str]) -> tuple[str, ...]:
+    """Those of these arguments that a module's forward takes."""
+    takes = inspect.signature(type(module).forward).parameters
+    return tuple(word for word in words if any(name in takes for name in ARGUMENTS[word]))
 
 
 def brings_pixels(kwargs: Mapping[str, Any]) -> bool:

@@ -47,7 +47,7 @@ def encode(adapter: VisionLanguageFacts, inputs: Mapping[str, Any], modality: st
     """Encode the images or videos with the inner model."""
     encoder = getattr(adapter.inner, stock.encoder_name(modality))
     accepted = inspect.signature(encoder).parameters
-    return stock.output_field(encoder(**{k: v for k, v in inputs.items() if k in accepted}), "features")
+    return stock.features_of(encoder(**{k: v for k, v in inputs.items() if k in accepted}))
 
 
 def spans_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[ImageSpan]:
