@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gemma 4 in transformers (`Gemma4ForConditionalGeneration`), images, all sizes; videos are not pruned.
+"""Gemma 4 in transformers (`Gemma4ForConditionalGeneration`), images and video, all sizes.
 
 The tower takes patches with their positions and pools them. The E models add inputs of their own to each
 decoder layer, and their last layers share keys and values; in the larger ones image tokens attend to each
@@ -40,6 +40,8 @@ class Gemma4Adapter(TransformersAdapter):
     name: ClassVar[str] = "gemma-4"
     classes: ClassVar[tuple[str, ...]] = ("Gemma4ForConditionalGeneration",)
 
+    modalities: tuple[str, ...] = ("image", "video")
+
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
         """A tiny model of the E sizes, and one of the larger sizes."""
@@ -70,16 +72,29 @@ class Gemma4Adapter(TransformersAdapter):
         return Projector(in_float32(parts), lambda: norm_form(parts[0].eps, parts[1]))
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The positions of the patches."""
-        return ("patch_positions",), ()
+        """The positions of the patches, and how many frames a video has."""
+        if modality == "image":
+            return ("patch_positions",), ()
+        return ("video_patch_positions",), ("video_frames",)
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
-        """Grid of tokens; a row if their number is not that of a grid."""
-        n = encoded.lengths[number]
-        columns, rows = (encoded.arguments["patch_positions"][number].amax(0) + 1).tolist()
-        pool = math.isqrt(max(1, columns * rows // n))
-        grid = (1, rows // pool, columns // pool)
+        """Grid of tokens: frames, rows and columns; a row if their number is not that of a grid."""
+        n, places = encoded.lengths[number], self._places(encoded, number)
+        columns, rows = (places.amax((0, 1)) + 1).tolist()
+        pool = math.isqrt(max(1, len(places) * columns * rows // n))
+        grid = (len(places), rows // pool, columns // pool)
         return Layout(grid if math.prod(grid) == n else (1, 1, n))
+
+    def _places(self, encoded: Encoded, number: int) -> Tensor:
+        """Positions of the patches of an image or of a video's frames, (frames, patches, 2)."""
+        arguments: Mapping[str, Any] = encoded.arguments
+        if "patch_positions" in arguments:
+            of_images: Tensor = arguments["patch_positions"]
+            return of_images[number : number + 1]
+        places: Tensor = arguments["video_patch_positions"]
+        if places.ndim == 4:  # one entry per video, before transformers 5.20
+            return places[number]
+        return torch.split(places, arguments["video_frames"].tolist())[number]
 
     def language_words(self) -> tuple[str, ...]:
         """The inputs of single layers."""
@@ -116,8 +131,9 @@ class Gemma4Adapter(TransformersAdapter):
         return config.boi_token_id, config.eoi_token_id
 
     def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
-        """Mark which tokens belong to an image."""
-        return {MODALITY_KINDS: (ids == self.token_id("image")).int()}
+        """Mark which tokens belong to an image and which to a video."""
+        kinds = (ids == self.token_id("image")).int() + 2 * (ids == self.token_id("video")).int()
+        return {MODALITY_KINDS: kinds}
 
     def answer_kinds(self, inputs: Mapping[str, Any], n: int) -> dict[str, Tensor]:
         """The same for a prompt and its answer, whose tokens attend causally."""

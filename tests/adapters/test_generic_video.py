@@ -4,9 +4,10 @@
 import pytest
 import tiny_families as families
 import torch
-from family_cases import TOLERANCE, generated
+from family_cases import TOLERANCE, VERSION, generated
+from packaging.version import Version
 from reference.kept_rows import kept_slots, stock_logits
-from tiny_families import BOS, IMAGE, VIDEO, batch, cut_row
+from tiny_families import BOS, GEMMA4, IMAGE, VIDEO, batch, cut_row
 
 import tokenprune
 
@@ -78,6 +79,47 @@ def test_videos_of_llava_onevision(method):
             torch.testing.assert_close(got[0], want[int(keep.sum()) - 1 : -1], **TOLERANCE)
 
 
+@pytest.mark.skipif(
+    VERSION < Version("5.20"), reason="frames of all videos in a row from transformers 5.20 on"
+)
+@pytest.mark.parametrize("name", GEMMA4)
+def test_videos_of_gemma_4(name):
+    """Frames of 2 x 4 tokens with text between them; one of two videos beside an image."""
+    model, draw = families.model(name), torch.Generator().manual_seed(3)
+    frame = [92, *[VIDEO] * 8, 93]
+    image = [92, *[IMAGE] * 16, 93]
+    rows = [[BOS, 5, *frame, 6, *frame, 7, *frame, 8], [BOS, *frame, 9, *frame, 4, *image, 5]]
+    inputs = batch(rows)
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE) + 2 * (inputs["input_ids"] == VIDEO).int()
+    places = torch.cartesian_prod(torch.arange(4), torch.arange(8)).flip(1)
+    pixels, counts = torch.rand(5, 32, 48, generator=draw), torch.tensor([3, 2])
+    videos = {"pixel_values_videos": pixels, "video_position_ids": places.repeat(5, 1, 1)}
+    videos["num_frames_per_video"] = counts
+    picture = families.inputs(name, ("I",))
+    picture = {key: picture[key] for key in ("pixel_values", "image_position_ids")}
+    runs = []
+    with tokenprune.apply(model, method="zoo-exact", keep=7) as handle:
+        _, logits = generated(model, {**inputs, **videos, **picture})
+        assert [(i.row, i.modality, i.n_before, i.n_after, i.layout.grid) for i in handle.last.images] == [
+            (1, "image", 16, 7, (1, 4, 4)),
+            (0, "video", 24, 7, (3, 2, 4)),
+            (1, "video", 16, 7, (2, 2, 4)),
+        ]
+        for row, (start, stop) in enumerate(((0, 3), (3, 5))):
+            real = inputs["attention_mask"][row].bool()
+            alone = {key: value[row : row + 1, real] for key, value in inputs.items()}
+            alone |= {key: value[start:stop] for key, value in videos.items()}
+            alone["num_frames_per_video"] = counts[row : row + 1]
+            alone |= picture if row else {}
+            runs.append((alone, *generated(model, alone), handle.last.images))
+    for row, (alone, out, got, images) in enumerate(runs):
+        torch.testing.assert_close(logits[row], got[0], **TOLERANCE)
+        ids = alone["input_ids"][0]
+        keep = kept_slots(ids, images)
+        want = stock_logits(model, alone, keep, out.sequences[0, len(ids) :])
+        torch.testing.assert_close(got[0], want[int(keep.sum()) - 1 : -1], **TOLERANCE)
+
+
 GLMS = ("glm4v", "glm4v_moe", "glm46v")
 
 
@@ -116,3 +158,16 @@ def test_glm_with_an_image_and_a_video_in_a_call_is_stock_s_error():
     with tokenprune.apply(model, method="divprune", keep=5):
         with pytest.raises((RuntimeError, ValueError), match="do not match"):
             model(**inputs)
+
+
+@pytest.mark.skipif("perception_lm" not in families.STRUCTURAL, reason="not in this transformers")
+def test_a_video_that_would_not_be_pruned_is_refused():
+    """Perception LM encodes videos as images, so that they cannot be told apart."""
+    model, inputs = families.model("perception_lm"), families.inputs("perception_lm", (3, "I", 5))
+    inputs["input_ids"][inputs["input_ids"] == IMAGE] = VIDEO
+    inputs["pixel_values_videos"] = inputs.pop("pixel_values")
+    unpruned = model(**inputs).logits
+    with tokenprune.apply(model, method="divprune", keep=5):
+        with pytest.raises(tokenprune.UnsupportedCallError, match="videos of this model cannot be pruned"):
+            model(**inputs)
+    assert torch.equal(model(**inputs).logits, unpruned)

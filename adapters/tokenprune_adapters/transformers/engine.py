@@ -31,6 +31,7 @@ from .refusals import (
     refuse_bent_positions,
     refuse_chunked_prefill,
     refuse_images_into,
+    refuse_other_modalities,
     refuse_packing_into_states,
     refuse_padding_in_states,
     refuse_recomputing,
@@ -190,6 +191,7 @@ class Engine(NotCopied):
         if not stock.has_layers(call.kv):
             refuse_images_into(call)
             return
+        refuse_other_modalities(call, self.adapter.modalities)
         if self.brought is not None and self.decoder is not None:
             refuse_recomputing(self.adapter.layers)
         refuse_unknown_layers(call)

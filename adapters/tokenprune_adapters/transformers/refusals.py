@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,15 @@ def refuse_changed_settings(installed: Mapping[str, Any], now: Mapping[str, Any]
                 f"model.config.{name} was {value!r} when the model was pruned and is {now[word]!r} now; call "
                 "remove() on the handle and prune the model again"
             )
+
+
+def refuse_other_modalities(call: ModelCall, modalities: Sequence[str]) -> None:
+    """Refuse videos that would not be pruned."""
+    if call.brings("video") and "video" not in modalities:
+        raise UnsupportedCallError(
+            "this call brings a video, and the videos of this model cannot be pruned; pass its frames as "
+            "images, or remove() the pruning for this call"
+        )
 
 
 def refuse_images_into(call: ModelCall) -> None:

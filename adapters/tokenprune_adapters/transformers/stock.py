@@ -49,6 +49,8 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "layer_inputs": ("per_layer_inputs",),
     "sizes": ("image_sizes",),
     "patch_positions": ("image_position_ids",),
+    "video_patch_positions": ("video_position_ids",),
+    "video_frames": ("num_frames_per_video",),
     "image_grids": ("image_grid_thw",),
     "video_grids": ("video_grid_thw",),
     "feature_layer": ("vision_feature_layer",),
