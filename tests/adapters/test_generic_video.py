@@ -11,18 +11,19 @@ from tiny_families import BOS, GEMMA4, IMAGE, VIDEO, batch, cut_row
 
 import tokenprune
 
+OMNIS = tuple(name for name in families.CLASSES if name.endswith("omni"))
 QWENS = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
 
 def video_row(name, frames):
     """A row with one video of frames of 2 x 4 tokens; from Qwen3-VL on each frame stands on its own."""
     tokens = [VIDEO] * 8
-    if name == "qwen2_vl":
+    if name in ("qwen2_vl", *OMNIS):
         return [1, 5, 92, *tokens * frames, 93, 7, 8, 9]
     return [1, 5, *(t for i in range(frames) for t in (10 + i, 92, *tokens, 93)), 7, 8, 9]
 
 
-@pytest.mark.parametrize("name", QWENS)
+@pytest.mark.parametrize("name", [*QWENS, *OMNIS])
 def test_videos_and_an_image_beside_one(name):
     model, draw = families.model(name), torch.Generator().manual_seed(3)
     rows = [video_row(name, 3), [*video_row(name, 2), 92, *[IMAGE] * 24, 93, 4, 5]]
@@ -34,7 +35,11 @@ def test_videos_and_an_image_beside_one(name):
         "image_grid_thw": torch.tensor([[1, 8, 12]]),
     }
     inputs |= {"pixel_values_videos": pixels, "video_grid_thw": grids, **image}
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE) + 2 * (inputs["input_ids"] == VIDEO).int()
+    if name in OMNIS:
+        inputs["video_second_per_grid"] = torch.ones(2)
+    else:
+        kinds = (inputs["input_ids"] == IMAGE) + 2 * (inputs["input_ids"] == VIDEO).int()
+        inputs["mm_token_type_ids"] = kinds
     with tokenprune.apply(model, method="zoo-exact", keep=7) as handle:
         _, logits = generated(model, inputs)
         assert sorted((i.row, i.n_before, i.n_after, i.layout.grid) for i in handle.last.images) == [
@@ -47,6 +52,8 @@ def test_videos_and_an_image_beside_one(name):
                 "pixel_values_videos": pixels[start:stop],
                 "video_grid_thw": grids[row : row + 1],
             }
+            if name in OMNIS:
+                alone["video_second_per_grid"] = torch.ones(1)
             torch.testing.assert_close(logits[row], generated(model, alone)[1][0], **TOLERANCE)
 
 
