@@ -7,8 +7,6 @@ import torch
 import transformers
 from tiny_models import BOS, DECODER, IMAGE, PAD, VIDEO, batch, qwen_inputs
 from tiny_structures import STRUCTURES
-from tiny_structures_more import MORE
-from tiny_structures_newest import NEWEST
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
@@ -367,9 +365,7 @@ if not tokenprune.default_registry().find("adapter", "qwen3-omni").specimens()[0
     del CLASSES["qwen2_5_omni"], CLASSES["qwen3_omni"]
 
 # families that need little more than their structure; some are newer than the oldest tested transformers
-STRUCTURAL = {
-    name: tiny for name, tiny in {**STRUCTURES, **MORE, **NEWEST}.items() if hasattr(transformers, tiny.model)
-}
+STRUCTURAL = {name: tiny for name, tiny in STRUCTURES.items() if hasattr(transformers, tiny.model)}
 
 
 def build(name, attention="sdpa"):

@@ -20,7 +20,7 @@ attention a `QueryKeyTap`: a `NormTap` or a `ProjectionTap`.
 
 **Projectors.** `in_float32` runs a module in float32; `two_layer_form`, `layer_norm_form`, `norm_form` and
 `linear_form` read its weights for closed forms; `layer_norm_form` expects `centred` rows. `RowWise` describes
-the part of a projector that works row by row, for a `Family`.
+the part of a projector that works row by row, for a `Family`; `of_layers` reads it from a projector's layers.
 
 **Layouts and signals.** `grid_of`, `square_of` and `tiled_layout` describe where an image's tokens lie; the
 functions of `clip_signals` compute the signals of a CLIP-like tower.
@@ -39,7 +39,7 @@ from .tiny import filled
 from .transformers import clip_signals, pictures
 from .transformers.calls import LanguageCall
 from .transformers.encoded import Encoded, ImageSignal
-from .transformers.forms import RowWise, centred, layer_norm_form, linear_form, norm_form
+from .transformers.forms import RowWise, centred, layer_norm_form, linear_form, norm_form, of_layers
 from .transformers.grids import grid_of, square_of
 from .transformers.plan import RowPlan, take
 from .transformers.stock import BLOCK_KINDS, MODALITY_KINDS, argument_name, config_value, output_field
@@ -84,6 +84,7 @@ __all__ = [
     "layer_norm_form",
     "linear_form",
     "norm_form",
+    "of_layers",
     "output_field",
     "pictures",
     "prune_deepstack",

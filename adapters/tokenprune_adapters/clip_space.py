@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune import IncompatibleError
+from tokenprune import IncompatibleError, UnsupportedModelError
 
-from .authoring import output_field
+from .authoring import config_value, output_field
 
 # what chat templates and benchmarks append to a question; CLIP should read only the question
 ENDS = ("ASSISTANT:", "[/INST]", "<|im_end|>", "<|im_start|>", "\nAnswer the question using", "\nAnswer with")
@@ -49,12 +49,12 @@ class ClipSpace:
     question: Callable[[str], str] = question_alone
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model whose image tower has another width than this CLIP's.
+        """Refuse a model whose image tower has another width than this CLIP's, or is read at several layers.
 
         Raises
         ------
         IncompatibleError
-            If the widths differ.
+            If the widths differ, or the projector receives rows of several layers side by side.
         """
         tower = getattr(getattr(model, "config", None), "vision_config", None)
         width, wanted = getattr(tower, "hidden_size", None), self.clip.config.vision_config.hidden_size
@@ -62,6 +62,13 @@ class ClipSpace:
             raise IncompatibleError(
                 f"the CLIP model given has an image tower of width {wanted}, {type(model).__name__}'s has "
                 f"{width}; give the CLIP model whose image tower this checkpoint was made from"
+            )
+        layers = _feature_layers(getattr(model, "config", None))
+        if isinstance(layers, (list, tuple)) and len(layers) > 1:
+            raise IncompatibleError(
+                f"the projector of {type(model).__name__} receives rows of the tower's layers "
+                f"{', '.join(map(str, layers))} side by side, and CLIP's joint space has no projection of "
+                "those; choose another method"
             )
 
     @torch.no_grad()
@@ -89,3 +96,11 @@ class ClipSpace:
         inputs = {name: rows.to(device) for name, rows in segments.items()}
         embeds: Tensor = output_field(self.clip.get_text_features(**inputs), "features")
         return embeds.to(ids.device)
+
+
+def _feature_layers(config: Any) -> Any:
+    """The tower layers that features come from, as configured; None if the model has no such setting."""
+    try:
+        return config_value(config, "feature_layer")
+    except UnsupportedModelError:
+        return None

@@ -33,7 +33,14 @@ class Family:
     may be one of several pieces of the picture given to the processor, each with its own budget. `unit`: the
     side in pixels of the square that a token covers, in models that keep the aspect ratio and receive the
     size. `prefix`: the prompt's tokens attend to each other bidirectionally, and the answer's tokens are
-    marked as different. `rows_first`: pixel values have an entry for each row of the batch.
+    marked as different. `rows_first`: pixel values have an entry for each row of the batch. `marks`: the
+    model is told which tokens belong to an image, by `MODALITY_KINDS`. `norm`: the norm before the attention
+    of a decoder layer. `counts_padding`: `generate` leaves positions to the model, which counts padding;
+    signals that depend on absolute positions are not provided.
+
+    For the random inputs of checks: `picture` makes a picture from a generator and the configuration, by keys
+    of `stock.ARGUMENTS`, where its format differs from what the other fields tell. `frame` names the settings
+    of the configuration with the tokens before and after an image.
     """
 
     rows: Callable[[Any], forms.RowWise] | None = None
@@ -42,9 +49,46 @@ class Family:
     unit: Callable[[Any], int] | None = None
     prefix: bool = False
     rows_first: bool = False
+    marks: bool = False
+    counts_padding: bool = False
+    picture: Callable[[torch.Generator, Any], Mapping[str, Tensor]] | None = None
+    frame: tuple[str, ...] = ()
+    norm: str = "input_layernorm"
 
 
+def _merged_patch(config: Any) -> int:
+    """Side in pixels of the patches that are merged into a token."""
+    side: int = config.vision_config.patch_size * config.spatial_merge_size
+    return side
+
+
+def _convolved(draw: torch.Generator, config: Any) -> Mapping[str, Tensor]:
+    """A picture for a tower of convolutions, which takes any size."""
+    return pictures.square(draw, 128)
+
+
+def _one_tile(draw: torch.Generator, config: Any) -> Mapping[str, Tensor]:
+    """A picture of one tile, for a tower of timm."""
+    tile = pictures.square(draw, config.vision_config.model_args["img_size"][0])
+    return {"images": tile["images"][None]}
+
+
+def _layers(path: str) -> Callable[[Any], forms.RowWise]:
+    """The layers of a projector, by its path in the inner model; of the last of several."""
+
+    def rows(inner: Any) -> forms.RowWise:
+        module = inner.get_submodule(path)
+        return forms.of_layers(module[-1] if isinstance(module, nn.ModuleList) else module)
+
+    return rows
+
+
+_VISION = ("vision_start_token_id", "vision_end_token_id")
+_IMAGE = ("image_start_token_id", "image_end_token_id")
+_BOI = ("boi_token_id", "eoi_token_id")
 _IDEFICS = Family(lambda inner: forms.of_linear(_linear(inner)), pieces=True, rows_first=True)
+
+ABSOLUTE = frozenset({"keys", "text_keys"})  # signals that depend on absolute positions
 
 FAMILIES: Mapping[str, Family] = {
     "AyaVisionForConditionalGeneration": Family(
@@ -57,57 +101,85 @@ FAMILIES: Mapping[str, Family] = {
     "InternVLForConditionalGeneration": Family(
         rows=lambda inner: forms.of_normed_layers(inner.multi_modal_projector), pieces=True
     ),
-    "LlavaOnevisionForConditionalGeneration": Family(),
     "Mistral3ForConditionalGeneration": Family(
         rows=lambda inner: forms.of_last_layers(inner.multi_modal_projector),
-        unit=lambda config: config.vision_config.patch_size * config.spatial_merge_size,
+        unit=_merged_patch,
     ),
     "PaliGemmaForConditionalGeneration": Family(
         rows=lambda inner: forms.of_linear(inner.multi_modal_projector.linear), both_ways=True, prefix=True
     ),
     "SmolVLMForConditionalGeneration": _IDEFICS,
-    "Apertus1p5ForConditionalGeneration": Family(),
+    "Apertus1p5ForConditionalGeneration": Family(
+        picture=lambda draw, config: pictures.coded(draw, config.vision_config), norm="attention_layernorm"
+    ),
     "AriaForConditionalGeneration": Family(),
     "Cohere2VisionForConditionalGeneration": Family(),
-    "CohereCompassForConditionalGeneration": Family(),
-    "Cosmos3EdgeForConditionalGeneration": Family(),
-    "Cosmos3OmniForConditionalGeneration": Family(),
-    "DeepseekOcr2ForConditionalGeneration": Family(),
-    "DeepseekVLForConditionalGeneration": Family(),
-    "DeepseekVLHybridForConditionalGeneration": Family(),
-    "Emu3ForConditionalGeneration": Family(),
-    "Ernie4_5_VLMoeForConditionalGeneration": Family(),
-    "Exaone4_5_ForConditionalGeneration": Family(),
-    "FastVlmForConditionalGeneration": Family(),
+    "CohereCompassForConditionalGeneration": Family(
+        _layers("visual.merger"), picture=pictures.patches, frame=_VISION, marks=True
+    ),
+    "Cosmos3EdgeForConditionalGeneration": Family(
+        _layers("projector"), picture=pictures.patches, frame=_VISION, marks=True
+    ),
+    "Cosmos3OmniForConditionalGeneration": Family(
+        _layers("visual.merger"), picture=pictures.patches, frame=_VISION, marks=True
+    ),
+    "DeepseekOcr2ForConditionalGeneration": Family(
+        picture=lambda draw, config: pictures.square(draw, config.vision_config.sam_config.image_size)
+    ),
+    "DeepseekVLForConditionalGeneration": Family(_layers("aligner")),
+    "DeepseekVLHybridForConditionalGeneration": Family(picture=pictures.two_resolutions),
+    "Emu3ForConditionalGeneration": Family(
+        picture=lambda draw, config: pictures.coded(draw, config.vq_config)
+    ),
+    "Ernie4_5_VLMoeForConditionalGeneration": Family(picture=pictures.patches, frame=_IMAGE, marks=True),
+    "Exaone4_5_ForConditionalGeneration": Family(picture=pictures.patches),
+    "FastVlmForConditionalGeneration": Family(_layers("multi_modal_projector"), picture=_convolved),
     "FuyuForCausalLM": Family(),
-    "Gemma3nForConditionalGeneration": Family(),
-    "Gemma4UnifiedForConditionalGeneration": Family(),
-    "GlmOcrForConditionalGeneration": Family(),
-    "GotOcr2ForConditionalGeneration": Family(),
-    "GraniteDoclingForConditionalGeneration": Family(),
-    "HyperCLOVAXVisionV2ForConditionalGeneration": Family(),
-    "Idefics2ForConditionalGeneration": Family(),
+    "Gemma3nForConditionalGeneration": Family(picture=_convolved, frame=_BOI),
+    "Gemma4UnifiedForConditionalGeneration": Family(picture=pictures.placed_patches, frame=_BOI, marks=True),
+    "GlmOcrForConditionalGeneration": Family(picture=pictures.patches, frame=_IMAGE, marks=True),
+    "GotOcr2ForConditionalGeneration": Family(_layers("multi_modal_projector")),
+    "GraniteDoclingForConditionalGeneration": Family(picture=pictures.masked_tiles, rows_first=True),
+    "HyperCLOVAXVisionV2ForConditionalGeneration": Family(
+        _layers("projector"), counts_padding=True, picture=pictures.patches
+    ),
+    "Idefics2ForConditionalGeneration": Family(rows_first=True),
     "JanusForConditionalGeneration": Family(),
-    "Kimi_K25ForConditionalGeneration": Family(),
-    "Lfm2VlForConditionalGeneration": Family(),
-    "Lfm3VlForConditionalGeneration": Family(),
-    "LightOnOcrForConditionalGeneration": Family(),
+    "Kimi_K25ForConditionalGeneration": Family(_layers("mm_projector"), picture=pictures.square_patches),
+    "Lfm2VlForConditionalGeneration": Family(
+        _layers("multi_modal_projector"), picture=pictures.masked_patches
+    ),
+    "Lfm3VlForConditionalGeneration": Family(_layers("multi_modal_projector"), picture=pictures.patches),
+    "LightOnOcrForConditionalGeneration": Family(_layers("vision_projection"), unit=_merged_patch),
     "LlavaNextVideoForConditionalGeneration": Family(),
-    "MiniCPMOcrForConditionalGeneration": Family(),
-    "MiniCPMV4_6ForConditionalGeneration": Family(),
-    "MiniCPMV4_7ForConditionalGeneration": Family(),
-    "MiniMaxM3SparseForConditionalGeneration": Family(),
-    "Molmo2ForConditionalGeneration": Family(both_ways=True),
-    "MuseGlimmerForConditionalGeneration": Family(),
-    "MuseSparkForConditionalGeneration": Family(),
+    "MiniCPMOcrForConditionalGeneration": Family(_layers("merger.mlp"), picture=pictures.side_by_side),
+    "MiniCPMV4_6ForConditionalGeneration": Family(_layers("merger.mlp"), picture=pictures.side_by_side),
+    "MiniCPMV4_7ForConditionalGeneration": Family(
+        _layers("merger.mlp"),
+        picture=pictures.side_by_side,
+        frame=("image_start_id", "image_end_id"),
+        marks=True,
+    ),
+    "MiniMaxM3SparseForConditionalGeneration": Family(
+        _layers("multi_modal_projector"), picture=pictures.patches
+    ),
+    "Molmo2ForConditionalGeneration": Family(
+        picture=pictures.pooled, frame=_IMAGE, marks=True, both_ways=True
+    ),
+    "MuseGlimmerForConditionalGeneration": Family(picture=pictures.patches),
+    "MuseSparkForConditionalGeneration": Family(picture=pictures.patches),
     "Ovis2ForConditionalGeneration": Family(),
-    "PaddleOCRVLForConditionalGeneration": Family(),
-    "PerceptionLMForConditionalGeneration": Family(),
-    "QianfanOCRForConditionalGeneration": Family(),
+    "PaddleOCRVLForConditionalGeneration": Family(
+        _layers("projector"), picture=pictures.square_patches, frame=_VISION, marks=True
+    ),
+    "PerceptionLMForConditionalGeneration": Family(picture=_one_tile),
+    "QianfanOCRForConditionalGeneration": Family(_layers("multi_modal_projector")),
     "Step3p7ForConditionalGeneration": Family(),
-    "VideoLlama3ForConditionalGeneration": Family(),
-    "VideoLlavaForConditionalGeneration": Family(),
-    "VipLlavaForConditionalGeneration": Family(),
+    "VideoLlama3ForConditionalGeneration": Family(
+        _layers("projector"), picture=pictures.patches_merged_as_told
+    ),
+    "VideoLlavaForConditionalGeneration": Family(_layers("multi_modal_projector")),
+    "VipLlavaForConditionalGeneration": Family(_layers("multi_modal_projector")),
 }
 
 
@@ -164,6 +236,8 @@ class FamilyAdapter(StructuralAdapter):
         signals = dict(super().provides)
         if self.family.rows is not None:
             signals["projector"] |= {"projector"}
+        if self.family.counts_padding and "decoder" in signals:
+            signals["decoder"] -= ABSOLUTE
         return signals
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
@@ -172,7 +246,8 @@ class FamilyAdapter(StructuralAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Projector inputs of one image, (N, D_v)."""
-        rows = encoded.rows_of(number, encoded.seen.projector_inputs[0].flatten(0, -2))
+        calls = encoded.seen.projector_inputs  # one for each image, or one for all
+        rows = encoded.rows_of(number, torch.cat([call.flatten(0, -2) for call in calls]))
         return forms.centred(rows) if self._rows().centred else rows
 
     def projector(self) -> Projector:
@@ -195,10 +270,7 @@ class FamilyAdapter(StructuralAdapter):
         newline = getattr(self.inner, "image_newline", None)
         if newline is None:
             return []
-        masks = [(image == newline.to(image)).all(-1).flatten() for image in rows]
-        if isinstance(rows, Tensor) and not bool(masks[0][-1]):  # transformers 5.17 appends a video's later
-            masks = [nn.functional.pad(mask, (0, 1), value=True) for mask in masks]
-        return masks
+        return [(image == newline.to(image)).all(-1).flatten() for image in rows]
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """The picture's grid if the model keeps its aspect ratio, else a square if possible, else one row."""
@@ -213,11 +285,26 @@ class FamilyAdapter(StructuralAdapter):
         """The sizes of pictures, if they determine the grid of tokens."""
         return ("sizes",) if self.family.unit is not None else (), ()
 
+    def norm_before_attention(self, layer: int, hidden: Tensor) -> Tensor:
+        """Apply the family's norm before a decoder layer's attention to its input rows (B, P, D)."""
+        norm = getattr(self.layers[layer], self.family.norm, None)
+        return super().norm_before_attention(layer, hidden) if norm is None else norm(hidden)
+
+    def token_arguments(self, ids: Tensor) -> dict[str, Tensor]:
+        """The inputs of single layers of text tokens, in models that have them."""
+        arguments = super().token_arguments(ids)
+        if "layer_inputs" in arguments:
+            known = ids < self.language_model.config.vocab_size_per_layer_input
+            arguments["layer_inputs"] = self.language_model.get_per_layer_inputs(ids.where(known, 0))
+        return arguments
+
     # -- random inputs, and inputs of reference runs
 
     def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor] | None:
         """A random picture in the family's format: tiled, with its size, one row per picture, or plain."""
         config = self.model.config
+        if self.family.picture is not None:
+            return self.family.picture(draw, config)
         if hasattr(config, "image_grid_pinpoints"):
             return pictures.tiled(draw, config)
         if self.family.unit is not None:
@@ -227,8 +314,16 @@ class FamilyAdapter(StructuralAdapter):
             return plain
         return {word: pixels[None] for word, pixels in plain.items()}
 
+    def picture_frame(self) -> tuple[int, ...]:
+        """The special tokens before and after an image's tokens."""
+        return tuple(getattr(self.model.config, name) for name in self.family.frame)
+
     def prompt_kinds(self, ids: Tensor) -> dict[str, Tensor]:
-        """Which tokens attend to each other, if image tokens do."""
+        """Which tokens belong to an image or attend to each other, if the model is told."""
+        if self.family.marks:
+            marks = (ids == self.token_id("image")).int()
+            experts = stock.taken_by(self.language_model, ("expert_kinds",))
+            return {name: marks for name in (stock.MODALITY_KINDS, *map(stock.argument_name, experts))}
         if not self.family.both_ways:
             return {}
         kinds = torch.zeros_like(ids) if self.family.prefix else (ids == self.token_id("image")).long()
@@ -236,7 +331,7 @@ class FamilyAdapter(StructuralAdapter):
 
     def answer_kinds(self, inputs: Mapping[str, Any], n: int) -> dict[str, Tensor]:
         """The same for a prompt and its answer, whose tokens attend causally."""
-        name = stock.BLOCK_KINDS
+        name = stock.MODALITY_KINDS if self.family.marks else stock.BLOCK_KINDS
         if name not in inputs:
             return {}
         return {name: nn.functional.pad(inputs[name], (0, n), value=int(self.family.prefix))}

@@ -8,7 +8,7 @@ from tokenprune_adapters.generic import GenericAdapter
 from tokenprune_adapters.tiny import tiny_model
 
 import tokenprune
-from tokenprune.testing import check_adapter
+from tokenprune.testing import check_adapter, check_model
 
 
 class StrangeAdapter(FamilyAdapter):
@@ -67,3 +67,30 @@ def test_a_projector_that_is_not_known_refuses_what_needs_it():
     cut = tokenprune.Cut(tokenprune.method("zoo-exact"), tokenprune.Budget(keep=3))
     with pytest.raises(tokenprune.IncompatibleError, match="pre_features, projector"):
         Unknown(tiny_model("internvl")).check(cut)
+
+
+def test_another_package_for_a_family_that_no_table_has_passes_check_model(install_plugin, monkeypatch):
+    """ViP-LLaVA without its row in our table, by what docs/writing-an-adapter.md says."""
+    monkeypatch.delitem(FAMILIES, "VipLlavaForConditionalGeneration")
+    install_plugin(
+        """
+        from tokenprune_adapters.authoring import Family, FamilyAdapter, of_layers
+
+        class VipLlavaAdapter(FamilyAdapter):
+            name = "vip-llava"
+            families = {
+                "VipLlavaForConditionalGeneration": Family(
+                    rows=lambda inner: of_layers(inner.multi_modal_projector)
+                )
+            }
+
+        @tokenprune.hookimpl
+        def tokenprune_adapters():
+            return [VipLlavaAdapter]
+        """
+    )
+    check = check_model(tiny_model("vip-llava"), keep=5)
+    assert check.passed, str(check)
+    assert check.adapter == "vip-llava"
+    ran = {record.method for record in check.records if record.outcome == "passed"}
+    assert {"zoo-exact", "zoo-prune", "divprune", "fastv", "sparsevlm"} <= ran

@@ -109,3 +109,11 @@ def test_what_is_no_joint_space_is_refused(space):
         tokenprune.method("cdpruner", clip="openai/clip-vit-large-patch14-336")
     with pytest.raises(tokenprune.OptionError, match="requires source='clip'"):
         tokenprune.method("cdpruner", clip=space, source="language")
+
+
+def test_rows_of_several_tower_layers_are_refused():
+    model = tiny_models.llava()
+    space = tiny_clip.space(model.config.vision_config)
+    model.config.vision_feature_layer = [-1, -2]
+    with pytest.raises(tokenprune.IncompatibleError, match="tower's layers -1, -2 side by side"):
+        tokenprune.apply(model, method=tokenprune.method("cdpruner", clip=space), keep=4)

@@ -69,7 +69,7 @@ def test_a_projector_that_no_matrices_describe_is_derived_instead(name):
 
 
 def test_a_model_without_a_projector_row_by_row_has_none_to_call():
-    model = tiny_families.build("llava_onevision")
+    model = tiny_families.build("aria")
     adapter = adapter_of(model)
     assert "projector" not in adapter.provides["projector"]
     with pytest.raises(

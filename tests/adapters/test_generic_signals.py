@@ -5,6 +5,7 @@ import pytest
 import tiny_families as families
 import torch
 from family_cases import KEEP, TOLERANCE
+from tiny_families import BOS, VIDEO, batch
 
 import tokenprune
 
@@ -42,10 +43,33 @@ ALIGNED = (
     "idefics3",
     "mistral3",
     "paligemma",
+    "llava_onevision",
+    "kimi_k25",
+    "lfm2_vl",
+    "paddleocr_vl",
+    "deepseek_vl",
+    "video_llama_3",
+    "vipllava",
+    "lighton_ocr",
+    "minicpmv4_6",
+    "minicpm_ocr",
+    "minicpmv4_7",
+    "cosmos3_edge",
+    "cosmos3_omni",
+    "fast_vlm",
+    "hyperclovax_vision_v2",
+    "lfm3_vl",
+    "qianfan_ocr",
+    "video_llava",
+    "got_ocr2",
+    "minimax_m3_full",
+    "cohere_compass",
 )
 
 
-@pytest.mark.parametrize("name", [name for name in ALIGNED if name in families.CLASSES])
+@pytest.mark.parametrize(
+    "name", [name for name in ALIGNED if name in (*families.CLASSES, *families.STRUCTURAL)]
+)
 def test_projector_rows_are_those_of_the_tokens_and_the_closed_form_is_the_projector(name):
     model, inputs, look = families.model(name), families.inputs(name), Look("pre_features", "projector")
     with tokenprune.apply(model, scorer=look, keep=KEEP):
@@ -80,6 +104,22 @@ def test_a_gated_projector_has_rows_and_no_closed_form(name):
             torch.testing.assert_close(score[i], want, rtol=2e-3, atol=1e-4)
 
 
+def test_rows_of_a_video_of_llava_onevision_are_pooled_like_its_features():
+    model, look = families.model("llava_onevision"), Look("pre_features")
+    inputs = batch([[BOS, *[VIDEO] * 13, 7]])
+    inputs["pixel_values_videos"] = torch.randn(1, 3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    seen = []
+    hook = model.model.multi_modal_projector.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
+    with tokenprune.apply(model, scorer=look, keep=KEEP):
+        model(**inputs)
+    hook.remove()
+    patches = seen[0].view(3, 2, 2, 2, 2, 32)  # frames of 4 x 4 patches in blocks of two by two
+    ((_, signals),) = look.seen
+    torch.testing.assert_close(signals["pre_features"], patches.mean((2, 4)).flatten(0, 2))
+
+
 def test_layouts():
     def layout(name):
         model = families.model(name)
@@ -102,7 +142,7 @@ def test_what_a_family_cannot_do_is_refused_with_the_reason():
         ("qwen3_vl", {"method": "stride", "positions": "contiguous"}, "it allows: original"),
         ("qwen3_vl", {"method": "fastv"}, "from 2 on"),
         ("qwen3_vl", {"method": "pool"}, "a new row has none"),
-        ("llava_onevision", {"method": "zoo-exact"}, "needs the signal pre_features"),
+        ("internvl", {"method": "vispruner-received"}, "needs the signal received_attention"),
         ("internvl", {"method": "visionzip"}, "cls_attention"),
     ]
     for name, call, words in refused:

@@ -26,6 +26,12 @@ SPECIMENS = {
     for name in tokenprune.list_adapters()
     for specimen in tokenprune.default_registry().find("adapter", name).specimens()
 }
+LARGEST = {  # parameters of models with a picture tokenizer, or with a tower of timm and one for sound
+    "apertus-1.5": 110_000,
+    "emu3": 270_000,
+    "gemma-3n": 120_000,
+    "janus": 220_000,
+}
 SOME = ["divprune", "pyramiddrop", "visionzip"]  # before and inside the language model, with new rows
 
 
@@ -50,7 +56,7 @@ def test_every_specimen_keeps_every_promise(name):
         pytest.skip(f"transformers has it from {specimen.least} on")
     assert specimen.is_installed
     model = specimen.build()
-    assert sum(weight.numel() for weight in model.parameters()) < 60_000
+    assert sum(weight.numel() for weight in model.parameters()) < LARGEST.get(name, 90_000)
     check = check_model(model, methods=SOME)
     assert check.passed and not check.failures, str(check)
     is_tower = name not in FAMILIES
@@ -63,9 +69,11 @@ def test_every_specimen_keeps_every_promise(name):
             assert 0 <= record.difference < 1e-4 and record.allowed == 1e-3
 
 
-def test_two_builds_of_a_specimen_are_the_same_and_leave_the_global_generator():
-    before = torch.get_rng_state()
-    one, other = tiny_model("paligemma").state_dict(), tiny_model("paligemma").state_dict()
+@pytest.mark.parametrize("name", ["paligemma", "qwen3.5"])
+def test_two_builds_of_a_specimen_are_the_same_and_leave_the_global_generator(name):
+    one = tiny_model(name).state_dict()
+    torch.rand(1)
+    before, other = torch.get_rng_state(), tiny_model(name).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert torch.equal(torch.get_rng_state(), before)
 

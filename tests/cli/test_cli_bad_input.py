@@ -126,7 +126,9 @@ def test_models(files, folder, said):
 def test_a_model_no_adapter_knows(files, untrained, monkeypatch):
     import tokenprune
 
-    monkeypatch.setenv("TOKENPRUNE_DISABLE_PLUGINS", ",".join(tokenprune.list_adapters()))
+    registry = tokenprune.default_registry()
+    plugins = {registry.origin("adapter", name).name for name in registry.names("adapter")}
+    monkeypatch.setenv("TOKENPRUNE_DISABLE_PLUGINS", ",".join(plugins))
     tokenprune.default_registry.cache_clear()
     try:
         message = run(files, "--keep", 9, "--model", untrained)

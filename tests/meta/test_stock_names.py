@@ -19,6 +19,7 @@ FILES = [
 # words of Python, of torch or of our own vocabulary, which say nothing about transformers where they stand
 COMMON = {
     "config",
+    "image_grids",
     "key",
     "keys",
     "layers",

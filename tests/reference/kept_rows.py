@@ -37,7 +37,7 @@ def stock_logits(model, inputs, keep, tokens):
     has_axes = places is not None and places.ndim == 3
     more = {}
     if seen.get("visual_pos_masks") is not None:
-        is_image = inputs["input_ids"][0] == IMAGE
+        is_image = seen["visual_pos_masks"][0]
         more["visual_pos_masks"] = torch.cat([is_image[keep], torch.zeros(len(tokens)).bool()])[None]
         more["deepstack_visual_embeds"] = [each[keep[is_image]] for each in seen["deepstack_visual_embeds"]]
     if has_axes or more:

@@ -18,11 +18,19 @@ FOLDER = Path(__file__).parent
 SPREAD = 1.5  # gain of a matrix on unit rows, at which every token matters and none dominates
 
 
-def specimens(*names: str, least: tuple[int, int] | None = None) -> tuple[Specimen, ...]:
-    """Specimens of the configurations in this folder, by name; `least`: the first transformers with them."""
-    remedy = "" if least is None else f"pip install 'transformers>={least[0]}.{least[1]}'"
+def specimens(
+    *names: str, least: tuple[int, int] | None = None, package: str = "transformers"
+) -> tuple[Specimen, ...]:
+    """Specimens of the configurations in this folder, by name.
+
+    `least` is the first version of the package with them; `package` is timm for models with its towers.
+    """
+    if least is not None:
+        remedy = f"pip install '{package}>={least[0]}.{least[1]}'"
+    else:
+        remedy = "" if package == "transformers" else f"pip install {package}"
     return tuple(
-        Specimen(name, functools.partial(tiny_model, name), "transformers", remedy, least) for name in names
+        Specimen(name, functools.partial(tiny_model, name), package, remedy, least) for name in names
     )
 
 
@@ -30,7 +38,11 @@ def tiny_model(name: str) -> Any:
     """Build a model from a configuration, in evaluation mode, with fixed random weights."""
     from ..transformers.stock import model_of  # imports transformers, which listing adapters must not
 
-    return filled(model_of(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))))
+    settings = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    with torch.random.fork_rng(devices=[]):
+        # some vectors are drawn from the global generator, and are not replaced below
+        torch.set_rng_state(torch.Generator().manual_seed(0).get_state())
+        return filled(model_of(settings))
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from .receipts import check_rows
 from .resolved import MaskMakers
 from .signature import Signature
 from .tap import AttentionFunctionTap
+from .token_rows import prune_of_layers
 from .tracing import CallTracer
 from .undo import UndoStack
 
@@ -113,6 +114,7 @@ class DecoderCuts:
             layer_call.rotated = self._rotated(i, call, remaining, layer_call)
             layer_call.positions = call.numbering(i)
             layer_call.mask = self._mask(i, call, layer_call.hidden, layer)
+            prune_of_layers(layer_call.rest, remaining.plan)
         elif isinstance(layer, PrunedLayer):
             self._continue_pruned(i, call, layer, layer_call)
         if self._tracer is not None and i in self.boundaries:

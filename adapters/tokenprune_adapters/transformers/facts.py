@@ -166,9 +166,20 @@ class VisionLanguageFacts(ModelAdapter):
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Refuse arguments that change what is encoded; accepts all by default."""
 
+    def check_placed(self, placed: Tensor, encoded: Encoded, number: int) -> None:
+        """Check that the rows of an image in the prompt (N, D) are those that were encoded.
+
+        By default nothing is checked: in a family that was tested they are.
+        """
+
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """Layout of one image's tokens."""
         raise NotImplementedError
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether the language model's final norm was found."""
+        return isinstance(getattr(self.language_model, "norm", None), nn.Module)
 
     def final_norm(self, rows: Tensor) -> Tensor:
         """Apply the language model's final norm."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune import LinearForm
+from tokenprune import LinearForm, UnsupportedModelError
 from tokenprune.projector import two_layer_form
 from tokenprune.weights import linear_weights
 
@@ -94,6 +94,46 @@ def of_last_layers(module: Any) -> RowWise:
     """Describe linear -> activation -> linear after a patch merger (Mistral 3)."""
     first, act, second = module.linear_1, module.act, module.linear_2
     return RowWise(first, nn.Sequential(first, act, second), lambda: two_layer_form(first, act, second))
+
+
+def of_layers(module: nn.Module) -> RowWise:
+    """Describe linear -> activation -> linear or a single linear layer, after a layer norm of the same width.
+
+    The layers are the module itself, or its children in their order. What comes before them (norms of another
+    width, rearrangements) is not part of the row-wise map.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the module's last children are other layers.
+    """
+    chain = [module] if isinstance(module, nn.Linear) else _flat(module)
+    linear = [i for i, layer in enumerate(chain) if isinstance(layer, nn.Linear)]
+    if not linear or linear[-1] != len(chain) - 1 or (len(linear) > 1 and linear[-1] - linear[-2] != 2):
+        raise UnsupportedModelError(f"{type(module).__name__} does not end in one or two linear layers")
+    if len(linear) == 1:
+        return of_linear(chain[-1])
+    start = linear[-2]
+    first: Any = chain[start]
+    act, second = chain[start + 1], chain[start + 2]
+    norm: Any = chain[start - 1] if start and isinstance(chain[start - 1], nn.LayerNorm) else None
+    if norm is None or norm.normalized_shape != (first.in_features,):
+        return RowWise(first, nn.Sequential(first, act, second), lambda: two_layer_form(first, act, second))
+    return RowWise(
+        norm,
+        nn.Sequential(norm, first, act, second),
+        lambda: layer_norm_form(norm, first, act, second),
+        centred=True,
+    )
+
+
+def _flat(module: nn.Module) -> list[nn.Module]:
+    """The children of a module, and those of sequences among them, in order."""
+    return [
+        layer
+        for child in module.children()
+        for layer in (_flat(child) if isinstance(child, nn.Sequential) else [child])
+    ]
 
 
 class _Gated(nn.Module):

@@ -41,6 +41,7 @@ def tokens_before_language(
 
     current = functools.cache(adapter.current_projector)  # reads all weights, so only on demand
     features = embeds[row, image.slots]
+    adapter.check_placed(features, encoded, number)
     signals: dict[str, Any] = {
         "projector": Projector(lambda rows: current()(rows), lambda: current().linear_form()),
         "input_features": features,

@@ -7,6 +7,8 @@ import sys
 
 from torch import nn
 
+from . import stock
+
 
 def hint_for(model: nn.Module) -> str:
     """Explain why a wrapper, a model without its head or a text-only model is not supported; may be empty."""
@@ -19,7 +21,9 @@ def hint_for(model: nn.Module) -> str:
         return f"{name} wraps a model; apply to model.module"
     if isinstance(getattr(model, "thinker", None), nn.Module):
         return f"{name} reads pictures with its thinker; apply to model.thinker"
-    if "image" not in getattr(model, "input_modalities", "image"):
+    modalities = getattr(model, "input_modalities", "image")  # a name, or several
+    encodes = hasattr(model, stock.encoder_name("image"))
+    if not encodes and not any(modality in modalities for modality in ("image", "video")):
         return f"{name} takes no images, so it has no visual tokens to drop"
     whole = _with_head(type(model))
     if not whole:

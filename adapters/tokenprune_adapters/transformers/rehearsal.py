@@ -58,7 +58,7 @@ def rehearse(adapter: VisionLanguageFacts, cuts: list[Cut]) -> str:
     except (TokenPruneError, TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise UnsupportedModelError(
             f"a rehearsal of pruning on {type(adapter.model).__name__} ended in {type(error).__name__}: "
-            f"{error}. {_remedy()}"
+            f"{str(error).rstrip('.')}. {_remedy()}"
         ) from error
     if not all(math.isfinite(tolerance) for _, tolerance in measured):
         return "not rehearsed: the language model's own output is not finite on random tokens"

@@ -51,9 +51,21 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "patch_positions": ("image_position_ids",),
     "video_patch_positions": ("video_position_ids",),
     "video_frames": ("num_frames_per_video",),
+    "images_of_rows": ("batch_num_images",),
+    "packing": ("vision_aspect_ratio",),
     "image_grids": ("image_grid_thw",),
     "video_grids": ("video_grid_thw",),
-    "feature_layer": ("vision_feature_layer",),
+    "patch_grids": ("target_sizes",),
+    "patch_shapes": ("spatial_shapes",),
+    "patch_mask": ("pixel_attention_mask",),
+    "merge_sizes": ("image_merge_sizes",),
+    "fine_images": ("high_res_pixel_values",),
+    "local_images": ("pixel_values_local",),
+    "local_counts": ("num_local_patches",),
+    "pooled_patches": ("image_token_pooling",),
+    "crop_grids": ("image_grids",),
+    "expert_kinds": ("moe_mm_token_type_ids",),
+    "feature_layer": ("vision_feature_layer", "vision_feature_layers"),
     "feature_rule": ("vision_feature_select_strategy",),
     "module": ("module",),
     "query": ("query",),
@@ -135,6 +147,8 @@ MARKS: Mapping[str, str] = {
     "placeholders of a prompt": "get_placeholder_mask",
     "tokens of an image, if all have the same": "image_seq_len",
     "width of the inputs of single layers": "hidden_size_per_layer_input",
+    "settings of rotary embeddings": "rope_parameters",
+    "widths of the axes of positions": "mrope_section",
 }
 
 # Arguments of a stack whose layers read images by cross-attention, and methods of models whose positions have
@@ -295,6 +309,13 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
     if kinds is None:
         return (FULL,) if window_of(config) is None else (SLIDING,)
     return tuple(dict.fromkeys(kinds))
+
+
+def rotary_sections(config: Any) -> Sequence[int]:
+    """How a rotary embedding divides its width among the axes of positions; empty for a single axis."""
+    settings = getattr(config, mark("settings of rotary embeddings"), None)
+    sections = settings.get(mark("widths of the axes of positions")) if isinstance(settings, dict) else None
+    return sections or ()
 
 
 def first_layers(config: Any) -> list[int]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from tokenprune import Cut, IncompatibleError, Layout, UnsupportedModelError
+from tokenprune import Cut, IncompatibleError, Layout, UnsupportedCallError, UnsupportedModelError
 
 from . import stock
 from .calls import LanguageCall
@@ -147,6 +148,22 @@ class StructuralAdapter(TransformersAdapter):
         if isinstance(per_image, int) and per_image > 0 and total % per_image == 0:
             return [per_image] * (total // per_image)
         return [total] if is_flat else super().lengths(rows)
+
+    def check_placed(self, placed: Tensor, encoded: Encoded, number: int) -> None:
+        """Refuse rows that differ from those that were encoded, in a family that was not tested.
+
+        Rows of another width are projected after they were encoded, and cannot be compared.
+        """
+        if not self.fallback:
+            return
+        images = [encoded.rows] if isinstance(encoded.rows, Tensor) else encoded.rows
+        rows = encoded.rows_of(number, torch.cat([image.flatten(0, -2) for image in images]))
+        if rows.shape == placed.shape and not torch.equal(rows.to(placed), placed):
+            raise UnsupportedCallError(
+                "the rows of an image in the prompt are not those that it was encoded to, in their order: "
+                f"how {type(self.model).__name__} places them is not known. Write an adapter for it: "
+                "docs/writing-an-adapter.md"
+            )
 
     def layout(self, encoded: Encoded, number: int) -> Layout:
         """A square if possible, else one row."""

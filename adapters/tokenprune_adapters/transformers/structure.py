@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from . import stock
 
 MODALITIES = ("image", "video")
+MOST_AXES = 3  # of positions: frame, row, column
+_BY_CROSS_ATTENTION = "{} reads images by cross-attention: it has no visual tokens in its cache to drop"
 
 
 class DifferentStructure(Exception):
@@ -63,16 +65,17 @@ class Structure:
                 f"{name} does not generate token by token with the generate of transformers: it has another, "
                 "such as block diffusion"
             )
+        _check_layers(name, config)
         inner = _inner(model)
         language = _language(inner)
-        _check_no_cross_attention(name, language)
+        _check_arguments(name, language)
         tokens = _placeholders(config, inner)
         if "image" not in tokens:
             raise DifferentStructure(f"the configuration of {name} has no image_token_id")
         shares = _videos_stand_on_images(inner, tokens)
         if shares:
             tokens["video"] = tokens["image"]
-        axes = 3 if any(hasattr(inner, method) for method in stock.THREE_AXES) else 1
+        axes = MOST_AXES if any(hasattr(inner, method) for method in stock.THREE_AXES) else 1
         return cls(inner, language, tokens, shares, axes)
 
 
@@ -83,10 +86,11 @@ def _inner(model: nn.Module) -> Any:
         if inner is None or not hasattr(inner, encoder):
             continue
         takes = inspect.signature(type(inner).forward).parameters
-        words = (stock.ARGUMENTS["ids"], stock.ARGUMENTS["images"])
-        if all(any(name in takes for name in names) for names in words):
+        words = {"token ids": "ids", "pixel values": "images", "key-value cache": "kv"}
+        missing = [what for what, word in words.items() if not takes.keys() & {*stock.ARGUMENTS[word]}]
+        if not missing:
             return inner
-        raise DifferentStructure(f"{type(inner).__name__}.forward takes no token ids beside pixel values")
+        raise DifferentStructure(f"{type(inner).__name__}.forward takes no {' and no '.join(missing)}")
     raise DifferentStructure(f"{name} has no {encoder}, so its image rows cannot be told from text rows")
 
 
@@ -118,18 +122,25 @@ def _stack_in(child: nn.Module) -> nn.Module | None:
     return None
 
 
-def _check_no_cross_attention(name: str, language: Any) -> None:
+def _check_layers(name: str, config: Any) -> None:
+    """Refuse layers that read images by cross-attention, and positions of more axes than are known."""
+    text = config.get_text_config()
+    if getattr(text, stock.mark("layers that read images by cross-attention"), None):
+        raise DifferentStructure(_BY_CROSS_ATTENTION.format(name))
+    n_axes = len(stock.rotary_sections(text))
+    if n_axes > MOST_AXES:
+        raise DifferentStructure(f"{name} has positions of {n_axes} axes, and up to {MOST_AXES} are known")
+
+
+def _check_arguments(name: str, language: Any) -> None:
+    """Refuse a stack that takes images beside its rows."""
     takes = inspect.signature(type(language).forward).parameters
     if any(argument in takes for argument in stock.OWN_FEATURES):
         raise DifferentStructure(
             f"the decoder layers of {name} add features to visual tokens in a form that is not known"
         )
-    layers = stock.mark("layers that read images by cross-attention")
-    reads = any(argument in takes for argument in stock.CROSS_ATTENTION)
-    if reads or getattr(getattr(language, "config", None), layers, None):
-        raise DifferentStructure(
-            f"{name} reads images by cross-attention: it has no visual tokens in its cache to drop"
-        )
+    if any(argument in takes for argument in stock.CROSS_ATTENTION):
+        raise DifferentStructure(_BY_CROSS_ATTENTION.format(name))
 
 
 def _placeholders(config: Any, inner: Any) -> dict[str, int]:

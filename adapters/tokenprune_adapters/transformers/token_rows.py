@@ -54,6 +54,14 @@ def prune_unknown(language: LanguageCall, plan: RowPlan) -> None:
         language.rest[name] = take(value, plan.index)
 
 
+def prune_of_layers(arguments: dict[str, Any], plan: RowPlan) -> None:
+    """Gather the kept rows of a decoder layer's further arguments with a row for each token, in place."""
+    batch, length = plan.slot.shape
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) and value.shape[:2] in ((1, length), (batch, length)):
+            arguments[name] = take(value, plan.index)
+
+
 def _holds_tensor(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_holds_tensor, value))

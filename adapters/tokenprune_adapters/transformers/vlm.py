@@ -39,7 +39,8 @@ class TransformersAdapter(VisionLanguageFacts):
         from_text = frozenset({"input_features", "text_embeds"})
         signals = {"projector": from_text | {"projector", "text_ids"} | frozenset(self.image_signals())}
         if not self.why_no_decoder():
-            signals["decoder"] = from_text | DECODER_SIGNALS
+            absent = frozenset() if self.has_final_norm else {"final_norm"}
+            signals["decoder"] = from_text | DECODER_SIGNALS - absent
         return signals
 
     def why_no_decoder(self) -> str:

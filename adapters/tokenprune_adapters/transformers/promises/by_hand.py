@@ -113,7 +113,7 @@ def run_by_hand(row: StockRow, images: Sequence[ImageReport], in_decoder: bool, 
 
 def _before_language(row: StockRow, chosen: Sequence[Selection | None], closes_up: bool) -> HandRun:
     """Run stock code on the kept embeddings."""
-    adapter, n_more = row.adapter, len(row.tokens) - 1
+    adapter = row.adapter
     run = Passage.of(row, torch.cat([row.entered, row.answer_rows()], 1))
     if chosen:
         run.cut(chosen, closes_up)
@@ -121,28 +121,49 @@ def _before_language(row: StockRow, chosen: Sequence[Selection | None], closes_u
     # consecutive, since gaps would look like packed prompts; the rotary embedding gets the real positions
     counted = torch.arange(n, device=run.rows.device)[None]
     kv = stock.new_kv(adapter.language_model.config)
-    mask = torch.ones_like(counted)
-    hook = _rotating(adapter, run.positions) if adapter.position_axes > 1 or not closes_up else nullcontext()
-    if adapter.position_axes > 1:
-        call = LanguageCall({}, run.rows, mask, counted, kv, True)
-        if row.visual is not None:
-            _add_visual(row, run, call)
-        args, kwargs = adapter.signatures(False).language.write(call)
-        with hook:
-            output = adapter.language_model(*args, **kwargs)
-    else:  # the enclosing model makes masks in which image tokens may attend to each other
-        kinds = adapter.answer_kinds(row.inputs, n_more)
-        more = {name: value[:, run.source.to(value.device)] for name, value in kinds.items()}
-        call_names = adapter.signatures(False).inner.names
-        more |= {call_names["embeds"]: run.rows, call_names["mask"]: mask, call_names["kv"]: kv}
-        layer_inputs = row.all_layer_inputs()
-        if layer_inputs is not None:
-            more[stock.argument_name("layer_inputs")] = layer_inputs[:, run.source.to(layer_inputs.device)]
-        with hook:
-            output = adapter.inner(**more)
+    call = LanguageCall(_others(row, run), run.rows, torch.ones_like(counted), counted, kv, True)
+    layer_inputs = row.all_layer_inputs()
+    if layer_inputs is not None:
+        call.layer_inputs = layer_inputs[:, run.source.to(layer_inputs.device)]
+    rotating = adapter.position_axes > 1 or not closes_up
+    with _rotating(adapter, run.positions) if rotating else nullcontext():
+        output = _call_language(row, run, call) if _enters_below(row) else _call_inner(row, run, call)
     rows = stock.output_field(output, "rows")[:, -len(row.tokens) :]
     layers = stock.layers_of(kv)
     return HandRun(rows, layers, [n] * len(layers))
+
+
+def _call_language(row: StockRow, run: Passage, call: LanguageCall) -> Any:
+    if row.visual is not None:
+        _add_visual(row, run, call)
+    args, kwargs = row.adapter.signatures(False).language.write(call)
+    return row.adapter.language_model(*args, **kwargs)
+
+
+def _call_inner(row: StockRow, run: Passage, call: LanguageCall) -> Any:
+    """Call the enclosing model, which makes masks in which image tokens may attend to each other."""
+    kinds = row.adapter.answer_kinds(row.inputs, len(row.tokens) - 1)
+    more = {name: value[:, run.source.to(value.device)] for name, value in kinds.items()}
+    names = row.adapter.signatures(False).inner.names
+    more |= {names["embeds"]: run.rows, names["mask"]: call.mask, names["kv"]: call.kv}
+    if call.layer_inputs is not None:
+        more[stock.argument_name("layer_inputs")] = call.layer_inputs
+    return row.adapter.inner(**more)
+
+
+def _enters_below(row: StockRow) -> bool:
+    """Whether the language model is called, whose arguments the enclosing model does not take all."""
+    adapter = row.adapter
+    has_inputs_of_layers = row.layer_inputs is not None
+    takes_them = bool(stock.taken_by(adapter.inner, ("layer_inputs",)))
+    return adapter.position_axes > 1 or row.visual is not None or (has_inputs_of_layers and not takes_them)
+
+
+def _others(row: StockRow, run: Passage) -> dict[str, Any]:
+    """Further arguments of the language model for the current rows; zeros for the answer."""
+    n_more = len(row.tokens) - 1
+    wide = {name: torch.cat([v, v.new_zeros(1, n_more, *v.shape[2:])], 1) for name, v in row.others.items()}
+    return {name: value[:, run.source.to(value.device)] for name, value in wide.items()}
 
 
 def _add_visual(row: StockRow, run: Passage, call: LanguageCall) -> None:
@@ -190,7 +211,7 @@ def _inside(row: StockRow, cuts: dict[int, list[Selection | None]], closes_up: b
             mask = masks.make(stock.FULL, config, run.rows, None, None)
         layer = adapter.layers[number]
         names = Signature.of_forward(layer, ("hidden", "mask", "rotated", "kv"), first=("hidden",)).names
-        options = {names["mask"]: mask, names["rotated"]: rotated, names["kv"]: kv}
+        options = {names["mask"]: mask, names["rotated"]: rotated, names["kv"]: kv, **_others(row, run)}
         output = layer(run.rows, **options)
         run.rows = output[0] if isinstance(output, tuple) else output
         entering.append(run.rows.shape[1])

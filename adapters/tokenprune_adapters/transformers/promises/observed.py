@@ -30,11 +30,14 @@ def answered(adapter: VisionLanguageFacts, inputs: dict[str, Any], tokens: Seque
     """Run `generate` with `tokens` (T) as the answer of each row; the last one is not fed back."""
     heads: list[Tensor] = []
 
-    def see(module: Any, args: tuple[Any, ...]) -> None:
+    def force(module: Any, args: tuple[Any, ...], logits: Tensor) -> Tensor:
         heads.append(args[0][:, -1].detach().clone())
+        forced = torch.zeros_like(logits)  # some models' own `generate` ignores what is to force tokens
+        forced[..., tokens[len(heads) - 1]] = 1
+        return forced
 
     kv = stock.new_kv(adapter.language_model.config)
-    hook = stock.head_of(adapter.model).register_forward_pre_hook(see)
+    hook = stock.head_of(adapter.model).register_forward_hook(force)
     try:
         stock.generate_these(adapter.model, inputs, tokens, kv)
     finally:
@@ -47,7 +50,7 @@ class StockRow:
     """One row (1, L) that the unpruned model answered with T tokens.
 
     `entered` (1, L, D): the input rows of its language model; `visual` and `added`: its DeepStack arguments;
-    `layer_inputs` (1, L, ...): its inputs of single layers.
+    `layer_inputs` (1, L, ...): its inputs of single layers; `others`: further arguments (1, L, ...) by name.
     `positions` (..., 1, L + T - 1): the inputs of its rotary embedding for prompt and answer. `spans`: the
     slots of its images.
     """
@@ -62,6 +65,7 @@ class StockRow:
     visual: Tensor | None
     added: Any
     layer_inputs: Tensor | None
+    others: dict[str, Tensor]
     _before: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -82,10 +86,11 @@ class StockRow:
             answer = answered(adapter, inputs, tokens)
         first = calls[0]
         assert first.embeds is not None
-        places = torch.cat(positions, -1)
+        places, shape = torch.cat(positions, -1), first.embeds.shape[:2]
+        others = {n: v for n, v in first.rest.items() if isinstance(v, Tensor) and v.shape[:2] == shape}
         return cls(
             adapter, inputs, tokens, spans_of(adapter, inputs), answer,
-            first.embeds, places, first.visual, first.added, first.layer_inputs,
+            first.embeds, places, first.visual, first.added, first.layer_inputs, others,
         )  # fmt: skip
 
     def before(self, layer: int) -> Tensor:

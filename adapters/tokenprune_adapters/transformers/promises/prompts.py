@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from ..facts import VisionLanguageFacts
 from ..images import ImageSpan, locate
 
 N_LONGER = 3  # additional text tokens of the row that makes padding necessary
-IDS, MASK = stock.ARGUMENTS["ids"][0], stock.ARGUMENTS["mask"][0]
+IDS, MASK, PIXELS, PATCH_GRIDS, POOLED = (
+    stock.ARGUMENTS[word][0] for word in ("ids", "mask", "images", "patch_grids", "pooled_patches")
+)
 
 
 def checked(adapter: VisionLanguageFacts, inputs: Any) -> dict[str, Any]:
@@ -84,37 +86,72 @@ def rows_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[dic
             else:
                 entries = _of_row(adapter, inputs, spans, name, row)
                 if entries.numel():
-                    alone[name] = value[entries]
-        rows.append(alone)
+                    alone[name] = value.index_select(_axis_of(name, inputs), entries.to(value.device))
+        rows.append(_renumbered(alone))
     return rows
 
 
 def _of_row(
     adapter: VisionLanguageFacts, inputs: Mapping[str, Any], spans: Sequence[ImageSpan], name: str, row: int
 ) -> Tensor:
-    """Indices, along the first axis of an input, of the entries that belong to a row."""
-    n_rows, size = len(inputs[IDS]), len(inputs[name])
+    """Indices, along the axis of an input that holds a batch's images, of what belongs to a row."""
+    n_rows, size = len(inputs[IDS]), inputs[name].shape[_axis_of(name, inputs)]
     modality = "video" if name in _OF_VIDEOS or stock.ARGUMENTS["videos"][0] in name else "image"
     of_kind = [span for span in spans if span.modality == modality]
     numbers = torch.tensor([span.number for span in of_kind if span.row == row], dtype=torch.long)
-    n_images = len({span.number for span in of_kind})
-    grids = inputs.get(stock.ARGUMENTS[f"{modality}_grids"][0])
     if adapter.rows_first and size == n_rows:
         return torch.tensor([row] if len(numbers) else [], dtype=torch.long)
-    if grids is not None and size == int(grids.prod(1).sum()) and size != len(grids):
-        patches = torch.split(torch.arange(size), grids.prod(1).tolist())
-        return torch.cat([patches[number] for number in numbers] or [torch.arange(0)])
-    if size == n_images:
-        return numbers
+    for counts in _entries_of_images(inputs, of_kind, modality):
+        if sum(counts) and size % sum(counts) == 0 and (_is_wide(name, inputs) or size == sum(counts)):
+            each = size // sum(counts)
+            entries = torch.split(torch.arange(size), [count * each for count in counts])
+            return torch.cat([entries[number] for number in numbers] or [torch.arange(0)])
     if size == n_rows:
         return torch.tensor([row])
+    n_images = len({span.number for span in of_kind})
     raise UnsupportedCallError(
         f"the input {name} of shape {tuple(inputs[name].shape)} cannot be split into {n_rows} row(s) with "
         f"{n_images} {modality}(s), to run each row alone; give one row, or leave it out"
     )
 
 
+def _entries_of_images(
+    inputs: Mapping[str, Any], spans: Sequence[ImageSpan], modality: str
+) -> Iterator[list[int]]:
+    """How many entries each image may have in an input: one, its patches, its tokens or its local views."""
+    images = {span.number: len(span.slots) for span in spans}
+    grids = inputs.get(stock.ARGUMENTS[f"{modality}_grids"][0], inputs.get(PATCH_GRIDS))
+    if grids is not None:
+        yield grids.prod(1).tolist()
+    yield [1] * len(images)
+    local = inputs.get(stock.ARGUMENTS["local_counts"][0])
+    if local is not None:
+        yield torch.as_tensor(local).tolist()
+    yield [images[number] for number in sorted(images)]
+
+
 _OF_VIDEOS = (stock.ARGUMENTS["video_grids"][0],)
+
+
+def _is_wide(name: str, inputs: Mapping[str, Any]) -> bool:
+    """Whether an input holds the patches of all images side by side, along its last axis."""
+    return PATCH_GRIDS in inputs and name == PIXELS
+
+
+def _axis_of(name: str, inputs: Mapping[str, Any]) -> int:
+    """The axis of an input along which the images of a batch stand."""
+    return -1 if _is_wide(name, inputs) else 0
+
+
+def _renumbered(row: dict[str, Any], first: int = 0) -> dict[str, Any]:
+    """Count the patches that are pooled from the first one of a row, or from a given number on."""
+    pooled = row.get(POOLED)
+    if pooled is None:
+        return row
+    real = pooled >= 0
+    n_patches = row[PIXELS].shape[-2]
+    begin = int(pooled[real].min()) // n_patches * n_patches
+    return {**row, POOLED: torch.where(real, pooled - begin + first, pooled)}
 
 
 def longer(adapter: VisionLanguageFacts, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,16 +172,30 @@ def _is_per_token(value: Any, ids: Tensor) -> bool:
 def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join rows into a batch, padded on the left; pictures are padded at their ends to equal size."""
     width = max(row[IDS].shape[1] for row in rows)
+    rows = _numbered_through(rows)
     batch: dict[str, Any] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row[name] for row in rows if name in row]
+        having = [row for row in rows if name in row]
+        values = [row[name] for row in having]
         if not isinstance(values[0], Tensor) or values[0].ndim == 0:
             batch[name] = values[0]
         elif _is_per_token(rows[0].get(name), rows[0][IDS][0]):
             batch[name] = torch.cat([_to_width(value, width) for value in values])
+        elif _is_wide(name, having[0]):
+            batch[name] = torch.cat(values, _axis_of(name, having[0]))
         else:
             batch[name] = torch.cat(_to_equal_shapes(values))
     return batch
+
+
+def _numbered_through(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Count the patches that are pooled through all rows."""
+    numbered, n = [], 0
+    for row in rows:
+        numbered.append(_renumbered(dict(row), n))
+        if POOLED in row:
+            n += row[PIXELS].shape[:-1].numel()
+    return numbered
 
 
 def joined_for(adapter: VisionLanguageFacts, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
