@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 import torch
 import transformers
+from packaging.version import Version
 from tiny_models import DECODER, IMAGE
 from tokenprune_adapters.generic import GenericAdapter
 from tokenprune_adapters.tiny import FOLDER
+from transformers import __version__ as transformers_version
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
+VERSION = Version(transformers_version)
 TEXT = {name: value for name, value in DECODER.items() if name != "initializer_range"}
 
 
@@ -151,6 +154,42 @@ def fuyu():
     )
 
 
+def llama4(**more):
+    """Chunks shorter than a prompt, and a layer that numbers its rows itself."""
+    text = {
+        **TEXT,
+        "head_dim": 16,
+        "intermediate_size_mlp": 96,
+        "num_local_experts": 4,
+        "moe_layers": [1, 3],
+        "attention_chunk_size": 12,
+        "no_rope_layers": [1, 1, 1, 0],
+        "floor_scale": 4,
+        **more,
+    }
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 4,
+        "vision_output_dim": 48,
+        "projector_input_dim": 48,
+        "projector_output_dim": 48,
+        "pixel_shuffle_ratio": 0.5,
+    }
+    return transformers.Llama4Config(
+        text_config=text,
+        vision_config=tower,
+        image_token_index=IMAGE,
+        boi_token_index=92,
+        eoi_token_index=93,
+    )
+
+
+# stock transformers 5.24 raises in every call of it: the output of its language model has no `image_outputs`
+LLAMA4 = "Llama4ForConditionalGeneration" if VERSION < Version("5.24") else ""
 INSTALLED = {one.name: one.is_installed for one in GenericAdapter.specimens()}
 # before transformers 5.23 its inner model takes patches of another name
 FUYU = "pixel_values" in inspect.signature(transformers.FuyuForCausalLM.forward).parameters
@@ -189,6 +228,8 @@ STRUCTURES = {
     ),
     "ernie4_5_vl_moe": specimen("ernie-4.5-vl", packed(64, 48), **MARKED),
     "fast_vlm": specimen("fast-vlm", square(128)),
+    "llama4": Tiny(LLAMA4, llama4, square(), frame=(92, 93)),
+    "llama4_plain": Tiny(LLAMA4, lambda: llama4(attn_temperature_tuning=False), square(), frame=(92, 93)),
     "fuyu": Tiny("FuyuForCausalLM" if FUYU else "", fuyu, patches(16, 192)),
     "glm_ocr": specimen("glm-ocr", packed(64, 96), **MARKED),
     "granite_docling": specimen("granite-docling", TILES),

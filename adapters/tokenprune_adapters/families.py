@@ -151,6 +151,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "Lfm3VlForConditionalGeneration": Family(_layers("multi_modal_projector"), picture=pictures.patches),
     "LightOnOcrForConditionalGeneration": Family(_layers("vision_projection"), unit=_merged_patch),
+    "Llama4ForConditionalGeneration": Family(),
     "LlavaNextVideoForConditionalGeneration": Family(),
     "MiniCPMOcrForConditionalGeneration": Family(_layers("merger.mlp"), picture=pictures.side_by_side),
     "MiniCPMV4_6ForConditionalGeneration": Family(_layers("merger.mlp"), picture=pictures.side_by_side),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import tokenprune
-from tokenprune import Layout, Projector
+from tokenprune import Layout, Projector, UnsupportedCallError
 
 from .authoring import (
     MODALITY_KINDS,
@@ -26,6 +26,7 @@ from .authoring import (
     RowPlan,
     Specimen,
     TransformersAdapter,
+    argument_name,
     in_float32,
     norm_form,
     pictures,
@@ -94,7 +95,13 @@ class Gemma4Adapter(TransformersAdapter):
         places: Tensor = arguments["video_patch_positions"]
         if places.ndim == 4:  # one entry per video, before transformers 5.20
             return places[number]
-        return torch.split(places, arguments["video_frames"].tolist())[number]
+        frames = arguments["video_frames"]
+        if frames is None:
+            raise UnsupportedCallError(
+                f"the videos of a call cannot be told apart without {argument_name('video_frames')}; pass "
+                "it, as the processor returns it"
+            )
+        return torch.split(places, frames.tolist())[number]
 
     def language_words(self) -> tuple[str, ...]:
         """The inputs of single layers."""

@@ -37,7 +37,6 @@ REASONS = {
     **dict.fromkeys(DECODER_READS, "is an encoder-decoder, whose decoder reads images by cross-attention"),
     **dict.fromkeys(WITHOUT_ROTARY, "has no rotary_emb"),
     **dict.fromkeys(INDEXED, "layers of the kind indexed_attention"),
-    "Llama4ForConditionalGeneration": "layers of the kind chunked_attention",
     "UnlimitedOcrForConditionalGeneration": "layers of the kind reference_sliding_attention",
     "DiffusionGemmaForBlockDiffusion": "not generate token by token .* such as block diffusion",
     "Granite4VisionForConditionalGeneration": "add features to visual tokens in a form that is not known",

@@ -69,6 +69,8 @@ def closed_places(places, keep, n_later):
 
 
 def language_of(model):
+    if not hasattr(model, "model"):  # Llama 4
+        return model.language_model.model
     return getattr(model.model, "text_model", None) or model.model.language_model
 
 

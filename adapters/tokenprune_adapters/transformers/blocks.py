@@ -97,10 +97,11 @@ def masks_of_kept(
     numbering = call.numbering(-1)
     if not blocks and (numbering is None or made is None):
         return flat
-    unknown = sorted(set(masks) - set(stock.MASKS))
+    unknown = sorted(set(masks) - {stock.FULL, stock.SLIDING})
     if unknown:
         raise UnsupportedCallError(
-            f"bidirectional image tokens under masks of the kind {', '.join(unknown)} are not supported"
+            "bidirectional image tokens or packed sequences under masks of the kind "
+            f"{', '.join(unknown)} are not supported"
         )
     embeds, window = call.entered, stock.window_of(config)
     assert embeds is not None

@@ -33,7 +33,7 @@ from .refusals import (
     refuse_images_into,
     refuse_other_modalities,
     refuse_packing_into_states,
-    refuse_padding_in_states,
+    refuse_padding_inside,
     refuse_recomputing,
     refuse_unknown_layers,
     refuse_unknown_masks,
@@ -90,7 +90,7 @@ class Engine(NotCopied):
         self.decoder: DecoderCuts | None = None
         self._undo = UndoStack()
         inner, language = adapter.inner, adapter.language_model
-        self._carries_state = adapter.carries_state
+        self._carries_state, self._chunked = adapter.carries_state, adapter.chunked
         self._answers: Tensor | None = None
         self._inside = False  # whether a call of the whole model is running
         self._alone = False  # whether the inner model was called directly
@@ -102,6 +102,8 @@ class Engine(NotCopied):
             self._hook(language.register_forward_pre_hook, self._enter_language)
             self._hook(language.register_forward_hook, self._leave_language)
             self._hook(adapter.rotary.register_forward_pre_hook, self._set_positions)
+            for i in range(len(adapter.layers)) if self._chunked else ():
+                self._hook_attention(i)
             self._undo.do(functools.partial(self._watch_encoders, needs))
             self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
             self._chooser = chooser or MethodChooser(adapter, self._capture, front, decoder)
@@ -119,6 +121,19 @@ class Engine(NotCopied):
 
     def _hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
         self._undo.do(lambda: register(hook, with_kwargs=True, **options).remove)
+
+    def _hook_attention(self, i: int) -> None:
+        """Let the attention module of a layer count stored tokens only, as its chunks are counted."""
+
+        def set_attending(attending: bool) -> None:
+            layer = None if self._call is None else self._call.layer(i)
+            if isinstance(layer, PrunedLayer):
+                layer.attending = attending
+
+        attention = self.adapter.attention(i)
+        self._undo.do(lambda: attention.register_forward_pre_hook(lambda *_: set_attending(True)).remove)
+        after = functools.partial(attention.register_forward_hook, always_call=True)
+        self._undo.do(lambda: after(lambda *_: set_attending(False)).remove)
 
     def _watch_encoders(self, needs: frozenset[str]) -> Callable[[], None]:
         self._capture = FeatureCapture(self.adapter, needs, self.turn)
@@ -252,7 +267,7 @@ class Engine(NotCopied):
         if call.front is not None:
             self._gather_kept(call, call.front, language)
         elif isinstance(first, PrunedLayer):
-            flat = first.mask(call.n_new, call.seen)
+            flat = self._counted_mask(call, first.mask(call.n_new, call.seen), language.embeds, call.n_new)
             language.mask = masks_of_kept(self._masks, module.config, call, language.mask, flat, None)
         if self.decoder is not None and self.brought is not None:
             self._before_layers(call)
@@ -264,7 +279,7 @@ class Engine(NotCopied):
         """Replace the language model's arguments by those of the kept rows."""
         embeds, plan = call.entered, front.plan
         assert embeds is not None
-        refuse_padding_in_states(call, plan.valid)
+        refuse_padding_inside(call, plan.valid, self._chunked)
         call.positions = front.positions(call.positions_of(embeds, language.positions))
         n_new = plan.index.shape[1]
         call.entered, call.entered_real = take(embeds, plan.index), plan.valid
@@ -274,6 +289,7 @@ class Engine(NotCopied):
         if call.sequences is None:
             language.positions = (torch.arange(n_new, device=embeds.device) + call.n_seen)[None]
             flat = call.mask_of_rows(call.counting, n_new, plan.valid)
+            flat = self._counted_mask(call, flat, embeds, n_new)
         else:
             call.entered_sequences = plan.gather(call.sequences, -1)
             language.positions = self._restarting_positions(call, language.positions)
@@ -282,6 +298,13 @@ class Engine(NotCopied):
         language.mask = masks_of_kept(self._masks, config, call, language.mask, flat, plan)
         self.adapter.prune_arguments(language, plan)
         refuse_unknown_rows(language, len(embeds), call.n_new)
+
+    def _counted_mask(self, call: Call, flat: Tensor | None, embeds: Tensor, n_new: int) -> Tensor | None:
+        """The mask with the dropped tokens of the cache hidden, where borders of chunks are counted by it."""
+        first = call.layer(call.counting)
+        if flat is None and self._chunked and isinstance(first, PrunedLayer):
+            return first.full_mask(len(embeds), n_new, embeds.device)
+        return flat
 
     def _restarting_positions(self, call: Call, passed: Tensor | None) -> Tensor | None:
         """Positions that separate packed sequences, in the shape that the language model takes."""

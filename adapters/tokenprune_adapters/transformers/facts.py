@@ -84,8 +84,13 @@ class VisionLanguageFacts(ModelAdapter):
 
     @property
     def slides(self) -> bool:
-        """Whether some decoder layers use sliding-window attention."""
-        return stock.SLIDING in stock.layer_kinds(self.language_model.config)
+        """Whether some decoder layers use sliding windows, or chunks."""
+        return bool(set(stock.layer_kinds(self.language_model.config)) & set(stock.WINDOWED))
+
+    @property
+    def chunked(self) -> bool:
+        """Whether some decoder layers attend within chunks, counted from the first token."""
+        return stock.CHUNKED in stock.layer_kinds(self.language_model.config)
 
     @property
     def carries_state(self) -> bool:

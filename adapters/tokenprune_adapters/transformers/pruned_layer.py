@@ -47,14 +47,15 @@ class PrunedLayer(NotSaved):
 
     lease: Lease
     dropped = 0  # number of tokens seen but not stored
+    attending = False  # whether the attention module that it belongs to is running
     floor = 0  # smallest stored length that cropping may leave: the end of the last pruned prefill
     shift: Tensor | None = None  # (B, 1) shift of later positions; None if tokens keep their positions
     valid: Tensor | None = None  # (B, n) False for padding in the first n stored slots; None: no padding
     tokens: Tensor | None = None  # (B, n) indices of the tokens in the first n stored slots
 
     def seen(self, original: Callable[[], Any]) -> Any:
-        """Return the number of tokens seen."""
-        return original() + self.dropped
+        """Return the number of tokens seen, or stored if its attention module asks, to count positions."""
+        return original() if self.attending else original() + self.dropped
 
     def mask_sizes(
         self, original: Callable[..., tuple[int, int]], *args: Any, **kwargs: Any
@@ -174,6 +175,11 @@ class PrunedLayer(NotSaved):
         one.
         """
         return self._with_dropped(self._slots(n_new, seen))
+
+    def full_mask(self, rows: int, n_new: int, device: torch.device) -> Tensor:
+        """Return the same mask, of `rows` rows, where all tokens are visible: the dropped tokens hidden."""
+        slots = torch.ones(rows, self._n_slots(n_new), dtype=torch.bool, device=device)
+        return torch.nn.functional.pad(slots, (self.dropped, 0), value=False)
 
     def mask_of_rows(self, n_new: int, valid: Tensor | None, seen: SeenTokens | None) -> Tensor | None:
         """Return the same mask for the `n_new` kept rows of a pruned call.

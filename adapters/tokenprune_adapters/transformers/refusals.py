@@ -94,17 +94,17 @@ def refuse_unknown_layers(call: ModelCall) -> None:
             )
 
 
-def refuse_padding_in_states(call: Call, valid: Tensor | None) -> None:
-    """Refuse padding inside a sequence, which would change the states of linear attention and convolutions.
+def refuse_padding_inside(call: Call, valid: Tensor | None, chunked: bool) -> None:
+    """Refuse padding inside a sequence, which would change states and the borders of chunks.
 
-    `valid` (B, P) marks the kept rows that are not padding. In front of a sequence, where the state is empty,
-    padding does no harm.
+    `valid` (B, P) marks the kept rows that are not padding. In front of a sequence, where the state is empty
+    and no chunk has begun, padding does no harm.
     """
-    if valid is not None and call.stored_at(call.counting) and call.holds_states:
+    if valid is not None and call.stored_at(call.counting) and (call.holds_states or chunked):
         raise UnsupportedCallError(
             "the rows of this batch keep unequal numbers of tokens (or are padded), and continue from a "
-            "cache: padding would change the states of this model's linear-attention or convolution layers. "
-            "Run the rows one by one, or start from an empty cache"
+            "cache: padding would change the states of this model's linear-attention or convolution layers, "
+            "or the borders of its chunks. Run the rows one by one, or start from an empty cache"
         )
 
 

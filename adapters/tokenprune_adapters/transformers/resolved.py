@@ -80,6 +80,11 @@ def encoder_signature(inner: Any, modality: str, words: Sequence[str], optional:
     return Signature.of(getattr(inner, name), f"{where}.{name}", words, optional)
 
 
+def _words_of(kind: str, words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The required and optional words of a mask function; masks of chunks take no blocks before 5.20."""
+    return (words, ("blocks",)) if kind == stock.CHUNKED else ((*words, "blocks"), ())
+
+
 @dataclass(frozen=True)
 class MaskMakers:
     """Transformers' mask functions by kind, with their signatures."""
@@ -96,7 +101,7 @@ class MaskMakers:
         full = functions[stock.FULL]
         return cls(
             {
-                kind: (make, Signature.of(make, make.__name__, (*words, "blocks")))
+                kind: (make, Signature.of(make, make.__name__, *_words_of(kind, words)))
                 for kind, make in functions.items()
             },
             Signature.of(full, full.__name__, (*words, "either", "both", "index")),

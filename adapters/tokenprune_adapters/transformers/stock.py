@@ -103,8 +103,10 @@ NO_ANSWER = -100  # a label that says that a token is not to be predicted
 MASKS: Mapping[str, str] = {
     "full_attention": "create_causal_mask",
     "sliding_attention": "create_sliding_window_causal_mask",
+    "chunked_attention": "create_chunked_causal_mask",
 }
-FULL, SLIDING = MASKS
+FULL, SLIDING, CHUNKED = MASKS
+WINDOWED = (SLIDING, CHUNKED)  # kinds whose cache layers keep a window of the last tokens
 
 OVERLAYS = ("blockwise_overlay", "sliding_window_overlay")  # what a mask is composed of
 
@@ -453,7 +455,7 @@ def first_layer_of_kind(kv: Any, kind: str) -> int | None:
     """Index of the first layer of a cache that masks of a kind are made for; None if there is none yet."""
     slides = attribute("whether a cache layer slides")
     for index, layer in enumerate(layers_of(kv)):
-        if holds_tokens(layer) and bool(getattr(layer, slides)) == (kind == SLIDING):
+        if holds_tokens(layer) and bool(getattr(layer, slides)) == (kind in WINDOWED):
             return index
     return None
 
@@ -571,7 +573,7 @@ def check_kv(config: Any) -> None:
     for layer in layers_of(kv):
         _check_layer(layer)
     slides = attribute("whether a cache layer slides")
-    sliding = {kind == SLIDING for kind in kinds if kind in MASKS}
+    sliding = {kind in WINDOWED for kind in kinds if kind in MASKS}
     if sliding != {bool(getattr(layer, slides)) for layer in layers_of(kv) if holds_tokens(layer)}:
         names = map(attribute, ("kinds of a language model's layers", "window of a layer"))
         raise missing(f"{' or '.join(names)} that agrees with its cache", type(config).__name__)

@@ -46,7 +46,7 @@ class TransformersAdapter(VisionLanguageFacts):
     def why_no_decoder(self) -> str:
         """Why rows cannot be dropped inside the decoder; empty if they can."""
         if self.slides:
-            return "some of its layers use sliding windows, which are not supported there yet"
+            return "some of its layers use sliding windows or chunks, which are not supported there yet"
         if self.carries_state:
             return "some of its layers carry a state, which a row cannot leave in the middle of the decoder"
         return ""
