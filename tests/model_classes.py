@@ -40,7 +40,7 @@ REASONS = (  # words of an adapter's sentence, and the same in a few words
     (r"has no rotary_emb", "has a decoder without `rotary_emb`: where positions are used is not known"),
     (r"has no get_image_features", "has no `get_image_features`: image rows cannot be told from text rows"),
     (r"no child with decoder layers", "has no stack of decoder layers that takes embeddings and a cache"),
-    (r"forward takes (no [\w ]+)", "takes {} in the `forward` that encodes images"),
+    (r"forward takes (no [\w -]+?) \(", "takes {} in the `forward` that encodes images"),
     (r"(positions of \d axes)", "has {}"),
     (r"takes no images", "takes no images"),
     (r"that generates text", "generates no text"),

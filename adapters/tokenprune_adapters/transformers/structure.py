@@ -87,11 +87,19 @@ def _inner(model: nn.Module) -> Any:
             continue
         takes = inspect.signature(type(inner).forward).parameters
         words = {"token ids": "ids", "pixel values": "images", "key-value cache": "kv"}
-        missing = [what for what, word in words.items() if not takes.keys() & {*stock.ARGUMENTS[word]}]
+        missing = {what: word for what, word in words.items() if not takes.keys() & {*stock.ARGUMENTS[word]}}
         if not missing:
             return inner
-        raise DifferentStructure(f"{type(inner).__name__}.forward takes no {' and no '.join(missing)}")
+        raise DifferentStructure(
+            f"{type(inner).__name__}.forward takes no {' and no '.join(missing)} "
+            f"(arguments {_spelled(*missing.values())})"
+        )
     raise DifferentStructure(f"{name} has no {encoder}, so its image rows cannot be told from text rows")
+
+
+def _spelled(*words: str) -> str:
+    """Arguments of transformers, in all their spellings."""
+    return ", ".join(" or ".join(stock.ARGUMENTS[word]) for word in words)
 
 
 def _language(inner: nn.Module) -> Any:
@@ -99,7 +107,10 @@ def _language(inner: nn.Module) -> Any:
     stacks = [stack for child in inner.children() if (stack := _stack_in(child)) is not None]
     name = type(inner).__name__
     if not stacks:
-        raise DifferentStructure(f"{name} has no child with decoder layers that takes embeddings and a cache")
+        raise DifferentStructure(
+            f"{name} has no child with decoder layers that takes embeddings and a cache "
+            f"(arguments {_spelled('embeds', 'kv')})"
+        )
     if len(stacks) > 1:
         kinds = ", ".join(type(stack).__name__ for stack in stacks)
         raise DifferentStructure(f"{name} has several children with decoder layers: {kinds}")
