@@ -49,7 +49,14 @@ def encode(adapter: VisionLanguageFacts, inputs: Mapping[str, Any], modality: st
     """Encode the images or videos with the inner model."""
     encoder = getattr(adapter.inner, stock.encoder_name(modality))
     accepted = inspect.signature(encoder).parameters
-    return stock.features_of(encoder(**{k: v for k, v in inputs.items() if k in accepted}))
+    arguments = {name: value for name, value in inputs.items() if name in accepted}
+    config = adapter.model.config
+    for name, parameter in accepted.items():  # settings that the model passes on, Llama 4's before 5.20
+        if name not in arguments and parameter.default is parameter.empty:
+            for holder in (config, getattr(config, "vision_config", None)):
+                if hasattr(holder, name):
+                    arguments[name] = getattr(holder, name)
+    return stock.features_of(encoder(**arguments))
 
 
 def spans_of(adapter: VisionLanguageFacts, inputs: Mapping[str, Any]) -> list[ImageSpan]:
