@@ -5,10 +5,10 @@
 the name of the model's class (`FAMILIES` is the table of the adapter `generic`), or from
 `TransformersAdapter`, whose methods say where the parts of a model are. `Encoded` holds what was recorded
 while images were encoded; an `ImageSignal` is a function of it and an image's index that returns the signal
-of that image. `LanguageCall` and `RowPlan` are the arguments of `TransformersAdapter.prune_arguments`, and
-`StructuralAdapter` is the base of `FamilyAdapter`, which finds the parts of a model by their structure.
-`take` gathers rows by a plan; `prune_deepstack` and `prune_layer_inputs` prune the additional arguments that
-several families have.
+of that image. `StructuralAdapter`, the base of `FamilyAdapter`, finds the parts of a model by its structure.
+`LanguageCall` and `RowPlan` are the arguments of `TransformersAdapter.prune_arguments`, and `take` gathers
+rows by a plan; `prune_deepstack` and `prune_layer_inputs` prune the additional arguments that several
+families have.
 
 `argument_name`, `config_value` and `output_field` look up names of transformers by names of ours, in every
 tested version. `MODALITY_KINDS` and `BLOCK_KINDS` are the names of the inputs that mark, for each token,
@@ -22,8 +22,9 @@ attention a `QueryKeyTap`: a `NormTap` or a `ProjectionTap`.
 `linear_form` read its weights for closed forms; `layer_norm_form` expects `centred` rows. `RowWise` describes
 the part of a projector that works row by row, for a `Family`; `of_layers` reads it from a projector's layers.
 
-**Layouts and signals.** `grid_of`, `square_of` and `tiled_layout` describe where an image's tokens lie; the
-functions of `clip_signals` compute the signals of a CLIP-like tower.
+**Layouts and signals.** `grid_of`, `square_of` and `tiled_layout` describe where an image's tokens lie, and
+`tile_counts` into how many tiles models like LLaVA-NeXT cut pictures; the functions of `clip_signals` compute
+the signals of a CLIP-like tower.
 
 **Checks.** A `Specimen` is a tiny model that `tokenprune check` runs, and `filled` initialises its weights;
 the functions of `pictures` make random inputs. Override the base class's checks with a `Trial` that yields
@@ -40,7 +41,7 @@ from .transformers import clip_signals, pictures
 from .transformers.calls import LanguageCall
 from .transformers.encoded import Encoded, ImageSignal
 from .transformers.forms import RowWise, centred, layer_norm_form, linear_form, norm_form, of_layers
-from .transformers.grids import grid_of, square_of
+from .transformers.grids import grid_of, square_of, tile_counts
 from .transformers.plan import RowPlan, take
 from .transformers.stock import BLOCK_KINDS, MODALITY_KINDS, argument_name, config_value, output_field
 from .transformers.structural import StructuralAdapter
@@ -91,6 +92,7 @@ __all__ = [
     "prune_layer_inputs",
     "square_of",
     "take",
+    "tile_counts",
     "tiled_layout",
     "two_layer_form",
 ]

@@ -29,14 +29,13 @@ class Family:
     """How the models of a family differ from the usual structure.
 
     `rows` finds the row-wise part of the projector, None if its inputs do not match tokens one to one.
-    `both_ways`: image tokens attend to each other bidirectionally. `pieces`: what the family calls an image
-    may be one of several pieces of the picture given to the processor, each with its own budget. `unit`: the
-    side in pixels of the square that a token covers, in models that keep the aspect ratio and receive the
-    size. `prefix`: the prompt's tokens attend to each other bidirectionally, and the answer's tokens are
-    marked as different. `rows_first`: pixel values have an entry for each row of the batch. `marks`: the
-    model is told which tokens belong to an image, by `MODALITY_KINDS`. `norm`: the norm before the attention
-    of a decoder layer. `counts_padding`: `generate` leaves positions to the model, which counts padding;
-    signals that depend on absolute positions are not provided.
+    `both_ways`: image tokens attend to each other bidirectionally. `unit`: the side in pixels of the square
+    that a token covers, in models that keep the aspect ratio and receive the size. `prefix`: the prompt's
+    tokens attend to each other bidirectionally, and the answer's tokens are marked as different.
+    `rows_first`: pixel values have an entry for each row of the batch. `marks`: the model is told which
+    tokens belong to an image, by `MODALITY_KINDS`. `counts_padding`: `generate` leaves positions to the
+    model, which counts padding; signals that depend on absolute positions are not provided. `norm`: the norm
+    before the attention of a decoder layer.
 
     For the random inputs of checks: `picture` makes a picture from a generator and the configuration, by keys
     of `stock.ARGUMENTS`, where its format differs from what the other fields tell. `frame` names the settings
@@ -45,7 +44,6 @@ class Family:
 
     rows: Callable[[Any], forms.RowWise] | None = None
     both_ways: bool = False
-    pieces: bool = False
     unit: Callable[[Any], int] | None = None
     prefix: bool = False
     rows_first: bool = False
@@ -73,6 +71,12 @@ def _one_tile(draw: torch.Generator, config: Any) -> Mapping[str, Tensor]:
     return {"images": tile["images"][None]}
 
 
+def _placed(draw: torch.Generator, config: Any) -> Mapping[str, Tensor]:
+    """A picture as patches, one for each token."""
+    vision = config.vision_config
+    return pictures.placed_patches(draw, pictures.N_UNITS // 2, 3 * vision.model_patch_size**2)
+
+
 def _layers(path: str) -> Callable[[Any], forms.RowWise]:
     """The layers of a projector, by its path in the inner model; of the last of several."""
 
@@ -86,27 +90,22 @@ def _layers(path: str) -> Callable[[Any], forms.RowWise]:
 _VISION = ("vision_start_token_id", "vision_end_token_id")
 _IMAGE = ("image_start_token_id", "image_end_token_id")
 _BOI = ("boi_token_id", "eoi_token_id")
-_IDEFICS = Family(lambda inner: forms.of_linear(_linear(inner)), pieces=True, rows_first=True)
+_IDEFICS = Family(_layers("connector.modality_projection.proj"), rows_first=True)
 
 ABSOLUTE = frozenset({"keys", "text_keys"})  # signals that depend on absolute positions
 
 FAMILIES: Mapping[str, Family] = {
     "AyaVisionForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_gated_layers(inner.multi_modal_projector), pieces=True
+        rows=lambda inner: forms.of_gated_layers(inner.multi_modal_projector)
     ),
     "Gemma3ForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_pooled_norm(inner.multi_modal_projector), both_ways=True, pieces=True
+        rows=lambda inner: forms.of_pooled_norm(inner.multi_modal_projector), both_ways=True
     ),
     "Idefics3ForConditionalGeneration": _IDEFICS,
-    "InternVLForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_normed_layers(inner.multi_modal_projector), pieces=True
-    ),
-    "Mistral3ForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_last_layers(inner.multi_modal_projector),
-        unit=_merged_patch,
-    ),
+    "InternVLForConditionalGeneration": Family(_layers("multi_modal_projector")),
+    "Mistral3ForConditionalGeneration": Family(_layers("multi_modal_projector"), unit=_merged_patch),
     "PaliGemmaForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_linear(inner.multi_modal_projector.linear), both_ways=True, prefix=True
+        _layers("multi_modal_projector"), both_ways=True, prefix=True
     ),
     "SmolVLMForConditionalGeneration": _IDEFICS,
     "Apertus1p5ForConditionalGeneration": Family(
@@ -136,7 +135,7 @@ FAMILIES: Mapping[str, Family] = {
     "FastVlmForConditionalGeneration": Family(_layers("multi_modal_projector"), picture=_convolved),
     "FuyuForCausalLM": Family(),
     "Gemma3nForConditionalGeneration": Family(picture=_convolved, frame=_BOI),
-    "Gemma4UnifiedForConditionalGeneration": Family(picture=pictures.placed_patches, frame=_BOI, marks=True),
+    "Gemma4UnifiedForConditionalGeneration": Family(picture=_placed, frame=_BOI, marks=True),
     "GlmOcrForConditionalGeneration": Family(picture=pictures.patches, frame=_IMAGE, marks=True),
     "GotOcr2ForConditionalGeneration": Family(_layers("multi_modal_projector")),
     "GraniteDoclingForConditionalGeneration": Family(picture=pictures.masked_tiles, rows_first=True),
@@ -182,11 +181,6 @@ FAMILIES: Mapping[str, Family] = {
     "VideoLlavaForConditionalGeneration": Family(_layers("multi_modal_projector")),
     "VipLlavaForConditionalGeneration": Family(_layers("multi_modal_projector")),
 }
-
-
-def _linear(inner: Any) -> nn.Module:
-    linear: nn.Module = inner.connector.modality_projection.proj
-    return linear
 
 
 class FamilyAdapter(StructuralAdapter):

@@ -128,9 +128,7 @@ class Gemma4Adapter(TransformersAdapter):
         """A random picture as patches with their positions."""
         vision = self.model.config.vision_config
         side = vision.pooling_kernel_size * pictures.N_UNITS // 2
-        pixels = pictures.noise(draw, 1, side * side, 3 * vision.patch_size**2)
-        places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(1)
-        return {"images": pixels, "patch_positions": places[None]}
+        return pictures.placed_patches(draw, side, 3 * vision.patch_size**2)
 
     def picture_frame(self) -> tuple[int, ...]:
         """The special tokens before and after an image's tokens."""

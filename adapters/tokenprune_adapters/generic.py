@@ -36,7 +36,6 @@ TINY = (
     "lfm2-vl",
     "lighton-ocr",
     "llava-next-video",
-    "llava-onevision",
     "mistral-3",
     "muse-glimmer",
     "ovis2",

@@ -7,9 +7,8 @@ row of the canvas ends in a newline token.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 import tokenprune
 from tokenprune import Layout
 
-from .authoring import Encoded, Specimen, pictures, tiled_layout
+from .authoring import Encoded, Specimen, pictures, tile_counts, tiled_layout
 from .llava import LlavaAdapter
 from .tiny import specimens
 
@@ -73,16 +72,7 @@ class LlavaNextAdapter(LlavaAdapter):
 
     def _tile_counts(self, encoded: Encoded) -> list[int]:
         """Number of tower images of each image."""
-        config = self.model.config
-        count: Any = sys.modules[type(self.inner).__module__].image_size_to_num_patches
-        return [
-            count(
-                image_size=size,
-                grid_pinpoints=config.image_grid_pinpoints,
-                patch_size=config.vision_config.image_size,
-            )
-            for size in encoded.arguments["sizes"]
-        ]
+        return tile_counts(self.inner, self.model.config, encoded.arguments["sizes"])
 
     def _row_numbers(self, encoded: Encoded, number: int) -> Tensor:
         """The patch that each token of an image shows, numbered from 1 across its tiles; 0 for newlines.

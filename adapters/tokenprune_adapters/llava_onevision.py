@@ -8,7 +8,6 @@ of its patch, or of the patches it was interpolated from.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 import tokenprune
 
-from .authoring import Encoded, Family, FamilyAdapter, Specimen, config_value, of_layers
+from .authoring import Encoded, Family, FamilyAdapter, Specimen, config_value, of_layers, tile_counts
 from .tiny import specimens
 
 
@@ -68,23 +67,12 @@ class LlavaOnevisionAdapter(FamilyAdapter):
 
     def _tile_counts(self, encoded: Encoded) -> list[int]:
         """Number of tower images of each image: one if it shares its row of the batch with others."""
-        config = self.model.config
-        count: Any = sys.modules[type(self.inner).__module__].image_size_to_num_patches
+        counts = tile_counts(self.inner, self.model.config, encoded.arguments["sizes"])
         in_row = encoded.arguments["images_of_rows"]
-        alone = [True] * len(encoded.lengths)
-        if in_row is not None:
-            alone = [n == 1 for n in in_row.tolist() for _ in range(n)]
-        sizes = encoded.arguments["sizes"]
-        return [
-            count(
-                image_size=size,
-                grid_pinpoints=config.image_grid_pinpoints,
-                patch_size=config.vision_config.image_size,
-            )
-            if is_tiled
-            else 1
-            for size, is_tiled in zip(sizes, alone, strict=True)
-        ]
+        if in_row is None:
+            return counts
+        alone = [n == 1 for n in in_row.tolist() for _ in range(n)]
+        return [n if is_tiled else 1 for n, is_tiled in zip(counts, alone, strict=True)]
 
 
 @tokenprune.hookimpl

@@ -262,7 +262,7 @@ class Engine(NotCopied):
             language.positions = positions - shift.to(positions.device)
         if self.brought is not None:
             self._before_language(call, self.brought)
-            if self._closes_up:
+            if self._closes_up and (call.front is not None or self.decoder is not None):
                 self._check_positions(call, language.positions)
         if call.front is not None:
             self._gather_kept(call, call.front, language)

@@ -81,21 +81,6 @@ def of_linear(linear: nn.Module) -> RowWise:
     return RowWise(linear, linear, lambda: linear_form(linear))
 
 
-def of_normed_layers(module: Any) -> RowWise:
-    """Describe layer norm -> linear -> activation -> linear (InternVL)."""
-
-    def form() -> LinearForm | None:
-        return layer_norm_form(module.layer_norm, module.linear_1, module.act, module.linear_2)
-
-    return RowWise(module, module, form, centred=True)
-
-
-def of_last_layers(module: Any) -> RowWise:
-    """Describe linear -> activation -> linear after a patch merger (Mistral 3)."""
-    first, act, second = module.linear_1, module.act, module.linear_2
-    return RowWise(first, nn.Sequential(first, act, second), lambda: two_layer_form(first, act, second))
-
-
 def of_layers(module: nn.Module) -> RowWise:
     """Describe linear -> activation -> linear or a single linear layer, after a layer norm of the same width.
 
@@ -107,17 +92,18 @@ def of_layers(module: nn.Module) -> RowWise:
     UnsupportedModelError
         If the module's last children are other layers.
     """
-    chain = [module] if isinstance(module, nn.Linear) else _flat(module)
-    linear = [i for i, layer in enumerate(chain) if isinstance(layer, nn.Linear)]
-    if not linear or linear[-1] != len(chain) - 1 or (len(linear) > 1 and linear[-1] - linear[-2] != 2):
-        raise UnsupportedModelError(f"{type(module).__name__} does not end in one or two linear layers")
-    if len(linear) == 1:
+    chain = _flat(module) or [module]
+    has_two = len(chain) >= 3 and _is_activation(chain[-2]) and not _is_activation(chain[-3])
+    if _is_activation(chain[-1]) or (not has_two and len(chain) > 1 and _is_activation(chain[-2])):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} does not end in one or two linear layers; describe its rows in the "
+            "adapter: docs/writing-an-adapter.md"
+        )
+    if not has_two:
         return of_linear(chain[-1])
-    start = linear[-2]
-    first: Any = chain[start]
-    act, second = chain[start + 1], chain[start + 2]
-    norm: Any = chain[start - 1] if start and isinstance(chain[start - 1], nn.LayerNorm) else None
-    if norm is None or norm.normalized_shape != (first.in_features,):
+    first, act, second = chain[-3:]
+    norm: Any = chain[-4] if len(chain) > 3 and isinstance(chain[-4], nn.LayerNorm) else None
+    if norm is None or norm.normalized_shape != (getattr(first, "in_features", None),):
         return RowWise(first, nn.Sequential(first, act, second), lambda: two_layer_form(first, act, second))
     return RowWise(
         norm,
@@ -125,6 +111,11 @@ def of_layers(module: nn.Module) -> RowWise:
         lambda: layer_norm_form(norm, first, act, second),
         centred=True,
     )
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """Whether a module has no weights; quantised layers keep theirs in buffers."""
+    return next(module.parameters(), None) is None and next(module.buffers(), None) is None
 
 
 def _flat(module: nn.Module) -> list[nn.Module]:

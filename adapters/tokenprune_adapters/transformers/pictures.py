@@ -80,13 +80,10 @@ def masked_patches(draw: torch.Generator, config: Any) -> dict[str, Tensor]:
     }
 
 
-def placed_patches(draw: torch.Generator, config: Any) -> dict[str, Tensor]:
-    """A square picture as patches, one for each token, and their columns and rows."""
-    vision = config.vision_config
-    side = N_UNITS // 2
+def placed_patches(draw: torch.Generator, side: int, values: int) -> dict[str, Tensor]:
+    """A square picture as patches of so many values, and their columns and rows."""
     places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(1)
-    pixels = noise(draw, 1, side * side, 3 * vision.model_patch_size**2)
-    return {"images": pixels, "patch_positions": places[None]}
+    return {"images": noise(draw, 1, side * side, values), "patch_positions": places[None]}
 
 
 def side_by_side(draw: torch.Generator, config: Any) -> dict[str, Tensor]:

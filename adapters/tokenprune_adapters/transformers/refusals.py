@@ -17,6 +17,7 @@ from .calls import LanguageCall, ModelCall
 from .interposed import interpose
 from .masks import unknown
 from .pruned_layer import PrunedLayer
+from .token_rows import has_rows
 
 
 def refuse_chunked_prefill(model: Any) -> Callable[[], None]:
@@ -176,12 +177,7 @@ def refuse_recomputing(layers: Any) -> None:
 def refuse_unknown_rows(language: LanguageCall, batch: int, n_new: int) -> None:
     """Refuse an unknown argument with a row for each of `n_new` tokens, which was not pruned."""
     for name, value in language.rest.items():
-        if (
-            name not in stock.OF_THE_LOSS
-            and isinstance(value, Tensor)
-            and value.ndim > 1
-            and value.shape[:2] in ((1, n_new), (batch, n_new))
-        ):
+        if name not in stock.OF_THE_LOSS and has_rows(value, batch, n_new):
             raise UnsupportedCallError(
                 f"the language model was passed {name}, which has a row for each of {n_new} tokens, and "
                 "tokenprune does not know how to prune it; leave it out, or remove the pruning for this call"

@@ -39,7 +39,10 @@ class StructuralAdapter(TransformersAdapter):
         try:
             self.structure = Structure.read(model)
         except DifferentStructure as reason:
-            raise UnsupportedModelError(f"the adapter {self.name!r} does not fit: {reason}") from reason
+            raise UnsupportedModelError(
+                f"the adapter {self.name!r} does not fit: {reason}. Use the adapter of this model's own "
+                "family, or write one: docs/writing-an-adapter.md"
+            ) from reason
         self.modalities = tuple(self.structure.tokens)
         self.shares_placeholders = self.structure.shares_placeholders
         self.position_axes = self.structure.position_axes
@@ -144,10 +147,10 @@ class StructuralAdapter(TransformersAdapter):
         """
         per_image = getattr(self.inner, stock.mark("tokens of an image, if all have the same"), None)
         is_flat = isinstance(rows, Tensor) and rows.ndim == 2
-        total = rows.shape[0] if is_flat else sum(super().lengths(rows))
-        if isinstance(per_image, int) and per_image > 0 and total % per_image == 0:
-            return [per_image] * (total // per_image)
-        return [total] if is_flat else super().lengths(rows)
+        lengths = [len(rows)] if is_flat else super().lengths(rows)
+        if isinstance(per_image, int) and per_image > 0 and sum(lengths) % per_image == 0:
+            return [per_image] * (sum(lengths) // per_image)
+        return lengths
 
     def check_placed(self, placed: Tensor, encoded: Encoded, number: int) -> None:
         """Refuse rows that differ from those that were encoded, in a family that was not tested.

@@ -45,7 +45,7 @@ def prune_unknown(language: LanguageCall, plan: RowPlan) -> None:
     for name, value in language.rest.items():
         if name in stock.OF_THE_LOSS or not _holds_tensor(value):
             continue
-        if not isinstance(value, Tensor) or value.shape[:2] not in ((1, length), (batch, length)):
+        if not has_rows(value, batch, length):
             raise UnsupportedCallError(
                 f"the language model was passed {name}, and it is not known how its tensors depend on the "
                 "tokens; leave it out, remove the pruning for this call, or write an adapter for this model: "
@@ -58,8 +58,13 @@ def prune_of_layers(arguments: dict[str, Any], plan: RowPlan) -> None:
     """Gather the kept rows of a decoder layer's further arguments with a row for each token, in place."""
     batch, length = plan.slot.shape
     for name, value in arguments.items():
-        if isinstance(value, Tensor) and value.shape[:2] in ((1, length), (batch, length)):
+        if has_rows(value, batch, length):
             arguments[name] = take(value, plan.index)
+
+
+def has_rows(value: Any, batch: int, length: int) -> bool:
+    """Whether a value is a tensor with a row for each of a batch's tokens, (1 or B, L, ...)."""
+    return isinstance(value, Tensor) and value.shape[:2] in ((1, length), (batch, length))
 
 
 def _holds_tensor(value: Any) -> bool:

@@ -62,6 +62,8 @@ class TransformersAdapter(VisionLanguageFacts):
         stock.settings_method(self.model)
         stock.embedding_table(self.model)
         self.signatures(False)
+        if self.chunked and any(self.attention(i) is None for i in range(len(self.layers))):
+            raise stock.missing("attention module in each layer", type(self.language_model).__name__)
         for modality in self.modalities:
             self.token_id(modality)
             encoder_signature(self.inner, modality, *self.encoder_words(modality))
