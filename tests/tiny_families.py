@@ -480,24 +480,40 @@ def tokens_of(name):
     return 4 if name in ("smolvlm", "idefics3") else 16
 
 
+PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+
+
 def cut_row(name, given, row):
     """One row of a batch alone, without padding and the other rows' images."""
     real = given["attention_mask"][row].bool()
-    per_token = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-    one = {key: given[key][row : row + 1, real] for key in per_token if key in given}
+    one = {key: given[key][row : row + 1, real] for key in PER_TOKEN if key in given}
     counts = [int(n) // tokens_of(name) for n in (given["input_ids"] == IMAGE).sum(1)]
     start, stop = sum(counts[:row]), sum(counts[: row + 1])
-    if start == stop:
-        return one
-    if name in STRUCTURAL:
-        return one | STRUCTURAL[name].pictures.cut(given, start, stop)
-    if name in ("smolvlm", "idefics3"):
+    if name in ("smolvlm", "idefics3") and start < stop:
         return {**one, "pixel_values": given["pixel_values"][row : row + 1, : counts[row]]}
+    return one | cut_images(name, given, start, stop)
+
+
+def cut_images(name, given, start, stop):
+    """Some of the images of a batch, whose arguments have no axis of rows."""
+    if start == stop:
+        return {}
+    if name in STRUCTURAL:
+        return STRUCTURAL[name].pictures.cut(given, start, stop)
+    if name in ("smolvlm", "idefics3"):  # of one row
+        return {"pixel_values": given["pixel_values"][:, start:stop]}
     if name.startswith(PACKED):
         patches = given["image_grid_thw"].prod(1).tolist()
-        one["pixel_values"] = given["pixel_values"][sum(patches[:start]) : sum(patches[:stop])]
-        return {**one, "image_grid_thw": given["image_grid_thw"][start:stop]}
-    for key in ("pixel_values", "image_sizes", "image_position_ids"):
-        if key in given:
-            one[key] = given[key][start:stop]
-    return one
+        pixels = given["pixel_values"][sum(patches[:start]) : sum(patches[:stop])]
+        return {"pixel_values": pixels, "image_grid_thw": given["image_grid_thw"][start:stop]}
+    keys = ("pixel_values", "image_sizes", "image_position_ids")
+    return {key: given[key][start:stop] for key in keys if key in given}
+
+
+def join_images(name, parts):
+    """The opposite: arguments of several images from those of each."""
+    axis = STRUCTURAL[name].pictures.axis if name in STRUCTURAL else 0
+    return {
+        key: torch.cat([part[key] for part in parts], axis if key == "pixel_values" else 0)
+        for key in parts[0]
+    }

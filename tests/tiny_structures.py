@@ -21,10 +21,14 @@ TEXT = {name: value for name, value in DECODER.items() if name != "initializer_r
 
 @dataclass(frozen=True)
 class Pictures:
-    """How a family takes pictures: makes those of k images, and takes some of them out of a batch."""
+    """How a family takes pictures: makes those of k images, and takes some of them out of a batch.
+
+    `axis` is the axis of `pixel_values` along which images follow each other.
+    """
 
     make: Callable
     cut: Callable
+    axis: int = 0
 
 
 def stacked(**shapes):
@@ -86,7 +90,7 @@ def side_by_side(width):
         pixels = inputs["pixel_values"][..., start * width : stop * width]
         return {"pixel_values": pixels, "target_sizes": inputs["target_sizes"][start:stop]}
 
-    return Pictures(make, cut)
+    return Pictures(make, cut, axis=3)
 
 
 def pooled():
