@@ -23,12 +23,12 @@ def select_all(
     Parameters
     ----------
     method
-        If all its parts are `batched`, images of equal layout and budget are stacked, except for tiled
+        If all its parts take stacks, images of equal layout and budget are stacked, except for tiled
         images and videos.
     keeps
         The budget of each image.
     """
-    can_stack = all(part.batched for part in method.parts)
+    can_stack = all(part.stacks for part in method.parts)
 
     def key(number: int) -> Any:
         image, layout = images[number], images[number].layout

@@ -68,7 +68,12 @@ def check_scores(part: Strategy, scores: Any, tokens: VisualTokens) -> None:
 
 
 def check_selection(
-    part: Strategy, selection: Any, keep: int, tokens: VisualTokens, rows_finite: bool = True
+    part: Strategy,
+    selection: Any,
+    keep: int,
+    tokens: VisualTokens,
+    rows_finite: bool = True,
+    adaptive: bool = False,
 ) -> None:
     """Raise unless `selection` has `keep` rows of the tokens; kept slots ascend, -1 marks a new row.
 
@@ -76,6 +81,8 @@ def check_selection(
     ----------
     rows_finite
         Whether the tokens' rows are known to be finite; otherwise they are checked here.
+    adaptive
+        Whether fewer rows than `keep`, at least one, are valid too.
 
     Raises
     ------
@@ -86,8 +93,9 @@ def check_selection(
     """
     if not isinstance(selection, Selection):
         raise PluginError(f"{_who(part)} returned {type(selection).__name__} instead of a Selection")
-    if len(selection) != keep:
-        raise PluginError(f"{part.kind} {part.name!r} returned {len(selection)} rows instead of {keep}")
+    if not (1 if adaptive else keep) <= len(selection) <= keep:
+        expected = f"1 to {keep}" if adaptive else str(keep)
+        raise PluginError(f"{part.kind} {part.name!r} returned {len(selection)} rows instead of {expected}")
     n, slots, is_pure = len(tokens), selection.indices, selection.features is None
     invalid = (slots >= n).any() | (slots < (0 if is_pure else -1)).any()
     if is_pure:

@@ -92,6 +92,26 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
         )
 
 
+def refuse_adaptive(method: Method, reason: str) -> None:
+    """Raise if the number of tokens that a method keeps depends on the picture.
+
+    Parameters
+    ----------
+    reason
+        Why the number must be known, a clause.
+
+    Raises
+    ------
+    IncompatibleError
+        Naming the method and the reason.
+    """
+    if method.adaptive:
+        raise IncompatibleError(
+            f"how many tokens method {method.name!r} keeps depends on the picture, but {reason}; choose a "
+            "selector, or options of it, with which exactly `keep` tokens are kept"
+        )
+
+
 def check_schedule(schedule: Schedule) -> None:
     """Raise for a schedule whose rows do not match its layers.
 

@@ -108,8 +108,15 @@ class Method:
                 changed[role] = part.with_options(**{k: options[k] for k in part.options() if k in options})
         return dataclasses.replace(self, **changed)
 
-    def n_keep(self, layout: Layout, keep: int | Budget) -> int:
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of rows kept depends on the picture: at most the budget; see `Selector`."""
+        return self._pipeline.selector.adaptive
+
+    def n_keep(self, layout: Layout, keep: int | Budget) -> int | None:
         """Return the number of rows kept of an image with this layout; needs no pixels.
+
+        None if the method is adaptive: then the number depends on the picture.
 
         Parameters
         ----------
@@ -118,6 +125,10 @@ class Method:
             model's full number of tiles.
         """
         budget = keep if isinstance(keep, Budget) else Budget(keep)
+        return None if self.adaptive else self._rows(layout, budget)
+
+    def _rows(self, layout: Layout, budget: Budget) -> int:
+        """Return the number of rows kept of an image, or of an adaptive method the most."""
         if budget.rows(len(layout)) >= len(layout):
             return len(layout)
         shares = share_out(layout, self.scope, self.newlines, budget)
@@ -131,7 +142,8 @@ class Method:
         tokens
             The image's tokens with the signals in `needs`.
         keep
-            Rows to keep, as for `n_keep`; with `keep` >= N all rows are kept.
+            Rows to keep, as for `n_keep`; with `keep` >= N all rows are kept, or those that an adaptive
+            method keeps without a limit.
         layer
             At the decoder stage, the layer before which the cut is made.
 
@@ -153,13 +165,14 @@ class Method:
     def _select(self, tokens: VisualTokens, budget: Budget) -> Selection:
         pipeline, layout = self._pipeline, tokens.layout
         for part in pipeline.parts:
-            if tokens.is_batch and not part.batched:
+            if tokens.is_batch and not part.stacks:
                 raise IncompatibleError(
                     f"the {part.kind} {part.name!r} takes one image at a time, (N, D), not a stack"
                 )
-        if budget.rows(len(tokens)) >= len(tokens) or (layout.tiles is None and layout.newlines is None):
+        keeps_all = budget.rows(len(tokens)) >= len(tokens) and not self.adaptive
+        if keeps_all or (layout.tiles is None and layout.newlines is None):
             scores = pipeline.score(tokens)
-            selection = pipeline.choose(tokens, scores, min(self.n_keep(layout, budget), len(tokens)))
+            selection = pipeline.choose(tokens, scores, min(self._rows(layout, budget), len(tokens)))
             if tokens.is_batch or layout.grid[0] == 1:
                 return selection
 

@@ -90,7 +90,7 @@ def choose_parts(
 
     `choose` takes an image or a stack, its scores and a budget; `strategies` are those it uses.
     """
-    can_stack = all(strategy.batched for strategy in strategies)
+    can_stack = all(strategy.stacks for strategy in strategies)
 
     def key(number: int) -> Any:
         return (len(images[number]), keeps[number]) if can_stack else number

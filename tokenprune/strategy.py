@@ -33,6 +33,11 @@ class Strategy(ABC):
         """Signals that the strategy uses; may depend on its options."""
         return frozenset()
 
+    @property
+    def stacks(self) -> bool:
+        """Whether images of equal layout and budget can be passed to it as a stack."""
+        return self.batched
+
     def check(self, model: nn.Module) -> None:  # noqa: B027 (most have nothing to check)
         """Raise for an incompatible model, beyond missing signals; called by `apply` before any change.
 
@@ -80,7 +85,8 @@ class Selector(Strategy):
     """Selects the tokens to keep.
 
     `space` names the feature space of distances: `"features"` or a signal. `by_position` says that ties
-    between equal tokens are broken by their position in the image, not by the lowest slot.
+    between equal tokens are broken by their position in the image, not by the lowest slot. An `adaptive`
+    selector returns at most `keep` rows; how many depends on the picture.
     """
 
     kind: ClassVar[str] = "selector"
@@ -93,9 +99,19 @@ class Selector(Strategy):
         if "select" in vars(cls):
             cls.select = validated_select(vars(cls)["select"])  # type: ignore[method-assign]
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of rows depends on the picture; may depend on the selector's options."""
+        return False
+
+    @property
+    def stacks(self) -> bool:
+        """Whether it takes stacks of images; an adaptive selector does not, as their numbers differ."""
+        return self.batched and not self.adaptive
+
     @abstractmethod
     def select(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
-        """Return exactly `keep` rows, 1 <= keep <= N; ties go to the lowest slot.
+        """Return exactly `keep` rows, 1 <= keep <= N, or if `adaptive` at most; ties go to the lowest slot.
 
         Raises
         ------

@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenprune import Budget, BudgetError, Cut, IncompatibleError, Layout, Method, OptionError, Reducer
 from tokenprune.arguments import methods_from_arguments, seeded
+from tokenprune.cut import refuse_adaptive
 from tokenprune.image_plan import plan_image
 from tokenprune.scope import share_out
 
@@ -105,7 +106,9 @@ class Settings:
         """Return the number of rows that an image keeps. vLLM needs it before the tower runs."""
         if plan_image(Cut(self.method, budget, self.min_tokens), len(layout)).left_alone is not None:
             return len(layout)
-        return self.method.n_keep(layout, budget)
+        rows = self.method.n_keep(layout, budget)
+        assert rows is not None  # `parse` refuses adaptive methods
+        return rows
 
     def rows_allowed(self, layout: Layout, budget: Budget) -> int:
         """Return the number of rows that an image keeps, and validate a budget that a request may have set.
@@ -150,7 +153,9 @@ def _method(entry: Mapping[str, Any]) -> Method:
     if not isinstance(options, Mapping):
         raise OptionError(f'"options" takes an object of the method\'s options, got {options!r}')
     overrides = {name: entry[name] for name in OVERRIDES if name in entry}
-    return seeded(method.with_options(**options, **overrides).resolved(), entry.get("seed", 0))
+    method = seeded(method.with_options(**options, **overrides).resolved(), entry.get("seed", 0))
+    refuse_adaptive(method, "vLLM counts an image's placeholders before it looks at the picture")
+    return method
 
 
 def _max_keep(max_keep: Any) -> Budget:

@@ -245,7 +245,7 @@ def test_a_bare_selector_refuses_what_a_method_would(selector):
         selector.select(tokens, torch.tensor([math.inf, math.nan, *range(22)]), 4)
     with pytest.raises(InputError, match="the rows of the image before decoder layer 2 must be finite"):
         selector.select(with_bad_row(math.nan), scores, 4)
-    assert len(selector.select(tokens, scores, keep=24)) == 24
+    assert (1 if selector.adaptive else 24) <= len(selector.select(tokens, scores, keep=24)) <= 24
 
 
 def test_a_bare_selector_given_a_stack_wants_scores_of_the_stack():

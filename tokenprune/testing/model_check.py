@@ -142,7 +142,11 @@ class _Check:
         yield from failures
         judges: list[Judge] = []
         yield from self._guarded(name, EXACTNESS, lambda: self._run(handle, judges))
-        yield from self._guarded(name, IDENTITY, lambda: self._identity(name, options))
+        if method.adaptive:
+            note = "with any budget, how many tokens it keeps depends on the picture"
+            yield PromiseRecord.skipped(IDENTITY, name, note)
+        else:
+            yield from self._guarded(name, IDENTITY, lambda: self._identity(name, options))
         yield from self._guarded(name, UNDO, lambda: [self._undone(name, brief=not is_last)])
         for judge in judges:
             yield from self._guarded(name, EXACTNESS, judge)

@@ -18,6 +18,7 @@ from tokenprune import (
     UnsupportedModelError,
 )
 from tokenprune.at_hand import check_at_hand
+from tokenprune.cut import refuse_adaptive
 from tokenprune.trial import Trial
 
 from .signals import FROM_ATTENTION, FROM_HEAD, given_by
@@ -58,6 +59,7 @@ class VisionTowerAdapter(ModelAdapter):
     def check(self, cut: Cut) -> None:
         """Refuse a cut that this model cannot make; see `ModelAdapter.check`."""
         method, n_blocks = cut.method, len(self.tower.blocks)
+        refuse_adaptive(method, "all pictures of a batch must keep equally many in this tower")
         if method.stage == "vision" or method.schedule is None:
             if method.schedule is None:
                 raise IncompatibleError(

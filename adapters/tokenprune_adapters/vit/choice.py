@@ -33,7 +33,7 @@ class Chosen:
 
 def choose(method: Method, tokens: VisualTokens, keep: int, layer: int) -> Chosen:
     """Choose `keep` rows of each image of a stack (B, N, D), before block `layer`."""
-    if all(part.batched for part in method.parts):
+    if all(part.stacks for part in method.parts):
         selections = selections_of(method.select(tokens, keep, layer=layer))
     else:
         images = [image_of(tokens, number) for number in range(len(tokens.features))]
