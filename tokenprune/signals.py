@@ -2,8 +2,8 @@
 """The named signals that strategies can use: their meaning, shapes and token axes.
 
 Shapes are those of one image: N visual tokens, T text tokens after the image, D width of the language model,
-H attention heads. Signals with other names (of third-party adapters) are passed through unchanged, or sliced
-to a tile's tokens if their first axis is N.
+H attention heads, P patches merged into a token, of p x p pixels in C channels. Signals with other names (of
+third-party adapters) are passed through unchanged, or sliced to a tile's tokens if their first axis is N.
 
 At the decoder stage, N counts the tokens left at the cut, including rows made by earlier cuts, and
 `VisualTokens.features` are their hidden states entering the layer before which the cut is made. Layers are
@@ -100,6 +100,12 @@ _KNOWN = (
         "the language model's rotary embedding",
         function=True,
         of_the_model=True,
+    ),
+    Signal(
+        "pixels",
+        "(N, P C p p)",
+        "pixel values of the patches of each token, normalised by the processor; before block 0 of a tower",
+        0,
     ),
     Signal("clip_patch_embeds", "(N, C)", "patches in CLIP's joint space", 0),
     Signal("clip_text_embeds", "(M, C)", "the question in CLIP's joint space, one row per 77-token segment"),

@@ -52,6 +52,7 @@ def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
         "rotary": rotary,
         "clip_patch_embeds": normal(n, 8),
         "clip_text_embeds": normal(1, 8),
+        "pixels": normal(3, 12)[torch.randint(0, 3, (n,), generator=draw, device="cpu")],  # with duplicates
     }
     rows = next(h for h in range(int(n**0.5), 0, -1) if n % h == 0)
     return VisualTokens(features, signals, Layout((1, rows, n // rows)), layer=2)
