@@ -171,16 +171,15 @@ class Method:
                 )
         keeps_all = budget.rows(len(tokens)) >= len(tokens) and not self.adaptive
         if keeps_all or (layout.tiles is None and layout.newlines is None):
-            scores = pipeline.score(tokens)
-            selection = pipeline.choose(tokens, scores, min(self._rows(layout, budget), len(tokens)))
+            scores, rows = pipeline.score(tokens), min(self._rows(layout, budget), len(tokens))
             if tokens.is_batch or layout.grid[0] == 1:
-                return selection
+                return pipeline.choose(tokens, scores, rows)
 
             def best_of(slots: Tensor) -> int:
                 slice_scores = None if scores is None else scores[slots.to(scores.device)]
-                return int(pipeline.choose(tokens.part(slots), slice_scores, 1).indices)
+                return int(pipeline.select(tokens.part(slots), slice_scores, 1).indices)
 
-            return cover_slices(selection, layout, best_of)
+            return pipeline.choose(tokens, scores, rows, lambda kept: cover_slices(kept, layout, best_of))
         if tokens.is_batch:
             raise IncompatibleError("tiled images must be passed one at a time, (N, D), not as a stack")
         shares = share_out(layout, self.scope, self.newlines, budget)

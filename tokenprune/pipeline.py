@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from .select_input import unvalidated_select
 from .selection import Selection
 from .strategy import Reducer, Scorer, Selector, Strategy
 from .tokens import VisualTokens
+
+Cover = Callable[[Selection], Selection]
 
 
 @dataclass(frozen=True)
@@ -44,23 +47,37 @@ class Pipeline:
         check_scores(self.scorer, scores, tokens)
         return scores
 
-    def choose(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
-        """Select `keep` rows (or fewer, if adaptive) among tokens that all compete with each other."""
+    def choose(
+        self, tokens: VisualTokens, scores: Tensor | None, keep: int, cover: Cover | None = None
+    ) -> Selection:
+        """Select `keep` rows (or fewer, if adaptive) among tokens that all compete with each other.
+
+        Parameters
+        ----------
+        cover
+            Changes which tokens are kept; called before the reducer, or after one that adds rows.
+        """
         reducer = None if keep == len(tokens) else self.reducer  # no token is dropped, none to reduce
         n_selected = keep if reducer is None else reducer.n_selected(keep, len(tokens))
-        with errors_attributed(self.selector, tokens):
-            selection = unvalidated_select(self.selector)(tokens, scores, n_selected)
-        check_selection(
-            self.selector,
-            selection,
-            n_selected,
-            tokens,
-            rows_finite=scores is not None,
-            adaptive=self.selector.adaptive,
-        )
-        selection = dataclasses.replace(selection, scores=scores)
+        selection = self.select(tokens, scores, n_selected)
+        if cover is not None and n_selected == keep:
+            selection = cover(selection)
         if reducer is not None:
             with errors_attributed(reducer, tokens):
                 selection = reducer.reduce(tokens, selection, keep)
             check_selection(reducer, selection, keep, tokens)
-        return selection
+        return selection if cover is None or n_selected == keep else cover(selection)
+
+    def select(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
+        """Select `keep` tokens (or fewer, if adaptive), without the reducer."""
+        with errors_attributed(self.selector, tokens):
+            selection = unvalidated_select(self.selector)(tokens, scores, keep)
+        check_selection(
+            self.selector,
+            selection,
+            keep,
+            tokens,
+            rows_finite=scores is not None,
+            adaptive=self.selector.adaptive,
+        )
+        return dataclasses.replace(selection, scores=scores)

@@ -80,7 +80,7 @@ def join(shares: list[Share], selections: list[Selection], newlines: Tensor, fea
 
     If the first part has new rows, its rows come first, in their order. Next are the other kept rows and
     newline tokens by slot, then the new rows that precede their part's kept rows, part by part, then the
-    remaining new rows. Without new rows this is ascending order.
+    remaining new rows. Without new rows this is ascending order. Rows that a part changed stay changed.
 
     Parameters
     ----------
@@ -111,19 +111,36 @@ def join(shares: list[Share], selections: list[Selection], newlines: Tensor, fea
     indices = torch.cat(slots)[sequence]
     picks = [part for part in order if part is not None]
     is_scored = all(selection.scores is not None for selection in selections)
+    is_changed = any(selection.features is not None for selection in selections)
+    merges = any(selection.merged_into is not None for selection in selections)
     return Selection(
         indices=indices,
         order=torch.cat([*picks, newlines.to(device)]) if len(picks) == len(selections) else None,
-        features=torch.cat(rows)[sequence] if bool((indices < 0).any()) else None,
+        features=torch.cat(rows)[sequence] if is_changed else None,
         scores=scores if is_scored else None,
+        merged_into=_merges(shares, selections, newlines.to(device), len(features)) if merges else None,
     )
+
+
+def _merges(shares: list[Share], selections: list[Selection], newlines: Tensor, n: int) -> Tensor:
+    """Return the kept slot that each of the `n` tokens of an image is merged into, -1 for none, (n,)."""
+    merged_into = newlines.new_full((n,), -1)
+    merged_into[newlines] = newlines
+    for share, selection in zip(shares, selections, strict=True):
+        candidates, inside = share.slots.to(newlines.device), selection.merged_into
+        if inside is None:
+            kept = candidates[selection.indices[selection.indices >= 0]]
+            merged_into[kept] = kept
+        else:
+            merged_into[candidates] = torch.where(inside < 0, -1, candidates[inside.clamp(min=0)])
+    return merged_into
 
 
 def cover_slices(selection: Selection, layout: Layout, best_of: Callable[[Tensor], int]) -> Selection:
     """Ensure that every temporal slice of a video keeps at least one row, if there are enough rows.
 
     An empty slice gets its best token, in place of the latest pick from a slice with more than one row.
-    Selections with new rows are returned unchanged.
+    Selections with new or changed rows, or tokens to be merged, are returned unchanged.
 
     Parameters
     ----------
@@ -131,9 +148,10 @@ def cover_slices(selection: Selection, layout: Layout, best_of: Callable[[Tensor
         Returns the index of the best token among the slots of a slice.
     """
     frames, height, width = layout.grid
-    rows = selection.indices.tolist()
-    if frames < 2 or len(rows) < frames or len(layout) != frames * height * width or min(rows) < 0:
+    is_pure = selection.features is None and selection.merged_into is None
+    if frames < 2 or len(selection) < frames or len(layout) != frames * height * width or not is_pure:
         return selection
+    rows = selection.indices.tolist()
     size = height * width
     picks = rows if selection.order is None else selection.order.tolist()
     counts = [0] * frames

@@ -16,8 +16,10 @@ class Selection:
     `indices`: (K,) the slot of each row, in the order of the rows; ascending if no row is new. -1 marks a new
     row (merged or recycled), which takes the position of the next free slot.
     `order`: (K,) the slots in the order they were picked, if the selector picks one by one.
-    `features`: (K, D) the rows, required if one of them is new, otherwise None.
+    `features`: (K, D) the rows, required if one of them is new or changed, otherwise None.
     `scores`: (N,) the scores the selection is based on, or None if there are none.
+    `merged_into`: (N,) the kept slot that each token is merged into, its own for kept tokens, -1 for none;
+    None if no token is merged. A selector sets it for a reducer, a reducer together with `features`.
     For a stack of B images the shapes are (B, K), (B, K, D) and (B, N).
     """
 
@@ -25,6 +27,7 @@ class Selection:
     order: Tensor | None = None
     features: Tensor | None = None
     scores: Tensor | None = None
+    merged_into: Tensor | None = None
 
     @classmethod
     def from_order(cls, order: Tensor) -> Selection:
@@ -34,6 +37,24 @@ class Selection:
     def __len__(self) -> int:
         """Number of rows kept, K."""
         return self.indices.shape[-1]
+
+
+def sizes_after(indices: Tensor, merged_into: Tensor | None, before: Tensor) -> Tensor:
+    """Count the patches that each kept row stands for, (K,) or (B, K), as the signal `sizes`.
+
+    Those of dropped tokens that are not merged are lost; a new row (-1) counts as one patch.
+
+    Parameters
+    ----------
+    indices, merged_into
+        Those of the selection; `merged_into` is None if its rows are those of the kept tokens alone.
+    before
+        The patches that each token stands for, (N,) or (B, N), float32.
+    """
+    if merged_into is not None:
+        counted = before * (merged_into >= 0)
+        before = torch.zeros_like(before).scatter_add(-1, merged_into.clamp(min=0), counted)
+    return before.gather(-1, indices.clamp(min=0)).masked_fill(indices < 0, 1)
 
 
 def fill_new_rows(indices: Tensor, n: int) -> Tensor:

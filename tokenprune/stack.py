@@ -58,9 +58,9 @@ def _row(tokens: VisualTokens, name: str, number: int) -> Any:
 
 def selections_of(stacked: Selection) -> list[Selection]:
     """Split the selection of a stack into those of its images."""
-    fields = (stacked.indices, stacked.order, stacked.features, stacked.scores)
-    columns = [[None] * len(stacked.indices) if field is None else list(field) for field in fields]
-    return [Selection(*values) for values in zip(*columns, strict=True)]
+    fields = vars(stacked)
+    columns = [[None] * len(stacked.indices) if field is None else list(field) for field in fields.values()]
+    return [Selection(**dict(zip(fields, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
 def in_groups(

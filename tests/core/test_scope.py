@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import tokenprune
 from tokenprune import Budget, Layout, Selection
-from tokenprune.scope import Share, join, share_out
+from tokenprune.scope import Share, cover_slices, join, share_out
+from tokenprune.selection import sizes_after
 
 
 def tiled(*sizes, newlines=0, full=5):
@@ -150,3 +151,64 @@ def test_every_slice_of_a_video_keeps_a_row_where_the_budget_allows():
     assert three.order.tolist() == [0, 2, 5] and three.indices.tolist() == [0, 2, 5]
     assert method.select(tokens, 4).indices.tolist() == [0, 1, 2, 5]
     assert method.select(tokens, 2).indices.tolist() == [0, 1]  # fewer rows than slices: by score
+
+
+def test_rows_that_a_tile_changed_stay_changed_and_others_are_the_images_own():
+    shares = [Share(torch.tensor([0, 1, 2]), 2, 0), Share(torch.tensor([3, 4]), 1, 1)]
+    changed = Selection(torch.tensor([0, 2]), features=torch.tensor([[10.0], [20.0]]))
+    plain = Selection(torch.tensor([1]))
+    features, newline = torch.arange(6.0).view(6, 1), torch.tensor([5])
+    joined = join(shares, [changed, plain], newline, features)
+    assert joined.indices.tolist() == [0, 2, 4, 5]
+    assert joined.features.flatten().tolist() == [10, 20, 4, 5]
+    assert joined.merged_into is None
+    assert join(shares, [plain, plain], newline, features).features is None
+
+
+def test_what_tiles_merged_is_told_in_the_images_slots():
+    shares = [Share(torch.tensor([0, 1, 4]), 1, 0), Share(torch.tensor([2, 3]), 1, 1)]
+    merging = Selection(torch.tensor([2]), features=torch.ones(1, 1), merged_into=torch.tensor([2, -1, 2]))
+    joined = join(shares, [merging, Selection(torch.tensor([0]))], torch.tensor([6]), torch.zeros(7, 1))
+    # token 1 is dropped without being merged, as are 3 and 5; 0 is merged into 4
+    assert joined.indices.tolist() == [2, 4, 6]
+    assert joined.merged_into.tolist() == [4, -1, 2, -1, 4, -1, 6]
+
+
+def test_slices_are_covered_before_rows_are_merged_and_not_afterwards():
+    layout = Layout((2, 1, 2))
+    merged = Selection(torch.tensor([0, 1]), features=torch.ones(2, 1))
+    paired = Selection(torch.tensor([0, 1]), merged_into=torch.tensor([0, 1, 0, 1]))
+    for selection in (merged, paired):
+        assert cover_slices(selection, layout, lambda slots: 0) is selection
+    assert cover_slices(Selection(torch.tensor([0, 1])), layout, lambda slots: 0).indices.tolist() == [0, 2]
+
+
+class Doubling(tokenprune.Reducer):
+    """Doubles the kept rows."""
+
+    name = "doubling"
+
+    def n_selected(self, keep, n):
+        return keep
+
+    def reduce(self, tokens, selection, keep):
+        return Selection(selection.indices, features=2 * tokens.features[selection.indices])
+
+
+def test_changed_rows_of_tiles_and_videos_reach_the_caller():
+    features = torch.arange(1.0, 7).view(6, 1)
+    tiles = Layout((1, 1, 6), torch.tensor([0, 0, 0, 1, 1, 1]), full_tiles=2)
+    for layout, scope in ((tiles, "tile"), (tiles, "image"), (Layout((3, 1, 2)), "image")):
+        method = tokenprune.Method("m", reducer=Doubling(), scope=scope)
+        chosen = method.select(tokenprune.VisualTokens(features, layout=layout), 4)
+        assert torch.equal(chosen.features, 2 * features[chosen.indices])
+
+
+def test_the_patches_that_rows_stand_for_by_hand():
+    before, kept = torch.tensor([1.0, 2, 3, 4]), torch.tensor([0, 3])
+    assert sizes_after(kept, None, before).tolist() == [1, 4]
+    assert sizes_after(kept, torch.tensor([0, 0, 3, 3]), before).tolist() == [3, 7]
+    assert sizes_after(kept, torch.tensor([0, -1, 0, 3]), before).tolist() == [4, 4]
+    assert sizes_after(torch.tensor([0, -1]), None, before).tolist() == [1, 1]
+    stacked = sizes_after(kept.repeat(2, 1), torch.tensor([[0, 0, 3, 3], [0, 3, 3, 3]]), before.repeat(2, 1))
+    assert stacked.tolist() == [[3, 7], [1, 9]]

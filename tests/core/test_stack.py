@@ -98,3 +98,15 @@ def test_tiles_of_one_size_are_chosen_from_together():
     chosen = method.select(tokens, 8)
     assert selector.shapes == [(3, 6, 5), (4, 5)]
     assert chosen.indices.tolist() == [0, 1, 6, 7, 10, 11, 16, 17]
+
+
+def test_every_field_of_a_stacked_selection_is_split():
+    stacked = tokenprune.Selection(
+        torch.tensor([[0, 2], [1, 2]]),
+        features=torch.arange(4.0).view(2, 2, 1),
+        merged_into=torch.tensor([[0, 0, 2], [1, 1, 2]]),
+    )
+    first, second = stack.selections_of(stacked)
+    assert first.merged_into.tolist() == [0, 0, 2] and second.merged_into.tolist() == [1, 1, 2]
+    assert second.indices.tolist() == [1, 2] and second.features.flatten().tolist() == [2, 3]
+    assert first.order is None and first.scores is None
