@@ -10,12 +10,13 @@ from typing import Any
 
 from .adapter import ModelAdapter
 from .budget import Budget
-from .errors import BudgetError, OptionError
+from .errors import BudgetError, IncompatibleError, OptionError
 from .methods import Method
 from .registry import default_registry
-from .schedule import ExplicitSchedule, GeometricSchedule, Schedule
+from .schedule import ExplicitSchedule, GeometricSchedule, Schedule, at_layers
 
 DEFAULT_METHOD = "zoo-exact"
+A_THIRD = GeometricSchedule((1,), depth=3)  # where a vision tower is cut if no block is named
 
 
 def methods_from_arguments(method: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method]:
@@ -81,14 +82,8 @@ def place_cut(method: Method, stage: Any, layer: Any, schedule: Any, n: int, ada
         raise OptionError(
             "stage, layer and schedule apply to a single method; give Method objects that have their own"
         )
-    in_layers = [name for name in ("vision", "decoder") if name in adapter.provides]
-    if (
-        stage is None
-        and (layer is not None or schedule is not None)
-        and method.stage not in in_layers
-        and in_layers
-    ):
-        stage = in_layers[-1]
+    if stage is None and (layer is not None or schedule is not None) and method.stage == "projector":
+        stage = stage_of_layers(adapter)
     if stage is not None and stage != method.stage:
         method = dataclasses.replace(method, stage=stage)
         if stage == "decoder":  # where tiles are gone and newline tokens are ordinary tokens
@@ -99,13 +94,29 @@ def place_cut(method: Method, stage: Any, layer: Any, schedule: Any, n: int, ada
         chosen = schedule if isinstance(schedule, Schedule) else ExplicitSchedule.from_mapping(schedule)
         return dataclasses.replace(method, schedule=chosen)
     if layer is None:
+        if method.stage == "vision" and method.schedule is None and adapter.default_stage != "vision":
+            return dataclasses.replace(method, schedule=A_THIRD)
         return method
-    layers = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
-    if not layers or any(isinstance(index, bool) or not isinstance(index, int) for index in layers):
-        raise OptionError(f"layer must be the index of a decoder layer (from 0) or a list, got {layer!r}")
-    if method.schedule is None:
-        return dataclasses.replace(method, schedule=GeometricSchedule(layers, depth=None))
-    return dataclasses.replace(method, schedule=method.schedule.at(*layers))
+    return dataclasses.replace(method, schedule=at_layers(method.schedule, layer))
+
+
+def stage_of_layers(adapter: ModelAdapter) -> str:
+    """Return the stage that `layer` and `schedule` refer to without a stage: the decoder, or a bare tower.
+
+    Raises
+    ------
+    IncompatibleError
+        When a model can only be cut inside its vision tower, which must be asked for.
+    """
+    if adapter.default_stage == "vision":
+        return "vision"
+    if "decoder" in adapter.provides:
+        return "decoder"
+    tower = "; for blocks of its vision tower give stage='vision' too" if "vision" in adapter.provides else ""
+    raise IncompatibleError(
+        f"layer= and schedule= name decoder layers, and the adapter {adapter.name!r} cannot cut there for "
+        f"this {type(adapter.model).__name__}. Leave them out{tower}"
+    )
 
 
 def seeded(method: Method, seed: int) -> Method:

@@ -22,6 +22,9 @@ class ImageReport:
     the reason in `note`. `selection` is that of the last cut, among the rows the cut before left: `found`
     (n,) are their slots in the image, -1 for new rows, or None for all slots. `selections` maps the layers
     of `cuts` to the selection of each cut.
+    `tower_cuts` maps blocks of the vision tower to the tokens left from there on, if tokens were cut inside
+    it, and `survivors` (n,) are the tokens that left it. The others are dropped before the language model,
+    together with those that a method at the projector stage drops.
     `number` counts the call's images (or videos, see `modality`) in the order they were encoded.
     """
 
@@ -37,6 +40,16 @@ class ImageReport:
     number: int = 0
     modality: str = "image"
     selections: Mapping[int, Selection] = field(default_factory=dict)
+    tower_cuts: Mapping[int, int] = field(default_factory=dict)
+    survivors: Tensor | None = None
+
+    def tokens_entering(self, n_blocks: int) -> list[int]:
+        """Return the number of the image's tokens that enter each of the vision tower's blocks."""
+        tokens, entering = [], self.n_before
+        for block in range(n_blocks):
+            entering = self.tower_cuts.get(block, entering)
+            tokens.append(entering)
+        return tokens
 
     def rows_entering(self, n_layers: int) -> list[int]:
         """Return the number of the image's rows that enter each of the model's decoder layers."""

@@ -9,8 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
-from .errors import BudgetError, IncompatibleError
+from .errors import BudgetError, IncompatibleError, OptionError
 from .option_types import check_one_of
 
 BUDGET_UNITS = ("rows", "average", "paper")  # what `keep` counts at the decoder stage
@@ -147,6 +148,20 @@ class GeometricSchedule(Schedule):
         share, n_cuts = level / n, len(self.layers)
         earlier = (int(n * share ** (i / n_cuts) + 1e-6) for i in range(1, n_cuts))
         return (*earlier, level)
+
+
+def at_layers(schedule: Schedule | None, layer: Any) -> Schedule:
+    """Return a schedule with cuts before other layers, an index or several; None: a geometric one.
+
+    Raises
+    ------
+    OptionError
+        When a layer is not an integer.
+    """
+    layers = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
+    if not layers or any(isinstance(index, bool) or not isinstance(index, int) for index in layers):
+        raise OptionError(f"layer must be the index of a decoder layer (from 0) or a list, got {layer!r}")
+    return GeometricSchedule(layers, depth=None) if schedule is None else schedule.at(*layers)
 
 
 @dataclass(frozen=True)

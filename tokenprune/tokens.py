@@ -36,6 +36,14 @@ class Layout:
         h, w = self.tile_grids[tile] if tile is not None and tile < len(self.tile_grids) else (1, n)
         return Layout((1, h, w) if h * w == n else (1, 1, n))
 
+    def among(self, slots: Tensor) -> Layout:
+        """Return the layout of some tokens (n,) of the image, a single row; tiles and newlines are kept."""
+        tiles, newlines = (
+            None if per_token is None else per_token[slots.to(per_token.device)]
+            for per_token in (self.tiles, self.newlines)
+        )
+        return Layout((1, 1, len(slots)), tiles, newlines, self.full_tiles)
+
     def __len__(self) -> int:
         for per_token in (self.tiles, self.newlines):
             if per_token is not None:
@@ -119,6 +127,13 @@ class VisualTokens:
 
     def part(self, slots: Tensor, tile: int | None = None) -> VisualTokens:
         """Return the tokens `slots` (n,) of one image; signals are sliced on first use."""
+        return self._part(slots, self.layout.of_tile(tile, len(slots)), tile)
+
+    def among(self, slots: Tensor) -> VisualTokens:
+        """Return the tokens `slots` (n,) of one image, with their tiles and newlines."""
+        return self._part(slots, self.layout.among(slots), None)
+
+    def _part(self, slots: Tensor, layout: Layout, tile: int | None) -> VisualTokens:
         slots = slots.to(self.features.device)
 
         def sliced(name: str) -> Any:
@@ -144,7 +159,6 @@ class VisualTokens:
                 signals[name] = value
             else:
                 signals[name] = functools.partial(sliced_result, name, known.result_axis)
-        layout = self.layout.of_tile(tile, len(slots))
         return VisualTokens(self.features[slots], signals, layout, self.layer)
 
     @property

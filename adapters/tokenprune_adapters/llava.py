@@ -19,6 +19,7 @@ from .authoring import (
     Encoded,
     ImageSignal,
     Specimen,
+    TowerParts,
     TransformersAdapter,
     argument_name,
     clip_signals,
@@ -47,7 +48,7 @@ class LlavaAdapter(TransformersAdapter):
     def vision_attention(self) -> nn.Module | None:
         """The attention module of the layer whose output is projected; None if there is no class token."""
         layer = config_value(self.model.config, "feature_layer")
-        tower = getattr(self.vision_tower, "vision_model", self.vision_tower)
+        tower = self._layers_owner()
         embeddings = getattr(tower, "embeddings", None)
         # "full": the class row becomes a token, which has no place in the grid
         with_class_row = config_value(self.model.config, "feature_rule") == "full"
@@ -56,6 +57,43 @@ class LlavaAdapter(TransformersAdapter):
         # hidden state i > 0 is the output of layer i - 1; negative indices agree
         attention: nn.Module = tower.encoder.layers[layer if layer < 0 else layer - 1].self_attn
         return attention
+
+    def tower(self) -> TowerParts | None:
+        """A CLIP or SigLIP tower up to the last layer that is projected; None for other towers."""
+        if self.why_no_tower():
+            return None
+        tower = self._layers_owner()
+        blocks, layers = tower.encoder.layers, config_value(self.model.config, "feature_layer")
+        n_states = len(blocks) + 1  # hidden state i > 0 is the output of block i - 1
+        last = max(layer % n_states for layer in (layers if isinstance(layers, (list, tuple)) else [layers]))
+        return TowerParts(
+            module=self.vision_tower,
+            blocks=blocks,
+            n_projected=last,
+            widened=(self.projector_module,),
+            attention=lambda i: blocks[i].self_attn,
+            n_prefix=int(hasattr(tower.embeddings, "class_embedding")),
+        )
+
+    def why_no_tower(self) -> str:
+        """Why tokens cannot be cut inside the tower: another kind of tower, or rows that are no patches."""
+        kind = self.model.config.vision_config.model_type
+        tower, rule = self._layers_owner(), config_value(self.model.config, "feature_rule")
+        if kind not in ("clip_vision_model", "siglip_vision_model") or not hasattr(tower, "encoder"):
+            return f"cuts inside a tower of the type {kind} were not tested"
+        has_class = hasattr(tower.embeddings, "class_embedding")
+        if has_class != (rule == "default"):
+            name = argument_name("feature_rule")
+            return (
+                f"{name}={rule!r} makes the class token a visual token"
+                if has_class
+                else f"{name}={rule!r} drops the first patch of a tower without a class token"
+            )
+        return ""
+
+    def _layers_owner(self) -> Any:
+        """The module with the tower's embeddings and blocks, in every tested version."""
+        return getattr(self.vision_tower, "vision_model", self.vision_tower)
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The layer that is projected; optionally Pixtral's sizes, which transformers 5.17 does not take."""
@@ -123,19 +161,23 @@ class LlavaAdapter(TransformersAdapter):
         if len(rows) == 1 and rows.shape[1] == sum(encoded.lengths):  # Pixtral's images are concatenated
             return encoded.rows_of(number, rows[0])
         tiles = self.tiles(encoded, number)
-        return self.token_rows(encoded, number, rows[tiles.start : tiles.stop])
+        return self._tokens(encoded, number, rows[tiles.start : tiles.stop])
+
+    def _tokens(self, encoded: Encoded, number: int, rows: Tensor) -> Tensor:
+        """The same for rows of the patches that left the tower, (tiles, K, ...) -> (N, ...)."""
+        return self.token_rows(encoded, number, encoded.widened(rows, self.tiles(encoded, number)))
 
     def _cls_attention(self, encoded: Encoded, number: int) -> Tensor:
         rows = clip_signals.cls_attention(encoded, self.tiles(encoded, number))
-        return self.token_rows(encoded, number, rows.mT).mT  # (H, N)
+        return self._tokens(encoded, number, rows.mT).mT  # (H, N)
 
     def _received_attention(self, encoded: Encoded, number: int) -> Tensor:
         rows = clip_signals.received_attention(encoded, self.tiles(encoded, number))
-        return self.token_rows(encoded, number, rows)
+        return self._tokens(encoded, number, rows)
 
     def _key_metric(self, encoded: Encoded, number: int) -> Tensor:
         rows = clip_signals.key_metric(encoded, self.tiles(encoded, number))
-        return self.token_rows(encoded, number, rows)
+        return self._tokens(encoded, number, rows)
 
     def _cls_hidden(self, encoded: Encoded, number: int) -> Tensor:
         """The class token's row of the layer that is projected, (tiles, D_v)."""

@@ -23,6 +23,8 @@ from .authoring import (
     Encoded,
     ImageSignal,
     Specimen,
+    TowerImage,
+    TowerParts,
     TransformersAdapter,
     in_float32,
     pictures,
@@ -74,6 +76,41 @@ class Qwen25VLAdapter(TransformersAdapter):
         tower = self.vision_tower
         attention: nn.Module = tower.blocks[max(tower.fullatt_block_indexes)].attn
         return attention
+
+    def tower(self) -> TowerParts:
+        """The tower, whose rows are those of all images; whole tokens (groups of patches) are cut."""
+        tower = self.vision_tower
+        return TowerParts(
+            module=tower,
+            blocks=tower.blocks,
+            n_projected=len(tower.blocks),
+            widened=self.mergers(),
+            attention=lambda i: tower.blocks[i].attn,
+            packed=True,
+        )
+
+    def mergers(self) -> tuple[nn.Module, ...]:
+        """All modules that merge rows of the tower into tokens."""
+        return (self.projector_module,)
+
+    def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
+        """The images or videos of a call, with the groups of patches that each token is made of."""
+        (grids,) = arguments.values()
+        merge = self.vision_tower.spatial_merge_size
+        places = self.tower_places(grids)  # of each token in the tower
+        rows = places[:, None] * merge**2 + torch.arange(merge**2)
+        images, start = [], 0
+        for t, h, w in grids.tolist():
+            layout = Layout((t, h // merge, w // merge))
+            images.append(TowerImage(rows[start : start + len(layout)], layout))
+            start += len(layout)
+        return images
+
+    def pixels_of(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """Pixels of each token's patches, which the tower takes in the prompt's order, (N, P * values)."""
+        tokens = pixels.view(-1, rows.shape[1], pixels.shape[-1])
+        first = int(rows.min()) // rows.shape[1]  # windows permute tokens within an image
+        return tokens[first : first + len(rows)].flatten(1)
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The grids of patches."""
@@ -129,7 +166,19 @@ class Qwen25VLAdapter(TransformersAdapter):
 
     def _in_token_order(self, encoded: Encoded, number: int, patches: Tensor) -> Tensor:
         """Reorder all patch rows, in window order (M, ...), into those of an image's tokens (N, P, ...)."""
-        tower, grids = self.vision_tower, self._grids(encoded)
+        order = self.tower_places(self._grids(encoded)).to(patches.device)
+        tokens = encoded.widened(patches.view(-1, self._merged, *patches.shape[1:]))
+        return encoded.rows_of(number, tokens[order])
+
+    @property
+    def _merged(self) -> int:
+        """Number of patches that are merged into a token."""
+        side: int = self.vision_tower.spatial_merge_size
+        return side**2
+
+    def tower_places(self, grids: Tensor) -> Tensor:
+        """The place of each token among those of the tower, which are in window order, (tokens,)."""
+        tower = self.vision_tower
         window: Any = sys.modules[type(tower).__module__].get_vision_window_index
         index, _ = window(
             grids,
@@ -138,9 +187,7 @@ class Qwen25VLAdapter(TransformersAdapter):
             patch_size=tower.patch_size,
             kwargs={},
         )
-        order = torch.as_tensor(index, device=patches.device).argsort()
-        tokens = patches.view(len(order), -1, *patches.shape[1:])[order]
-        return encoded.rows_of(number, tokens)
+        return torch.as_tensor(index).argsort().cpu()
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Merger inputs, (N, P, D_v)."""
@@ -152,6 +199,8 @@ class Qwen25VLAdapter(TransformersAdapter):
         query, key = torch.cat([q for q, _, _ in calls], 2)[0], torch.cat([k for _, k, _ in calls], 2)[0]
         scaling = calls[0][2]
         frames = [h * w for t, h, w in self._grids(encoded).tolist() for _ in range(t)]
+        if encoded.survivors is not None:
+            frames = encoded.survivors.left_of(frames)
         received = []
         for q, k in zip(torch.split(query, frames, 1), torch.split(key, frames, 1), strict=True):
             received.append(mean_attention(q, k, scaling or q.shape[-1] ** -0.5))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 import tokenprune
@@ -54,10 +55,9 @@ class Qwen2VLAdapter(Qwen25VLAdapter):
         run = in_float32(self.projector_module)
         return Projector(lambda rows: run(rows.flatten(0, -2)), lambda: layer_norm_form(*self.merger_parts()))
 
-    def _in_token_order(self, encoded: Encoded, number: int, patches: Tensor) -> Tensor:
-        """Group rows of all patches (M, ...) into the patches of an image's tokens (N, P, ...)."""
-        tokens = patches.view(sum(encoded.lengths), -1, *patches.shape[1:])
-        return encoded.rows_of(number, tokens)
+    def tower_places(self, grids: Tensor) -> Tensor:
+        """The place of each token among those of the tower, which has no windows, (tokens,)."""
+        return torch.arange(int(grids.prod(1).sum()) // self._merged)
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Merger inputs minus their mean, (N, P, D_v); the merger's layer norm subtracts it anyway."""
@@ -82,6 +82,10 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
         """The merger's layer norm, linear, activation, linear."""
         merger: Any = self.projector_module
         return merger.norm, merger.linear_fc1, merger.act_fn, merger.linear_fc2
+
+    def mergers(self) -> tuple[nn.Module, ...]:
+        """The merger, and those of the rows that are added in the decoder."""
+        return (self.projector_module, *self.vision_tower.deepstack_merger_list)
 
     @property
     def first_layer(self) -> int:

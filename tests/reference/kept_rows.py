@@ -28,9 +28,12 @@ def entered(model, inputs):
     return seen
 
 
-def stock_logits(model, inputs, keep, tokens):
-    """Logits (P + T, V) of a row's P kept rows and T tokens; positions closed up, but not on three axes."""
-    seen = entered(model, inputs)
+def stock_logits(model, inputs, keep, tokens, **other):
+    """Logits (P + T, V) of a row's P kept rows and T tokens; positions closed up, but not on three axes.
+
+    `other` are arguments of the language model, for all tokens, in place of those that stock code makes.
+    """
+    seen = entered(model, inputs) | other
     answer = entered(model, {"input_ids": tokens[None]}) if len(tokens) else {}
     rows = joined(seen, answer, "inputs_embeds", keep)
     n, places = rows.shape[1], seen.get("position_ids")

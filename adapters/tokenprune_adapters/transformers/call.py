@@ -10,6 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from tokenprune import BoundaryTrace
+
 from . import stock
 from .calls import LanguageCall, ModelCall
 from .masks import SeenTokens, all_seen
@@ -69,7 +71,7 @@ class Call:
     layers before which rows will be dropped. `positions` are those of the rotary embedding, and `rotates` is
     True once it was called. `last_rows` is how many of its last rows the language model may return, None if
     it returns all. `taps` holds the queries, keys and scaling of layers; `look` adds those of the layer
-    before which rows are being dropped.
+    before which rows are being dropped. `tower_boundaries` are what cuts inside the vision tower recorded.
     """
 
     n_new: int
@@ -99,6 +101,7 @@ class Call:
     numbers: dict[Any, Tensor] = field(default_factory=dict)
     rotated: dict[Any, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    tower_boundaries: list[BoundaryTrace] = field(default_factory=list)
 
     @classmethod
     def read(

@@ -81,3 +81,19 @@ class RotaryCall(View):
     like: Tensor
     positions: Tensor
     words: ClassVar[tuple[str, ...]] = ("like", "positions")
+
+
+@dataclass
+class BlockCall(View):
+    """A call of a block of a vision tower: hidden rows (B, M, D) or (M, D), mask, cosines and sines.
+
+    `segments` are the borders of the frames or windows whose rows attend to each other, `longest` is the
+    length of the longest.
+    """
+
+    hidden: Tensor
+    mask: Any = None
+    rotated: Any = None
+    segments: Tensor | None = None
+    longest: Any = None
+    words: ClassVar[tuple[str, ...]] = ("hidden", "mask", "rotated", "segments", "longest")

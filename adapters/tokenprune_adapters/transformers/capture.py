@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import stock
-from .encoded import Encoded, Seen
+from .encoded import Encoded, Encoding, Seen
 from .exporting import is_exporting
 from .facts import VisionLanguageFacts
 from .interposed import interpose
@@ -30,13 +30,18 @@ FROM_TOWER = frozenset({"cls_hidden"})
 
 
 class FeatureCapture:
-    """Wraps `get_<modality>_features` of a model and records the inputs of the signals in `needs`."""
+    """Wraps `get_<modality>_features` of a model and records the inputs of the signals in `needs`.
+
+    `running` is the encoding that is running, None outside of one.
+    """
+
+    running: Encoding | None
 
     def __init__(self, adapter: VisionLanguageFacts, needs: frozenset[str], turn: Turn) -> None:
         self._adapter, self._turn = adapter, turn
         self._encoded: dict[str, list[Encoded]] = {}  # encodings whose output is still alive
         self._current: dict[str, Encoded] = {}  # encodings of the current call
-        self._seen, self._encoding = Seen(), False
+        self._seen, self.running = Seen(), None
         self._exported: list[int] = []
         self._waiting: set[str] = set()  # modalities encoded and not yet passed to a call
         self._undo = UndoStack()
@@ -120,13 +125,14 @@ class FeatureCapture:
             arguments = {word: bound.get(name) for word, name in signature.names.items()}
             refuse_changed_settings(settings, stock.configured(config, words))
             self._adapter.check_arguments(arguments)
-            if self._encoding:  # a video encoder that calls the image encoder
+            if self.running is not None:  # a video encoder that calls the image encoder
                 return original(*args, **kwargs)
-            self._seen, self._encoding = Seen(), True
+            self._seen = Seen()
+            self.running = Encoding(arguments, self._seen)
             try:
                 output = original(*args, **kwargs)
             finally:
-                self._encoding = False
+                self.running = None
             if is_exporting():
                 self._exported += self._adapter.lengths(stock.features_of(output))
             elif not isinstance(output, tuple):  # which only a direct caller requests; no model call takes it

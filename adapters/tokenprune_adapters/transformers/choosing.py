@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tokenprune import Cut, UnsupportedCallError, VisualTokens
+from tokenprune import Budget, Cut, Selection, UnsupportedCallError, VisualTokens
 from tokenprune.batch import select_all
 from tokenprune.image_plan import LeftAlone, plan_image
 from tokenprune.precision import without_autocast
@@ -45,22 +46,64 @@ class MethodChooser:
 
     Parameters
     ----------
-    front, decoder
-        The cuts before and inside the language model; None for no cut.
+    tower, front, decoder
+        The cuts inside the vision tower, and before and inside the language model; None for no cut.
     """
 
     def __init__(
-        self, adapter: VisionLanguageFacts, capture: FeatureCapture, front: Cut | None, decoder: Cut | None
+        self,
+        adapter: VisionLanguageFacts,
+        capture: FeatureCapture,
+        tower: Cut | None,
+        front: Cut | None,
+        decoder: Cut | None,
     ) -> None:
-        self.adapter, self._capture, self._front, self._decoder = adapter, capture, front, decoder
+        self.adapter, self._capture = adapter, capture
+        self._tower, self._front, self._decoder = tower, front, decoder
 
     # -- before the language model
 
     def before_language(self, call: Call, brought: ModelCall) -> None:
-        """Locate the images, and choose their rows if there is a cut before the language model."""
+        """Locate the images, drop what their tower dropped, and choose rows of the others."""
+        start = time.perf_counter()
         call.images = self._find_images(brought)
+        cuts = [cut for cut in (self._tower, self._front) if cut is not None]
+        if not cuts:
+            return
+        embeds = call.entered
+        assert embeds is not None
+        choice = RowChoice(embeds.shape[:2], call.real, embeds.device)
+        if self._tower is not None:
+            self._drop_filled(call, brought, choice)
         if self._front is not None:
-            self._choose_before_language(call, brought, self._front)
+            self._choose_before_language(call, brought, self._front, choice)
+        if choice.has_cut:
+            call.entered = choice.write_new_rows(embeds)
+            closes_up = any(cut.closes_up for cut in cuts)
+            call.front = RemainingRows(choice.plan(), choice.gone(call.restarts) if closes_up else None)
+        call.seconds += time.perf_counter() - start
+
+    def _drop_filled(self, call: Call, brought: ModelCall, choice: RowChoice) -> None:
+        """Drop the rows that stand for tokens that did not leave the vision tower."""
+        encodings: dict[int, Encoded] = {}
+        for image in call.images:
+            encoded = self._encoded(brought, image.span.modality)
+            encodings[id(encoded)] = encoded
+            outcome, number = encoded.seen.tower, image.span.number
+            if outcome is None:
+                raise UnsupportedCallError(
+                    "the images of this call were encoded without their vision tower, in which tokens are "
+                    "to be cut; remove the pruning, or prune at the projector stage"
+                )
+            tokens, image.tower_cuts = self.adapter.survivors_of(encoded, number)
+            image.survivors = tokens
+            image.note = outcome.notes.get(number, "")
+            if len(tokens) < len(image.slots):
+                choice.cut(image, image.slots, Selection(tokens.to(image.slots.device)), 0)
+        for encoded in encodings.values():
+            if encoded.seen.tower is not None:
+                call.seconds += encoded.seen.tower.seconds
+                call.tower_boundaries += encoded.seen.tower.boundaries
 
     def _find_images(self, brought: ModelCall) -> list[Image]:
         """Locate all images of the call in the batch."""
@@ -101,30 +144,33 @@ class MethodChooser:
         placeholder = stock.embedding_of(self.adapter.model, token, brought.embeds.device)
         return (brought.embeds == placeholder).all(-1)
 
-    def _choose_before_language(self, call: Call, brought: ModelCall, cut: Cut) -> None:
-        """Run the method on each image and set the call's front cut."""
-        start = time.perf_counter()
+    def _choose_before_language(self, call: Call, brought: ModelCall, cut: Cut, choice: RowChoice) -> None:
+        """Run the method on each image."""
         embeds = call.entered
         assert embeds is not None
-        choice = RowChoice(embeds.shape[:2], call.real, embeds.device)
         tokens: dict[tuple[str, int], VisualTokens] = {}  # rows repeated for beams share their images' choice
+        budgets: list[Budget] = []
         for image in call.images:
             n, key = len(image.slots), (image.span.modality, image.span.number)
-            image.plan(cut, plan_image(cut, n, hidden=call.hides(image)))
+            budget = self._budget(cut, image)
+            image.plan(cut, plan_image(dataclasses.replace(cut, budget=budget), n, hidden=call.hides(image)))
             if image.left_alone is None and key not in tokens:
                 encoded = self._encoded(brought, image.span.modality)
                 tokens[key] = tokens_before_language(self.adapter, call, image, encoded, embeds, brought.ids)
+                budgets.append(budget)
         with torch.no_grad():
-            selections = select_all(cut.method, list(tokens.values()), [cut.budget] * len(tokens))
+            selections = select_all(cut.method, list(tokens.values()), budgets)
         chosen = dict(zip(tokens, selections, strict=True))
         for image in call.images:
             key = image.span.modality, image.span.number
             if image.left_alone is None:
                 choice.cut(image, image.slots, chosen[key], 0)
-        if choice.has_cut:
-            call.entered = choice.write_new_rows(embeds)
-            call.front = RemainingRows(choice.plan(), choice.gone(call.restarts) if cut.closes_up else None)
-        call.seconds = time.perf_counter() - start
+
+    def _budget(self, cut: Cut, image: Image) -> Budget:
+        """The budget of an image: after a cut inside the tower, a ratio is one of all its tokens."""
+        if cut.budget.keep_ratio is None or not image.tower_cuts:
+            return cut.budget
+        return Budget(cut.budget.rows(len(image.span.slots)))
 
     # -- inside the decoder
 

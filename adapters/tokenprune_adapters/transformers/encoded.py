@@ -10,14 +10,28 @@ from typing import Any
 
 from torch import Tensor
 
+from .tower.survivors import Outcome, Survivors
+
 
 @dataclass
 class Seen:
-    """Tensors recorded in one encoding: projector inputs, class rows of tower outputs, queries and keys."""
+    """Tensors recorded in one encoding: projector inputs, class rows of tower outputs, queries and keys.
+
+    `tower` says which tokens a cut inside the vision tower left; None if there was none.
+    """
 
     projector_inputs: list[Tensor] = field(default_factory=list)
     tower_outputs: list[Tensor] = field(default_factory=list)
     attention: list[tuple[Tensor, Tensor, float | None]] = field(default_factory=list)
+    tower: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoding that is running: its arguments that the adapter reads, and what was recorded so far."""
+
+    arguments: dict[str, Any]
+    seen: Seen
 
 
 @dataclass
@@ -34,6 +48,23 @@ class Encoded:
     rows: Any = field(repr=False)
     output: weakref.ref[Any] = field(repr=False)
     newlines: list[Tensor] = field(default_factory=list)
+
+    @property
+    def survivors(self) -> Survivors | None:
+        """The rows that left the vision tower; None if none was dropped there."""
+        return None if self.seen.tower is None else self.seen.tower.survivors
+
+    def widened(self, rows: Tensor, images: range | None = None) -> Tensor:
+        """Widen rows of the tokens that left the tower to all tokens.
+
+        Parameters
+        ----------
+        rows
+            (images, K, ...) of a batch, or (K, ...) of a sequence with all images.
+        images
+            Which images of a batch these are.
+        """
+        return rows if self.survivors is None else self.survivors.widen_tokens(rows, images=images)
 
     def rows_of(self, number: int, rows: Tensor) -> Tensor:
         """Slice one image's rows (N, ...) from those of all images, one after the other."""

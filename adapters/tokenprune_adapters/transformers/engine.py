@@ -41,6 +41,7 @@ from .refusals import (
 )
 from .resolved import MaskMakers
 from .tap import ATTENTION_SIGNALS
+from .tower.cuts import TowerCuts
 from .tracing import CallTracer
 from .turn import Turn
 from .undo import UndoStack
@@ -57,7 +58,7 @@ class Engine(NotCopied):
     adapter
         Describes where the parts of this model are.
     cuts
-        At most one at the projector stage and one at the decoder stage.
+        At most one at each stage.
     record
         Called with a report after each prefill with visual tokens.
     chooser
@@ -74,6 +75,7 @@ class Engine(NotCopied):
         self.adapter, self.record, self._cuts = adapter, record, tuple(cuts)
         front = next((cut for cut in cuts if cut.method.stage == "projector"), None)
         decoder = next((cut for cut in cuts if cut.method.stage == "decoder"), None)
+        tower = next((cut for cut in cuts if cut.method.stage == "vision"), None)
         self.lease = Lease()
         self.brought: ModelCall | None = None  # the current call of the inner model, if it has images
         self.turn = Turn()
@@ -85,7 +87,7 @@ class Engine(NotCopied):
         self._closes_up = any(cut.closes_up for cut in cuts)
         self._tracer = CallTracer.of(
             adapter.record_trace,
-            {cut.method.stage: cut.positions for cut in cuts},
+            {_stage_in_language(cut): cut.positions for cut in cuts},
         )
         self.decoder: DecoderCuts | None = None
         self._undo = UndoStack()
@@ -105,8 +107,10 @@ class Engine(NotCopied):
             for i in range(len(adapter.layers)) if self._chunked else ():
                 self._hook_attention(i)
             self._undo.do(functools.partial(self._watch_encoders, needs))
+            if tower is not None:
+                self._undo.do(functools.partial(self._cut_tower, tower))
             self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
-            self._chooser = chooser or MethodChooser(adapter, self._capture, front, decoder)
+            self._chooser = chooser or MethodChooser(adapter, self._capture, tower, front, decoder)
             self._take, self._give = untraced(self.turn.take), untraced(self.turn.give)
             self._before_language = untraced(self._chooser.before_language)
             self._before_layers = untraced(self._chooser.before_layers)
@@ -138,6 +142,9 @@ class Engine(NotCopied):
     def _watch_encoders(self, needs: frozenset[str]) -> Callable[[], None]:
         self._capture = FeatureCapture(self.adapter, needs, self.turn)
         return self._capture.remove
+
+    def _cut_tower(self, cut: Cut) -> Callable[[], None]:
+        return TowerCuts(self.adapter, cut, self._capture, self._tracer is not None).remove
 
     def _cut_layers(self, cut: Cut) -> Callable[[], None]:
         schedule, signature = cut.method.schedule, self._signatures.layer
@@ -383,3 +390,8 @@ class Engine(NotCopied):
         if call.images:
             images = tuple(image.report() for image in call.images)
             self.record(PruningReport(images, kept, unpruned, call.seconds))
+
+
+def _stage_in_language(cut: Cut) -> str:
+    """The stage at which the language model gets fewer rows: those dropped in the tower never enter it."""
+    return "decoder" if cut.method.stage == "decoder" else "projector"

@@ -15,9 +15,11 @@ from tokenprune.projector import in_float32, weights_mark
 from . import pictures, stock
 from .calls import LanguageCall
 from .encoded import Encoded, ImageSignal
+from .grids import square_of
 from .plan import RowPlan
 from .resolved import Signatures
 from .signature import Signature
+from .tower.parts import TowerImage, TowerParts
 
 
 class VisionLanguageFacts(ModelAdapter):
@@ -66,6 +68,35 @@ class VisionLanguageFacts(ModelAdapter):
     def vision_attention(self) -> nn.Module | None:
         """Attention module of the tower layer that features come from; None if it cannot be observed."""
         return None
+
+    def tower(self) -> TowerParts | None:
+        """The parts of the vision tower, if tokens can be cut inside it; None if they cannot."""
+        return None
+
+    def why_no_tower(self) -> str:
+        """Why tokens cannot be cut inside the vision tower; empty if they can."""
+        return "" if self.tower() is not None else "this family's tower was not tested with cuts inside it"
+
+    def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
+        """The images in one run of the tower over (B, M) rows, from the encoder's arguments.
+
+        By default one image in each sequence of a batch, with a token for each patch.
+        """
+        parts = self.tower()
+        assert parts is not None
+        n_images, n_rows = shape
+        rows = torch.arange(n_images * n_rows).view(shape)[:, parts.n_prefix :, None]
+        return [TowerImage(image, square_of(len(image))) for image in rows]
+
+    def pixels_of(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """Pixels (N, P * values) of the tokens made of the tower's rows (N, P), from those of all images."""
+        raise NotImplementedError
+
+    def survivors_of(self, encoded: Encoded, number: int) -> tuple[Tensor, dict[int, int]]:
+        """The tokens (K,) of an image that left the tower, and how many were left before each cut block."""
+        outcome = encoded.seen.tower
+        assert outcome is not None
+        return outcome.tokens[number], outcome.left[number]
 
     def attention(self, layer: int) -> Any:
         """The attention module of a decoder layer; None if it is not found."""

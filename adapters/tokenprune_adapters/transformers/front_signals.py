@@ -26,7 +26,10 @@ def tokens_before_language(
     embeds: Tensor,
     ids: Tensor | None,
 ) -> VisualTokens:
-    """Return one image's visual tokens before the language model; `ids` (B, L), None without input ids."""
+    """Return one image's visual tokens before the language model; `ids` (B, L), None without input ids.
+
+    After a cut inside the vision tower, these are the survivors.
+    """
     row, number = image.span.row, image.span.number
 
     def text() -> Tensor:
@@ -40,7 +43,7 @@ def tokens_before_language(
         return ids[row, text()]
 
     current = functools.cache(adapter.current_projector)  # reads all weights, so only on demand
-    features = embeds[row, image.slots]
+    features = embeds[row, image.span.slots]
     adapter.check_placed(features, encoded, number)
     signals: dict[str, Any] = {
         "projector": Projector(lambda rows: current()(rows), lambda: current().linear_form()),
@@ -49,7 +52,8 @@ def tokens_before_language(
         "text_ids": text_ids,
         **{name: _lazy(supply, encoded, number) for name, supply in adapter.image_signals().items()},
     }
-    return VisualTokens(features, signals, image.layout)
+    tokens = VisualTokens(features, signals, image.layout)
+    return tokens.among(image.origin) if image.tower_cuts else tokens
 
 
 def _lazy(supply: Callable[[Encoded, int], Any], encoded: Encoded, number: int) -> Callable[[], Any]:

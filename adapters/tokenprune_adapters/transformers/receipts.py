@@ -19,7 +19,8 @@ from .calls import LanguageCall
 from .pruned_layer import PrunedLayer, stored_length
 
 
-def _broken(what: str) -> ReceiptError:
+def broken(what: str) -> ReceiptError:
+    """Build the error for a call that did not follow its plan."""
     return ReceiptError(
         f"a pruned call did not go as planned: {what}. Do not use its answer. transformers "
         f"{stock.installed_version()} is installed, {stock.tested_range()} was tested: remove the pruning, "
@@ -30,7 +31,7 @@ def _broken(what: str) -> ReceiptError:
 def check_rows(where: str, rows: Tensor, planned: int) -> None:
     """Check that rows (B, P, D) have the planned length."""
     if rows.shape[1] != planned:
-        raise _broken(f"{where} has {rows.shape[1]} rows per sequence, {planned} were planned")
+        raise broken(f"{where} has {rows.shape[1]} rows per sequence, {planned} were planned")
 
 
 def check_output(call: Call, rows: Tensor, planned: int) -> None:
@@ -43,14 +44,14 @@ def check_passed(language: LanguageCall, kv_class: type) -> None:
     """Check that the language model is not passed a cache as an unknown argument."""
     for name, value in language.rest.items():
         if isinstance(value, kv_class):
-            raise _broken(f"the language model was passed a cache as the unknown argument {name}")
+            raise broken(f"the language model was passed a cache as the unknown argument {name}")
 
 
 def check_positions(call: Call, positions: Tensor) -> None:
     """Check that there is a position for each row that entered the language model."""
     assert call.entered is not None
     if positions.shape[-1] != call.entered.shape[1]:
-        raise _broken(
+        raise broken(
             f"the rotary embedding got {positions.shape[-1]} positions for {call.entered.shape[1]} rows"
         )
 
@@ -59,12 +60,12 @@ def check_returned(call: Call, language: Any, kv: Any) -> None:
     """Check that the call returned its cache, and did not use a pruned cache unnoticed."""
     uses_cache = call.caching or (call.kv is not None and call.caching is None)
     if kv is None and uses_cache and not language.training:
-        raise _broken("a call with a cache returned none")
+        raise broken("a call with a cache returned none")
     layers = stock.layers_of(kv)
     if call.kv is None and any(isinstance(layer, PrunedLayer) for layer in layers):
-        raise _broken("a pruned cache was used by a call that seemed to have no cache")
+        raise broken("a pruned cache was used by a call that seemed to have no cache")
     if call.front is not None and not call.rotates:
-        raise _broken("the rotary embedding was not called")
+        raise broken("the rotary embedding was not called")
 
 
 def check_stored(call: Call, index: int, layer: Any) -> None:
@@ -72,4 +73,4 @@ def check_stored(call: Call, index: int, layer: Any) -> None:
     planned = call.stored_at(index) + call.n_new - call.dropped(index)
     stored = stored_length(layer)
     if stored != planned:
-        raise _broken(f"cache layer {index} stores {stored} tokens per sequence, {planned} were planned")
+        raise broken(f"cache layer {index} stores {stored} tokens per sequence, {planned} were planned")

@@ -19,6 +19,8 @@ from .masks import unknown
 from .pruned_layer import PrunedLayer
 from .token_rows import has_rows
 
+BEFORE = "prune before the language model (zoo-exact, divprune ...)"
+
 
 def refuse_chunked_prefill(model: Any) -> Callable[[], None]:
     """Check the settings of each `generate` with images; return a function that removes the check.
@@ -163,14 +165,13 @@ def _begins(sequences: Tensor | None) -> Tensor | None:
     return None if sequences is None else torch.nn.functional.pad(sequences.diff(dim=1) != 0, (1, 0))
 
 
-def refuse_recomputing(layers: Any) -> None:
-    """Refuse decoder layers that rerun hooks in the backward pass, where no rows can be dropped."""
+def refuse_recomputing(layers: Any, remedy: str = BEFORE) -> None:
+    """Refuse layers that rerun hooks in the backward pass, where no rows can be dropped."""
     if torch.is_grad_enabled() and any(map(stock.recomputes_hooks, layers)):
         raise UnsupportedCallError(
             f"gradient checkpointing of transformers {stock.installed_version()} calls the hooks of a layer "
             "again when it recomputes it, where no rows can be dropped; install transformers 5.23 or "
-            "newer, prune before the language model (zoo-exact, divprune ...), or call "
-            "model.gradient_checkpointing_disable()"
+            f"newer, {remedy}, or call model.gradient_checkpointing_disable()"
         )
 
 

@@ -25,7 +25,8 @@ class Image:
     rows in the decoder's input, once they entered it. `origin` (n,): the index of the image's token that each
     row comes from, -1 for new rows; `found`: the same before the last cut. `began`, `text` and `last`: the
     slots of all its rows, of the text after it and of the prompt's last token in the decoder's input.
-    `schedule`: the number of rows to keep before decoder layers.
+    `schedule`: the number of rows to keep before decoder layers. `tower_cuts`: the number of tokens left
+    from each block of the vision tower on, `survivors` (n,): those that left it.
     """
 
     span: ImageSpan
@@ -43,6 +44,8 @@ class Image:
     text: Tensor | None = None
     last: Tensor | None = None
     schedule: dict[int, int] = field(default_factory=dict)
+    tower_cuts: dict[int, int] = field(default_factory=dict)
+    survivors: Tensor | None = None
 
     def plan(self, cut: Cut, plan: ImagePlan) -> None:
         """Record whether, and why, a cut leaves this image alone."""
@@ -65,6 +68,8 @@ class Image:
             number=self.span.number,
             modality=self.span.modality,
             selections=dict(self.selections),
+            tower_cuts=dict(self.tower_cuts),
+            survivors=self.survivors,
         )
 
 
@@ -103,7 +108,7 @@ class RowChoice:
             indices = fill_new_rows(indices, len(places))
         kept, row = places[indices], image.span.row
         self.keep[row, places] = False
-        self.keep[row, kept] = True
+        self.keep[row, kept] = True if self.real is None else self.real[row, kept]
         self._place[row, kept] = kept.sort().values
         if selection.features is not None:
             self._new.append((row, kept, selection.features))

@@ -37,6 +37,8 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "encoded": ("mm_encoder_outputs",),
     "hidden": ("hidden_states",),
     "rotated": ("position_embeddings",),
+    "segments": ("cu_seqlens",),
+    "longest": ("max_seqlen",),
     "like": ("x",),
     "answers": ("labels",),
     "settings": ("config",),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tokenprune import Cut, IncompatibleError, PruningReport
 from tokenprune.at_hand import check_at_hand
+from tokenprune.methods import STAGES
 from tokenprune.trial import Trial
 
 from . import rehearsal, stock
@@ -17,6 +18,8 @@ from .engine import Engine
 from .facts import VisionLanguageFacts
 from .resolved import MaskMakers, encoder_signature
 from .tap import ATTENTION_SIGNALS, check_attention
+from .tower.checks import check_tower_cut
+from .tower.signals import given_by as tower_signals
 
 DECODER_SIGNALS = ATTENTION_SIGNALS | {"hidden", "text_hidden", "final_norm", "rotary"}
 DECODER_SIGNALS |= {"position_ids", "text_position_ids"}
@@ -41,6 +44,9 @@ class TransformersAdapter(VisionLanguageFacts):
         if not self.why_no_decoder():
             absent = frozenset() if self.has_final_norm else {"final_norm"}
             signals["decoder"] = from_text | DECODER_SIGNALS - absent
+        parts = self.tower()
+        if parts is not None:
+            signals["vision"] = tower_signals(parts)
         return signals
 
     def why_no_decoder(self) -> str:
@@ -76,6 +82,8 @@ class TransformersAdapter(VisionLanguageFacts):
                 f"method {cut.method.name!r} cuts inside the decoder of {type(self.model).__name__}: {why}. "
                 "Choose a method that cuts at the projector stage"
             )
+        if cut.method.stage == "vision":
+            check_tower_cut(self, cut)
         super().check(cut)
         if cut.method.stage != "decoder":
             self._check_projector(cut)
@@ -115,10 +123,16 @@ class TransformersAdapter(VisionLanguageFacts):
     def check_together(self, cuts: Sequence[Cut]) -> None:
         """Refuse more than one cut per stage, and cuts that are not in the order of stages."""
         stages = [cut.method.stage for cut in cuts]
-        if stages not in (["projector"], ["decoder"], ["projector", "decoder"]):
+        if stages != [stage for stage in STAGES if stage in stages]:
             raise IncompatibleError(
-                f"cuts at the stages {', '.join(stages)} cannot be combined; give one method at the "
-                "projector stage, then one at the decoder stage"
+                f"cuts at the stages {', '.join(stages)} cannot be combined; give at most one method at each "
+                f"stage, in this order: {', '.join(STAGES)}"
+            )
+        rules = {cut.positions for cut in cuts if cut.method.stage != "decoder"}
+        if len(rules) > 1:
+            raise IncompatibleError(
+                "the cuts before the language model have different position rules "
+                f"({', '.join(sorted(rules))}), but it numbers its rows once; give positions="
             )
 
     def rehearse(self, cuts: Sequence[Cut]) -> str:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shorten the arguments that a tower passes to each of its blocks to the rows that are left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune import UnsupportedCallError
+
+from ..calls import BlockCall
+from .survivors import Survivors
+
+
+class ShortArguments:
+    """Shortens the arguments of blocks, which are passed for all rows; the same one is shortened once."""
+
+    def __init__(self, survivors: Survivors) -> None:
+        self._survivors = survivors
+        self._index = survivors.index
+        self._cached: dict[int, tuple[Any, Any]] = {}  # the argument too, so that its id stays its own
+
+    def shorten(self, block: BlockCall) -> None:
+        """Shorten all arguments of a block but its rows, in place.
+
+        Raises
+        ------
+        UnsupportedCallError
+            When an unknown tensor has a row for each of the tower's rows.
+        """
+        block.segments = self._once(block.segments, self._segments)
+        if block.longest is not None:
+            assert block.segments is not None
+            longest = block.segments.diff().max()
+            block.longest = longest.to(block.longest) if isinstance(block.longest, Tensor) else int(longest)
+        block.rotated = self._once(block.rotated, self._rotations)
+        block.mask = self._once(block.mask, self._mask)
+        n = self._survivors.keep.shape[1]
+        for name, value in block.rest.items():
+            if isinstance(value, Tensor) and n in value.shape and value.shape != (1,):
+                raise UnsupportedCallError(
+                    f"a block of the vision tower was passed {name} of shape {tuple(value.shape)}, and it is "
+                    f"not known how it depends on the {n} rows; leave it out, or remove the pruning"
+                )
+
+    def _once(self, value: Any, shorten: Any) -> Any:
+        if value is None:
+            return None
+        if id(value) not in self._cached:
+            self._cached[id(value)] = value, shorten(value)
+        return self._cached[id(value)][1]
+
+    def _segments(self, borders: Tensor) -> Tensor:
+        """Borders of the segments (frames, windows) that have rows left."""
+        before = torch.nn.functional.pad(self._survivors.keep[0].cumsum(0), (1, 0))
+        borders_left: Tensor = torch.unique_consecutive(before[borders.long()])
+        return borders_left.to(borders.dtype)
+
+    def _rotations(self, rotated: Any) -> Any:
+        """Cosines and sines (M, d) or (1 or B, M, d) of the rows left."""
+        return tuple(self._rows(part) for part in rotated)
+
+    def _rows(self, part: Tensor) -> Tensor:
+        if part.ndim == 2:
+            return part[self._index[0].to(part.device)]
+        index = self._index.to(part.device)
+        whole = part.expand(len(index), *part.shape[1:])
+        return whole[torch.arange(len(index), device=part.device)[:, None], index]
+
+    def _mask(self, mask: Any) -> Tensor:
+        """Rows and columns (1 or B, 1 or H, M, M) of the mask."""
+        n = self._survivors.keep.shape[1]
+        if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-1] != n:
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise UnsupportedCallError(
+                f"a block of the vision tower was passed an attention mask of shape {shape}, expected "
+                f"(batch, heads, {n}, {n}); remove the pruning for this call"
+            )
+        index = self._index.to(mask.device)
+        rows = mask.expand(len(index), -1, -1, -1)
+        batch = torch.arange(len(index), device=mask.device)[:, None, None]
+        heads = torch.arange(mask.shape[1], device=mask.device)
+        columns = index[:, None, None, :]
+        if mask.shape[2] == 1:
+            return rows[batch[:, :, None], heads[None, :, None, None], 0, columns]
+        return rows[batch[:, :, None], heads[None, :, None, None], index[:, None, :, None], columns]

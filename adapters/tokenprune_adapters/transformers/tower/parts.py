@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of the vision tower of a vision-language model, and where its tokens are among its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tokenprune import Layout
+
+
+@dataclass(frozen=True)
+class TowerParts:
+    """The parts of a vision tower.
+
+    Attributes
+    ----------
+    module
+        The tower; it is called once for all images of an encoding.
+    blocks
+        Its blocks, in order.
+    n_projected
+        How many of them come before the projector; tokens can be cut before these.
+    widened
+        Modules whose outputs, with one row for each token that is left, are widened to all tokens.
+    attention
+        Returns the attention module of a block.
+    n_prefix
+        Rows of each image before its patches: 1 for a class token.
+    packed
+        Whether the rows of all images are one sequence (M, D) with borders, instead of a batch (B, M, D).
+    tiled
+        Whether several images of the tower can belong to one image of the prompt.
+    """
+
+    module: nn.Module
+    blocks: Sequence[nn.Module]
+    n_projected: int
+    widened: tuple[nn.Module, ...]
+    attention: Callable[[int], nn.Module]
+    n_prefix: int = 0
+    packed: bool = False
+    tiled: bool = False
+
+
+@dataclass(frozen=True)
+class TowerImage:
+    """One image (or tile, or video) of one run of a tower.
+
+    Attributes
+    ----------
+    rows
+        (N, P) the tower's rows that each token is made of, as indices into its flattened rows; the tokens are
+        in the order of the prompt.
+    layout
+        Where the tokens lie in the image.
+    shown
+        (N,) False for patches that show padding only, and are no tokens of the prompt; None if all are.
+    full_tiles
+        The largest number of tiles of an image, which divides a budget.
+    """
+
+    rows: Tensor
+    layout: Layout
+    shown: Tensor | None = None
+    full_tiles: int = 1

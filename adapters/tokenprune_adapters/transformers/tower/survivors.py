@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows and tokens of an encoding left the vision tower, and how its output is widened to all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tokenprune import BoundaryTrace
+
+from .parts import TowerImage
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """The rows of a tower that are left after a cut.
+
+    Attributes
+    ----------
+    keep
+        (B, M) which rows are left of a batch, or (1, M) of one sequence with all images.
+    starts
+        First row of each image within its sequence, and the end of the last one; for a batch, `n_prefix`.
+    per_token
+        Rows that are merged into each token after the tower.
+    """
+
+    keep: Tensor
+    starts: tuple[int, ...]
+    per_token: int
+    n_prefix: int = 0
+    packed: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of rows left in each sequence; a batch has equally many in each."""
+        return int(self.keep[0].sum())
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens left in each sequence."""
+        return (self.count - self.n_prefix) // self.per_token
+
+    @property
+    def n_all(self) -> int:
+        """Number of tokens of each sequence before any cut."""
+        return (self.keep.shape[1] - self.n_prefix) // self.per_token
+
+    @property
+    def index(self) -> Tensor:
+        """(B, K) the rows that are left, ascending."""
+        return self.keep.nonzero()[:, 1].view(len(self.keep), -1)
+
+    def places_in(self, before: Survivors | None) -> Tensor:
+        """(B, K) where these rows are among those left by an earlier cut; None: among all rows."""
+        if before is None:
+            return self.index
+        return self.keep[before.keep].view(len(self.keep), -1).nonzero()[:, 1].view(len(self.keep), -1)
+
+    def slots(self, group: int = 1) -> Tensor:
+        """Which group of consecutive rows that is left stands in for each, prefixes left out, (B, N).
+
+        It is the survivor at or before it in its own image, else the image's first.
+        """
+        keep = self.keep[:, self.n_prefix :: group]
+        before = torch.nn.functional.pad(keep.cumsum(1), (1, 0))
+        slots = torch.empty_like(keep, dtype=torch.long)
+        borders = [(start - self.n_prefix) // group for start in self.starts]
+        for start, end in zip(borders, borders[1:], strict=False):
+            first = before[:, start, None]
+            slots[:, start:end] = (before[:, start + 1 : end + 1] - 1).maximum(first)
+        return slots
+
+    def left_of(self, segments: Sequence[int]) -> list[int]:
+        """How many rows are left of each segment of a sequence, without those that lost all."""
+        counts = [int(part.sum()) for part in torch.split(self.keep[0], list(segments))]
+        return [count for count in counts if count]
+
+    def widen_tokens(self, rows: Tensor, images: range | None = None) -> Tensor:
+        """Widen one row for each token that is left to all tokens.
+
+        Parameters
+        ----------
+        rows
+            (B, K, ...) of a batch, or (K, ...) of one sequence.
+        images
+            Which images of the batch these are; None: all.
+        """
+        slots = self.slots(self.per_token).to(rows.device)
+        if self.packed:
+            return rows[slots[0]]
+        if images is not None:
+            slots = slots[images.start : images.stop]
+        return rows[torch.arange(len(slots), device=rows.device)[:, None], slots]
+
+
+@dataclass
+class Outcome:
+    """What the cuts of one encoding left.
+
+    Attributes
+    ----------
+    images
+        The images of the tower.
+    tokens
+        (K,) the tokens left of each, ascending.
+    left
+        For each image, the number of its tokens left from each block on; empty if all are.
+    states
+        The survivors after each cut, in order.
+    notes
+        Why images were left alone, by their number.
+    keeps_newlines
+        Whether separator tokens, which are no patches, are kept on top of the budget.
+    boundaries
+        What was recorded at each cut, for traces.
+    seconds
+        Time spent on choosing.
+    """
+
+    images: Sequence[TowerImage]
+    tokens: list[Tensor]
+    left: list[dict[int, int]]
+    states: list[Survivors] = field(default_factory=list)
+    notes: Mapping[int, str] = field(default_factory=dict)
+    keeps_newlines: bool = False
+    boundaries: list[BoundaryTrace] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def survivors(self) -> Survivors | None:
+        """The rows that left the tower; None if none was dropped."""
+        return self.states[-1] if self.states else None
+
+    def candidates(self, number: int) -> Tensor:
+        """Tokens (n,) of an image that can be kept: those left that are tokens of the prompt."""
+        tokens, shown = self.tokens[number], self.images[number].shown
+        return tokens if shown is None else tokens[shown.to(tokens.device)[tokens]]
+
+    def filled_up(self, number: int, kept: Tensor, n: int) -> Tensor:
+        """Add padding to the tokens kept of a tile, to `n`: tiles of a batch keep equally many."""
+        shown, before = self.images[number].shown, self.tokens[number]
+        if shown is None or len(kept) == n:
+            return kept
+        padding = before[~shown.to(before.device)[before]]
+        return torch.cat([kept, padding[: n - len(kept)]]).sort().values
+
+
+def gathered(rows: Tensor, places: Tensor) -> Tensor:
+    """Gather rows (B, M, D) at places (B, K)."""
+    return rows.gather(1, places.to(rows.device)[..., None].expand(-1, -1, rows.shape[-1]))
