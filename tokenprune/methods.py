@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .errors import IncompatibleError
+from .errors import IncompatibleError, OptionError
 from .lookup import default_lookup
 from .option_types import check_one_of, check_types
 from .pipeline import Pipeline
 from .precision import without_autocast
-from .schedule import BUDGET_UNITS, Schedule
+from .schedule import BUDGET_UNITS, Schedule, at_layers
 from .scope import cover_slices, join, kept_newlines, share_out
 from .selection import Selection
 from .stack import choose_parts
@@ -93,15 +93,21 @@ class Method:
     def with_options(self, **options: Any) -> Method:
         """Return a copy with changed options: fields of the method, or options of its strategies.
 
+        `layer`, an index or a list, is short for a schedule with cuts before these layers (or blocks).
+
         Raises
         ------
         OptionError
             When neither has an option of this name, or the value has the wrong type.
         """
         fields = {f.name for f in dataclasses.fields(self)} - {"name", "scorer", "selector", "reducer"}
-        known = sorted(fields.union(*(part.options() for part in self.parts)))
+        known = sorted({"layer"}.union(fields, *(part.options() for part in self.parts)))
         check_options(f"method {self.name!r}", options, tuple(known))
         changed: dict[str, Any] = {k: v for k, v in options.items() if k in fields}
+        if "layer" in options and "layer" not in set().union(*(part.options() for part in self.parts)):
+            if "schedule" in options:
+                raise OptionError(f"method {self.name!r}: give either layer or schedule, not both")
+            changed["schedule"] = at_layers(self.schedule, options["layer"])
         check_types(f"method {self.name!r}", Method, changed)
         for role, part in vars(self._pipeline).items():
             if part is not None:
