@@ -23,10 +23,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from blocks import compare, evaluation, methods, readme, speed, studies, vision_towers
+from blocks import compare, duplicates, evaluation, methods, readme, speed, studies, vision_towers
 from blocks.sources import ROOT, Blocks
 
-MODULES = (readme, speed, compare, studies, vision_towers, methods, evaluation)
+MODULES = (readme, speed, compare, studies, vision_towers, methods, duplicates, evaluation)
 BLOCKS: Blocks = {name: function for module in MODULES for name, function in module.BLOCKS.items()}
 PAGES = (
     "README.md",
@@ -35,6 +35,7 @@ PAGES = (
     "docs/studies.md",
     "docs/vision-towers.md",
     "docs/methods/index.md",
+    "docs/methods/duplicates.md",
     "docs/evaluation.md",
 )
 FILES = {"docs/data/commands.csv": evaluation.commands}  # generated as a whole
