@@ -105,6 +105,15 @@ def check_selection(
         flags.append(~are_finite(selection.features))
     if not rows_finite:
         flags.append(~are_finite(tokens.features))
+    merged_into = selection.merged_into
+    if merged_into is not None:
+        if tuple(merged_into.shape) != tuple(tokens.features.shape[:-1]) or merged_into.dtype != torch.long:
+            raise PluginError(
+                f"{_who(part)} returned merged_into of shape {tuple(merged_into.shape)} and dtype "
+                f"{merged_into.dtype} for {tuple(tokens.features.shape[:-1])} tokens; it must be a "
+                "torch.long slot for each token"
+            )
+        flags.append(_merges_wrongly(slots, merged_into))
     failures = read(*flags)
     if not any(failures):
         return
@@ -117,6 +126,22 @@ def check_selection(
         )
     if selection.features is not None and not bool(selection.features.isfinite().all()):
         raise PluginError(f"{_who(part)} returned rows that hold NaN or infinity")
+    if merged_into is not None and failures[-1]:
+        raise PluginError(
+            f"{_who(part)} returned a merged_into that is wrong: kept tokens must have their own slot, and "
+            "others that of a kept token, or -1"
+        )
+
+
+def _merges_wrongly(slots: Tensor, merged_into: Tensor) -> Tensor:
+    """Whether a kept token is merged into another one, or a token into one that is not kept; a scalar."""
+    n = merged_into.shape[-1]
+    is_kept = torch.zeros((*slots.shape[:-1], n + 1), dtype=torch.bool, device=slots.device)
+    is_kept.scatter_(-1, torch.where(slots < 0, n, slots.clamp(max=n)), True)
+    goal = torch.where((merged_into < 0) | (merged_into >= n), n, merged_into)
+    moves = is_kept[..., :n] & (merged_into != torch.arange(n, device=slots.device))
+    is_kept[..., n] = False
+    return (moves | ~is_kept.gather(-1, goal) & (merged_into != -1)).any()
 
 
 def _signals_not_finite(part: Strategy, tokens: VisualTokens) -> str:

@@ -107,6 +107,7 @@ _KNOWN = (
         "pixel values of the patches of each token, normalised by the processor; before block 0 of a tower",
         0,
     ),
+    Signal("sizes", "(N,)", "number of patches that each token stands for, after earlier merging", 0),
     Signal("clip_patch_embeds", "(N, C)", "patches in CLIP's joint space", 0),
     Signal("clip_text_embeds", "(M, C)", "the question in CLIP's joint space, one row per 77-token segment"),
 )

@@ -66,6 +66,26 @@ def test_slots_ascend_within_the_image_each_once(slots):
         choose(selector=Answer(Selection(torch.tensor(slots))))
 
 
+@pytest.mark.parametrize(
+    "into",
+    [[0, 1, 0, 3, 4, 4], [1, 0, 0, 3, 3, 3], [0, 1, 2, 3, 3, 3], [0, 0, 0, 3, 3, 3], [0, 1, 0, 3, -2, 6]],
+)
+def test_tokens_are_merged_into_kept_ones_alone(into):
+    kept = torch.tensor([0, 1, 3])
+    words = r"selector 'answer' \(.*\) returned a merged_into that is wrong: kept tokens must have their own"
+    with pytest.raises(PluginError, match=words):
+        choose(selector=Answer(Selection(kept, merged_into=torch.tensor(into))))
+    right = torch.tensor([0, 1, 0, 3, -1, 3])
+    assert choose(selector=Answer(Selection(kept, merged_into=right))).merged_into is right
+
+
+@pytest.mark.parametrize("into", [torch.tensor([0, 1, 3]), torch.tensor([0.0, 1, 0, 3, 3, 3])])
+def test_what_is_merged_is_a_slot_for_each_token(into):
+    words = r"returned merged_into of shape .* for \(6,\) tokens; it must be a torch.long slot for each token"
+    with pytest.raises(PluginError, match=words):
+        choose(selector=Answer(Selection(torch.tensor([0, 1, 3]), merged_into=into)))
+
+
 def test_new_rows_may_stand_anywhere_but_slots_stay_within_the_image():
     rows = torch.zeros(3, 6)
     assert choose(selector=Answer(Selection(torch.tensor([-1, 2, -1]), features=rows))).indices[1] == 2

@@ -50,6 +50,7 @@ def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
         "position_ids": torch.arange(3, 3 + n),
         "text_position_ids": torch.arange(3 + n, 8 + n),
         "rotary": rotary,
+        "sizes": 1 + torch.arange(n) % 3.0,
         "clip_patch_embeds": normal(n, 8),
         "clip_text_embeds": normal(1, 8),
         "pixels": normal(3, 12)[torch.randint(0, 3, (n,), generator=draw, device="cpu")],  # with duplicates

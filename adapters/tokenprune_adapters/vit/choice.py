@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune import Method, Selection, VisualTokens
-from tokenprune.selection import fill_new_rows
+from tokenprune.selection import fill_new_rows, sizes_after
 from tokenprune.stack import image_of, selections_of
 
 
@@ -29,6 +29,27 @@ class Chosen:
             return rows
         merged = [row if features is None else features for row, features in zip(rows, new, strict=True)]
         return torch.stack(merged).to(rows.dtype)
+
+    def sizes(self, before: Tensor | None, n: int) -> Tensor | None:
+        """Count the patches that each kept row stands for, (B, K); None if each stands for one.
+
+        Parameters
+        ----------
+        before
+            The same for the `n` rows before the cut, (B, N).
+        """
+        merges = [s.merged_into if s.features is not None else None for s in self.selections]
+        if all(goal is None for goal in merges):
+            return None if before is None else sizes_after(self.indices, None, before)
+        own = torch.arange(n, device=self.slots.device)
+        merged_into = torch.stack([own if goal is None else goal for goal in merges])
+        ones = torch.ones(merged_into.shape, device=own.device)
+        return sizes_after(self.indices, merged_into, ones if before is None else before)
+
+    @property
+    def indices(self) -> Tensor:
+        """Slots (B, K), -1 for new rows."""
+        return torch.where(self.is_new, -1, self.slots)
 
 
 def choose(method: Method, tokens: VisualTokens, keep: int, layer: int) -> Chosen:

@@ -39,7 +39,8 @@ class Run:
     """The state of one run of the tower over a batch.
 
     `cuts`: number of rows to keep before each cut block; `place` (B, K): the patch whose position each row
-    has; `kept` (B, K): the patch it comes from, -1 for new rows; `found` is `kept` before the last cut.
+    has; `kept` (B, K): the patch it comes from, -1 for new rows; `found` is `kept` before the last cut;
+    `sizes` (B, K): the number of patches that it stands for, None if each stands for one.
     """
 
     grid: tuple[int, int]
@@ -48,6 +49,7 @@ class Run:
     place: Tensor | None = None
     kept: Tensor | None = None
     found: Tensor | None = None
+    sizes: Tensor | None = None
     selections: list[Selection] = field(default_factory=list)
     seconds: float = 0.0
     rope: tuple[Tensor, Tensor] | None = None
@@ -158,9 +160,12 @@ class VisionCuts:
         prefix, patches = rows[:, : self.tower.n_prefix], rows[:, self.tower.n_prefix :]
         layout = Layout((1, *run.grid)) if run.place is None else Layout((1, 1, patches.shape[1]))
         with torch.no_grad():
-            signals = tower_signals(self.tower, self.taps.get(i), rows.detach(), self.cut.method.needs)
+            signals = tower_signals(
+                self.tower, self.taps.get(i), rows.detach(), self.cut.method.needs, run.sizes
+            )
             tokens = VisualTokens(patches.detach(), signals, layout)
             chosen = choose(self.cut.method, tokens, run.cuts[i], i)
+            run.sizes = chosen.sizes(run.sizes, len(tokens))
         patches = chosen.take(patches)
         self._track(run, chosen)
         run.seconds += time.perf_counter() - start

@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import attention
@@ -24,7 +25,7 @@ FROM_HEAD = frozenset({"pre_features", "projector"})
 
 def given_by(tower: Tower) -> frozenset[str]:
     """Names of the signals that this tower provides."""
-    provided = FROM_ATTENTION | FROM_CLASS_TOKEN | FROM_HEAD
+    provided = FROM_ATTENTION | FROM_CLASS_TOKEN | FROM_HEAD | {"sizes"}
     if not tower.has_attention():
         provided -= FROM_ATTENTION
     if not tower.has_class_token:
@@ -33,15 +34,23 @@ def given_by(tower: Tower) -> frozenset[str]:
 
 
 def tower_signals(
-    tower: Tower, tap: QueryKeyTap | None, rows: Tensor, needs: frozenset[str]
+    tower: Tower,
+    tap: QueryKeyTap | None,
+    rows: Tensor,
+    needs: frozenset[str],
+    sizes: Tensor | None = None,
 ) -> dict[str, Any]:
     """Signals for the rows (B, n_prefix + N, D) that enter the block of the cut, computed on demand.
 
     `pre_features` (B, N, D) are the rows at the cut, and `projector` is the map from such a row to the
     tower's output, whose weights are read only if it is among the `needs`. Attention is that of the block
-    before, recorded by `tap`.
+    before, recorded by `tap`. `sizes` (B, N) are the patches that each row stands for, None if each stands
+    for one.
     """
-    signals: dict[str, Any] = {}
+    shape = len(rows), rows.shape[1] - tower.n_prefix
+    signals: dict[str, Any] = {
+        "sizes": partial(torch.ones, shape, device=rows.device) if sizes is None else sizes
+    }
     if tower.head is not None:
         patches = rows[:, tower.n_prefix :]
         signals["pre_features"] = partial(tower.head.pre_features, patches)
