@@ -7,7 +7,8 @@ from typing import ClassVar
 import pytest
 import torch
 from reference import decoder_by_hand, llava_by_hand
-from tiny_models import cut_row
+from tiny_models import cut_row, qwen, qwen_inputs
+from tiny_models import llava as tiny_llava
 from tiny_towers import pictures, timm_model
 from tokenprune_vllm.settings import Settings
 
@@ -105,3 +106,73 @@ def test_vllm_refuses_it_because_placeholders_are_counted_first():
         Settings.parse({"selector": "duplicates", "keep": 64})
     filled = {"selector": "duplicates", "keep": 64, "options": {"fill": True}}
     assert Settings.parse(filled).rows(tokenprune.Layout((1, 24, 24)), tokenprune.Budget(64)) == 64
+
+
+def repeated(inputs, name="pixel_values", seed=0):
+    """Inputs whose tokens have the pixels of one of two tokens, so that many are duplicates."""
+    tokens = inputs[name].view(-1, 4 * inputs[name].shape[-1])
+    generator = torch.Generator().manual_seed(seed)
+    numbers = torch.randint(0, 4, (len(tokens),), generator=generator).clamp(max=1)
+    return {**inputs, name: tokens[numbers].view_as(inputs[name])}
+
+
+def expected(inputs, keep, name="pixel_values", grids="image_grid_thw"):
+    """What `duplicates` keeps of each picture, or video, by its pixels alone."""
+    method, start, kept = tokenprune.Method("pixels", scorer="uniform", selector="duplicates"), 0, []
+    pixels = inputs[name].view(-1, 4 * inputs[name].shape[-1])
+    for t, h, w in inputs[grids].tolist():
+        layout = tokenprune.Layout((t, h // 2, w // 2))
+        rows = pixels[start : start + len(layout)]
+        tokens = tokenprune.VisualTokens(rows[:, :1], {"pixels": rows}, layout)
+        kept.append(method.select(tokens, keep).indices.tolist())
+        start += len(layout)
+    return kept
+
+
+DUPLICATES = {"selector": "duplicates", "stage": "vision", "layer": 0}
+
+
+@pytest.mark.parametrize(("budget", "keep"), [({"keep_ratio": 1.0}, 10**6), ({"keep": 5}, 5)])
+def test_pictures_of_a_packed_tower_lose_their_own_duplicates(budget, keep):
+    model = qwen()
+    inputs = repeated(qwen_inputs((3, ("I", 8, 12), 5), (2, ("I", 6, 4), 4)))
+    with tokenprune.apply(model, **DUPLICATES, **budget) as handle:
+        together, logits = generated(model, inputs)
+        images = handle.last.images
+        want = expected(inputs, keep)
+        assert [image.kept.tolist() for image in images] == want
+        assert [(image.n_before, image.n_after) for image in images] == [
+            (96, len(want[0])),
+            (24, len(want[1])),
+        ]
+        start = 0
+        for row, (t, h, w) in enumerate(inputs["image_grid_thw"].tolist()):
+            one = {name: value[row : row + 1] for name, value in inputs.items() if name != "pixel_values"}
+            real = one["attention_mask"][0].bool()
+            for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+                one[name] = one[name][:, real]
+            one["pixel_values"] = inputs["pixel_values"][start : start + t * h * w]
+            start += t * h * w
+            alone, by_itself = generated(model, one)
+            n = by_itself.shape[1]
+            assert together[row, -together.shape[1] + len(real) :].tolist()[:n] == alone[0, -n:].tolist()
+            torch.testing.assert_close(logits[row, :n], by_itself[0], **TOLERANCE)
+
+
+def test_a_video_keeps_a_token_of_each_frame_and_a_later_cut_sees_what_is_left():
+    model = qwen()
+    inputs = repeated(qwen_inputs((3, ("V", 3, 4, 4), 5)), "pixel_values_videos", seed=1)
+    (want,) = expected(inputs, 10**6, "pixel_values_videos", "video_grid_thw")
+    assert {slot // 16 for slot in want} == {0, 1, 2} and 6 < len(want) < 48
+    first = tokenprune.Method("pages", scorer="uniform", selector="duplicates", stage="vision")
+    methods = [first.with_options(layer=0), "divprune"]
+    with tokenprune.apply(model, method=methods, keep=[48, 6]) as handle:
+        generated(model, inputs)
+        (image,) = handle.last.images
+    assert image.tower_cuts == {0: len(want)} and image.n_after == 6
+    assert set(image.kept.tolist()) <= set(want)
+
+
+def test_towers_of_equal_rows_refuse_it():
+    with pytest.raises(tokenprune.IncompatibleError, match="depends on the picture"):
+        tokenprune.apply(tiny_llava(), selector=Long(), keep=9, stage="vision", layer=1)
