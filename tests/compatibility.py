@@ -98,6 +98,7 @@ GROUPS = (  # columns of the table, by what the methods read
     ("visionzip-received", "vispruner-received"),
     ("cdpruner",),
     ("dart", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus"),
+    ("tome",),
 )
 
 
@@ -143,6 +144,8 @@ def cell(model, inputs, method):
         "carry a state": "states",
         "makes new rows": "new rows",
         "add features to each visual token": "features",
+        "was not tested with cuts inside it": "tower",
+        "runs all tiles as one batch": "tiles",
     }
     return next(f"no: {reason}" for words, reason in reasons.items() if words in refusal)
 
