@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are merged inside vision towers, against towers run block by block with merging in loops."""
+"""Rows that are merged in vision towers, and before and in language models, against merging in loops."""
 
+import compatibility
 import pytest
 import torch
 from reference import tome as reference
@@ -168,3 +169,30 @@ def test_sizes_count_the_patches_merged_and_not_those_dropped():
     ones = [[1] * N, [1] * 5, [1] * 3]
     assert seen.pop((True, "merge")) == [[1] * N, [2, 1, 1, 1, 1], [3, 1, 1]]
     assert all(sizes == ones for sizes in seen.values())
+
+
+def rows_entering(model, inputs, layer):
+    """Rows (L, D) that enter a layer of the language model."""
+    seen = []
+
+    def see(module, args, kwargs):
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    hook = model.model.language_model.layers[layer].register_forward_pre_hook(see, with_kwargs=True)
+    model(**inputs)
+    hook.remove()
+    return seen[0][0]
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen", "internvl"])
+@pytest.mark.parametrize("layer", [None, 2])
+def test_absorbed_rows_enter_the_language_model_too(name, layer):
+    model, inputs = compatibility.model_and_inputs(name)
+    whole = rows_entering(model, inputs, layer or 0)
+    with tokenprune.apply(model, **ABSORB, keep=6, layer=layer) as handle:
+        rows, (image,) = rows_entering(model, inputs, layer or 0), handle.last.images
+    n, kept = image.n_before, image.kept.tolist()
+    start = int((inputs["input_ids"][0] == model.config.image_token_id).nonzero()[0])
+    merged = torch.from_numpy(reference.absorbed(whole[start : start + n], kept)).float()
+    torch.testing.assert_close(rows[start : start + 6], merged, **TOLERANCE)
+    assert len(rows) == len(whole) - n + 6
