@@ -15,13 +15,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tokenprune import IncompatibleError, Layout, Projector
+from tokenprune import IncompatibleError, Layout, Projector, UnsupportedCallError
 from tokenprune.projector import in_float32
 
 from .transformers import forms, pictures, stock
 from .transformers.encoded import Encoded, ImageSignal
+from .transformers.facts import UNTESTED_TOWER
 from .transformers.grids import grid_of, square_of
 from .transformers.structural import StructuralAdapter
+from .transformers.tower.described import FamilyTower
+from .transformers.tower.parts import TowerImage, TowerParts
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Family:
     `rows_first`: pixel values have an entry for each row of the batch. `marks`: the model is told which
     tokens belong to an image, by `MODALITY_KINDS`. `counts_padding`: `generate` leaves positions to the
     model, which counts padding; signals that depend on absolute positions are not provided. `norm`: the norm
-    before the attention of a decoder layer.
+    before the attention of a decoder layer. `tower`: the vision tower, if tokens can be cut inside it.
 
     For the random inputs of checks: `picture` makes a picture from a generator and the configuration, by keys
     of `stock.ARGUMENTS`, where its format differs from what the other fields tell. `frame` names the settings
@@ -52,6 +55,7 @@ class Family:
     picture: Callable[[torch.Generator, Any], Mapping[str, Tensor]] | None = None
     frame: tuple[str, ...] = ()
     norm: str = "input_layernorm"
+    tower: FamilyTower | None = None
 
 
 def _merged_patch(config: Any) -> int:
@@ -90,22 +94,50 @@ def _layers(path: str) -> Callable[[Any], forms.RowWise]:
 _VISION = ("vision_start_token_id", "vision_end_token_id")
 _IMAGE = ("image_start_token_id", "image_end_token_id")
 _BOI = ("boi_token_id", "eoi_token_id")
-_IDEFICS = Family(_layers("connector.modality_projection.proj"), rows_first=True)
+_SIGLIP = ("siglip_vision_model",)
+_IDEFICS = Family(
+    _layers("connector.modality_projection.proj"),
+    rows_first=True,
+    tower=FamilyTower(
+        ("idefics3_vision", "smolvlm_vision"), "vision_model", side=lambda config: config.scale_factor
+    ),
+)
+
+
+def _shuffled(config: Any) -> int:
+    """Side of the squares of patches that InternVL's pixel shuffle makes one row of."""
+    side: int = round(1 / config.downsample_ratio)
+    return side
+
+
+def _pooled(config: Any) -> int:
+    """Side of the squares of patches that Gemma 3 averages."""
+    vision = config.vision_config
+    return int(vision.image_size // vision.patch_size // config.mm_tokens_per_image**0.5)
+
 
 ABSOLUTE = frozenset({"keys", "text_keys"})  # signals that depend on absolute positions
 
 FAMILIES: Mapping[str, Family] = {
     "AyaVisionForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_gated_layers(inner.multi_modal_projector)
+        rows=lambda inner: forms.of_gated_layers(inner.multi_modal_projector),
+        tower=FamilyTower(_SIGLIP, side=lambda config: config.downsample_factor),
     ),
     "Gemma3ForConditionalGeneration": Family(
-        rows=lambda inner: forms.of_pooled_norm(inner.multi_modal_projector), both_ways=True
+        rows=lambda inner: forms.of_pooled_norm(inner.multi_modal_projector),
+        both_ways=True,
+        tower=FamilyTower(_SIGLIP, side=_pooled),
     ),
     "Idefics3ForConditionalGeneration": _IDEFICS,
-    "InternVLForConditionalGeneration": Family(_layers("multi_modal_projector")),
+    "InternVLForConditionalGeneration": Family(
+        _layers("multi_modal_projector"), tower=FamilyTower(("internvl_vision",), side=_shuffled)
+    ),
     "Mistral3ForConditionalGeneration": Family(_layers("multi_modal_projector"), unit=_merged_patch),
     "PaliGemmaForConditionalGeneration": Family(
-        _layers("multi_modal_projector"), both_ways=True, prefix=True
+        _layers("multi_modal_projector"),
+        both_ways=True,
+        prefix=True,
+        tower=FamilyTower(_SIGLIP, row_wise=("multi_modal_projector",)),
     ),
     "SmolVLMForConditionalGeneration": _IDEFICS,
     "Apertus1p5ForConditionalGeneration": Family(
@@ -242,6 +274,9 @@ class FamilyAdapter(StructuralAdapter):
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Projector inputs of one image, (N, D_v)."""
         calls = encoded.seen.projector_inputs  # one for each image, or one for all
+        described = self.family.tower
+        if described is not None and described.row_wise:
+            calls = [encoded.widened(call) for call in calls]
         rows = encoded.rows_of(number, torch.cat([call.flatten(0, -2) for call in calls]))
         return forms.centred(rows) if self._rows().centred else rows
 
@@ -277,8 +312,38 @@ class FamilyAdapter(StructuralAdapter):
         return square_of(n)
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The sizes of pictures, if they determine the grid of tokens."""
-        return ("sizes",) if self.family.unit is not None else (), ()
+        """The sizes of pictures, if they determine the grid of tokens, and which rows are projected."""
+        words = ("sizes",) if self.family.unit is not None else ()
+        tower = self.family.tower
+        return (words, ()) if tower is None else ((*words, *tower.words(self.model.config)), ())
+
+    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse a call that projects other rows than those that a cut inside the tower shortens."""
+        settings = stock.configured(self.model.config, ("feature_layer", "feature_rule"))
+        for word, wanted in settings.items():
+            passed = arguments.get(word)
+            if passed is not None and passed != wanted:
+                raise UnsupportedCallError(
+                    f"this call asks for {stock.argument_name(word)}={passed!r}, the model was pruned with "
+                    f"{wanted!r}; set it in model.config before apply()"
+                )
+
+    # -- cuts inside the tower
+
+    def tower(self) -> TowerParts | None:
+        """The tower, where the table describes it; None if tokens cannot be cut inside it."""
+        described = self.family.tower
+        return None if described is None else described.parts(self.inner, self.model.config)
+
+    def why_no_tower(self) -> str:
+        """Why tokens cannot be cut inside the tower; empty if they can."""
+        described = self.family.tower
+        return UNTESTED_TOWER if described is None else described.why_not(self.inner, self.model.config)
+
+    def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
+        """The images in one run of the tower, as the table describes them."""
+        assert self.family.tower is not None  # `tower` is None otherwise
+        return self.family.tower.images(self.inner, self.model.config, arguments, shape)
 
     def norm_before_attention(self, layer: int, hidden: Tensor) -> Tensor:
         """Apply the family's norm before a decoder layer's attention to its input rows (B, P, D)."""

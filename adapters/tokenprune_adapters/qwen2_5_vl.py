@@ -87,6 +87,8 @@ class Qwen25VLAdapter(TransformersAdapter):
             widened=self.mergers(),
             attention=lambda i: tower.blocks[i].attn,
             packed=True,
+            takes=("segments", "rotated"),
+            pixels=True,
         )
 
     def mergers(self) -> tuple[nn.Module, ...]:

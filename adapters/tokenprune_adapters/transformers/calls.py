@@ -88,7 +88,7 @@ class BlockCall(View):
     """A call of a block of a vision tower: hidden rows (B, M, D) or (M, D), mask, cosines and sines.
 
     `segments` are the borders of the frames or windows whose rows attend to each other, `longest` is the
-    length of the longest.
+    length of the longest; `positions` (B, M, axes) are those of patches.
     """
 
     hidden: Tensor
@@ -96,4 +96,5 @@ class BlockCall(View):
     rotated: Any = None
     segments: Tensor | None = None
     longest: Any = None
-    words: ClassVar[tuple[str, ...]] = ("hidden", "mask", "rotated", "segments", "longest")
+    positions: Tensor | None = None
+    words: ClassVar[tuple[str, ...]] = ("hidden", "mask", "rotated", "segments", "longest", "positions")

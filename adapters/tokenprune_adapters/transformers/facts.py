@@ -21,6 +21,8 @@ from .resolved import Signatures
 from .signature import Signature
 from .tower.parts import TowerImage, TowerParts
 
+UNTESTED_TOWER = "this family's tower was not tested with cuts inside it"
+
 
 class VisionLanguageFacts(ModelAdapter):
     """Base class for models of transformers 5 that scatter image features into the text embeddings."""
@@ -75,7 +77,7 @@ class VisionLanguageFacts(ModelAdapter):
 
     def why_no_tower(self) -> str:
         """Why tokens cannot be cut inside the vision tower; empty if they can."""
-        return "" if self.tower() is not None else "this family's tower was not tested with cuts inside it"
+        return "" if self.tower() is not None else UNTESTED_TOWER
 
     def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
         """The images in one run of the tower over (B, M) rows, from the encoder's arguments.

@@ -245,6 +245,11 @@ def features_of(output: Any) -> Any:
     return output_field(output, "rows") if features is None else features
 
 
+def optional_field(output: Any, word: str) -> Any:
+    """A field of an output; None if it has no such field, under any spelling."""
+    return next((getattr(output, name) for name in OUTPUTS[word] if hasattr(output, name)), None)
+
+
 def set_output_field(output: Any, word: str, value: Any) -> None:
     """Replace a field of an output."""
     setattr(output, _output_name(output, word), value)

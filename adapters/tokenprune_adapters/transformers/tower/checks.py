@@ -46,7 +46,7 @@ def check_tower_cut(adapter: VisionLanguageFacts, cut: Cut) -> None:
             f"method {method.name!r} reads the attention of the block before the cut, and there is none "
             "before block 0; give layer=1 or later"
         )
-    if boundaries != (0,) and PIXELS in method.needs and parts.packed:
+    if boundaries != (0,) and PIXELS in method.needs and parts.pixels:
         raise IncompatibleError(
             f"method {method.name!r} reads the pixels of patches, which are mixed from block 0 on; give "
             "layer=0"
@@ -66,7 +66,7 @@ def check_tower_cut(adapter: VisionLanguageFacts, cut: Cut) -> None:
             "that keeps a fixed number"
         )
     block_signature(parts)
-    if method.needs & FROM_ATTENTION:
+    if method.needs & FROM_ATTENTION and parts.attention is not None:
         for boundary in boundaries:
             where = f"block {boundary - 1} of {type(parts.module).__name__}"
             check_attention(parts.attention(boundary - 1), where)

@@ -21,7 +21,7 @@ from ..undo import UndoStack
 from .parts import TowerParts
 from .run import Run
 from .signals import FROM_ATTENTION, Looked
-from .survivors import Survivors, gathered
+from .survivors import Outcome, Survivors, gathered
 
 if TYPE_CHECKING:
     from ..capture import FeatureCapture
@@ -65,6 +65,7 @@ class TowerCuts:
         for i in range(self.boundaries[0], len(blocks)):
             self._before(blocks[i], functools.partial(self._enter_block, i))
         if self.cut.method.needs & FROM_ATTENTION:
+            assert parts.attention is not None  # otherwise these signals are not provided
             for i in self.boundaries:
                 self._before(blocks[i - 1], functools.partial(self._note_borders, i))
                 see = functools.partial(self._see, i)
@@ -73,6 +74,8 @@ class TowerCuts:
         self._after(parts.module, self._leave_tower)
         for module in parts.widened:
             self._after(module, self._widen)
+        if parts.rows_widened is not None:
+            self._after(parts.rows_widened, self._widen_rows)
 
     def _before(self, module: nn.Module, hook: Any) -> None:
         self._undo.do(lambda: module.register_forward_pre_hook(untraced(hook), with_kwargs=True).remove)
@@ -115,9 +118,9 @@ class TowerCuts:
         if run is None or run.outcome is None:
             return
         run.encoding.seen.tower = run.outcome
-        if self.parts.packed or not run.outcome.states:
+        if self.parts.rows_widened is not None or not run.outcome.states or isinstance(output, Tensor):
             return
-        states = stock.output_field(output, "states")
+        states = stock.optional_field(output, "states")
         if states is not None:
             short = tuple(rows if rows is None else _last_rows(run.outcome.states, rows) for rows in states)
             stock.set_output_field(output, "states", short)
@@ -127,11 +130,8 @@ class TowerCuts:
 
         Modules that read the output of an early block run before the tower is left.
         """
-        encoding = self._capture.running
-        if encoding is None:
-            return None
-        outcome = self._run.outcome if self._run is not None else encoding.seen.tower
-        if outcome is None or not outcome.states:
+        outcome = self._outcome()
+        if outcome is None:
             return None
         n = output.shape[-2]
         for state in outcome.states:
@@ -142,6 +142,39 @@ class TowerCuts:
                 f"{type(module).__name__} returned {n} rows for {outcome.states[-1].n_tokens} tokens"
             )
         return None
+
+    def _widen_rows(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
+        """Widen the last rows that a module returns, and those between blocks, to all rows of the tower."""
+        outcome = self._outcome()
+        if outcome is None:
+            return None
+        states = {state.count: state for state in outcome.states}
+        n_all = outcome.states[0].keep.shape[1]
+
+        def widen(rows: Tensor) -> Tensor:
+            n = rows.shape[-2]
+            if n not in states and n != n_all:
+                raise receipts.broken(
+                    f"{type(module).__name__} returned {n} rows for {outcome.states[-1].count} that are left"
+                )
+            return states[n].widen_rows(rows) if n in states else rows
+
+        if isinstance(output, Tensor):
+            return widen(output)
+        stock.set_output_field(output, "rows", widen(stock.output_field(output, "rows")))
+        between = stock.optional_field(output, "states")
+        if between is not None:
+            short = tuple(rows if rows is None else widen(rows) for rows in between)
+            stock.set_output_field(output, "states", short)
+        return None
+
+    def _outcome(self) -> Outcome | None:
+        """What the cuts of the encoding that is running left; None if nothing was dropped."""
+        encoding = self._capture.running
+        if encoding is None:
+            return None
+        outcome = self._run.outcome if self._run is not None else encoding.seen.tower
+        return outcome if outcome is not None and outcome.states else None
 
     # -- blocks
 
@@ -183,15 +216,20 @@ def block_signature(parts: TowerParts) -> Signature:
     UnsupportedModelError
         When a block does not take an argument that has an entry for each row.
     """
-    words = ("hidden", "segments", "rotated") if parts.packed else ("hidden",)
-    optional = ("longest",) if parts.packed else ("mask", "rotated")
+    words = ("hidden", *parts.takes)
+    optional = [word for word in BlockCall.words if word not in words]
     kinds = {type(block): block for block in parts.blocks}.values()
     signatures = [Signature.of_forward(block, words, optional, first=("hidden",)) for block in kinds]
     return signatures[0]
 
 
 def _last_rows(states: list[Survivors], rows: Tensor) -> Tensor:
-    """Of rows (B, M, D) before or after any of the cuts, those that are left after the last."""
+    """Of rows (B, M, D) before or after any of the cuts, those that are left after the last.
+
+    Rows (M, D) of a sequence, which no projector reads, are left as they are.
+    """
+    if rows.ndim == 2:
+        return rows
     counts = {state.count: state for state in states}
     before = counts.get(rows.shape[1])
     return rows if before is states[-1] else gathered(rows, states[-1].places_in(before))

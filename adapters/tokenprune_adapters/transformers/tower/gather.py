@@ -37,6 +37,13 @@ class ShortArguments:
             block.longest = longest.to(block.longest) if isinstance(block.longest, Tensor) else int(longest)
         block.rotated = self._once(block.rotated, self._rotations)
         block.mask = self._once(block.mask, self._mask)
+        block.positions = self._once(block.positions, self._positions)
+        if self._survivors.packed and block.segments is None and block.mask is None:
+            raise UnsupportedCallError(
+                "the blocks of the vision tower are not told by a mask which rows are of the same image, as "
+                "with flash attention, and those that are left would be read as others; load the model with "
+                "attn_implementation='sdpa'"
+            )
         n = self._survivors.keep.shape[1]
         for name, value in block.rest.items():
             if isinstance(value, Tensor) and n in value.shape and value.shape != (1,):
@@ -61,6 +68,16 @@ class ShortArguments:
     def _rotations(self, rotated: Any) -> Any:
         """Cosines and sines (M, d) or (1 or B, M, d) of the rows left."""
         return tuple(self._rows(part) for part in rotated)
+
+    def _positions(self, positions: Tensor) -> Tensor:
+        """Positions (1 or B, M, axes) of the rows left."""
+        n = self._survivors.keep.shape[1]
+        if positions.ndim != 3 or positions.shape[1] != n:
+            raise UnsupportedCallError(
+                f"a block of the vision tower was passed positions of shape {tuple(positions.shape)}, "
+                f"expected (batch, {n}, axes); remove the pruning for this call"
+            )
+        return self._rows(positions)
 
     def _rows(self, part: Tensor) -> Tensor:
         if part.ndim == 2:

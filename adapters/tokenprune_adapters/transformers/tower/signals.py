@@ -28,7 +28,9 @@ def given_by(parts: TowerParts) -> frozenset[str]:
     names = OF_ROWS | FROM_ATTENTION | FROM_CLASS_TOKEN | {PIXELS}
     if not parts.n_prefix:
         names -= FROM_CLASS_TOKEN
-    return names if parts.packed else names - {PIXELS}
+    if parts.attention is None:
+        names -= FROM_ATTENTION
+    return names if parts.pixels else names - {PIXELS}
 
 
 @dataclass

@@ -91,10 +91,16 @@ class Survivors:
         """
         slots = self.slots(self.per_token).to(rows.device)
         if self.packed:
-            return rows[slots[0]]
+            return rows.index_select(-2, slots[0]) if rows.ndim == 3 and len(rows) == 1 else rows[slots[0]]
         if images is not None:
             slots = slots[images.start : images.stop]
         return rows[torch.arange(len(slots), device=rows.device)[:, None], slots]
+
+    def widen_rows(self, rows: Tensor) -> Tensor:
+        """Widen the rows of the tower that are left, (B, K, D) or (K, D), to all of its rows."""
+        prefix = torch.arange(self.n_prefix, device=self.keep.device).expand(len(self.keep), -1)
+        places = torch.cat([prefix, self.slots() + self.n_prefix], 1)
+        return rows[places[0].to(rows.device)] if rows.ndim == 2 else gathered(rows, places)
 
 
 @dataclass

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Describe the vision towers of families in a table: where their blocks are, and what becomes a token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune import Layout, UnsupportedCallError
+
+from .. import stock
+from ..grids import square_of
+from .parts import TowerImage, TowerParts
+
+
+@dataclass(frozen=True)
+class TowerKind:
+    """Where the blocks of one kind of tower are.
+
+    `blocks` is their path in the tower, and `attention` the name of a block's attention module. `packed`:
+    the rows of all images are one sequence. `takes`: what blocks are passed for each row. `pixels`: the tower
+    is passed the pixels of each of its rows, in their order.
+    """
+
+    blocks: str
+    attention: str = "self_attn"
+    packed: bool = False
+    takes: tuple[str, ...] = ()
+    pixels: bool = False
+
+
+_SIGLIP = TowerKind("encoder.layers")
+
+KINDS: Mapping[str, TowerKind] = {  # by the type of the tower's configuration
+    "clip_vision_model": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "idefics3_vision": _SIGLIP,
+    "smolvlm_vision": _SIGLIP,
+    "janus_vision_model": _SIGLIP,
+    "internvl_vision": TowerKind("encoder.layer", "attention"),
+    "qianfan_ocr_vision": TowerKind("layers", "attention"),
+}
+CLASS_TOKENS = ("class_embedding", "cls_token")  # attributes of embeddings that begin with one
+
+
+@dataclass(frozen=True)
+class FamilyTower:
+    """The vision tower of a family, and which of its rows become which token.
+
+    Attributes
+    ----------
+    kinds
+        The tested kinds of towers, keys of `KINDS`.
+    path
+        Where the tower is in the inner model.
+    row_wise
+        Where the modules with one row for each token are in the inner model; their outputs are widened.
+        Without any, the rows of the tower are, for a connector that needs the whole grid.
+    whole
+        Where the module is in the tower whose rows are widened then; by default it is the tower.
+    side
+        Returns the side, in patches, of the square that becomes a token, from the configuration.
+    skips_first
+        Whether the first row of each image is skipped after the tower, where no setting says it.
+    """
+
+    kinds: tuple[str, ...]
+    path: str = "vision_tower"
+    row_wise: tuple[str, ...] = ()
+    whole: str = ""
+    side: Callable[[Any], int] = lambda config: 1
+    skips_first: bool = False
+
+    def why_not(self, inner: nn.Module, config: Any) -> str:
+        """Why tokens cannot be cut inside the tower of a model; empty if they can."""
+        kind = config.vision_config.model_type
+        if kind not in self.kinds:
+            return f"cuts inside a tower of the type {kind} were not tested"
+        try:
+            n_prefix = self._parts(inner, config).n_prefix
+        except AttributeError as error:
+            return f"its tower of the type {kind} has another structure here ({error})"
+        rule = stock.configured(config, ("feature_rule",)).get("feature_rule")
+        skips = self.skips_first if rule is None else rule == "default"
+        if bool(n_prefix) == skips:
+            return ""
+        what = "its projector" if rule is None else f"{stock.argument_name('feature_rule')}={rule!r}"
+        if n_prefix:
+            return f"{what} makes the class token a visual token"
+        return f"{what} drops the first patch of a tower without a class token"
+
+    def parts(self, inner: nn.Module, config: Any) -> TowerParts | None:
+        """The parts of the tower of a model; None if tokens cannot be cut inside it."""
+        return None if self.why_not(inner, config) else self._parts(inner, config)
+
+    def _parts(self, inner: nn.Module, config: Any) -> TowerParts:
+        kind = KINDS[config.vision_config.model_type]
+        module = inner.get_submodule(self.path)
+        owner: Any = getattr(module, "vision_model", module)
+        blocks: Any = owner.get_submodule(kind.blocks)
+        embeddings = getattr(owner, "embeddings", None)
+        return TowerParts(
+            module=module,
+            blocks=blocks,
+            n_projected=n_projected(config, len(blocks)),
+            widened=tuple(inner.get_submodule(path) for path in self.row_wise),
+            attention=lambda i: getattr(blocks[i], kind.attention),
+            n_prefix=int(any(hasattr(embeddings, name) for name in CLASS_TOKENS)),
+            packed=kind.packed,
+            rows_widened=None if self.row_wise else owner.get_submodule(self.whole) if self.whole else module,
+            takes=kind.takes,
+            pixels=kind.pixels,
+        )
+
+    def words(self, config: Any) -> tuple[str, ...]:
+        """Settings that say which rows are projected, which a call can override."""
+        return tuple(stock.configured(config, ("feature_layer", "feature_rule")))
+
+    def images(
+        self, inner: nn.Module, config: Any, arguments: Mapping[str, Any], shape: tuple[int, int]
+    ) -> list[TowerImage]:
+        """The images in one run of the tower over (B, M) rows, from the encoder's arguments."""
+        parts = self._parts(inner, config)
+        return self._square_images(config, parts.n_prefix, shape)
+
+    def _square_images(self, config: Any, n_prefix: int, shape: tuple[int, int]) -> list[TowerImage]:
+        """Square pictures of the same size, one in each sequence of a batch."""
+        n_images, n_rows = shape
+        side, n = self.side(config), n_rows - n_prefix
+        if side == 1:
+            rows, layout = torch.arange(n)[:, None], square_of(n)
+        else:
+            width = math.isqrt(n)
+            rows, layout = squares(width, n // width, side)
+        return [TowerImage(rows + n_prefix + number * n_rows, layout) for number in range(n_images)]
+
+
+def n_projected(config: Any, n_blocks: int) -> int:
+    """How many blocks come before the projector: hidden state i > 0 is the output of block i - 1."""
+    layers = stock.configured(config, ("feature_layer",)).get("feature_layer")
+    if layers is None:
+        return n_blocks
+    listed = layers if isinstance(layers, (list, tuple)) else [layers]
+    return int(max(layer % (n_blocks + 1) for layer in listed))
+
+
+def squares(height: int, width: int, side: int) -> tuple[Tensor, Layout]:
+    """The patches (N, side * side) of each square of a grid in raster order, and the layout of the squares.
+
+    Raises
+    ------
+    UnsupportedCallError
+        If the squares do not fill the grid.
+    """
+    if height % side or width % side:
+        raise UnsupportedCallError(
+            f"a picture of {height} x {width} patches has no whole number of squares of {side} x {side} "
+            "patches, which become its tokens; give a picture of another size, or remove the pruning"
+        )
+    patches = torch.arange(height * width).view(height // side, side, width // side, side)
+    return patches.transpose(1, 2).reshape(-1, side * side), Layout((1, height // side, width // side))

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cuts inside the towers of the table's families equal stock code in which dropped rows are overwritten."""
+
+from dataclasses import dataclass
+
+import pytest
+import tiny_families as families
+import torch
+from reference.kept_rows import kept_slots, stock_logits
+from reference.overwritten import overwriting, square
+from tiny_models import IMAGE
+
+import tokenprune
+
+CLOSE = {"atol": 5e-4, "rtol": 1e-3}
+NO_TOKENS = torch.zeros(0, dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Where the blocks are, the patches of each token of a picture, and the rows before them."""
+
+    blocks: str
+    patches: torch.Tensor
+    n_prefix: int = 0
+    packed: bool = False
+
+
+TOWERS = {
+    "internvl": Tower("vision_tower.encoder.layer", square(8, 8, 2), n_prefix=1),
+    "gemma3": Tower("vision_tower.encoder.layers", square(4, 4, 1)),
+    "smolvlm": Tower("vision_model.encoder.layers", square(4, 4, 2)),
+    "idefics3": Tower("vision_model.encoder.layers", square(4, 4, 2)),
+    "paligemma": Tower("vision_tower.encoder.layers", square(4, 4, 1)),
+    "aya_vision": Tower("vision_tower.encoder.layers", square(8, 8, 2)),
+}
+NAMES = list(TOWERS)
+
+
+def blocks_of(model, name):
+    path = TOWERS[name].blocks
+    owner, _, rest = path.partition(".")
+    module = getattr(model.model, owner)
+    module = getattr(module, "vision_model", module)  # transformers 5.17 has one more module around it
+    return module.get_submodule(rest)
+
+
+def n_blocks(model):
+    return tokenprune.default_registry().adapter_for(model)(model).tower().n_projected
+
+
+def rows_left(name, survivors):
+    """(B, M) which rows are left of the tower, from the tokens left of each image."""
+    tower = TOWERS[name]
+    masks = []
+    for kept in survivors:
+        mask = torch.zeros(tower.n_prefix + tower.patches.numel(), dtype=torch.bool)
+        mask[: tower.n_prefix] = True
+        mask[tower.n_prefix + tower.patches[kept].flatten()] = True
+        masks.append(mask)
+    return torch.cat(masks)[None] if tower.packed else torch.stack(masks)
+
+
+def check(name, model, inputs, cuts, got, report):
+    """Compare the logits of each row with the overwritten stock model on what is kept.
+
+    `cuts` maps blocks to reports of what is left of each image from there on.
+    """
+    for row in range(len(got)):
+        images = [image for image in report.images if image.row == row]
+        one = families.cut_row(name, inputs, row)
+        keep = kept_slots(one["input_ids"][0], images)
+        left = {
+            block: rows_left(name, [i.survivors for i in its.images if i.row == row])
+            for block, its in cuts.items()
+            if images
+        }
+        with overwriting(blocks_of(model, name), left):
+            want = stock_logits(model, one, keep, NO_TOKENS)
+        real = inputs["attention_mask"][row].bool()
+        torch.testing.assert_close(got[row, real][keep], want, **CLOSE)
+
+
+def pruned(model, inputs, **options):
+    with torch.no_grad(), tokenprune.apply(model, **options) as handle:
+        return model(**inputs).logits, handle.last
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tower_equals_stock_code_with_overwritten_rows(name, layer):
+    model, inputs = families.model(name), families.inputs(name)
+    for keep in (max(2, families.tokens_of(name) // 2 - 1), 1):
+        got, report = pruned(model, inputs, method="divprune", keep=keep, stage="vision", layer=layer)
+        assert [image.tower_cuts for image in report.images] == [{layer: keep}] * 3
+        check(name, model, inputs, {layer: report}, got, report)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_cuts_in_one_tower(name):
+    model, inputs = families.model(name), families.inputs(name)
+    options = {"method": "divprune", "stage": "vision"}
+    _, first = pruned(model, inputs, **options, keep=3, layer=0)
+    got, second = pruned(model, inputs, **options, schedule={0: 3, 1: 2})
+    assert [image.tower_cuts for image in second.images] == [{0: 3, 1: 2}] * 3
+    check(name, model, inputs, {0: first, 1: second}, got, second)
+
+
+@pytest.mark.parametrize("second", ["divprune", "zoo-exact"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_at_the_projector_chooses_among_the_survivors(name, second):
+    model, inputs = families.model(name), families.inputs(name)
+    first = tokenprune.method("divprune", stage="vision", layer=1)
+    try:
+        tokenprune.apply(model, method=second, keep=1).remove()
+    except tokenprune.IncompatibleError:
+        pytest.skip("not with this projector")
+    got, report = pruned(model, inputs, method=[first, second], keep=[3, 2])
+    for image in report.images:
+        assert (image.tower_cuts, image.cuts, image.n_after) == ({1: 3}, {0: 2}, 2)
+        assert set(image.kept.tolist()) <= set(image.survivors.tolist())
+    check(name, model, inputs, {1: report}, got, report)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_padded_batch_equals_each_row_alone(name):
+    model, inputs = families.model(name), families.inputs(name)
+    options = {"method": "divprune", "stage": "vision", "layer": 1, "keep": 3}
+    got, together = pruned(model, inputs, **options)
+    for row in range(len(got)):
+        alone, report = pruned(model, families.cut_row(name, inputs, row), **options)
+        images = [image for image in together.images if image.row == row]
+        for one, other in zip(report.images if report else (), images, strict=True):
+            assert torch.equal(one.kept, other.kept)
+        real = inputs["attention_mask"][row].bool()
+        torch.testing.assert_close(got[row, real], alone[0], **CLOSE)
+
+
+def hooks_of(model):
+    return [
+        (name, len(module._forward_hooks), len(module._forward_pre_hooks), sorted(vars(module)))
+        for name, module in model.named_modules()
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_keeps_all_changes_nothing_and_removal_is_exact(name):
+    model, inputs = families.model(name), families.inputs(name)
+    want, before = model(**inputs).logits, hooks_of(model)
+    n = families.tokens_of(name)
+    for keep in (n, n + 5):
+        got, report = pruned(model, inputs, method="divprune", stage="vision", layer=1, keep=keep)
+        assert torch.equal(got, want)
+        assert all(image.kept is None for image in report.images)
+    pruned(model, inputs, method="divprune", stage="vision", layer=1, keep=1)
+    assert hooks_of(model) == before
+    assert torch.equal(model(**inputs).logits, want)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_inside_the_tower_is_that_of_an_image_alone(name):
+    """The signals of an image do not depend on what else is in the batch."""
+    model, inputs = families.model(name), families.inputs(name)
+    given = tokenprune.default_registry().adapter_for(model)(model).provides["vision"]
+    wanted = given & {"received_attention", "key_metric", "cls_attention"}
+    seen = []
+
+    class Reading(tokenprune.Scorer):
+        """Keeps signals."""
+
+        name = "reading"
+        needs = frozenset(wanted)
+
+        def score(self, tokens):
+            seen.append({signal: tokens.signal(signal) for signal in wanted})
+            return torch.zeros(len(tokens))
+
+    options = {"scorer": Reading(), "stage": "vision", "layer": 1, "keep": 2}
+    pruned(model, inputs, **options)
+    together = list(seen)
+    seen.clear()
+    for row in range(2):
+        pruned(model, families.cut_row(name, inputs, row), **options)
+    for one, other in zip(seen, together, strict=True):
+        for signal, value in one.items():
+            torch.testing.assert_close(value, other[signal], **CLOSE)
+        if "received_attention" in one:
+            total = one["received_attention"].sum() * TOWERS[name].patches.shape[1]
+            assert 0.5 < total <= 1 + 1e-4 if TOWERS[name].n_prefix else abs(total - 1) < 1e-4
+
+
+def test_image_tokens_are_those_of_the_table():
+    for name in NAMES:
+        per_image = (families.inputs(name, (3, "I", 5))["input_ids"] == IMAGE).sum()
+        assert per_image == len(TOWERS[name].patches), name
