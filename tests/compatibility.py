@@ -98,7 +98,7 @@ GROUPS = (  # columns of the table, by what the methods read
     ("visionzip-received", "vispruner-received"),
     ("cdpruner",),
     ("dart", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus"),
-    ("tome",),
+    ("tome", "tower-diverse"),
 )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from .arguments import methods_from_arguments, place_cut, read_budgets, seeded
+from .arguments import followers, methods_from_arguments, place_cut, read_budgets, seeded
 from .budget import Budget
 from .cut import Cut, position_rule
 from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
@@ -114,8 +115,9 @@ def apply(
         cuts = []
         options = {name: value for name, value in overrides.items() if value is not None}
 
-        def cut_of(requested: Method, method_budget: Budget) -> Cut:
-            placed = place_cut(requested, stage, layer, schedule, len(methods), adapter)
+        def cut_of(requested: Method, method_budget: Budget, placed_here: bool = True) -> Cut:
+            where = (stage, layer, schedule) if placed_here else (None, None, None)
+            placed = place_cut(requested, *where, len(methods), adapter)
             placed = placed.with_options(**options)
             rule = position_rule(placed, positions, adapter.positions)
             cut = Cut(seeded(placed, seed), method_budget, min_tokens, rule)
@@ -126,8 +128,12 @@ def apply(
             return cut
 
         for requested, method_budget in zip(methods, budgets, strict=True):
-            make = functools.partial(cut_of, method_budget=method_budget)
+            first = dataclasses.replace(method_budget, at_least=requested.at_least)
+            make = functools.partial(cut_of, method_budget=first)
             cuts.append(cut_of_variant(requested, variant, make))
+            for follower in followers(requested):
+                make = functools.partial(cut_of, method_budget=method_budget, placed_here=False)
+                cuts.append(cut_of_variant(follower, variant, make))
         adapter.check_together(cuts)
         with restored_on_error(model):
             rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"

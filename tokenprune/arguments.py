@@ -82,9 +82,16 @@ def place_cut(method: Method, stage: Any, layer: Any, schedule: Any, n: int, ada
         raise OptionError(
             "stage, layer and schedule apply to a single method; give Method objects that have their own"
         )
-    if stage is None and (layer is not None or schedule is not None) and method.stage == "projector":
-        stage = stage_of_layers(adapter)
+    is_bare_tower = adapter.default_stage == "vision"
+    if stage is None and (layer is not None or schedule is not None):
+        if method.stage == "projector" or is_bare_tower:
+            stage = stage_of_layers(adapter)
     if stage is not None and stage != method.stage:
+        if method.then is not None:
+            raise OptionError(
+                f"method {method.name!r} cuts at the stage {method.stage!r}, and then at another one; leave "
+                "stage= out"
+            )
         method = dataclasses.replace(method, stage=stage)
         if stage == "decoder":  # where tiles are gone and newline tokens are ordinary tokens
             method = dataclasses.replace(method, scope="image", newlines="compete")
@@ -94,10 +101,19 @@ def place_cut(method: Method, stage: Any, layer: Any, schedule: Any, n: int, ada
         chosen = schedule if isinstance(schedule, Schedule) else ExplicitSchedule.from_mapping(schedule)
         return dataclasses.replace(method, schedule=chosen)
     if layer is None:
-        if method.stage == "vision" and method.schedule is None and adapter.default_stage != "vision":
+        if method.stage == "vision" and method.schedule is None and not is_bare_tower:
             return dataclasses.replace(method, schedule=A_THIRD)
         return method
     return dataclasses.replace(method, schedule=at_layers(method.schedule, layer))
+
+
+def followers(method: Method) -> list[Method]:
+    """Return the method that cuts further what this one leaves, if there is one, with its strategies."""
+    if method.then is None:
+        return []
+    then = method.then
+    found = then if isinstance(then, Method) else default_registry().find("method", then)
+    return [found.resolved()]
 
 
 def stage_of_layers(adapter: ModelAdapter) -> str:

@@ -35,6 +35,7 @@ class Method:
     are renumbered), `"original"` (they keep their positions) or None (the model's default). `deviations`
     lists the intended differences from the official code. The method's documentation page has more.
     `variant_of` names the method that this one stands in for on models that the other does not run on.
+    `then` is a method at a later stage that cuts what this one leaves, at least the share `at_least`.
     At the decoder stage, `schedule` sets the layers of the cuts and the rows left after each, and `budget`
     what `keep` counts there (see `Schedule.cuts`).
     """
@@ -53,6 +54,8 @@ class Method:
     paper: str = ""
     deviations: tuple[str, ...] = ()
     variant_of: str = ""
+    then: str | Method | None = None
+    at_least: float = 0.0
 
     def __post_init__(self) -> None:
         check_one_of("stage", self.stage, STAGES)
@@ -104,9 +107,9 @@ class Method:
         known = sorted({"layer"}.union(fields, *(part.options() for part in self.parts)))
         check_options(f"method {self.name!r}", options, tuple(known))
         changed: dict[str, Any] = {k: v for k, v in options.items() if k in fields}
-        if "layer" in options and "layer" not in set().union(*(part.options() for part in self.parts)):
-            if "schedule" in options:
-                raise OptionError(f"method {self.name!r}: give either layer or schedule, not both")
+        if "layer" in options and "schedule" in options:
+            raise OptionError(f"method {self.name!r}: give either layer or schedule, not both")
+        if "layer" in options:
             changed["schedule"] = at_layers(self.schedule, options["layer"])
         check_types(f"method {self.name!r}", Method, changed)
         for role, part in vars(self._pipeline).items():
@@ -120,9 +123,7 @@ class Method:
         return self._pipeline.selector.adaptive
 
     def n_keep(self, layout: Layout, keep: int | Budget) -> int | None:
-        """Return the number of rows kept of an image with this layout; needs no pixels.
-
-        None if the method is adaptive: then the number depends on the picture.
+        """Return the number of rows kept of an image with this layout; None if the method is adaptive.
 
         Parameters
         ----------

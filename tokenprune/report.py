@@ -23,8 +23,8 @@ class ImageReport:
     (n,) are their slots in the image, -1 for new rows, or None for all slots. `selections` maps the layers
     of `cuts` to the selection of each cut.
     `tower_cuts` maps blocks of the vision tower to the tokens left from there on, if tokens were cut inside
-    it, and `survivors` (n,) are the tokens that left it. The others are dropped before the language model,
-    together with those that a method at the projector stage drops.
+    it, and `survivors` (n,) are the tokens that left it, None if nothing was cut there. The others are
+    dropped before the language model, together with those that a method at the projector stage drops.
     `number` counts the call's images (or videos, see `modality`) in the order they were encoded.
     """
 

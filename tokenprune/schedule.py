@@ -151,13 +151,7 @@ class GeometricSchedule(Schedule):
 
 
 def at_layers(schedule: Schedule | None, layer: Any) -> Schedule:
-    """Return a schedule with cuts before other layers, an index or several; None: a geometric one.
-
-    Raises
-    ------
-    OptionError
-        When a layer is not an integer.
-    """
+    """Return a schedule with cuts before other layers, an index or several; None: a geometric one."""
     layers = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
     if not layers or any(isinstance(index, bool) or not isinstance(index, int) for index in layers):
         raise OptionError(f"layer must be the index of a decoder layer (from 0) or a list, got {layer!r}")

@@ -5,51 +5,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from .errors import IncompatibleError
+from .layout import Layout as Layout
 from .projector import Projector
 from .signals import SIGNALS
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Positions of an image's tokens in the image.
-
-    `grid` is (t, h, w); `tiles` (N,) the tile of each token (None: a single tile); `newlines` (N,) is True
-    for separator tokens, which are not patches (None: there are none); `full_tiles` is the largest number of
-    tiles of the model's images; `tile_grids` are (h, w) of each tile's patches, in raster order (empty:
-    unknown).
-    """
-
-    grid: tuple[int, int, int]
-    tiles: Tensor | None = None
-    newlines: Tensor | None = None
-    full_tiles: int = 1
-    tile_grids: tuple[tuple[int, int], ...] = ()
-
-    def of_tile(self, tile: int | None, n: int) -> Layout:
-        """Return the layout of `n` tokens of a tile: the tile's grid if they fill it, else a single row."""
-        h, w = self.tile_grids[tile] if tile is not None and tile < len(self.tile_grids) else (1, n)
-        return Layout((1, h, w) if h * w == n else (1, 1, n))
-
-    def among(self, slots: Tensor) -> Layout:
-        """Return the layout of some tokens (n,) of the image, a single row; tiles and newlines are kept."""
-        tiles, newlines = (
-            None if per_token is None else per_token[slots.to(per_token.device)]
-            for per_token in (self.tiles, self.newlines)
-        )
-        return Layout((1, 1, len(slots)), tiles, newlines, self.full_tiles)
-
-    def __len__(self) -> int:
-        for per_token in (self.tiles, self.newlines):
-            if per_token is not None:
-                return len(per_token)
-        t, h, w = self.grid
-        return t * h * w
 
 
 class VisualTokens:

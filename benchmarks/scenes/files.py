@@ -12,8 +12,8 @@ from tokenprune_embedded.scenes import CHECKSUM_FILE, QUESTION_FILE, digest
 from benchmarks.scenes.splits import held_out_scenes
 
 
-def write_scenes(folder: Path, n: int) -> Path:
-    """Write the first `n` held-out scenes as PNG files, with a file of their questions.
+def write_scenes(folder: Path, n: int, start: int = 0) -> Path:
+    """Write `n` held-out scenes from number `start` on as PNG files, with a file of their questions.
 
     The question file has one JSON object per line (image, family, question, answer), as `tokenprune compare`
     reads it, in the order of `held_out_scenes`. A checksum of all files is written to a file too.
@@ -25,7 +25,7 @@ def write_scenes(folder: Path, n: int) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for number, (scene, questions) in enumerate(held_out_scenes(n)):
+    for number, (scene, questions) in enumerate(held_out_scenes(n, start), start):
         name = f"scene-{number:04d}.png"
         Image.fromarray(scene.image).save(folder / name, optimize=True)
         for question in questions:

@@ -326,8 +326,8 @@ def test_strategies_by_name_with_options():
     assert tokenprune.scorer("zoo", n_directions=3, step_size=0.1).n_directions == 3
     assert tokenprune.selector("diverse", normalise="max").normalise == "max"
     assert tokenprune.method("zoo-prune", n_directions=3).scorer.n_directions == 3
-    with pytest.raises(UnknownNameError, match="unknown reducer 'merge'"):
-        tokenprune.reducer("merge")
+    with pytest.raises(UnknownNameError, match="unknown reducer 'mean'"):
+        tokenprune.reducer("mean")
 
 
 def test_the_three_lines_of_the_design_run_on_bare_tensors():

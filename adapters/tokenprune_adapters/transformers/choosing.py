@@ -95,9 +95,11 @@ class MethodChooser:
                     "the images of this call were encoded without their vision tower, in which tokens are "
                     "to be cut; remove the pruning, or prune at the projector stage"
                 )
+            image.note = next(iter(outcome.notes.values()), "")
+            if outcome.survivors is None:
+                continue
             tokens, image.tower_cuts = self.adapter.survivors_of(encoded, number)
-            image.survivors = tokens
-            image.note = outcome.notes.get(number, "")
+            image.survivors, image.note = tokens, outcome.notes.get(number, "")
             if len(tokens) < len(image.slots):
                 choice.cut(image, image.slots, Selection(tokens.to(image.slots.device)), 0)
         for encoded in encodings.values():
