@@ -3,7 +3,7 @@
 
 The returned tensors are the same, so that answers cannot differ. For signals that methods read inside the
 tower, the attention module that adapters hook is run again on its stored inputs. If there are other hooks
-inside the tower, the tower runs.
+inside the tower, such as those of a cut there, the tower runs, and its output is not stored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class TowerMemory:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the tower, or return the stored output."""
-        if self._call is not None and _same(self._call, (args, kwargs)) and not self._is_watched():
+        watched = self._is_watched()
+        if self._call is not None and _same(self._call, (args, kwargs)) and not watched:
             if self.attention is not None:
                 for inputs, options in self._attended:
                     self.attention(*inputs, **options)
@@ -44,7 +45,7 @@ class TowerMemory:
         with hook:
             self._output = self._forward(*args, **kwargs)
         self.n_runs += 1
-        self._call = args, kwargs
+        self._call = None if watched else (args, kwargs)  # hooks may have dropped rows
         return copy.copy(self._output)  # some models change the tower's output in place
 
     def _attend(self, module: nn.Module, args: Any, kwargs: Any) -> None:

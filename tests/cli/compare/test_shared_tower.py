@@ -41,6 +41,14 @@ def test_all_methods_answer_bit_by_bit_as_without_sharing(untrained_model, batch
             assert (a is None and b is None) or torch.equal(a, b)
 
 
+def test_a_cut_inside_the_tower_is_not_shared(untrained_model, batch):
+    """Its rows are its own, and a method after it gets those of the whole tower."""
+    settings = (UNPRUNED, Setting("tower-diverse", 36), Setting("divprune", 36), Setting("tower-diverse", 18))
+    alone = [answers(untrained_model, batch, setting)[0] for setting in settings]
+    with shared_tower(untrained_model[0]):
+        assert [answers(untrained_model, batch, setting)[0] for setting in settings] == alone
+
+
 @pytest.mark.parametrize("family", ["llava_next", "qwen"])
 def test_other_families_answer_the_same_too(family):
     model, processor = getattr(tiny_models, family)(), getattr(tiny_processors, family)()
