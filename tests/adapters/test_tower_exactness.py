@@ -265,3 +265,64 @@ def test_a_method_at_the_projector_after_a_packed_tower(name):
             assert (image.tower_cuts, image.cuts, image.n_after) == ({1: 7}, {0: 3}, 3)
             assert set(image.kept.tolist()) <= set(image.survivors.tolist())
         check_packed(model, inputs, {1: left(handle.last, inputs)}, got, handle.last)
+
+
+# -- merging
+
+
+def test_absorbed_rows_run_through_the_later_blocks_and_the_projector():
+    """Each dropped row is averaged into the survivor it is most similar to."""
+    model, inputs = variant(layers=-1), tiny_models.llava_inputs((3, "I", 5), seed=1)
+    with tokenprune.apply(
+        model, selector="diverse", reducer="absorb", stage="vision", layer=1, keep=5
+    ) as handle:
+        got = model(**inputs).logits
+    image = handle.last.images[0]
+    tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
+    rows = tower.pre_layrnorm(tower.embeddings(inputs["pixel_values"]))
+    rows = tower.encoder.layers[0](rows, None)
+    patches, kept = rows[0, 1:], image.survivors.tolist()
+    similar = torch.nn.functional.cosine_similarity(patches[:, None], patches[None, kept], dim=-1).argmax(1)
+    similar[kept] = torch.arange(len(kept))
+    merged = torch.stack([patches[similar == number].mean(0) for number in range(len(kept))])
+    rows = torch.cat([rows[:, :1], merged[None]], 1)
+    for block in tower.encoder.layers[1:]:
+        rows = block(rows, None)
+    embeds = entered(model, inputs)["inputs_embeds"].clone()
+    slots = (inputs["input_ids"][0] == IMAGE).nonzero().squeeze(1)
+    embeds[0, slots[kept]] = model.model.multi_modal_projector(rows[:, 1:])[0]
+    keep = kept_slots(inputs["input_ids"][0], handle.last.images)
+    want = stock_logits(model, inputs, keep, NO_TOKENS, inputs_embeds=embeds)
+    torch.testing.assert_close(got[0, keep], want, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+def test_merged_tokens_count_for_what_they_stand_for(name):
+    """`sizes` before the second cut of ToMe: the patches merged into each token so far."""
+    model = variant(layers=-1) if name == "llava" else families.model(name)
+    inputs = (tiny_models.llava_inputs if name == "llava" else tiny_models.qwen_inputs)(
+        (3, "I" if name == "llava" else ("I", 8, 12), 5), seed=1
+    )
+    n, seen = 16 if name == "llava" else 24, []
+
+    class Reading(tokenprune.Scorer):
+        """Keeps the sizes."""
+
+        name = "reading"
+
+        def score(self, tokens):
+            seen.append(tokens.signal("sizes").tolist())
+
+    method = tokenprune.Method(
+        "merging",
+        scorer=Reading(),
+        selector="bipartite",
+        reducer="merge",
+        stage="vision",
+        schedule=tokenprune.ExplicitSchedule((1, 2), (n - 5, n - 9)),
+    )
+    with tokenprune.apply(model, method=method, keep=n - 9):
+        model(**inputs)
+    first, second = seen
+    assert first == [1.0] * n
+    assert len(second) == n - 5 and sum(second) == n and max(second) >= 2

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tokenprune import BoundaryTrace, Budget, Cut, Layout, RowTrace, VisualTokens
+from tokenprune import BoundaryTrace, Cut, Layout, RowTrace, VisualTokens
 from tokenprune.batch import select_all
 from tokenprune.image_plan import plan_image
 from tokenprune.precision import without_autocast
+from tokenprune.selection import sizes_after
 
 from ..encoded import Encoding
 from .gather import ShortArguments
@@ -40,6 +41,7 @@ class Run:
         self.looked: dict[int, Looked] = {}
         self.plans: list[dict[int, int]] = []
         self._shape = (0, 0)  # (B, M) of all rows
+        self._sizes: list[Tensor] = []  # for each image, how many tokens each of its tokens stands for, (N,)
 
     def cut_before(self, i: int, hidden: Tensor, traces: bool) -> Tensor:
         """Choose tokens before block `i`, and drop the rows of the others: (B, M, D) -> (B, K, D)."""
@@ -62,7 +64,8 @@ class Run:
         for number, image in enumerate(images):
             budget = self._cut.budget
             if budget.keep is not None and image.full_tiles > 1:
-                budget = Budget(max(1, int(budget.keep / image.full_tiles + 0.5)))
+                of_tile = max(1, int(budget.keep / image.full_tiles + 0.5))
+                budget = dataclasses.replace(budget, keep=of_tile)
             cut = dataclasses.replace(self._cut, budget=budget)
             plan = plan_image(cut, len(image.rows), self._parts.n_projected)
             self.plans.append(dict(plan.cuts))
@@ -70,6 +73,7 @@ class Run:
                 notes[number] = plan.left_alone.note(cut)
         images = [dataclasses.replace(image, rows=image.rows.to(hidden.device)) for image in images]
         tokens = [torch.arange(len(image.rows), device=hidden.device) for image in images]
+        self._sizes = [torch.ones(len(image.rows), device=hidden.device) for image in images]
         keeps_newlines = self._cut.method.newlines == "keep"
         self.outcome = Outcome(
             images, tokens, [{} for _ in images], notes=notes, keeps_newlines=keeps_newlines
@@ -101,6 +105,9 @@ class Run:
                 places = view.places[selection.indices]
                 hidden[view.sequence, places] = selection.features.to(hidden.dtype).view(*places.shape, -1)
             kept = tokens[selection.indices]
+            merged_into = None if selection.features is None else selection.merged_into
+            sizes = sizes_after(selection.indices, merged_into, self._sizes[number][tokens])
+            self._sizes[number][kept] = sizes
             outcome.left[number][i] = len(kept)
             outcome.tokens[number] = outcome.filled_up(number, kept, self.plans[number][i])
         survivors = self._survivors(outcome)
@@ -122,7 +129,12 @@ class Run:
         if PIXELS in self._cut.method.needs:
             assert self.pixels is not None
             pixels = self._adapter.pixels_of(self.pixels, outcome.images[number].rows)[tokens]
-        return TokensInTower(self._parts, hidden, sequence, places, self.looked.get(i), pixels)
+        looked = self.looked.get(i)
+        if looked is not None and looked.borders is None and self._parts.packed:
+            looked.borders = outcome.borders
+        return TokensInTower(
+            self._parts, hidden, sequence, places, looked, pixels, self._sizes[number][tokens]
+        )
 
     def _survivors(self, outcome: Outcome) -> Survivors:
         """The rows of the tokens that are left."""

@@ -19,13 +19,13 @@ from .parts import TowerParts
 
 FROM_ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
 FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
-PIXELS = "pixels"
+PIXELS, SIZES = "pixels", "sizes"
 OF_ROWS = frozenset({"pre_features"})
 
 
 def given_by(parts: TowerParts) -> frozenset[str]:
     """Names of the signals inside this tower."""
-    names = OF_ROWS | FROM_ATTENTION | FROM_CLASS_TOKEN | {PIXELS}
+    names = OF_ROWS | FROM_ATTENTION | FROM_CLASS_TOKEN | {PIXELS, SIZES}
     if not parts.n_prefix:
         names -= FROM_CLASS_TOKEN
     if parts.attention is None:
@@ -60,6 +60,8 @@ class TokensInTower:
         (N, P) the places of each token's rows within their sequence, `sequence`.
     pixels
         (N, P * values) the pixels of each token; None if they are not known.
+    sizes
+        (N,) the number of tokens that each stands for, after earlier merging; None if one each.
     """
 
     parts: TowerParts
@@ -68,6 +70,7 @@ class TokensInTower:
     places: Tensor
     looked: Looked | None = None
     pixels: Tensor | None = None
+    sizes: Tensor | None = None
 
     def features(self) -> Tensor:
         """Rows of each token, one after the other, (N, P * D)."""
@@ -76,6 +79,7 @@ class TokensInTower:
     def signals(self) -> dict[str, Any]:
         """The signals, by name."""
         signals: dict[str, Any] = {"pre_features": self.features}
+        signals[SIZES] = self._sizes if self.sizes is None else self.sizes
         if self.pixels is not None:
             signals[PIXELS] = self.pixels
         if self.parts.n_prefix:
@@ -86,6 +90,9 @@ class TokensInTower:
             if self.parts.n_prefix:
                 signals["cls_attention"] = self._cls_attention
         return signals
+
+    def _sizes(self) -> Tensor:
+        return torch.ones(len(self.places), device=self.places.device)
 
     def _joined(self) -> tuple[Tensor, Tensor, float]:
         assert self.looked is not None
