@@ -303,7 +303,7 @@ def test_merged_tokens_count_for_what_they_stand_for(name):
     inputs = (tiny_models.llava_inputs if name == "llava" else tiny_models.qwen_inputs)(
         (3, "I" if name == "llava" else ("I", 8, 12), 5), seed=1
     )
-    n, seen = 16 if name == "llava" else 24, []
+    n, seen = 16 if name == "llava" else 96, []
 
     class Reading(tokenprune.Scorer):
         """Keeps the sizes."""
