@@ -23,7 +23,7 @@ from .transformers.encoded import Encoded, ImageSignal
 from .transformers.facts import UNTESTED_TOWER
 from .transformers.grids import grid_of, square_of
 from .transformers.structural import StructuralAdapter
-from .transformers.tower.described import FamilyTower
+from .transformers.tower.described import SETTINGS, FamilyTower, pixels_of_rows, told_with_images
 from .transformers.tower.parts import TowerImage, TowerParts
 
 
@@ -116,6 +116,28 @@ def _pooled(config: Any) -> int:
     return int(vision.image_size // vision.patch_size // config.mm_tokens_per_image**0.5)
 
 
+def _merged(config: Any) -> int:
+    """Side of the squares of patches that are merged, a setting of the model or of its tower."""
+    holder = config if hasattr(config, "spatial_merge_size") else config.vision_config
+    side: int = holder.spatial_merge_size
+    return side
+
+
+def _kernel(config: Any) -> int:
+    """Side of the squares of patches that Kimi merges."""
+    side: int = config.vision_config.merge_kernel_size[0]
+    return side
+
+
+def _like_qwen(kind: str, *mergers: str) -> FamilyTower:
+    """A tower whose patches come token by token, and mergers with a row for each token."""
+    paths = mergers or ("visual.merger",)
+    return FamilyTower((kind,), "visual", row_wise=paths, side=_merged, told_by="grids", grouped=True)
+
+
+_DEEPSTACK = ("visual.merger", "visual.deepstack_merger_list")
+
+
 ABSOLUTE = frozenset({"keys", "text_keys"})  # signals that depend on absolute positions
 
 FAMILIES: Mapping[str, Family] = {
@@ -132,7 +154,11 @@ FAMILIES: Mapping[str, Family] = {
     "InternVLForConditionalGeneration": Family(
         _layers("multi_modal_projector"), tower=FamilyTower(("internvl_vision",), side=_shuffled)
     ),
-    "Mistral3ForConditionalGeneration": Family(_layers("multi_modal_projector"), unit=_merged_patch),
+    "Mistral3ForConditionalGeneration": Family(
+        _layers("multi_modal_projector"),
+        unit=_merged_patch,
+        tower=FamilyTower(("pixtral",), side=_merged, told_by="sizes"),
+    ),
     "PaliGemmaForConditionalGeneration": Family(
         _layers("multi_modal_projector"),
         both_ways=True,
@@ -144,44 +170,81 @@ FAMILIES: Mapping[str, Family] = {
         picture=lambda draw, config: pictures.coded(draw, config.vision_config), norm="attention_layernorm"
     ),
     "AriaForConditionalGeneration": Family(),
-    "Cohere2VisionForConditionalGeneration": Family(),
+    "Cohere2VisionForConditionalGeneration": Family(
+        tower=FamilyTower(_SIGLIP, side=lambda config: config.downsample_factor)
+    ),
     "CohereCompassForConditionalGeneration": Family(
-        _layers("visual.merger"), picture=pictures.patches, frame=_VISION, marks=True
+        _layers("visual.merger"),
+        picture=pictures.patches,
+        frame=_VISION,
+        marks=True,
+        tower=_like_qwen("cohere_compass_vision", *_DEEPSTACK),
     ),
     "Cosmos3EdgeForConditionalGeneration": Family(
-        _layers("projector"), picture=pictures.patches, frame=_VISION, marks=True
+        _layers("projector"),
+        picture=pictures.patches,
+        frame=_VISION,
+        marks=True,
+        tower=_like_qwen("cosmos3_edge_vision", "projector"),
     ),
     "Cosmos3OmniForConditionalGeneration": Family(
-        _layers("visual.merger"), picture=pictures.patches, frame=_VISION, marks=True
+        _layers("visual.merger"),
+        picture=pictures.patches,
+        frame=_VISION,
+        marks=True,
+        tower=_like_qwen("qwen3_vl_vision", *_DEEPSTACK),
     ),
     "DeepseekOcr2ForConditionalGeneration": Family(
         picture=lambda draw, config: pictures.square(draw, config.vision_config.sam_config.image_size)
     ),
-    "DeepseekVLForConditionalGeneration": Family(_layers("aligner")),
+    "DeepseekVLForConditionalGeneration": Family(
+        _layers("aligner"), tower=FamilyTower(_SIGLIP, "vision_model", row_wise=("aligner",))
+    ),
     "DeepseekVLHybridForConditionalGeneration": Family(picture=pictures.two_resolutions),
     "Emu3ForConditionalGeneration": Family(
         picture=lambda draw, config: pictures.coded(draw, config.vq_config)
     ),
-    "Ernie4_5_VLMoeForConditionalGeneration": Family(picture=pictures.patches, frame=_IMAGE, marks=True),
+    "Ernie4_5_VLMoeForConditionalGeneration": Family(
+        picture=pictures.patches,
+        frame=_IMAGE,
+        marks=True,
+        tower=FamilyTower(
+            ("ernie4_5_vl_moe_vision",), side=_merged, told_by="grids", grouped=True, stills=True
+        ),
+    ),
     "Exaone4_5_ForConditionalGeneration": Family(picture=pictures.patches),
     "FastVlmForConditionalGeneration": Family(_layers("multi_modal_projector"), picture=_convolved),
     "FuyuForCausalLM": Family(),
     "Gemma3nForConditionalGeneration": Family(picture=_convolved, frame=_BOI),
     "Gemma4UnifiedForConditionalGeneration": Family(picture=_placed, frame=_BOI, marks=True),
-    "GlmOcrForConditionalGeneration": Family(picture=pictures.patches, frame=_IMAGE, marks=True),
+    "GlmOcrForConditionalGeneration": Family(
+        picture=pictures.patches, frame=_IMAGE, marks=True, tower=_like_qwen("glm_ocr_vision")
+    ),
     "GotOcr2ForConditionalGeneration": Family(_layers("multi_modal_projector")),
     "GraniteDoclingForConditionalGeneration": Family(picture=pictures.masked_tiles, rows_first=True),
     "HyperCLOVAXVisionV2ForConditionalGeneration": Family(
         _layers("projector"), counts_padding=True, picture=pictures.patches
     ),
     "Idefics2ForConditionalGeneration": Family(rows_first=True),
-    "JanusForConditionalGeneration": Family(),
-    "Kimi_K25ForConditionalGeneration": Family(_layers("mm_projector"), picture=pictures.square_patches),
+    "JanusForConditionalGeneration": Family(
+        tower=FamilyTower(("janus_vision_model",), "vision_model", row_wise=("aligner",))
+    ),
+    "Kimi_K25ForConditionalGeneration": Family(
+        _layers("mm_projector"),
+        picture=pictures.square_patches,
+        tower=FamilyTower(
+            ("kimi_k25_vision",), whole="final_layernorm", side=_kernel, told_by="grids", stills=True
+        ),
+    ),
     "Lfm2VlForConditionalGeneration": Family(
         _layers("multi_modal_projector"), picture=pictures.masked_patches
     ),
     "Lfm3VlForConditionalGeneration": Family(_layers("multi_modal_projector"), picture=pictures.patches),
-    "LightOnOcrForConditionalGeneration": Family(_layers("vision_projection"), unit=_merged_patch),
+    "LightOnOcrForConditionalGeneration": Family(
+        _layers("vision_projection"),
+        unit=_merged_patch,
+        tower=FamilyTower(("pixtral",), "vision_encoder", side=_merged, told_by="sizes"),
+    ),
     "Llama4ForConditionalGeneration": Family(),
     "LlavaNextVideoForConditionalGeneration": Family(),
     "MiniCPMOcrForConditionalGeneration": Family(_layers("merger.mlp"), picture=pictures.side_by_side),
@@ -193,7 +256,9 @@ FAMILIES: Mapping[str, Family] = {
         marks=True,
     ),
     "MiniMaxM3SparseForConditionalGeneration": Family(
-        _layers("multi_modal_projector"), picture=pictures.patches
+        _layers("multi_modal_projector"),
+        picture=pictures.patches,
+        tower=FamilyTower(("minimax_m3_vl_vision",), side=_merged, told_by="grids", grouped=True),
     ),
     "Molmo2ForConditionalGeneration": Family(
         picture=pictures.pooled, frame=_IMAGE, marks=True, both_ways=True
@@ -202,16 +267,37 @@ FAMILIES: Mapping[str, Family] = {
     "MuseSparkForConditionalGeneration": Family(picture=pictures.patches),
     "Ovis2ForConditionalGeneration": Family(),
     "PaddleOCRVLForConditionalGeneration": Family(
-        _layers("projector"), picture=pictures.square_patches, frame=_VISION, marks=True
+        _layers("projector"),
+        picture=pictures.square_patches,
+        frame=_VISION,
+        marks=True,
+        tower=FamilyTower(("paddleocr_vl_vision",), "visual", side=_merged, told_by="grids"),
     ),
     "PerceptionLMForConditionalGeneration": Family(picture=_one_tile),
-    "QianfanOCRForConditionalGeneration": Family(_layers("multi_modal_projector")),
+    "QianfanOCRForConditionalGeneration": Family(
+        _layers("multi_modal_projector"), tower=FamilyTower(("qianfan_ocr_vision",), side=_shuffled)
+    ),
     "Step3p7ForConditionalGeneration": Family(),
     "VideoLlama3ForConditionalGeneration": Family(
-        _layers("projector"), picture=pictures.patches_merged_as_told
+        _layers("projector"),
+        picture=pictures.patches_merged_as_told,
+        tower=FamilyTower(
+            ("video_llama_3_vision",),
+            "vision_model",
+            whole="encoder",
+            side=told_with_images,
+            told_by="grids",
+            grouped=True,
+        ),
     ),
-    "VideoLlavaForConditionalGeneration": Family(_layers("multi_modal_projector")),
-    "VipLlavaForConditionalGeneration": Family(_layers("multi_modal_projector")),
+    "VideoLlavaForConditionalGeneration": Family(
+        _layers("multi_modal_projector"),
+        tower=FamilyTower(("clip_vision_model",), "image_tower", row_wise=("multi_modal_projector",)),
+    ),
+    "VipLlavaForConditionalGeneration": Family(
+        _layers("multi_modal_projector"),
+        tower=FamilyTower(("clip_vision_model",), row_wise=("multi_modal_projector",), skips_first=True),
+    ),
 }
 
 
@@ -314,12 +400,14 @@ class FamilyAdapter(StructuralAdapter):
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The sizes of pictures, if they determine the grid of tokens, and which rows are projected."""
         words = ("sizes",) if self.family.unit is not None else ()
-        tower = self.family.tower
-        return (words, ()) if tower is None else ((*words, *tower.words(self.model.config)), ())
+        if self.family.tower is None:
+            return words, ()
+        settings, others = self.family.tower.words(self.model.config, modality)
+        return (*words, *settings), tuple(word for word in others if word not in words)
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Refuse a call that projects other rows than those that a cut inside the tower shortens."""
-        settings = stock.configured(self.model.config, ("feature_layer", "feature_rule"))
+        settings = stock.configured(self.model.config, SETTINGS)
         for word, wanted in settings.items():
             passed = arguments.get(word)
             if passed is not None and passed != wanted:
@@ -344,6 +432,10 @@ class FamilyAdapter(StructuralAdapter):
         """The images in one run of the tower, as the table describes them."""
         assert self.family.tower is not None  # `tower` is None otherwise
         return self.family.tower.images(self.inner, self.model.config, arguments, shape)
+
+    def pixels_of(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """Pixels of each token's patches, of towers that are passed them in the order of their rows."""
+        return pixels_of_rows(pixels, rows)
 
     def norm_before_attention(self, layer: int, hidden: Tensor) -> Tensor:
         """Apply the family's norm before a decoder layer's attention to its input rows (B, P, D)."""

@@ -99,5 +99,8 @@ def _of(given, sequence, places, names):
             for part in own["position_embeddings"]
         )
     if own.get("position_ids") is not None:
-        own["position_ids"] = own["position_ids"][sequence : sequence + 1, places]
+        places_of = own["position_ids"]
+        own["position_ids"] = (
+            places_of[places] if places_of.ndim == 2 else places_of[sequence : sequence + 1, places]
+        )
     return own

@@ -88,7 +88,7 @@ class BlockCall(View):
     """A call of a block of a vision tower: hidden rows (B, M, D) or (M, D), mask, cosines and sines.
 
     `segments` are the borders of the frames or windows whose rows attend to each other, `longest` is the
-    length of the longest; `positions` (B, M, axes) are those of patches.
+    length of the longest; `positions` (M, axes) or (B, M, axes) are those of patches.
     """
 
     hidden: Tensor

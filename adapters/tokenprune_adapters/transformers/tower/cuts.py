@@ -182,6 +182,11 @@ class TowerCuts:
         """Note the segments of the block before a cut, whose attention is read."""
         if self._run is not None:
             block = self._signature.read(BlockCall, args, kwargs)
+            if block.mask is not None and not self.parts.packed:
+                raise UnsupportedCallError(
+                    f"method {self.cut.method.name!r} reads the attention of patches, and a mask hides some "
+                    "of them (padded pictures); choose a method that reads none"
+                )
             self._run.looked[i] = Looked(borders=block.segments)
 
     def _see(self, i: int, query: Tensor, key: Tensor, scaling: float | None) -> None:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ class TowerKind:
 
 
 _SIGLIP = TowerKind("encoder.layers")
+_SEGMENTED = TowerKind("encoder.layers", packed=True, takes=("segments", "rotated"), pixels=True)
+_LIKE_QWEN = dataclasses.replace(_SEGMENTED, blocks="blocks", attention="attn")
 
 KINDS: Mapping[str, TowerKind] = {  # by the type of the tower's configuration
     "clip_vision_model": _SIGLIP,
@@ -44,7 +47,18 @@ KINDS: Mapping[str, TowerKind] = {  # by the type of the tower's configuration
     "janus_vision_model": _SIGLIP,
     "internvl_vision": TowerKind("encoder.layer", "attention"),
     "qianfan_ocr_vision": TowerKind("layers", "attention"),
+    "pixtral": TowerKind("transformer.layers", "attention", packed=True, takes=("mask", "rotated")),
+    "paddleocr_vl_vision": _SEGMENTED,
+    "video_llama_3_vision": _SEGMENTED,
+    "cosmos3_edge_vision": dataclasses.replace(_SEGMENTED, takes=("segments",)),
+    "cohere_compass_vision": _LIKE_QWEN,
+    "ernie4_5_vl_moe_vision": _LIKE_QWEN,
+    "minimax_m3_vl_vision": dataclasses.replace(_SEGMENTED, blocks="layers", takes=()),
+    "glm_ocr_vision": _LIKE_QWEN,
+    "qwen3_vl_vision": _LIKE_QWEN,
+    "kimi_k25_vision": dataclasses.replace(_LIKE_QWEN, blocks="layers"),
 }
+SETTINGS = ("feature_layer", "feature_rule")  # which rows are projected
 CLASS_TOKENS = ("class_embedding", "cls_token")  # attributes of embeddings that begin with one
 
 
@@ -67,6 +81,13 @@ class FamilyTower:
         Returns the side, in patches, of the square that becomes a token, from the configuration.
     skips_first
         Whether the first row of each image is skipped after the tower, where no setting says it.
+    told_by
+        The argument that says how many patches each image of a packed tower has: "sizes" in pixels, or
+        "grids".
+    grouped
+        Whether the patches of a token follow each other in a packed tower, instead of the grid's rows.
+    stills
+        Whether the tower merges the frames of videos, whose tokens are then made of several frames.
     """
 
     kinds: tuple[str, ...]
@@ -75,6 +96,9 @@ class FamilyTower:
     whole: str = ""
     side: Callable[[Any], int] = lambda config: 1
     skips_first: bool = False
+    told_by: str = ""
+    grouped: bool = False
+    stills: bool = False
 
     def why_not(self, inner: nn.Module, config: Any) -> str:
         """Why tokens cannot be cut inside the tower of a model; empty if they can."""
@@ -108,7 +132,7 @@ class FamilyTower:
             module=module,
             blocks=blocks,
             n_projected=n_projected(config, len(blocks)),
-            widened=tuple(inner.get_submodule(path) for path in self.row_wise),
+            widened=tuple(_modules(inner, self.row_wise)),
             attention=lambda i: getattr(blocks[i], kind.attention),
             n_prefix=int(any(hasattr(embeddings, name) for name in CLASS_TOKENS)),
             packed=kind.packed,
@@ -117,16 +141,61 @@ class FamilyTower:
             pixels=kind.pixels,
         )
 
-    def words(self, config: Any) -> tuple[str, ...]:
-        """Settings that say which rows are projected, which a call can override."""
-        return tuple(stock.configured(config, ("feature_layer", "feature_rule")))
+    def words(self, config: Any, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Arguments of the encoder to read: settings that a call can override, and what tells the patches."""
+        settings = tuple(stock.configured(config, SETTINGS)) if modality == "image" else ()
+        told_by = f"{modality}_grids" if self.told_by == "grids" else self.told_by
+        return settings, (told_by, "merge_sizes") if told_by else ()
 
     def images(
         self, inner: nn.Module, config: Any, arguments: Mapping[str, Any], shape: tuple[int, int]
     ) -> list[TowerImage]:
-        """The images in one run of the tower over (B, M) rows, from the encoder's arguments."""
+        """The images in one run of the tower over (B, M) rows, from the encoder's arguments.
+
+        Raises
+        ------
+        UnsupportedCallError
+            When the arguments do not say how the rows are divided.
+        """
         parts = self._parts(inner, config)
-        return self._square_images(config, parts.n_prefix, shape)
+        if not parts.packed:
+            return self._square_images(config, parts.n_prefix, shape)
+        images, n_told = [], 0
+        for (frames, height, width), side in self._grids(config, arguments):
+            if self.stills and frames > 1:
+                raise UnsupportedCallError(
+                    f"a cut inside this vision tower expects single pictures, and one has {frames} frames, "
+                    "which it merges; remove the pruning, or prune at the projector stage"
+                )
+            rows, layout = squares(height, width, side)
+            if self.grouped:
+                rows = torch.arange(rows.numel()).view(rows.shape)
+            rows = torch.cat([rows + frame * rows.numel() for frame in range(frames)])
+            images.append(TowerImage(rows + n_told, Layout((frames, *layout.grid[1:]))))
+            n_told += rows.numel()
+        if n_told != shape[1]:
+            raise UnsupportedCallError(
+                f"the {self.told_by} of the pictures make {n_told} patches, and the vision tower has "
+                f"{shape[1]} rows; pass what the processor returns, or remove the pruning"
+            )
+        return images
+
+    def _grids(self, config: Any, arguments: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int, int], int]]:
+        """Frames, height and width of each image in patches, and the side of its squares."""
+        names = (self.told_by, f"image_{self.told_by}", f"video_{self.told_by}")
+        told = [arguments[name] for name in names if arguments.get(name) is not None]
+        sides = arguments.get("merge_sizes")
+        if not told or (sides is None and self.side is told_with_images):
+            raise UnsupportedCallError(
+                f"a cut inside the vision tower needs to know the {self.told_by} of all pictures, which this "
+                "call does not pass; pass what the processor returns, or remove the pruning"
+            )
+        for number, (*frames, height, width) in enumerate(torch.as_tensor(told[0]).tolist()):
+            if not frames:  # a size in pixels
+                patch = config.vision_config.patch_size
+                frames, height, width = [1], height // patch, width // patch
+            side = self.side(config) if sides is None else int(sides[number])
+            yield (frames[0], height, width), side
 
     def _square_images(self, config: Any, n_prefix: int, shape: tuple[int, int]) -> list[TowerImage]:
         """Square pictures of the same size, one in each sequence of a batch."""
@@ -138,6 +207,13 @@ class FamilyTower:
             width = math.isqrt(n)
             rows, layout = squares(width, n // width, side)
         return [TowerImage(rows + n_prefix + number * n_rows, layout) for number in range(n_images)]
+
+
+def _modules(inner: nn.Module, paths: Sequence[str]) -> Iterator[nn.Module]:
+    """Modules by their paths; a list stands for all in it."""
+    for path in paths:
+        module = inner.get_submodule(path)
+        yield from module if isinstance(module, nn.ModuleList) else (module,)
 
 
 def n_projected(config: Any, n_blocks: int) -> int:
@@ -164,3 +240,14 @@ def squares(height: int, width: int, side: int) -> tuple[Tensor, Layout]:
         )
     patches = torch.arange(height * width).view(height // side, side, width // side, side)
     return patches.transpose(1, 2).reshape(-1, side * side), Layout((1, height // side, width // side))
+
+
+def pixels_of_rows(pixels: Tensor, rows: Tensor) -> Tensor:
+    """The pixels (N, P * values) of each token, from those of a tower's rows in their order."""
+    of_rows = pixels.reshape(-1, *pixels.shape[-3:]) if pixels.ndim > 3 else pixels
+    return of_rows.flatten(1)[rows.to(pixels.device)].flatten(1)
+
+
+def told_with_images(config: Any) -> int:
+    """The side of the squares of models whose calls bring it with each image."""
+    raise NotImplementedError

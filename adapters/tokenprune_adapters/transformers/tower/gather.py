@@ -70,9 +70,9 @@ class ShortArguments:
         return tuple(self._rows(part) for part in rotated)
 
     def _positions(self, positions: Tensor) -> Tensor:
-        """Positions (1 or B, M, axes) of the rows left."""
+        """Positions (M, axes) or (1 or B, M, axes) of the rows left."""
         n = self._survivors.keep.shape[1]
-        if positions.ndim != 3 or positions.shape[1] != n:
+        if positions.ndim not in (2, 3) or positions.shape[-2] != n:
             raise UnsupportedCallError(
                 f"a block of the vision tower was passed positions of shape {tuple(positions.shape)}, "
                 f"expected (batch, {n}, axes); remove the pruning for this call"

@@ -141,6 +141,14 @@ class Outcome:
         """The rows that left the tower; None if none was dropped."""
         return self.states[-1] if self.states else None
 
+    @property
+    def borders(self) -> Tensor:
+        """First row of each image among those left of a sequence, and the end of the last one."""
+        counts = [
+            len(tokens) * image.rows.shape[1] for tokens, image in zip(self.tokens, self.images, strict=True)
+        ]
+        return torch.tensor([0, *counts]).cumsum(0)
+
     def candidates(self, number: int) -> Tensor:
         """Tokens (n,) of an image that can be kept: those left that are tokens of the prompt."""
         tokens, shown = self.tokens[number], self.images[number].shown
