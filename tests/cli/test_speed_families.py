@@ -3,6 +3,7 @@
 
 import pytest
 import tiny_models
+from tokenprune_cli.bench.contenders import small_picture
 from tokenprune_cli.bench.measure import Amount, measure
 from tokenprune_cli.bench.workload import make_workload
 from tokenprune_cli.console.failures import BadInputError
@@ -37,7 +38,7 @@ def test_a_model_nobody_can_make_inputs_for_is_refused():
     model = tiny_models.llava()
     model.config.model_type = "unheard_of"
     with pytest.raises(BadInputError, match="bench makes inputs for llava, llava_next, qwen2_vl, qwen2_5_vl"):
-        make_workload(model, 1, 8, 4)
+        make_workload(model, 1, 8, (4, 4))
 
 
 def test_a_smaller_picture_of_a_model_that_takes_any_size():
@@ -45,6 +46,9 @@ def test_a_smaller_picture_of_a_model_that_takes_any_size():
     runs, _, _ = measure(model, AMOUNT)
     (small,) = (run for run in runs if run.name == "downsample")
     assert small.visual_rows == ((0, 4),)  # 2 x 2 is the largest square of at most 6
+    assert small_picture((29, 46), 133) == (9, 14)  # the shape of the picture, up to rounding
+    assert small_picture((1, 100), 2) == (1, 2)
+    assert small_picture((4, 5), 20) == (4, 5)
     slot = 2 * 2 * 16 * 4
     assert small.kv_bytes == 2 * slot * 4 * (4 + 8)
 

@@ -7,9 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tokenprune_cli.bench.contenders import ORACLE, TOWER_ORACLE
+from tokenprune_cli.bench.record import Run
+from tokenprune_cli.bench.table import label
+from tokenprune_cli.records import from_dict
+
 OVERHEAD = {"zoo-exact": 1.05, "divprune": 1.05, "visionzip": 1.10, "fastv": 1.10}
 REFERENCE = "zoo-prune"  # may be slower than the unpruned model
 APPLY_SECONDS, APPLY_ON = 0.2, "cpu-small"  # the preset
+TOWER_OVERHEAD = 1.05
+# by preset, and whether a second cut follows before the language model
+TOWER_CUT = {("cpu-tower", False): 0.80, ("cpu-tower", True): 0.90, ("cpu-tower-qwen", True): 0.60}
 FASTER, LOOP_FASTER, EXACT_FASTER, OVER_PRODUCTS = 4, 30, 50, 1.3
 
 
@@ -27,7 +35,7 @@ class Goal:
 
 def goals(record: Mapping[str, Any]) -> list[Goal]:
     """All goals that a benchmark's record can speak about."""
-    return [*_overheads(record), *_no_slower(record), *_apply(record)]
+    return [*_overheads(record), *_tower_cuts(record), *_no_slower(record), *_apply(record)]
 
 
 def _overheads(record: Mapping[str, Any]) -> Iterator[Goal]:
@@ -37,6 +45,30 @@ def _overheads(record: Mapping[str, Any]) -> Iterator[Goal]:
         if limit is not None and "oracle" in run["ratios"]:
             ratios = run["ratios"]["oracle"]
             yield Goal("overhead", ratios["prefill"] <= limit, {**run, **ratios, "limit": limit})
+
+
+def _tower_cuts(record: Mapping[str, Any]) -> Iterator[Goal]:
+    """Prefill of a cut inside the tower, by that of the oracle with a whole tower and by that of its own."""
+    for run in record["runs"]:
+        if TOWER_ORACLE not in run["ratios"]:
+            continue
+        figures = {**run, "label": label(from_dict(Run, run))}
+        then = run["keep"] < run["tower_rows"][-1][1]
+        limit = TOWER_CUT.get((record["model"]["name"], then))
+        if limit is not None:
+            (whole,) = (
+                other
+                for other in record["runs"]
+                if (other["name"], other["batch"]) == (ORACLE, run["batch"])
+                and other["visual_rows"] == run["visual_rows"]
+            )
+            operations = sum(run["flops"].values()) / sum(whole["flops"].values())
+            ratio = run["ratios"][ORACLE]["prefill"]
+            more = {"ratio": ratio, "operations": operations, "limit": limit}
+            yield Goal("tower cut", ratio <= limit, {**figures, **more})
+        ratio = run["ratios"][TOWER_ORACLE]["prefill"]
+        more = {"ratio": ratio, "limit": TOWER_OVERHEAD}
+        yield Goal("tower overhead", ratio <= TOWER_OVERHEAD, {**figures, **more})
 
 
 def _no_slower(record: Mapping[str, Any]) -> Iterator[Goal]:

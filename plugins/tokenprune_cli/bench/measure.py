@@ -3,15 +3,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tokenprune
 from tokenprune_cli.bench.clock import Clock
-from tokenprune_cli.bench.contenders import DOWNSAMPLE, Contender, downsampled, oracle, pruned, unpruned
+from tokenprune_cli.bench.contenders import (
+    DOWNSAMPLE,
+    Contender,
+    downsampled,
+    oracle,
+    pruned,
+    pruned_in_tower,
+    tower_name,
+    unpruned,
+)
 from tokenprune_cli.bench.models import make_model
-from tokenprune_cli.bench.oracle import Profile
-from tokenprune_cli.bench.presets import Amount, Preset
+from tokenprune_cli.bench.oracle import Profile, rows_by_layer
+from tokenprune_cli.bench.presets import Amount, Preset, TowerCut
 from tokenprune_cli.bench.record import (
     BenchRecord,
     Run,
@@ -24,6 +34,8 @@ from tokenprune_cli.bench.record import (
 from tokenprune_cli.bench.timing import FlopCounter, time_answer, time_prefill
 from tokenprune_cli.bench.workload import Workload, make_workload
 from tokenprune_cli.console.models import Device, Precision, load_config, load_model
+from tokenprune_cli.evaluation.costs import prefill_flops
+from tokenprune_cli.evaluation.tower_costs import tower_flops
 from tokenprune_cli.records import Provenance
 
 Progress = Callable[[str, int, int], None]
@@ -90,35 +102,42 @@ def measure(
     skipped: dict[str, str] = {}
     runs: list[Run] = []
     for batch in amount.batches:
-        workload = make_workload(model, batch, amount.text_tokens, amount.side)
+        workload = make_workload(model, batch, amount.text_tokens, amount.picture)
         contenders = _contenders(model, workload, amount, skipped)
         clock, n_rounds, warm_up = Clock(model.device), amount.rounds(batch), f"warm-up, batch {batch}"
         measurements: list[_Measurement] = []
         for i, contender in enumerate(contenders):
             progress(warm_up, i, len(contenders) + 1)
-            measurements.append(_Measurement(model, contender, clock))
+            measurements.append(_Measurement(model, workload, contender, clock))
         oracles = _oracles(model, workload, measurements)
-        measurements += [_Measurement(model, contender, clock) for contender in oracles]
+        measurements += [_Measurement(model, workload, contender, clock) for contender in oracles]
         progress(warm_up, len(contenders) + 1, len(contenders) + 1)
         for i in range(n_rounds):
             progress(f"batch {batch}", i, n_rounds)
             for measurement in measurements:
                 measurement.run(amount, with_answers=i < amount.end_to_end_repeats)
         progress(f"batch {batch}", n_rounds, n_rounds)
-        runs += with_ratios([measurement.summary(batch) for measurement in measurements])
+        runs += with_ratios([measurement.summary() for measurement in measurements])
     return tuple(runs), skipped, workload
 
 
 def _contenders(model: Any, workload: Workload, amount: Amount, skipped: dict[str, str]) -> list[Contender]:
     """Return all contenders but the oracles; add those that the model does not support to `skipped`."""
     contenders = [unpruned(workload)]
+    for cut in amount.tower_cuts:
+        if cut.keep < min(amount.keeps):
+            skipped[_name(cut)] = f"it leaves {cut.keep} tokens, fewer than every budget"
     for keep in amount.keeps:
-        for name in (DOWNSAMPLE, *amount.methods):
+        makers: dict[str, Callable[[], Contender]] = {
+            DOWNSAMPLE: functools.partial(downsampled, model, workload, keep),
+            **{name: functools.partial(pruned, model, workload, name, keep) for name in amount.methods},
+        }
+        for cut in amount.tower_cuts:
+            if keep <= cut.keep:
+                makers[_name(cut)] = functools.partial(pruned_in_tower, model, workload, cut, keep)
+        for name, make in makers.items():
             try:
-                if name == DOWNSAMPLE:
-                    contender = downsampled(model, workload, keep)
-                else:
-                    contender = pruned(model, workload, name, keep)
+                contender = make()
                 with contender.ready():
                     contenders.append(contender)
             except (tokenprune.IncompatibleError, tokenprune.BudgetError) as error:
@@ -126,12 +145,16 @@ def _contenders(model: Any, workload: Workload, amount: Amount, skipped: dict[st
     return contenders
 
 
+def _name(cut: TowerCut) -> str:
+    return f"{tower_name(cut)}, {cut.keep} @{cut.layer}"
+
+
 class _Measurement:
     """A contender, what its last prefill showed, and the seconds of each repeat by part of the run."""
 
-    def __init__(self, model: Any, contender: Contender, clock: Clock) -> None:
+    def __init__(self, model: Any, workload: Workload, contender: Contender, clock: Clock) -> None:
         """Warm up: run once untimed, and count the FLOPs of the prefill with PyTorch's counter."""
-        self.model, self.contender, self.clock = model, contender, clock
+        self.model, self.workload, self.contender, self.clock = model, workload, contender, clock
         self.samples: dict[str, list[float]] = {}
         counter = FlopCounter()
         self.prefill = time_prefill(model, contender, clock, 0, counter)
@@ -149,8 +172,9 @@ class _Measurement:
         for part, value in seconds.items():
             self.samples.setdefault(part, []).append(value)
 
-    def summary(self, batch: int) -> Run:
+    def summary(self) -> Run:
         """Summarize the repeats, without ratios."""
+        batch, text = self.workload.batch, self.model.config.text_config
         return Run(
             batch=batch,
             name=self.contender.name,
@@ -160,15 +184,37 @@ class _Measurement:
             kv_bytes=self.prefill.kv_bytes,
             peak_memory_bytes=self.prefill.peak_memory_bytes,
             flops_counted=self.flops,
-            flops_formula=batch * formula_flops(self.model.config.text_config, self.prefill.profile),
+            flops_formula=batch * formula_flops(text, self.prefill.profile),
+            tower_rows=self.prefill.tower,
+            flops={part: batch * count for part, count in self._flops_of_a_row().items()},
         )
+
+    def _flops_of_a_row(self) -> dict[str, int]:
+        """Return the FLOPs of the tower and of the language model; {} without formulas for the tower."""
+        config, workload, prefill = self.model.config, self.workload, self.prefill
+        rows = rows_by_layer(prefill.profile, config.text_config.num_hidden_layers)
+        try:
+            tower = tower_flops(
+                config, self.contender.picture or workload.picture, dict(prefill.tower), workload.tiles
+            )
+        except ValueError:
+            return {}
+        return {
+            "tower": tower,
+            "language": prefill_flops(config.text_config, [workload.n_text + n for n in rows]),
+        }
 
 
 def _oracles(model: Any, workload: Workload, measurements: Sequence[_Measurement]) -> list[Contender]:
-    """Return an oracle for each profile that a method has."""
-    budgets: dict[Profile, int] = {}
+    """Return an oracle for each profile that a method has, and one for each cut inside the tower."""
+    budgets: dict[tuple[Profile, Profile], int] = {}
     for measurement in measurements:
-        contender = measurement.contender
+        contender, prefill = measurement.contender, measurement.prefill
         if contender.profile is None and contender.keep is not None:
-            budgets.setdefault(measurement.prefill.profile, contender.keep)
-    return [oracle(model, workload, profile, keep) for profile, keep in budgets.items()]
+            budgets.setdefault((prefill.profile, ()), contender.keep)
+            budgets.setdefault((prefill.profile, prefill.tower), contender.keep)
+    whole_towers_first = sorted(budgets, key=lambda rows: len(rows[1]))
+    return [
+        oracle(model, workload, profile, budgets[profile, tower], tower)
+        for profile, tower in whole_towers_first
+    ]

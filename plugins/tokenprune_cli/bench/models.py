@@ -38,7 +38,7 @@ def make_model(
 
     place = torch.device(place_of(device))
     dtype = precision_of(precision, place.type)
-    rows = amount.text_tokens + visual_tokens(config, amount.side) + max(amount.new_tokens)
+    rows = amount.text_tokens + visual_tokens(config, amount.picture) + max(amount.new_tokens)
     check_fit(config, place, dtype.itemsize, max(amount.batches), rows)
     if load is None:
         with place, torch.random.fork_rng(devices=[] if place.type == "cpu" else None):
@@ -89,11 +89,11 @@ def free_bytes(device: torch.device) -> int:
     return proc_bytes(Path("/proc/meminfo"), "MemAvailable") or total
 
 
-def visual_tokens(config: Any, side: int) -> int:
-    """Estimate the number of visual tokens of an image; `side` is its side in tokens, if it is free."""
+def visual_tokens(config: Any, picture: tuple[int, int]) -> int:
+    """Estimate the number of visual tokens of an image; `picture` is its size in tokens, if it is free."""
     vision = config.vision_config
     if config.model_type.startswith("qwen"):
-        return side * side
+        return picture[0] * picture[1]
     tokens: int = (vision.image_size // vision.patch_size) ** 2
     if config.model_type != "llava_next":
         return tokens

@@ -3,6 +3,7 @@
 
 Nothing is scored or selected; the first rows of the image stand for those that would have been kept. For
 methods that cut inside the decoder, the layers before the cut get all rows, as they do with the method.
+`tower_oracle` does the same for cuts inside the vision tower.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune_cli.bench.tower_oracle import projected_rows
 from tokenprune_cli.bench.workload import Workload
 
 Profile = tuple[tuple[int, int], ...]  # (layer, visual rows from it on), ascending; the first layer is 0
@@ -30,11 +32,25 @@ def rows_by_layer(profile: Profile, n_layers: int) -> list[int]:
     return [[rows for start, rows in profile if start <= layer][-1] for layer in range(n_layers)]
 
 
-def oracle_arguments(model: Any, workload: Workload, profile: Profile) -> dict[str, Tensor]:
-    """Run the tower, and return the language model's inputs, whose embeddings are (B, L, D)."""
+def oracle_arguments(
+    model: Any, workload: Workload, profile: Profile, tower: Profile = ()
+) -> dict[str, Tensor]:
+    """Run the tower, and return the language model's inputs, whose embeddings are (B, L, D).
+
+    Parameters
+    ----------
+    profile
+        The visual rows by layer of the language model.
+    tower
+        The cut inside the vision tower: its block, and the tokens left from there on.
+    """
     inputs = workload.inputs
-    tower = {name: inputs[name] for name in workload.tower_arguments}
-    images = model.model.get_image_features(**tower).pooler_output
+    if tower:
+        ((block, left),) = tower
+        images = projected_rows(model, workload, block, left)
+    else:
+        arguments = {name: inputs[name] for name in workload.tower_arguments}
+        images = model.model.get_image_features(**arguments).pooler_output
     rows = torch.stack([image[: profile[0][1]] for image in images])
     before = model.get_input_embeddings()(inputs["input_ids"][:, : workload.before])
     end = inputs["input_ids"].shape[1] - workload.after

@@ -12,12 +12,25 @@ from tokenprune_cli.records import read
 
 
 @dataclass(frozen=True)
+class TowerCut:
+    """A cut by `method` to `keep` tokens before block `layer` of the vision tower.
+
+    For a smaller budget, the same method then cuts the tokens left before the language model.
+    """
+
+    method: str
+    layer: int
+    keep: int
+
+
+@dataclass(frozen=True)
 class Amount:
     """How much is measured.
 
-    `text_tokens` surround the image, a little over half of them before it. `side` is the side of the image in
-    visual tokens, for models that accept any size. The time per token is an average of `decode_steps`.
-    `end_to_end_repeats` may be fewer than `repeats`, because answers take long.
+    `text_tokens` surround the image, a little over half of them before it. `side` is the height of the image
+    in visual tokens, for models that accept any size, and its width unless `width` is given. The time per
+    token is an average of `decode_steps`. `end_to_end_repeats` may be fewer than `repeats`, because answers
+    take long. Each of the `tower_cuts` is measured at all budgets that it leaves enough tokens for.
     """
 
     methods: tuple[str, ...]
@@ -29,6 +42,13 @@ class Amount:
     repeats: int
     end_to_end_repeats: int
     decode_steps: int
+    width: int | None = None
+    tower_cuts: tuple[TowerCut, ...] = ()
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Height and width of the image in visual tokens, for models that accept any size."""
+        return self.side, self.width or self.side
 
     def rounds(self, batch: int) -> int:
         """Return how often each contender is timed: `repeats`, or twice that below the largest batch size."""

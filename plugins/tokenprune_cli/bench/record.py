@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tokenprune.functional import greedy_path
-from tokenprune_cli.bench.contenders import DOWNSAMPLE, ORACLE, UNPRUNED
+from tokenprune_cli.bench.contenders import DOWNSAMPLE, ORACLE, TOWER_ORACLE, UNPRUNED
 from tokenprune_cli.bench.oracle import Profile, rows_by_layer
 from tokenprune_cli.bench.presets import Amount
 from tokenprune_cli.records import Provenance
@@ -38,7 +38,10 @@ class Run:
     """A contender at a batch size.
 
     `seconds` are by part of the run; see `timing.Prefill`. `ratios` are the seconds divided by those of the
-    unpruned model, of smaller images and of the run's oracle, by name and part; below 1 is faster.
+    unpruned model, of smaller images and of the run's oracle, by name and part; below 1 is faster. A run that
+    cuts inside the vision tower has two oracles, one of which runs the tower on all tokens. `tower_rows` are
+    the tokens left from blocks of the tower on. `flops` are the operations of the tower, with the projector,
+    and of the language model by exact formulas, without the selection.
     """
 
     batch: int
@@ -51,6 +54,8 @@ class Run:
     flops_counted: int | None
     flops_formula: int
     ratios: dict[str, dict[str, float]] = field(default_factory=dict)
+    tower_rows: Profile = ()
+    flops: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def with_ratios(runs: Sequence[Run]) -> list[Run]:
 
 def _ratios(run: Run, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     ratios = {}
-    for name in (UNPRUNED, DOWNSAMPLE, ORACLE):
+    for name in (UNPRUNED, DOWNSAMPLE, ORACLE, TOWER_ORACLE):
         other = next((other for other in runs if other.name == name and _comparable(run, other)), None)
         if other is not None and other is not run:
             ratios[name] = {
@@ -114,8 +119,10 @@ def _ratios(run: Run, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
 
 def _comparable(run: Run, other: Run) -> bool:
     """Return whether a run is compared with another: with an oracle by its rows, else by its budget."""
-    if other.name == ORACLE:
-        return run.name not in (UNPRUNED, DOWNSAMPLE) and run.visual_rows == other.visual_rows
+    if other.name in (ORACLE, TOWER_ORACLE):
+        same_rows = run.visual_rows == other.visual_rows
+        same_tower = other.name == ORACLE or run.tower_rows == other.tower_rows
+        return run.name not in (UNPRUNED, DOWNSAMPLE) and same_rows and same_tower
     return other.name == UNPRUNED or (run.keep == other.keep and run.name != UNPRUNED)
 
 

@@ -28,13 +28,15 @@ class Prefill:
 
     The parts are `prefill`, from pixels to the first token's logits, which is the sum of `tower`, until the
     language model is called, and `language`, which begins with `choosing`; `decode_token`, a step of
-    decoding; and `apply` with its rehearsal, for methods.
+    decoding; and `apply` with its rehearsal, for methods. For cuts inside the tower, `choosing` also has the
+    time of that choice, which is part of `tower`. `tower` are the tokens left from blocks of the tower on.
     """
 
     seconds: dict[str, float]
     profile: Profile
     kv_bytes: int
     peak_memory_bytes: int | None
+    tower: Profile = ()
 
 
 @torch.no_grad()
@@ -77,15 +79,19 @@ def time_prefill(
         "choosing": clock.between("entered", "chosen"),
         "decode_token": clock.between("prefilled", "decoded") / max(1, decode_steps),
     }
+    tower = contender.tower
     if report is None:
         profile = contender.profile or ()
     else:
         seconds["apply"] = apply_seconds
         image = report.images[0]
         profile = profile_of(image.cuts, image.n_before)
-        if max(image.cuts, default=0) > 0:  # the method selects inside the language model
+        tower = tuple(sorted(image.tower_cuts.items()))
+        if tower:  # the report's time is that of all cuts
+            seconds["choosing"] = report.seconds_choosing
+        elif max(image.cuts, default=0) > 0:  # the method selects inside the language model
             seconds["choosing"] += report.seconds_choosing
-    return Prefill(seconds, profile, kv_bytes, peak)
+    return Prefill(seconds, profile, kv_bytes, peak, tower)
 
 
 @torch.no_grad()

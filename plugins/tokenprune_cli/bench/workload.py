@@ -18,7 +18,8 @@ FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
 class Workload:
     """Model inputs for `batch` rows of `before` text tokens, `n_visual` visual tokens, `after` text tokens.
 
-    `tower_arguments` names the inputs that the vision tower takes.
+    `tower_arguments` names the inputs that the vision tower takes. It sees each image as `tiles` tiles, of
+    `picture` (height, width) visual tokens.
     """
 
     inputs: dict[str, Tensor]
@@ -27,6 +28,8 @@ class Workload:
     n_visual: int
     before: int
     after: int
+    picture: tuple[int, int]
+    tiles: int = 1
 
     @property
     def n_text(self) -> int:
@@ -39,7 +42,9 @@ class Workload:
 
 
 @torch.no_grad()
-def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int = 0) -> Workload:
+def make_workload(
+    model: Any, batch: int, text_tokens: int, picture: tuple[int, int], seed: int = 0
+) -> Workload:
     """Make the inputs on the model's device.
 
     Parameters
@@ -48,8 +53,8 @@ def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int
         A LLaVA, LLaVA-NeXT, Qwen2-VL or Qwen2.5-VL model of transformers.
     text_tokens
         Number of text tokens in a row, at least 2.
-    side
-        Side of the image in visual tokens, for models that accept images of any size.
+    picture
+        Height and width of the image in visual tokens, for models that accept images of any size.
 
     Raises
     ------
@@ -60,7 +65,13 @@ def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int
     family = config.model_type
     if family not in FAMILIES:
         raise BadInputError(f"bench makes inputs for {', '.join(FAMILIES)}; this model is a {family!r}")
-    tower = _qwen_picture(config, side) if family.startswith("qwen") else _clip_picture(config, family)
+    tiles = 1
+    if family.startswith("qwen"):
+        tower = _qwen_picture(config, picture)
+    else:
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        tower, picture = _clip_picture(config, family), (side, side)
+        tiles = tower["shape"][1] if family == "llava_next" else 1
     pixels = torch.randn(tower.pop("shape"), generator=generator)
     tower["pixel_values"] = pixels.to(model.device, model.dtype)
     tower = {name: value.to(model.device) for name, value in tower.items()}
@@ -68,13 +79,14 @@ def make_workload(model: Any, batch: int, text_tokens: int, side: int, seed: int
     before = text_tokens // 2 + 1
     words = min(config.text_config.vocab_size, config.image_token_id)
     text = torch.randint(words // 4, words // 2, (batch, text_tokens), generator=generator)
-    picture = torch.full((batch, n_visual), config.image_token_id)
-    ids = torch.cat([text[:, :before], picture, text[:, before:]], 1).to(model.device)
+    placeholders = torch.full((batch, n_visual), config.image_token_id)
+    ids = torch.cat([text[:, :before], placeholders, text[:, before:]], 1).to(model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if family.startswith("qwen"):
         inputs["mm_token_type_ids"] = (ids == config.image_token_id).int()
     inputs |= {name: value.repeat(batch, *[1] * (value.ndim - 1)) for name, value in tower.items()}
-    return Workload(inputs, tuple(tower), batch, n_visual, before, text_tokens - before)
+    after = text_tokens - before
+    return Workload(inputs, tuple(tower), batch, n_visual, before, after, picture, tiles)
 
 
 def _clip_picture(config: Any, family: str) -> dict[str, Any]:
@@ -87,10 +99,9 @@ def _clip_picture(config: Any, family: str) -> dict[str, Any]:
     return {"shape": (1, tiles, 3, size, size), "image_sizes": torch.tensor([canvas])}
 
 
-def _qwen_picture(config: Any, side: int) -> dict[str, Any]:
-    """Return the inputs of a square image of side x side visual tokens, as packed patches."""
+def _qwen_picture(config: Any, picture: tuple[int, int]) -> dict[str, Any]:
+    """Return the inputs of an image of (height, width) visual tokens, as packed patches."""
     vision = config.vision_config
-    patches = side * vision.spatial_merge_size
+    height, width = (tokens * vision.spatial_merge_size for tokens in picture)
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    grid = torch.tensor([[1, patches, patches]])
-    return {"shape": (patches * patches, values), "image_grid_thw": grid}
+    return {"shape": (height * width, values), "image_grid_thw": torch.tensor([[1, height, width]])}

@@ -16,7 +16,9 @@ from tokenprune_cli.console.models import Device, Precision
 from tokenprune_cli.model_name import model_name
 
 if TYPE_CHECKING:
-    from tokenprune_cli.bench.presets import Preset
+    from tokenprune_cli.bench.presets import Preset, TowerCut
+
+TOWER_METHOD = "divprune"  # of --tower-cut
 
 
 def bench(
@@ -29,6 +31,13 @@ def bench(
     ] = False,
     method: options.MethodNames = None,
     keep: options.Keeps = None,
+    tower_cut: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER:N",
+            help="Also cut to N tokens before block LAYER of the vision tower; may be repeated.",
+        ),
+    ] = None,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Only this batch size; may be repeated.")
     ] = None,
@@ -56,6 +65,7 @@ def bench(
         changes: dict[str, Any] = {
             "methods": tuple(method or ()),
             "keeps": tuple(budget(text, None).keep or 0 for text in keep or ()),
+            "tower_cuts": tuple(map(_tower_cut, tower_cut or ())),
             "batches": tuple(batch or ()),
             "new_tokens": tuple(new_tokens or ()),
             "repeats": repeats,
@@ -89,3 +99,16 @@ def _preset(preset: str | None, model: str | None) -> Preset:
     small, name = PRESETS["cpu-small"], model_name(model)
     amount = dataclasses.replace(small.amount, new_tokens=(1, 32))
     return dataclasses.replace(small, name=name, about=f"the model {name}", amount=amount)
+
+
+def _tower_cut(text: str) -> TowerCut:
+    """Return the cut of `--tower-cut LAYER:N`."""
+    from tokenprune_cli.bench.presets import TowerCut
+
+    layer, separator, keep = text.partition(":")
+    if not separator or not layer.isdecimal() or not keep.isdecimal() or int(keep) < 1:
+        raise BadInputError(
+            f"--tower-cut must be LAYER:N, a block of the vision tower and the tokens left from it on, such "
+            f"as 4:288; got {text!r}"
+        )
+    return TowerCut(TOWER_METHOD, int(layer), int(keep))
