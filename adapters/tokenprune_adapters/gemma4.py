@@ -8,6 +8,7 @@ other inside the windows of the sliding layers.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -25,6 +26,8 @@ from .authoring import (
     LanguageCall,
     RowPlan,
     Specimen,
+    TowerImage,
+    TowerParts,
     TransformersAdapter,
     argument_name,
     in_float32,
@@ -53,6 +56,57 @@ class Gemma4Adapter(TransformersAdapter):
         """The norm before the projector's matrix."""
         module: nn.Module = self.inner.embed_vision.embedding_pre_projection_norm
         return module
+
+    def tower(self) -> TowerParts:
+        """The tower, which takes pictures as padded patches and pools those of each token."""
+        tower = self.vision_tower
+        return TowerParts(
+            module=tower,
+            blocks=tower.encoder.layers,
+            n_projected=len(tower.encoder.layers),
+            widened=(),
+            attention=lambda i: tower.encoder.layers[i].self_attn,
+            rows_widened=tower.encoder,
+            takes=("mask", "rotated", "positions"),
+        )
+
+    def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
+        """The images of a call: squares of patches by their positions.
+
+        Where images have unequal numbers of tokens, squares of padding follow the tokens of each.
+        """
+        places = arguments.get("patch_positions")
+        if places is None:
+            raise UnsupportedCallError(
+                "a cut inside the vision tower of Gemma 4 expects images: the frames of a video are a batch, "
+                "whose budget would have to be divided; remove the pruning, or prune at the projector stage"
+            )
+        pool = self.model.config.vision_config.pooling_kernel_size
+        images = [self._squares(number, of_image.cpu(), pool) for number, of_image in enumerate(places)]
+        if len({len(image.rows) for image in images}) == 1:
+            return images
+        for number, image in enumerate(images):
+            padding = torch.ones(shape[1], dtype=torch.bool)
+            padding[image.rows.flatten() - number * shape[1]] = False
+            rows = torch.cat([image.rows, padding.nonzero().view(-1, pool**2) + number * shape[1]])
+            shown = torch.arange(len(rows)) < len(image.rows)
+            images[number] = dataclasses.replace(image, rows=rows, shown=shown)
+        return images
+
+    def _squares(self, number: int, places: Tensor, pool: int) -> TowerImage:
+        """The tokens of an image, from the columns and rows of its patches (M, 2), -1 for padding."""
+        real = (places >= 0).all(-1)
+        columns = int(places[:, 0].max()) // pool + 1
+        token = places[:, 0] // pool + columns * (places[:, 1] // pool)
+        n = int(real.sum()) // pool**2
+        if token[real].bincount(minlength=n).tolist() != [pool**2] * n:
+            raise UnsupportedCallError(
+                f"the patches of a picture are not whole squares of {pool} x {pool}, which become tokens; "
+                "give what the processor returns, or remove the pruning"
+            )
+        patches = real.nonzero().squeeze(1)[token[real].argsort(stable=True)]
+        rows = patches.view(n, pool**2) + number * len(places)
+        return TowerImage(rows, Layout((1, n // columns, columns)))
 
     def image_signals(self) -> Mapping[str, ImageSignal]:
         """The projector's inputs, one row per token."""

@@ -17,8 +17,10 @@ from tokenprune import Layout, Projector, UnsupportedCallError
 
 from .authoring import (
     Encoded,
+    FamilyTower,
     ImageSignal,
     Specimen,
+    TowerImage,
     TowerParts,
     TransformersAdapter,
     argument_name,
@@ -39,6 +41,11 @@ class LlavaAdapter(TransformersAdapter):
 
     name: ClassVar[str] = "llava"
     classes: ClassVar[tuple[str, ...]] = ("LlavaForConditionalGeneration",)
+    described: ClassVar[FamilyTower] = FamilyTower(
+        ("clip_vision_model", "siglip_vision_model", "pixtral"),
+        row_wise=("multi_modal_projector",),
+        told_by="sizes",
+    )
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:
@@ -59,37 +66,16 @@ class LlavaAdapter(TransformersAdapter):
         return attention
 
     def tower(self) -> TowerParts | None:
-        """A CLIP or SigLIP tower up to the last layer that is projected; None for other towers."""
-        if self.why_no_tower():
-            return None
-        tower = self._layers_owner()
-        blocks, layers = tower.encoder.layers, config_value(self.model.config, "feature_layer")
-        n_states = len(blocks) + 1  # hidden state i > 0 is the output of block i - 1
-        last = max(layer % n_states for layer in (layers if isinstance(layers, (list, tuple)) else [layers]))
-        return TowerParts(
-            module=self.vision_tower,
-            blocks=blocks,
-            n_projected=last,
-            widened=(self.projector_module,),
-            attention=lambda i: blocks[i].self_attn,
-            n_prefix=int(hasattr(tower.embeddings, "class_embedding")),
-        )
+        """A CLIP, SigLIP or Pixtral tower up to the last layer that is projected; None for other towers."""
+        return self.described.parts(self.inner, self.model.config)
 
     def why_no_tower(self) -> str:
         """Why tokens cannot be cut inside the tower: another kind of tower, or rows that are no patches."""
-        kind = self.model.config.vision_config.model_type
-        tower, rule = self._layers_owner(), config_value(self.model.config, "feature_rule")
-        if kind not in ("clip_vision_model", "siglip_vision_model") or not hasattr(tower, "encoder"):
-            return f"cuts inside a tower of the type {kind} were not tested"
-        has_class = hasattr(tower.embeddings, "class_embedding")
-        if has_class != (rule == "default"):
-            name = argument_name("feature_rule")
-            return (
-                f"{name}={rule!r} makes the class token a visual token"
-                if has_class
-                else f"{name}={rule!r} drops the first patch of a tower without a class token"
-            )
-        return ""
+        return self.described.why_not(self.inner, self.model.config)
+
+    def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
+        """The images in one run of the tower; those of Pixtral have sizes."""
+        return self.described.images(self.inner, self.model.config, arguments, shape)
 
     def _layers_owner(self) -> Any:
         """The module with the tower's embeddings and blocks, in every tested version."""
@@ -158,8 +144,9 @@ class LlavaAdapter(TransformersAdapter):
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Tower rows without the class token, (N, D_v)."""
         rows = encoded.seen.projector_inputs[0]
-        if len(rows) == 1 and rows.shape[1] == sum(encoded.lengths):  # Pixtral's images are concatenated
-            return encoded.rows_of(number, rows[0])
+        has_sizes = encoded.arguments["sizes"] is not None
+        if len(rows) == 1 and (has_sizes or rows.shape[1] == sum(encoded.lengths)):  # Pixtral's, as one
+            return encoded.rows_of(number, encoded.widened(rows[0]))
         tiles = self.tiles(encoded, number)
         return self._tokens(encoded, number, rows[tiles.start : tiles.stop])
 

@@ -17,7 +17,16 @@ from torch import Tensor
 import tokenprune
 from tokenprune import Layout
 
-from .authoring import Encoded, Specimen, TowerImage, TowerParts, pictures, tile_counts, tiled_layout
+from .authoring import (
+    Encoded,
+    FamilyTower,
+    Specimen,
+    TowerImage,
+    TowerParts,
+    pictures,
+    tile_counts,
+    tiled_layout,
+)
 from .llava import LlavaAdapter
 from .tiny import specimens
 
@@ -27,6 +36,9 @@ class LlavaNextAdapter(LlavaAdapter):
 
     name: ClassVar[str] = "llava-next"
     classes: ClassVar[tuple[str, ...]] = ("LlavaNextForConditionalGeneration",)
+    described: ClassVar[FamilyTower] = FamilyTower(
+        ("clip_vision_model", "siglip_vision_model"), row_wise=("multi_modal_projector",)
+    )
 
     @classmethod
     def specimens(cls) -> tuple[Specimen, ...]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import pytest
 import tiny_families as families
 import torch
-from family_cases import BATCH_FAILS, WITHOUT_REFERENCE
+from family_cases import BATCH_FAILS, VERSION, WITHOUT_REFERENCE
+from packaging.version import Version
 from reference.kept_rows import kept_slots, stock_logits
 from reference.overwritten import overwriting, square
-from tiny_models import IMAGE, batch
+from tiny_models import IMAGE, batch, pixtral_llava
 
 import tokenprune
 
@@ -35,6 +36,8 @@ TOWERS = {
     "idefics3": Tower("vision_model.encoder.layers", square(4, 4, 2)),
     "paligemma": Tower("vision_tower.encoder.layers", square(4, 4, 1)),
     "aya_vision": Tower("vision_tower.encoder.layers", square(8, 8, 2)),
+    "gemma4": Tower("vision_tower.encoder.layers", square(8, 8, 2)),
+    "gemma4_e": Tower("vision_tower.encoder.layers", square(8, 8, 2)),
     "cohere2_vision": Tower("vision_tower.encoder.layers", square(8, 8, 2)),
     "qianfan_ocr": Tower("vision_tower.layers", square(8, 8, 2), n_prefix=1),
     "deepseek_vl": Tower("vision_model.encoder.layers", square(4, 4, 1)),
@@ -75,11 +78,13 @@ def rows_left(name, images):
     masks = []
     for image in images:
         patches = tower.patches
+        survivors = image.survivors if image.survivors is not None else torch.arange(len(image.layout))
         if len(image.layout) < len(patches):  # a lower picture of the same width
             patches = square(4, 8, 2) if patches is not GROUPS else GROUPS[: len(image.layout)]
-        mask = torch.zeros(tower.n_prefix + patches.numel(), dtype=torch.bool)
+        n = patches.numel() if tower.packed else tower.patches.numel()  # a batch pads lower pictures
+        mask = torch.zeros(tower.n_prefix + n, dtype=torch.bool)
         mask[: tower.n_prefix] = True
-        mask[tower.n_prefix + patches[image.survivors].flatten()] = True
+        mask[tower.n_prefix + patches[survivors].flatten()] = True
         masks.append(mask)
     return torch.cat(masks)[None] if tower.packed else torch.stack(masks)
 
@@ -186,7 +191,9 @@ def pictures_of_heights(name, rows):
             height = part[1]
             whole = families.inputs(name, ("I",), seed=height)
             image = {key: value for key, value in whole.items() if key not in families.PER_TOKEN}
-            if "image_sizes" in image:
+            if "image_position_ids" in image:
+                image["image_position_ids"][:, height * 8 :] = -1
+            elif "image_sizes" in image:
                 image["image_sizes"] = torch.tensor([[height * 4, 32]])
             else:
                 image["image_grid_thw"] = torch.tensor([[1, height, 8]])
@@ -198,12 +205,12 @@ def pictures_of_heights(name, rows):
             ids += [*([] if before is None else [before]), *[IMAGE] * (height * 2), *after]
         tokens.append(ids)
     made = batch(tokens)
-    if name in families.STRUCTURAL and families.STRUCTURAL[name].kinds:
+    if name in families.GEMMA4 or (name in families.STRUCTURAL and families.STRUCTURAL[name].kinds):
         made["mm_token_type_ids"] = (made["input_ids"] == IMAGE).int()
     return made | (families.join_images(name, images) if images else {})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if TOWERS[name].packed])
+@pytest.mark.parametrize("name", [n for n in NAMES if TOWERS[n].packed or n in families.GEMMA4])
 def test_pictures_of_several_sizes(name):
     model, inputs = families.model(name), pictures_of_heights(name, SEVERAL)
     alone = [pictures_of_heights(name, [row]) for row in SEVERAL]
@@ -213,6 +220,70 @@ def test_pictures_of_several_sizes(name):
         check(name, model, inputs, alone, {1: report}, got, report)
     got, report = pruned(model, inputs, method="divprune", keep=9, stage="vision", layer=1)
     assert [image.n_after for image in report.images] == [9, 8, 9]  # one image is left whole
+    check(name, model, inputs, alone, {1: report}, got, report)
+
+
+def test_a_ratio_of_pictures_of_several_sizes_is_refused_in_a_batch():
+    model, inputs = families.model("gemma4"), pictures_of_heights("gemma4", SEVERAL)
+    with pytest.raises(tokenprune.UnsupportedCallError, match="give keep=, or pictures of one size"):
+        pruned(model, inputs, method="divprune", keep_ratio=0.5, stage="vision", layer=1)
+    alone = pictures_of_heights("gemma4", [(3, ("I", 4), 2)])
+    _, report = pruned(model, alone, method="divprune", keep_ratio=0.5, stage="vision", layer=1)
+    assert [image.n_after for image in report.images] == [4]
+    with pytest.raises(tokenprune.UnsupportedCallError, match="a mask hides some"):
+        pruned(
+            model,
+            alone,
+            scorer=tokenprune.scorer("attention", source="received"),
+            keep=3,
+            stage="vision",
+            layer=1,
+        )
+
+
+def pixtral_inputs(*rows):
+    """Inputs of the tiny LLaVA with Pixtral's tower: rows of text lengths and (height, width) in patches."""
+    tokens, pixels, sizes = [], [], []
+    for row in rows:
+        draw, ids = torch.Generator().manual_seed(len(row)), [1]
+        for part in row:
+            if isinstance(part, int):
+                ids += torch.randint(2, 79, (part,), generator=draw).tolist()
+                continue
+            picture = torch.zeros(3, 48, 48)
+            size = [8 * side for side in part]
+            picture[:, : size[0], : size[1]] = torch.randn(3, *size, generator=draw)
+            ids += [IMAGE] * (part[0] * part[1])
+            pixels.append(picture)
+            sizes.append(size)
+        tokens.append(ids)
+    made = batch(tokens)
+    return made | (
+        {"pixel_values": torch.stack(pixels), "image_sizes": torch.tensor(sizes)} if pixels else {}
+    )
+
+
+@pytest.mark.skipif(VERSION < Version("5.20"), reason="its forward does not pass the sizes of pictures")
+@pytest.mark.parametrize("layer", [0, 1])
+def test_llava_with_pixtrals_tower(layer):
+    model = pixtral_llava()
+    rows = ((3, (4, 6), 5), (2, (3, 3), 4, (5, 2), 3), (6,))
+    inputs, alone = pixtral_inputs(*rows), [pixtral_inputs(row) for row in rows]
+    first = tokenprune.method("divprune", stage="vision", layer=layer)
+    for second in ((), ("divprune",), ("zoo-exact",)):
+        budget = [7, 4] if second else 7
+        got, report = pruned(model, inputs, method=[first, *second] if second else first, keep=budget)
+        assert [image.tower_cuts for image in report.images] == [{layer: 7}] * 3
+        for row, one in enumerate(alone):
+            images = [image for image in report.images if image.row == row]
+            left = [torch.zeros(len(image.layout), dtype=torch.bool) for image in images]
+            for mask, image in zip(left, images, strict=True):
+                mask[image.survivors] = True
+            keep = kept_slots(one["input_ids"][0], images)
+            blocks = model.model.vision_tower.transformer.layers
+            with overwriting(blocks, {layer: torch.cat(left)[None]} if left else {}):
+                want = stock_logits(model, one, keep, NO_TOKENS)
+            torch.testing.assert_close(got[row, inputs["attention_mask"][row].bool()][keep], want, **CLOSE)
 
 
 def hooks_of(model):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tokenprune import IncompatibleError, Layout, ModelAdapter, Projector, UnsupportedModelError
 from tokenprune.projector import in_float32, weights_mark
 
-from . import pictures, stock
+from . import pictures, receipts, stock
 from .calls import LanguageCall
 from .encoded import Encoded, ImageSignal
 from .grids import square_of
@@ -98,7 +98,15 @@ class VisionLanguageFacts(ModelAdapter):
         """The tokens (K,) of an image that left the tower, and how many were left before each cut block."""
         outcome = encoded.seen.tower
         assert outcome is not None
-        return outcome.tokens[number], outcome.left[number]
+        n, tokens = encoded.lengths[number], outcome.tokens[number]
+        images, shown = outcome.images, outcome.images[number].shown
+        in_prompt = len(images[number].rows) if shown is None else int(shown.sum())
+        if len(images) != len(encoded.lengths) or in_prompt != n:
+            raise receipts.broken(
+                f"image {number} of {len(images)} has {in_prompt} tokens in the vision tower, and image "
+                f"{number} of {len(encoded.lengths)} has {n} in the prompt"
+            )
+        return tokens[tokens < n], outcome.left[number]
 
     def attention(self, layer: int) -> Any:
         """The attention module of a decoder layer; None if it is not found."""

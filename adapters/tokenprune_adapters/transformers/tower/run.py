@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tokenprune import BoundaryTrace, Cut, Layout, RowTrace, VisualTokens
+from tokenprune import BoundaryTrace, Cut, Layout, RowTrace, UnsupportedCallError, VisualTokens
 from tokenprune.batch import select_all
 from tokenprune.image_plan import plan_image
 from tokenprune.precision import without_autocast
@@ -66,6 +66,11 @@ class Run:
             if budget.keep is not None and image.full_tiles > 1:
                 of_tile = max(1, int(budget.keep / image.full_tiles + 0.5))
                 budget = dataclasses.replace(budget, keep=of_tile)
+            if image.shown is not None and budget.keep is None and not self._parts.tiled:
+                raise UnsupportedCallError(
+                    "keep_ratio= asks for unequal numbers of tokens of these pictures, which the vision "
+                    "tower runs as one batch, of equal lengths; give keep=, or pictures of one size"
+                )
             cut = dataclasses.replace(self._cut, budget=budget)
             plan = plan_image(cut, len(image.rows), self._parts.n_projected)
             self.plans.append(dict(plan.cuts))
