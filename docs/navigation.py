@@ -11,6 +11,7 @@ ORDER = (
     "concepts",
     "methods",
     "models",
+    "tower-cuts",
     "cli",
     "check",
     "speed",
