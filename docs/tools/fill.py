@@ -36,6 +36,7 @@ PAGES = (
     "docs/vision-towers.md",
     "docs/methods/index.md",
     "docs/methods/duplicates.md",
+    "docs/methods/tower-diverse.md",
     "docs/evaluation.md",
 )
 FILES = {"docs/data/commands.csv": evaluation.commands}  # generated as a whole

@@ -27,6 +27,31 @@ def score(protocol: str, method: str, keep: str) -> str:
     raise ValueError(f"the record has no {method} at {keep} tokens under the protocol {protocol!r}")
 
 
+def scores(name: str) -> str:
+    """The scores in a record of `tokenprune compare`, a line for each method and budget, with intervals."""
+    record = read_record(name)
+    (model,) = record["models"]
+    (metric,) = model["metrics"]
+    lines = []
+    for line in model["lines"]:
+        score = line["scores"][metric]
+        lost = score["minus_unpruned"]
+        lines.append(
+            {
+                "method": line["method"] or "unpruned",
+                "keep": line["keep"],
+                **_in_percent(score),
+                "lost": None if lost is None else _in_percent(lost),
+            }
+        )
+    return render("scores", record=record, model=model, lines=lines, conclusions=conclusions(model, "paper"))
+
+
+def _in_percent(score: Mapping[str, Any]) -> dict[str, str]:
+    """A value and its interval in percent, with one decimal."""
+    return {name: f"{100 * score[name]:.1f}" for name in ("value", "low", "high")}
+
+
 def _for_template(model: Mapping[str, Any]) -> dict[str, Any]:
     """A model's part of the record with its tables and conclusions, by protocol and metric."""
     protocols = list(dict.fromkeys(line["protocol"] for line in model["lines"]))
@@ -42,4 +67,4 @@ def _for_template(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-BLOCKS: Blocks = {"comparison": comparison, "score": score}
+BLOCKS: Blocks = {"comparison": comparison, "score": score, "scores": scores}
