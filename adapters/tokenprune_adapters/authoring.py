@@ -16,7 +16,7 @@ whether it belongs to an image or a video, and which tokens attend to each other
 
 To cut tokens inside the vision tower of such a model, describe it as `TowerParts`, and the images of one
 run as `TowerImage` objects where a token is not a patch. `FamilyTower` describes both for towers of a known
-kind, in a `Family` and elsewhere.
+kind, in a `Family` and elsewhere; `window_places` orders the tokens of towers with windows.
 
 **Vision towers of other libraries.** Derive from `VisionTowerAdapter`, whose `find_tower` describes the model
 as a `Tower`: its blocks, a `TokenHead` (with `Matrix` for a bare weight) for what follows them, and for their
@@ -50,7 +50,7 @@ from .transformers.plan import RowPlan, take
 from .transformers.stock import BLOCK_KINDS, MODALITY_KINDS, argument_name, config_value, output_field
 from .transformers.structural import StructuralAdapter
 from .transformers.token_rows import prune_deepstack, prune_layer_inputs
-from .transformers.tower.described import FamilyTower
+from .transformers.tower.described import FamilyTower, window_places
 from .transformers.tower.parts import TowerImage, TowerParts
 from .transformers.vlm import TransformersAdapter
 from .vit.adapter import VisionTowerAdapter
@@ -104,4 +104,5 @@ __all__ = [
     "tile_counts",
     "tiled_layout",
     "two_layer_form",
+    "window_places",
 ]

@@ -212,7 +212,9 @@ FAMILIES: Mapping[str, Family] = {
             ("ernie4_5_vl_moe_vision",), side=_merged, told_by="grids", grouped=True, stills=True
         ),
     ),
-    "Exaone4_5_ForConditionalGeneration": Family(picture=pictures.patches),
+    "Exaone4_5_ForConditionalGeneration": Family(
+        picture=pictures.patches, tower=_like_qwen("exaone4_5_vision")
+    ),
     "FastVlmForConditionalGeneration": Family(_layers("multi_modal_projector"), picture=_convolved),
     "FuyuForCausalLM": Family(),
     "Gemma3nForConditionalGeneration": Family(picture=_convolved, frame=_BOI),
@@ -223,7 +225,17 @@ FAMILIES: Mapping[str, Family] = {
     "GotOcr2ForConditionalGeneration": Family(_layers("multi_modal_projector")),
     "GraniteDoclingForConditionalGeneration": Family(picture=pictures.masked_tiles, rows_first=True),
     "HyperCLOVAXVisionV2ForConditionalGeneration": Family(
-        _layers("projector"), counts_padding=True, picture=pictures.patches
+        _layers("projector"),
+        counts_padding=True,
+        picture=pictures.patches,
+        tower=FamilyTower(
+            ("qwen2_5_vl_vision",),
+            "vision_model",
+            row_wise=("vision_model.merger",),
+            side=_merged,
+            told_by="grids",
+            grouped=True,
+        ),
     ),
     "Idefics2ForConditionalGeneration": Family(rows_first=True),
     "JanusForConditionalGeneration": Family(
@@ -360,8 +372,7 @@ class FamilyAdapter(StructuralAdapter):
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Projector inputs of one image, (N, D_v)."""
         calls = encoded.seen.projector_inputs  # one for each image, or one for all
-        described = self.family.tower
-        if described is not None and described.row_wise:
+        if sum(call.shape[:-1].numel() for call in calls) < sum(encoded.lengths):  # after a cut in the tower
             calls = [encoded.widened(call) for call in calls]
         rows = encoded.rows_of(number, torch.cat([call.flatten(0, -2) for call in calls]))
         return forms.centred(rows) if self._rows().centred else rows

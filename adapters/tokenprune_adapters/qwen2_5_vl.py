@@ -7,7 +7,6 @@ normalises every patch separately. Positions have three axes and are not renumbe
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -29,6 +28,7 @@ from .authoring import (
     in_float32,
     pictures,
     two_layer_form,
+    window_places,
 )
 from .tiny import specimens
 
@@ -180,16 +180,7 @@ class Qwen25VLAdapter(TransformersAdapter):
 
     def tower_places(self, grids: Tensor) -> Tensor:
         """The place of each token among those of the tower, which are in window order, (tokens,)."""
-        tower = self.vision_tower
-        window: Any = sys.modules[type(tower).__module__].get_vision_window_index
-        index, _ = window(
-            grids,
-            spatial_merge_size=tower.spatial_merge_size,
-            window_size=tower.window_size,
-            patch_size=tower.patch_size,
-            kwargs={},
-        )
-        return torch.as_tensor(index).argsort().cpu()
+        return window_places(self.vision_tower, grids)
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Merger inputs, (N, P, D_v)."""

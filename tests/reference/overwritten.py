@@ -64,33 +64,25 @@ def _overwriting(block, kept):
 
 
 def _groups(given, kept):
-    """Sequence and rows of what is left of each image or window, which attend to each other."""
-    borders, mask = given.get("cu_seqlens"), given.get("attention_mask")
+    """Sequence and rows of what is left of each image or window; all of a sequence under a mask."""
+    borders = given.get("cu_seqlens")
     for sequence, row in enumerate(kept):
         places = row.nonzero().squeeze(1)
-        if borders is not None:
-            bins = torch.bucketize(places, borders[1:], right=True)
-            groups = [places[bins == number] for number in bins.unique()]
-        elif mask is not None:
-            allowed = mask[sequence if len(mask) > 1 else 0, 0]
-            allowed = allowed if allowed.dtype == torch.bool else allowed == 0
-            seen = {tuple(allowed[place].tolist()): None for place in places}
-            groups = [
-                torch.tensor([p for p in places.tolist() if tuple(allowed[p].tolist()) == one])
-                for one in seen
-            ]
-            groups = [group for group in groups if allowed[group[0], group[0]]]
-        else:
-            groups = [places]
-        for group in groups:
-            yield sequence, group
+        if borders is None:
+            yield sequence, places
+            continue
+        windows = torch.bucketize(places, borders[1:], right=True)
+        for window in windows.unique():
+            yield sequence, places[windows == window]
 
 
 def _of(given, sequence, places, names):
     """The arguments of one group alone."""
     own = {name: value for name, value in given.items() if name not in ("attention_mask", "max_seqlen")}
     if "attention_mask" in names:
-        own["attention_mask"] = None
+        mask = given["attention_mask"]
+        of_sequence = None if mask is None else mask[min(sequence, len(mask) - 1)][None]
+        own["attention_mask"] = None if mask is None else of_sequence[:, :, places[:, None], places]
     if own.get("cu_seqlens") is not None:
         own["cu_seqlens"] = torch.tensor([0, len(places)], dtype=torch.int32)
     if own.get("position_embeddings") is not None:

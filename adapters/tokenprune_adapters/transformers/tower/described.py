@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ class TowerKind:
 
     `blocks` is their path in the tower, and `attention` the name of a block's attention module. `packed`:
     the rows of all images are one sequence. `takes`: what blocks are passed for each row. `pixels`: the tower
-    is passed the pixels of each of its rows, in their order.
+    is passed the pixels of each of its rows, in their order. `windowed`: the tower has its tokens in the
+    order of windows.
     """
 
     blocks: str
@@ -33,11 +35,13 @@ class TowerKind:
     packed: bool = False
     takes: tuple[str, ...] = ()
     pixels: bool = False
+    windowed: bool = False
 
 
 _SIGLIP = TowerKind("encoder.layers")
 _SEGMENTED = TowerKind("encoder.layers", packed=True, takes=("segments", "rotated"), pixels=True)
 _LIKE_QWEN = dataclasses.replace(_SEGMENTED, blocks="blocks", attention="attn")
+_WINDOWED = dataclasses.replace(_LIKE_QWEN, pixels=False, windowed=True)
 
 KINDS: Mapping[str, TowerKind] = {  # by the type of the tower's configuration
     "clip_vision_model": _SIGLIP,
@@ -54,7 +58,9 @@ KINDS: Mapping[str, TowerKind] = {  # by the type of the tower's configuration
     "cohere_compass_vision": _LIKE_QWEN,
     "ernie4_5_vl_moe_vision": _LIKE_QWEN,
     "minimax_m3_vl_vision": dataclasses.replace(_SEGMENTED, blocks="layers", takes=()),
+    "exaone4_5_vision": _WINDOWED,
     "glm_ocr_vision": _LIKE_QWEN,
+    "qwen2_5_vl_vision": _WINDOWED,
     "qwen3_vl_vision": _LIKE_QWEN,
     "kimi_k25_vision": dataclasses.replace(_LIKE_QWEN, blocks="layers"),
 }
@@ -178,7 +184,15 @@ class FamilyTower:
                 f"the {self.told_by} of the pictures make {n_told} patches, and the vision tower has "
                 f"{shape[1]} rows; pass what the processor returns, or remove the pruning"
             )
-        return images
+        if not KINDS[config.vision_config.model_type].windowed:
+            return images
+        places = window_places(parts.module, next(g for w, g in arguments.items() if w.endswith("grids")))
+        in_order = torch.cat([image.rows for image in images])[places]
+        lengths = [len(image.rows) for image in images]
+        return [
+            dataclasses.replace(image, rows=rows)
+            for image, rows in zip(images, in_order.split(lengths), strict=True)
+        ]
 
     def _grids(self, config: Any, arguments: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int, int], int]]:
         """Frames, height and width of each image in patches, and the side of its squares."""
@@ -240,6 +254,19 @@ def squares(height: int, width: int, side: int) -> tuple[Tensor, Layout]:
         )
     patches = torch.arange(height * width).view(height // side, side, width // side, side)
     return patches.transpose(1, 2).reshape(-1, side * side), Layout((1, height // side, width // side))
+
+
+def window_places(tower: Any, grids: Tensor) -> Tensor:
+    """The place of each token among those of a tower that has them in the order of windows, (tokens,)."""
+    window: Any = sys.modules[type(tower).__module__].get_vision_window_index
+    index, _ = window(
+        grids,
+        spatial_merge_size=tower.spatial_merge_size,
+        window_size=tower.window_size,
+        patch_size=tower.patch_size,
+        kwargs={},
+    )
+    return torch.as_tensor(index).argsort().cpu()
 
 
 def pixels_of_rows(pixels: Tensor, rows: Tensor) -> Tensor:
