@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -71,13 +72,15 @@ class PruningReport:
 
     `kv_bytes` is the size of the key-value cache for this prefill, `kv_bytes_unpruned` its size without
     pruning; both are 0 without a cache. Sliding-window layers count at most their window.
-    `seconds_choosing` is the time spent on scoring and selecting.
+    `seconds_choosing` is the time spent on scoring and selecting. `towers` is what cuts inside the vision
+    tower left of its rows, as the model's adapter records it for checks.
     """
 
     images: tuple[ImageReport, ...]
     kv_bytes: int = 0
     kv_bytes_unpruned: int = 0
     seconds_choosing: float = 0.0
+    towers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def n_before(self) -> int:

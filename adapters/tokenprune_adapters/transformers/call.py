@@ -71,7 +71,8 @@ class Call:
     layers before which rows will be dropped. `positions` are those of the rotary embedding, and `rotates` is
     True once it was called. `last_rows` is how many of its last rows the language model may return, None if
     it returns all. `taps` holds the queries, keys and scaling of layers; `look` adds those of the layer
-    before which rows are being dropped. `tower_boundaries` are what cuts inside the vision tower recorded.
+    before which rows are being dropped. `tower_boundaries` are what cuts inside the vision tower recorded,
+    `towers` what they left of each encoding.
     """
 
     n_new: int
@@ -102,6 +103,7 @@ class Call:
     rotated: dict[Any, Any] = field(default_factory=dict)
     seconds: float = 0.0
     tower_boundaries: list[BoundaryTrace] = field(default_factory=list)
+    towers: list[Any] = field(default_factory=list)
 
     @classmethod
     def read(

@@ -104,6 +104,7 @@ class MethodChooser:
                 choice.cut(image, image.slots, Selection(tokens.to(image.slots.device)), 0)
         for encoded in encodings.values():
             if encoded.seen.tower is not None:
+                call.towers.append(encoded.seen.tower)
                 call.seconds += encoded.seen.tower.seconds
                 call.tower_boundaries += encoded.seen.tower.boundaries
 

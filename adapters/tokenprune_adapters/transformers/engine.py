@@ -389,7 +389,7 @@ class Engine(NotCopied):
             guard_states(kv)
         if call.images:
             images = tuple(image.report() for image in call.images)
-            self.record(PruningReport(images, kept, unpruned, call.seconds))
+            self.record(PruningReport(images, kept, unpruned, call.seconds, tuple(call.towers)))
 
 
 def _stage_in_language(cut: Cut) -> str:

@@ -718,6 +718,17 @@ def is_flash(config: Any) -> bool:
     return "flash" in str(getattr(config, attribute("name of an attention implementation")))
 
 
+def segments_of(options: Mapping[str, Any]) -> Tensor | None:
+    """The borders of the segments that an attention function is called with for all of them; None for one."""
+    borders: Tensor | None = options.get("cu_seq_lens_k")
+    return borders
+
+
+def mask_of(positional: Sequence[Any], options: Mapping[str, Any]) -> Tensor | None:
+    """The mask that an attention function is called with, by position or by name; None without one."""
+    return positional[0] if positional else options.get("attention_mask")
+
+
 def scaling_of(options: Mapping[str, Any]) -> float | None:
     """The factor an attention function is to multiply logits by; None: the inverse root of the width."""
     (name,) = ARGUMENTS["scaling"]

@@ -7,6 +7,7 @@ layers are called one by one on each group's rows and positions. One row of a ba
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -105,10 +106,18 @@ def run_by_hand(row: StockRow, images: Sequence[ImageReport], in_decoder: bool, 
     """
     cuts: dict[int, list[Selection | None]] = {}
     for layer in sorted({layer for image in images for layer in image.selections}):
-        cuts[layer] = [image.selections.get(layer) for image in images]
+        cuts[layer] = [_of_all_tokens(image, layer) for image in images]
     if not in_decoder or not cuts:
         return _before_language(row, cuts.get(0, []), closes_up)
     return _inside(row, cuts, closes_up)
+
+
+def _of_all_tokens(image: ImageReport, layer: int) -> Selection | None:
+    """The selection before a layer, among the tokens that came there; before the language model, of all."""
+    selection = image.selections.get(layer)
+    if selection is None or layer or image.survivors is None or image.kept is None:
+        return selection
+    return dataclasses.replace(selection, indices=image.kept, order=None, scores=None)
 
 
 def _before_language(row: StockRow, chosen: Sequence[Selection | None], closes_up: bool) -> HandRun:

@@ -20,6 +20,7 @@ from ..facts import VisionLanguageFacts
 from . import differences
 from .by_hand import HandRun, images_of, run_by_hand
 from .examples import text_tokens
+from .masked_tower import masked_tower
 from .observed import Answered, StockRow, answered
 from .prompts import IDS, checked, joined_for, longer, rows_of
 
@@ -70,7 +71,8 @@ class VisionLanguageTrial(Trial):
 
     def run(self, handle: PruningHandle) -> Judge:
         """Run each input row alone, and all rows together."""
-        rows = self._stock[: self._n_inputs]
+        cuts_tower = any(cut.method.stage == "vision" for cut in handle.cuts)
+        rows = self._stock if cuts_tower else self._stock[: self._n_inputs]
         alone = [_Pruned.run(self.adapter, handle, row, self.tokens) for row in rows]
         together = answered(self.adapter, self.batch, self.tokens)
         return functools.partial(self._records, alone, together, handle.last)
@@ -135,6 +137,8 @@ class VisionLanguageTrial(Trial):
             if not _same_choice(images, alone.images):
                 # rounding changed the choice: the batch's row must be correct for the tokens it kept
                 other += 1
+                if alone.cuts_tower:
+                    continue  # its tower kept other tokens too, of which there is no run
                 largest = max(largest, _scores_apart(images, alone.images))
                 wanted = alone.by_hand(images).rows
             largest = max(largest, differences.of_rows(together.rows[number : number + 1], wanted))
@@ -147,9 +151,15 @@ class _Pruned:
 
     hand: HandRun  # set once the pruning is removed
 
+    @property
+    def cuts_tower(self) -> bool:
+        """Whether tokens were cut inside the vision tower."""
+        return self.report is not None and any(outcome.states for outcome in self.report.towers)
+
     def __init__(self, row: StockRow, answer: Answered, report: PruningReport | None, cut: Cut) -> None:
         self.row, self.answer, self.report, self.cut = row, answer, report, cut
         self.images = _images(row, report, 0)
+        self._masked: StockRow | None = None
 
     @classmethod
     def run(
@@ -162,7 +172,17 @@ class _Pruned:
     def by_hand(self, images: list[ImageReport], row: StockRow | None = None) -> HandRun:
         """Run the reference for a selection, on this row or another."""
         in_decoder = self.cut.method.stage == "decoder"
-        return run_by_hand(row or self.row, images, in_decoder, self.cut.closes_up)
+        return run_by_hand(row or self._seen_by_language(), images, in_decoder, self.cut.closes_up)
+
+    def _seen_by_language(self) -> StockRow:
+        """The row as its language model gets it: of a tower that was cut, with masks in place of the cut."""
+        towers = () if self.report is None else self.report.towers
+        if not any(outcome.states for outcome in towers):
+            return self.row
+        if self._masked is None:
+            with masked_tower(self.row.adapter, towers):
+                self._masked = StockRow.observe(self.row.adapter, self.row.inputs, self.row.tokens)
+        return self._masked
 
     def miscounted(self) -> str:
         """Describe a wrong byte count in the report of the prefill; empty if the counts are right."""

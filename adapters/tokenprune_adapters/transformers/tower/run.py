@@ -110,6 +110,9 @@ class Run:
                 places = view.places[selection.indices]
                 hidden[view.sequence, places] = selection.features.to(hidden.dtype).view(*places.shape, -1)
             kept = tokens[selection.indices]
+            if selection.features is not None:
+                rows = outcome.images[number].rows[kept]
+                outcome.merged.setdefault(i, []).append((rows, selection.features))
             merged_into = None if selection.features is None else selection.merged_into
             sizes = sizes_after(selection.indices, merged_into, self._sizes[number][tokens])
             self._sizes[number][kept] = sizes
@@ -117,6 +120,7 @@ class Run:
             outcome.tokens[number] = outcome.filled_up(number, kept, self.plans[number][i])
         survivors = self._survivors(outcome)
         outcome.states.append(survivors)
+        outcome.blocks.append(i)
         self.arguments = ShortArguments(survivors)
         return gathered(hidden, survivors.places_in(before))
 

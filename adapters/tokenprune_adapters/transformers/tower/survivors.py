@@ -121,6 +121,11 @@ class Outcome:
         Why images were left alone, by their number.
     keeps_newlines
         Whether separator tokens, which are no patches, are kept on top of the budget.
+    blocks
+        The blocks before which rows were dropped, one for each of `states`.
+    merged
+        For these blocks, the rows (K, P) of tokens, as indices into the tower's flattened rows, that a
+        reducer replaced by others (K, P * D).
     boundaries
         What was recorded at each cut, for traces.
     seconds
@@ -133,6 +138,8 @@ class Outcome:
     states: list[Survivors] = field(default_factory=list)
     notes: Mapping[int, str] = field(default_factory=dict)
     keeps_newlines: bool = False
+    blocks: list[int] = field(default_factory=list)
+    merged: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     boundaries: list[BoundaryTrace] = field(default_factory=list)
     seconds: float = 0.0
 
