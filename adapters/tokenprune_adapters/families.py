@@ -132,7 +132,7 @@ def _kernel(config: Any) -> int:
 def _like_qwen(kind: str, *mergers: str) -> FamilyTower:
     """A tower whose patches come token by token, and mergers with a row for each token."""
     paths = mergers or ("visual.merger",)
-    return FamilyTower((kind,), "visual", row_wise=paths, side=_merged, told_by="grids", grouped=True)
+    return FamilyTower((kind,), "visual", row_wise=paths, side=_merged, told_by="image_grids", grouped=True)
 
 
 _DEEPSTACK = ("visual.merger", "visual.deepstack_merger_list")
@@ -208,9 +208,7 @@ FAMILIES: Mapping[str, Family] = {
         picture=pictures.patches,
         frame=_IMAGE,
         marks=True,
-        tower=FamilyTower(
-            ("ernie4_5_vl_moe_vision",), side=_merged, told_by="grids", grouped=True, stills=True
-        ),
+        tower=FamilyTower(("ernie4_5_vl_moe_vision",), side=_merged, told_by="image_grids", grouped=True),
     ),
     "Exaone4_5_ForConditionalGeneration": Family(
         picture=pictures.patches, tower=_like_qwen("exaone4_5_vision")
@@ -233,7 +231,7 @@ FAMILIES: Mapping[str, Family] = {
             "vision_model",
             row_wise=("vision_model.merger",),
             side=_merged,
-            told_by="grids",
+            told_by="image_grids",
             grouped=True,
         ),
     ),
@@ -244,9 +242,7 @@ FAMILIES: Mapping[str, Family] = {
     "Kimi_K25ForConditionalGeneration": Family(
         _layers("mm_projector"),
         picture=pictures.square_patches,
-        tower=FamilyTower(
-            ("kimi_k25_vision",), whole="final_layernorm", side=_kernel, told_by="grids", stills=True
-        ),
+        tower=FamilyTower(("kimi_k25_vision",), whole="final_layernorm", side=_kernel, told_by="image_grids"),
     ),
     "Lfm2VlForConditionalGeneration": Family(
         _layers("multi_modal_projector"), picture=pictures.masked_patches
@@ -270,20 +266,24 @@ FAMILIES: Mapping[str, Family] = {
     "MiniMaxM3SparseForConditionalGeneration": Family(
         _layers("multi_modal_projector"),
         picture=pictures.patches,
-        tower=FamilyTower(("minimax_m3_vl_vision",), side=_merged, told_by="grids", grouped=True),
+        tower=FamilyTower(("minimax_m3_vl_vision",), side=_merged, told_by="image_grids", grouped=True),
     ),
     "Molmo2ForConditionalGeneration": Family(
         picture=pictures.pooled, frame=_IMAGE, marks=True, both_ways=True
     ),
     "MuseGlimmerForConditionalGeneration": Family(picture=pictures.patches),
     "MuseSparkForConditionalGeneration": Family(picture=pictures.patches),
-    "Ovis2ForConditionalGeneration": Family(),
+    "Ovis2ForConditionalGeneration": Family(
+        tower=FamilyTower(
+            ("ovis2_vision",), whole="transformer", side=lambda config: config.vision_config.hidden_stride
+        )
+    ),
     "PaddleOCRVLForConditionalGeneration": Family(
         _layers("projector"),
         picture=pictures.square_patches,
         frame=_VISION,
         marks=True,
-        tower=FamilyTower(("paddleocr_vl_vision",), "visual", side=_merged, told_by="grids"),
+        tower=FamilyTower(("paddleocr_vl_vision",), "visual", side=_merged, told_by="image_grids"),
     ),
     "PerceptionLMForConditionalGeneration": Family(picture=_one_tile),
     "QianfanOCRForConditionalGeneration": Family(
@@ -298,7 +298,7 @@ FAMILIES: Mapping[str, Family] = {
             "vision_model",
             whole="encoder",
             side=told_with_images,
-            told_by="grids",
+            told_by="image_grids",
             grouped=True,
         ),
     ),

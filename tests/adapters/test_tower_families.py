@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 import tiny_families as families
 import torch
-import transformers
 from family_cases import BATCH_FAILS, SMOLVLM_FAILS, VERSION, WITHOUT_REFERENCE
 from packaging.version import Version
 from reference.kept_rows import kept_slots, stock_logits
@@ -52,6 +51,7 @@ TOWERS = {
     "gemma4_e": Tower("vision_tower.encoder.layers", square(8, 8, 2)),
     "cohere2_vision": Tower("vision_tower.encoder.layers", square(8, 8, 2)),
     "qianfan_ocr": Tower("vision_tower.layers", square(8, 8, 2), n_prefix=1),
+    "ovis2": Tower("vision_tower.transformer.encoder.layers", square(8, 8, 2)),
     "deepseek_vl": Tower("vision_model.encoder.layers", square(4, 4, 1)),
     "janus": Tower("vision_model.encoder.layers", square(4, 4, 1)),
     "vipllava": Tower("vision_tower.encoder.layers", square(4, 4, 1), n_prefix=1),
@@ -73,17 +73,20 @@ TOWERS = {
 KNOWN = (*families.CLASSES, *families.STRUCTURAL)
 FAILING = (*BATCH_FAILS, *(("smolvlm",) if SMOLVLM_FAILS else ()))  # in stock code of this version
 NAMES = [name for name in TOWERS if name in KNOWN and name not in FAILING]
+if not families.STRUCTURAL["ovis2"].config().vision_config.model_type:  # before its tower had a type
+    NAMES.remove("ovis2")
 
 
 @functools.cache
 def model_of(name):
-    """The tiny model of a family; Gemma 3 with patches that are pooled."""
-    if name != "gemma3":
+    """The tiny model of a family; Gemma 3 and Ovis 2 with four patches to a token."""
+    if name not in ("gemma3", "ovis2"):
         return families.model(name)
-    config = families.gemma3()
+    config = families.gemma3() if name == "gemma3" else families.STRUCTURAL[name].config()
     config.vision_config.patch_size = 4
+    config.vision_config.hidden_stride = 2  # Ovis 2
     torch.manual_seed(0)
-    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    model = type(families.model(name))(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1 and weight.std() < 0.1:
@@ -386,6 +389,31 @@ def test_attention_inside_the_tower_is_that_of_an_image_alone(name):
             assert (0.5 < total <= 1) if TOWERS[name].n_prefix else abs(total - n_windows) < 1e-4
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_are_those_of_the_patches_of_each_token(name):
+    model, inputs = model_of(name), families.inputs(name, (3, "I", 5))
+    seen = []
+
+    class Reading(tokenprune.Scorer):
+        """Keeps the pixels."""
+
+        name = "reading"
+        needs = frozenset({"pixels"})
+
+        def score(self, tokens):
+            seen.append(tokens.signal("pixels"))
+            return torch.zeros(len(tokens))
+
+    options = {"scorer": Reading(), "stage": "vision", "layer": 0, "keep": 2}
+    if "pixels" not in tokenprune.default_registry().adapter_for(model)(model).provides["vision"]:
+        with pytest.raises(tokenprune.IncompatibleError, match="pixels"):
+            pruned(model, inputs, **options)
+        return
+    pruned(model, inputs, **options)
+    want = inputs["pixel_values"].flatten(1)[TOWERS[name].patches].flatten(1)
+    assert torch.equal(seen[0], want)
+
+
 def test_image_tokens_are_those_of_the_table():
     for name in NAMES:
         per_image = (families.inputs(name, (3, "I", 5))["input_ids"] == IMAGE).sum()
@@ -425,6 +453,8 @@ def refused(name, **settings):
 def test_other_kinds_of_towers_and_rows_that_are_no_patches_are_refused():
     said = refused("gemma3", vision_config__model_type="clip_vision_model")
     assert said == "cuts inside a tower of the type clip_vision_model were not tested"
+    said = refused("gemma3", vision_config__model_type="")
+    assert said == "cuts inside a tower of the type SiglipVisionConfig were not tested"
     said = refused("internvl", vision_feature_select_strategy="full")
     assert "makes the class token a visual token" in said
     said = refused("aya_vision", vision_feature_select_strategy="default")
@@ -465,7 +495,22 @@ def test_sizes_that_do_not_fit_the_pictures_are_refused():
         squares(5, 4, 2)
     model = families.model("paddleocr_vl")
     adapter = tokenprune.default_registry().adapter_for(model)(model)
-    with pytest.raises(tokenprune.UnsupportedCallError, match="make 64 patches, .* has 60 rows"):
+    with pytest.raises(tokenprune.UnsupportedCallError, match="makes 64 patches .* has 60 rows"):
         adapter.tower_images({"image_grids": torch.tensor([[1, 8, 8]])}, (1, 60))
-    with pytest.raises(tokenprune.UnsupportedCallError, match="needs to know the grids of all pictures"):
+    with pytest.raises(tokenprune.UnsupportedCallError, match="needs the argument image_grid_thw"):
         adapter.tower_images({"image_grids": None}, (1, 64))
+
+
+def test_rows_that_no_mask_divides_are_refused():
+    """As Pixtral's under flash attention, which is told of images by arguments that are not shortened."""
+    from tokenprune_adapters.transformers.calls import BlockCall
+    from tokenprune_adapters.transformers.tower.gather import ShortArguments
+    from tokenprune_adapters.transformers.tower.survivors import Survivors
+
+    keep = torch.tensor([[True, False, True, True]])
+    short = ShortArguments(Survivors(keep, (0, 4), 1, packed=True))
+    with pytest.raises(tokenprune.UnsupportedCallError, match="attn_implementation='sdpa'"):
+        short.shorten(BlockCall({}, torch.zeros(1, 3, 2)))
+    places = torch.zeros(1, 5, 2)
+    with pytest.raises(tokenprune.UnsupportedCallError, match=r"positions of shape \(1, 5, 2\)"):
+        short.shorten(BlockCall({}, torch.zeros(1, 3, 2), positions=places))

@@ -80,7 +80,7 @@ def _of(given, sequence, places, names):
     """The arguments of one group alone."""
     own = {name: value for name, value in given.items() if name not in ("attention_mask", "max_seqlen")}
     if "attention_mask" in names:
-        mask = given["attention_mask"]
+        mask = given.get("attention_mask")
         of_sequence = None if mask is None else mask[min(sequence, len(mask) - 1)][None]
         own["attention_mask"] = None if mask is None else of_sequence[:, :, places[:, None], places]
     if own.get("cu_seqlens") is not None:

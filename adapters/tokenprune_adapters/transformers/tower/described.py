@@ -49,6 +49,7 @@ KINDS: Mapping[str, TowerKind] = {  # by the type of the tower's configuration
     "idefics3_vision": _SIGLIP,
     "smolvlm_vision": _SIGLIP,
     "janus_vision_model": _SIGLIP,
+    "ovis2_vision": TowerKind("transformer.encoder.layers", "attention"),
     "internvl_vision": TowerKind("encoder.layer", "attention"),
     "qianfan_ocr_vision": TowerKind("layers", "attention"),
     "pixtral": TowerKind("transformer.layers", "attention", packed=True, takes=("mask", "rotated")),
@@ -89,11 +90,9 @@ class FamilyTower:
         Whether the first row of each image is skipped after the tower, where no setting says it.
     told_by
         The argument that says how many patches each image of a packed tower has: "sizes" in pixels, or
-        "grids".
+        "image_grids".
     grouped
         Whether the patches of a token follow each other in a packed tower, instead of the grid's rows.
-    stills
-        Whether the tower merges the frames of videos, whose tokens are then made of several frames.
     """
 
     kinds: tuple[str, ...]
@@ -104,12 +103,12 @@ class FamilyTower:
     skips_first: bool = False
     told_by: str = ""
     grouped: bool = False
-    stills: bool = False
 
     def why_not(self, inner: nn.Module, config: Any) -> str:
         """Why tokens cannot be cut inside the tower of a model; empty if they can."""
         kind = config.vision_config.model_type
         if kind not in self.kinds:
+            kind = kind or type(config.vision_config).__name__  # some have no type in older transformers
             return f"cuts inside a tower of the type {kind} were not tested"
         try:
             n_prefix = self._parts(inner, config).n_prefix
@@ -149,9 +148,10 @@ class FamilyTower:
 
     def words(self, config: Any, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Arguments of the encoder to read: settings that a call can override, and what tells the patches."""
-        settings = tuple(stock.configured(config, SETTINGS)) if modality == "image" else ()
-        told_by = f"{modality}_grids" if self.told_by == "grids" else self.told_by
-        return settings, (told_by, "merge_sizes") if told_by else ()
+        if modality != "image":
+            return (), ()
+        settings = tuple(stock.configured(config, SETTINGS))
+        return settings, (self.told_by, "merge_sizes") if self.told_by else ()
 
     def images(
         self, inner: nn.Module, config: Any, arguments: Mapping[str, Any], shape: tuple[int, int]
@@ -167,49 +167,38 @@ class FamilyTower:
         if not parts.packed:
             return self._square_images(config, parts.n_prefix, shape)
         images, n_told = [], 0
-        for (frames, height, width), side in self._grids(config, arguments):
-            if self.stills and frames > 1:
-                raise UnsupportedCallError(
-                    f"a cut inside this vision tower expects single pictures, and one has {frames} frames, "
-                    "which it merges; remove the pruning, or prune at the projector stage"
-                )
+        told, sides = arguments.get(self.told_by), arguments.get("merge_sizes")
+        if told is None or (sides is None and self.side is told_with_images):
+            raise UnsupportedCallError(
+                f"a cut inside this vision tower needs the argument {stock.argument_name(self.told_by)} of "
+                "pictures, which this call does not pass (videos are not cut there); pass what the processor "
+                "returns, or prune at the projector stage"
+            )
+        for number, grid in enumerate(torch.as_tensor(told).tolist()):
+            height, width = self._patches(config, grid)
+            side = self.side(config) if sides is None else int(sides[number])
             rows, layout = squares(height, width, side)
             if self.grouped:
                 rows = torch.arange(rows.numel()).view(rows.shape)
-            rows = torch.cat([rows + frame * rows.numel() for frame in range(frames)])
-            images.append(TowerImage(rows + n_told, Layout((frames, *layout.grid[1:]))))
+            images.append(TowerImage(rows + n_told, layout))
             n_told += rows.numel()
         if n_told != shape[1]:
             raise UnsupportedCallError(
-                f"the {self.told_by} of the pictures make {n_told} patches, and the vision tower has "
-                f"{shape[1]} rows; pass what the processor returns, or remove the pruning"
+                f"{stock.argument_name(self.told_by)} makes {n_told} patches of one frame, and the vision "
+                f"tower has {shape[1]} rows; pass what the processor returns, or remove the pruning"
             )
         if not KINDS[config.vision_config.model_type].windowed:
             return images
-        places = window_places(parts.module, next(g for w, g in arguments.items() if w.endswith("grids")))
+        places = window_places(parts.module, told)
         in_order = torch.cat([image.rows for image in images])[places]
-        lengths = [len(image.rows) for image in images]
-        return [
-            dataclasses.replace(image, rows=rows)
-            for image, rows in zip(images, in_order.split(lengths), strict=True)
-        ]
+        divided = torch.split(in_order, [len(image.rows) for image in images])
+        return [dataclasses.replace(image, rows=rows) for image, rows in zip(images, divided, strict=True)]
 
-    def _grids(self, config: Any, arguments: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int, int], int]]:
-        """Frames, height and width of each image in patches, and the side of its squares."""
-        names = (self.told_by, f"image_{self.told_by}", f"video_{self.told_by}")
-        told = [arguments[name] for name in names if arguments.get(name) is not None]
-        sides = arguments.get("merge_sizes")
-        if not told or (sides is None and self.side is told_with_images):
-            raise UnsupportedCallError(
-                f"a cut inside the vision tower needs to know the {self.told_by} of all pictures, which this "
-                "call does not pass; pass what the processor returns, or remove the pruning"
-            )
-        for number, (*frames, height, width) in enumerate(torch.as_tensor(told[0]).tolist()):
-            if not frames:  # a size in pixels
-                patch = config.vision_config.patch_size
-                frames, height, width = [1], height // patch, width // patch
-            side = self.side(config) if sides is None else int(sides[number])
-            yield (frames[0], height, width), side
+    def _patches(self, config: Any, grid: Sequence[int]) -> tuple[int, int]:
+        """Height and width in patches, from frames, height and width in patches, or a size in pixels."""
+        height, width = grid[-2:]
+        side = 1 if len(grid) > 2 else config.vision_config.patch_size
+        return height // side, width // side
 
     def _square_images(self, config: Any, n_prefix: int, shape: tuple[int, int]) -> list[TowerImage]:
         """Square pictures of the same size, one in each sequence of a batch."""
@@ -219,7 +208,12 @@ class FamilyTower:
             rows, layout = torch.arange(n)[:, None], square_of(n)
         else:
             width = math.isqrt(n)
-            rows, layout = squares(width, n // width, side)
+            if width**2 != n:
+                raise UnsupportedCallError(
+                    f"a picture of {n} patches is no square, as this model expects; give a square one, or "
+                    "remove the pruning"
+                )
+            rows, layout = squares(width, width, side)
         return [TowerImage(rows + n_prefix + number * n_rows, layout) for number in range(n_images)]
 
 
