@@ -98,8 +98,8 @@ GROUPS = (  # columns of the table, by what the methods read
     ("visionzip-received", "vispruner-received"),
     ("cdpruner",),
     ("dart", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus"),
-    ("tome", "tower-diverse"),
 )
+TOWER = ("tome", "tower-diverse")  # inside the vision tower, in a table of their own
 
 
 def model_and_inputs(name):
@@ -193,8 +193,9 @@ def checked(name, model, models):
 
 
 def tables():
-    """Both tables, in Markdown."""
-    assert methods() == {method for group in GROUPS for method in group}, "a method is in no group"
+    """The tables, in Markdown."""
+    groups = (*GROUPS, TOWER)
+    assert methods() == {method for group in groups for method in group}, "a method is in no group"
     pairs = {name: model_and_inputs(name) for name in MODELS.values()}
     heads = [", ".join(f"`{method}`" for method in group) for group in GROUPS]
     lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(GROUPS) + 1) + "|"]
@@ -211,6 +212,14 @@ def tables():
             f"| {title} | `{type(model).__name__}` | `{adapter.name}` | {', '.join(adapter.positions)} | "
             f"{', '.join(adapter.provides)} | {video} | {checked(name, model, models)} |"
         )
+    heads = " | ".join(f"`{method}`" for method in TOWER)
+    lines += ["", f"| model | {heads} | signals inside the vision tower |", "|---" * 4 + "|"]
+    for title, name in MODELS.items():
+        model, inputs = pairs[name]
+        signals = registry.adapter_for(model)(model).provides.get("vision")
+        if signals is not None:
+            cells = " | ".join(cell(model, inputs, method) for method in TOWER)
+            lines.append(f"| {title} | {cells} | {', '.join(f'`{signal}`' for signal in sorted(signals))} |")
     return "\n".join(lines)
 
 

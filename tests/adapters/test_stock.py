@@ -70,8 +70,9 @@ PARTS = {
     "layer": lambda model: type(model.model.language_model.layers[0]),
     "rotary": lambda model: type(model.model.language_model.rotary_emb),
     "attention": lambda model: type(model.model.language_model.layers[0].self_attn),
+    "block": lambda model: type(model.model.visual.blocks[0]),
 }
-FRONT, DECODER = "divprune", "pyramiddrop"
+FRONT, DECODER, TOWER = "divprune", "pyramiddrop", "tower-diverse"
 # word, model, part of it (or a function), method
 ARGUMENTS = [
     ("answers", "llava", "outer", FRONT),
@@ -101,6 +102,7 @@ ARGUMENTS = [
     ("hidden", "llava", "attention", DECODER),
     ("rotated", "llava", "attention", DECODER),
     ("mask", "llava", "attention", DECODER),
+    *((word, "qwen", "block", TOWER) for word in ("hidden", "segments", "rotated")),
     ("feature_layer", "llava", "get_image_features", FRONT),
     ("feature_rule", "llava", "get_image_features", FRONT),
     ("sizes", "llava_next", "get_image_features", FRONT),
@@ -117,13 +119,15 @@ ARGUMENTS = [
     *((word, "llava", "sdpa", DECODER) for word in ("module", "query", "key", "value", "mask", "scaling")),
     ("query", "eager llava", "eager_attention_forward", DECODER),
 ]
-# inputs of the pictures that checks make, and one that is refused in a call where it is missing
+# inputs of the pictures that checks make, one that is refused in a call where it is missing, and the longest
+# segment's length, which blocks pass on without naming it
 OTHERS = {
     "crop_grids",
     "expert_kinds",
     "fine_images",
     "local_counts",
     "local_images",
+    "longest",
     "merge_sizes",
     "patch_grids",
     "patch_mask",

@@ -98,9 +98,10 @@ class MethodChooser:
             image.note = next(iter(outcome.notes.values()), "")
             if outcome.survivors is None:
                 continue
-            tokens, image.tower_cuts = self.adapter.survivors_of(encoded, number)
-            image.survivors, image.note = tokens, outcome.notes.get(number, "")
+            tokens, left = self.adapter.survivors_of(encoded, number)
+            image.note = outcome.notes.get(number, "")
             if len(tokens) < len(image.slots):
+                image.tower_cuts, image.survivors = left, tokens
                 choice.cut(image, image.slots, Selection(tokens.to(image.slots.device)), 0)
         for encoded in encodings.values():
             if encoded.seen.tower is not None:
