@@ -267,6 +267,36 @@ def test_a_method_at_the_projector_after_a_packed_tower(name):
         check_packed(model, inputs, {1: left(handle.last, inputs)}, got, handle.last)
 
 
+def test_several_cuts_around_the_taps_of_deepstack():
+    """Rows that a tap reads before the first cut, between the cuts, and after the last."""
+    model, inputs = packed_case("qwen3_vl")
+    for schedule in ({0: 9, 1: 4}, {1: 9, 2: 4}):
+        (first, n), (second, _) = schedule.items()
+        with tokenprune.apply(model, method="divprune", keep=n, stage="vision", layer=first) as handle:
+            model(**inputs)
+        cuts = {first: left(handle.last, inputs)}
+        with tokenprune.apply(model, method="divprune", stage="vision", schedule=schedule) as handle:
+            got = model(**inputs).logits
+        assert [image.tower_cuts for image in handle.last.images] == [schedule] * 3
+        check_packed(model, inputs, {**cuts, second: left(handle.last, inputs)}, got, handle.last)
+
+
+def test_eager_attention_in_a_batch_tower():
+    model, inputs = Case("llava", "eager").model, tiny_models.llava_inputs(*BATCH, seed=1)
+    call = {"scorer": "attention", "stage": "vision", "layer": 1, "keep": 5}
+    with tokenprune.apply(model, **call) as handle:
+        got = model(**inputs).logits
+    check_dense(model, inputs, {1: survivors_of(handle.last)}, got, handle.last)
+
+
+def test_eager_attention_in_a_packed_tower():
+    model, inputs = Case("qwen", "eager").model, tiny_models.qwen_inputs(*PACKED, seed=1)
+    scorer = tokenprune.scorer("attention", source="received")
+    with tokenprune.apply(model, scorer=scorer, stage="vision", layer=1, keep=5) as handle:
+        got = model(**inputs).logits
+    check_packed(model, inputs, {1: left(handle.last, inputs)}, got, handle.last)
+
+
 # -- merging
 
 

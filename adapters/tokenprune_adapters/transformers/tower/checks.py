@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenprune import Cut, IncompatibleError
+from tokenprune.cut import refuse_adaptive
 
 from ..tap import check_attention
 from .cuts import block_signature
@@ -59,11 +60,10 @@ def check_tower_cut(adapter: VisionLanguageFacts, cut: Cut) -> None:
                 f"the reducer {reducer.name!r} makes new rows, which have no place among the patches of a "
                 "vision tower; choose one that keeps the selected rows (absorb), or none"
             )
-    if getattr(method, "adaptive", False) and not parts.packed:
-        raise IncompatibleError(
-            f"method {method.name!r} keeps a number of tokens that depends on the picture, and the vision "
-            f"tower of {name} runs all pictures of a call as one batch, of equal lengths; choose a method "
-            "that keeps a fixed number"
+    if not parts.packed:
+        refuse_adaptive(
+            method,
+            f"the vision tower of {name} runs all pictures of a call as one batch, of equal lengths",
         )
     block_signature(parts)
     if method.needs & FROM_ATTENTION and parts.attention is not None:
