@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import threading
 from collections.abc import Mapping, Sequence
@@ -128,8 +127,7 @@ def apply(
             return cut
 
         for requested, method_budget in zip(methods, budgets, strict=True):
-            first = dataclasses.replace(method_budget, at_least=requested.at_least)
-            make = functools.partial(cut_of, method_budget=first)
+            make = functools.partial(cut_of, method_budget=method_budget)
             cuts.append(cut_of_variant(requested, variant, make))
             for follower in followers(requested):
                 make = functools.partial(cut_of, method_budget=method_budget, placed_here=False)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -35,6 +35,12 @@ class Budget:
             _check_ratio(self.keep_ratio)
         _check_share(self.at_least)
 
+    @classmethod
+    def of(cls, keep: int | Budget, at_least: float = 0.0) -> Budget:
+        """Return a count or a budget as one that keeps at least a share of an image, and its own."""
+        budget = keep if isinstance(keep, Budget) else cls(keep)
+        return replace(budget, at_least=max(at_least, budget.at_least))
+
     def rows(self, n: int) -> int:
         """Return the number of rows kept of an image of `n` tokens, 1 to n.
 
@@ -48,6 +54,12 @@ class Budget:
             return min(max(self.keep, least), n)
         exact = Decimal(repr(float(self.keep_ratio or 0))) * n
         return max(1, least, min(n, int(exact.to_integral_value(ROUND_HALF_UP))))
+
+    def of_share(self, share: float) -> Budget:
+        """Return the budget of a share of an image, such as its tiles: of a count, the share, at least 1."""
+        if self.keep is None:
+            return self
+        return replace(self, keep=max(1, int(self.keep * share + 0.5)))
 
     def __str__(self) -> str:
         amount = f"keep={self.keep}" if self.keep is not None else f"keep_ratio={self.keep_ratio}"

@@ -19,14 +19,18 @@ EXAMPLE = (64, 576)  # level and number of tokens for which every schedule must 
 class Cut:
     """One place where tokens are dropped.
 
-    `method` is resolved; images with fewer than `min_tokens` tokens are not pruned. `positions` is the rule
-    for this model: `"contiguous"` (kept tokens are renumbered) or `"original"`.
+    `method` is resolved, and `budget` keeps at least the share that the method names. Images with fewer than
+    `min_tokens` tokens are not pruned. `positions` is the rule for this model: `"contiguous"` (kept tokens
+    are renumbered) or `"original"`.
     """
 
     method: Method
     budget: Budget
     min_tokens: int = 0
     positions: str = "contiguous"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", Budget.of(self.budget, self.method.at_least))
 
     @property
     def closes_up(self) -> bool:

@@ -131,8 +131,7 @@ class Method:
             The budget as `apply` takes it; for tiled images in scope `"tile"` a count is the budget at the
             model's full number of tiles.
         """
-        budget = keep if isinstance(keep, Budget) else Budget(keep)
-        return None if self.adaptive else self._rows(layout, budget)
+        return None if self.adaptive else self._rows(layout, Budget.of(keep, self.at_least))
 
     def _rows(self, layout: Layout, budget: Budget) -> int:
         """Return the number of rows kept of an image, or of an adaptive method the most."""
@@ -167,7 +166,7 @@ class Method:
         """
         tokens = tokens if layer is None else tokens.before_layer(layer)
         with without_autocast(tokens.features.device):
-            return self._select(tokens, keep if isinstance(keep, Budget) else Budget(keep))
+            return self._select(tokens, Budget.of(keep, self.at_least))
 
     def _select(self, tokens: VisualTokens, budget: Budget) -> Selection:
         pipeline, layout = self._pipeline, tokens.layout

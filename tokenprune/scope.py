@@ -43,7 +43,7 @@ def share_out(layout: Layout, scope: str, newlines: str, budget: Budget) -> list
         tiles = sorted(set(of_token.tolist()))
         parts = [candidates[of_token == tile] for tile in tiles]
         shrink = len(tiles) / layout.full_tiles
-    rows = _shrunk(budget, len(layout), shrink)
+    rows = budget.of_share(shrink).rows(len(layout))
     shares = _equal_shares(min(rows, len(candidates)), [len(part) for part in parts])
     return [Share(part, n, tile) for part, n, tile in zip(parts, shares, tiles, strict=True) if n]
 
@@ -53,13 +53,6 @@ def kept_newlines(layout: Layout, newlines: str) -> Tensor:
     if newlines != "keep" or layout.newlines is None:
         return torch.empty(0, dtype=torch.long)
     return layout.newlines.cpu().nonzero().squeeze(1)
-
-
-def _shrunk(budget: Budget, n: int, shrink: float) -> int:
-    """Return the rows for an image: a ratio of its tokens, or a count in proportion to its tiles."""
-    if budget.keep is None:
-        return budget.rows(n)
-    return max(1, int(budget.keep * shrink + 0.5))
 
 
 def _equal_shares(rows: int, sizes: list[int]) -> list[int]:

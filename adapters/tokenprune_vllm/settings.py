@@ -144,16 +144,21 @@ def _method(entry: Mapping[str, Any]) -> Method:
             "inside vLLM tokens are pruned once, before the language model; give a single method"
         )
     (method,) = methods_from_arguments(*(entry.get(name) for name in STRATEGY))
-    if method.stage != "projector":
-        raise IncompatibleError(
-            f"method {method.name!r} cuts at the stage {method.stage!r}; inside vLLM only methods that cut "
-            f"before the language model can be used, because all layers share one key-value cache layout"
-        )
     options = entry.get("options", {})
     if not isinstance(options, Mapping):
         raise OptionError(f'"options" takes an object of the method\'s options, got {options!r}')
     overrides = {name: entry[name] for name in OVERRIDES if name in entry}
     method = seeded(method.with_options(**options, **overrides).resolved(), entry.get("seed", 0))
+    if method.stage != "projector":
+        raise IncompatibleError(
+            f"method {method.name!r} cuts at the stage {method.stage!r}; inside vLLM only methods that cut "
+            f"before the language model can be used, because all layers share one key-value cache layout"
+        )
+    if method.then is not None:
+        raise IncompatibleError(
+            f"method {method.name!r} cuts a second time ('then'); inside vLLM tokens are pruned once, before "
+            "the language model; leave 'then' out"
+        )
     refuse_adaptive(method, "vLLM counts an image's placeholders before it looks at the picture")
     return method
 

@@ -54,6 +54,17 @@ def test_other_configurations_have_other_names_in_caches():
         ({"method": "zoo-exakt", "keep": 64}, UnknownNameError, "Did you mean 'zoo-exact'"),
         ({"method": "fastv", "keep": 64}, IncompatibleError, "before the language model can be used"),
         ({"method": "sparsevlm", "keep": 64}, IncompatibleError, "one key-value cache layout"),
+        ({"method": "tower-diverse", "keep": 64}, IncompatibleError, "cuts at the stage 'vision'"),
+        (
+            {"method": "divprune", "keep": 64, "options": {"stage": "vision"}},
+            IncompatibleError,
+            "cuts at the stage 'vision'",
+        ),
+        (
+            {"method": "divprune", "keep": 64, "options": {"then": "fastv"}},
+            IncompatibleError,
+            "leave 'then' out",
+        ),
         ({"method": ["zoo-exact", "fastv"], "keep": 64}, IncompatibleError, "give a single method"),
         ({"method": "divprune", "scorer": "zoo", "keep": 64}, OptionError, "not both"),
         ({"method": "zoo-exact"}, BudgetError, "exactly one of keep"),

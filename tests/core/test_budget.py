@@ -55,6 +55,31 @@ def test_a_number_keeps_that_many_or_all(keep, n):
     assert Budget(keep=keep).rows(n) == min(keep, n)
 
 
+@pytest.mark.parametrize(
+    ("n", "at_least", "rows"),
+    [(144, 0.25, 36), (10, 0.25, 3), (10, 0.1, 2), (3, 0.0, 2), (2, 0.5, 2), (9, 1, 9)],
+)
+def test_a_share_is_kept_in_any_case_rounded_up(n, at_least, rows):
+    for budget in (Budget(2, at_least=at_least), Budget.of(2, at_least), Budget.of(Budget(2), at_least)):
+        assert budget.rows(n) == rows
+    assert Budget.of(Budget(2, at_least=1.0), at_least).rows(n) == n
+    assert Budget(keep_ratio=0.9, at_least=at_least).rows(n) == max(Budget(keep_ratio=0.9).rows(n), rows)
+
+
+@pytest.mark.parametrize(
+    ("keep", "share", "part"), [(160, 1 / 5, 32), (160, 3 / 5, 96), (2, 1 / 5, 1), (7, 1, 7)]
+)
+def test_a_share_of_an_image_gets_that_share_of_a_count(keep, share, part):
+    assert Budget(keep).of_share(share) == Budget(part)
+    assert Budget(keep_ratio=0.3).of_share(share) == Budget(keep_ratio=0.3)
+
+
+@pytest.mark.parametrize("at_least", [-0.1, 1.5, True, "0.5", math.nan])
+def test_a_least_share_outside_0_to_1_is_refused(at_least):
+    with pytest.raises(BudgetError, match="at_least must be a number in"):
+        Budget(2, at_least=at_least)
+
+
 @pytest.mark.parametrize("keep", [0, -1, True, False, 64.0, "64", math.nan, [64], (64,), 1 + 0j])
 def test_a_keep_that_is_no_positive_whole_number_is_refused(keep):
     with pytest.raises(BudgetError, match=r"keep must be .*got "):

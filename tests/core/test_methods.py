@@ -127,6 +127,16 @@ def test_keep_is_bounded_by_the_image():
     assert len(RAMP.select(example_tokens(6), keep=100)) == 6
 
 
+def test_a_least_share_holds_in_tiles_too():
+    """A quarter of 16 tokens in two tiles, of which a budget of 2 would keep one each."""
+    method = tokenprune.method("divprune", at_least=0.25, scope="tile", newlines="drop")
+    layout = Layout((1, 1, 16), torch.arange(16) // 8, None, 2)
+    assert method.n_keep(layout, 2) == 4
+    tokens = VisualTokens(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), layout=layout)
+    kept = method.select(tokens, 2).indices
+    assert ((kept < 8).sum(), (kept >= 8).sum()) == (2, 2)
+
+
 def test_needs_and_parts():
     assert RAMP.needs == {"pre_features"}
     assert RAMP.parts == (Ramp(), Best())

@@ -17,10 +17,11 @@ from tokenprune.precision import without_autocast
 from tokenprune.selection import sizes_after
 
 from ..encoded import Encoding
+from ..plan import take
 from .gather import ShortArguments
 from .parts import TowerParts
 from .signals import PIXELS, Looked, TokensInTower
-from .survivors import Outcome, Survivors, gathered
+from .survivors import Outcome, Survivors
 
 if TYPE_CHECKING:
     from ..facts import VisionLanguageFacts
@@ -62,10 +63,7 @@ class Run:
         images = self._adapter.tower_images(self.encoding.arguments, self._shape)
         notes: dict[int, str] = {}
         for number, image in enumerate(images):
-            budget = self._cut.budget
-            if budget.keep is not None and image.full_tiles > 1:
-                of_tile = max(1, int(budget.keep / image.full_tiles + 0.5))
-                budget = dataclasses.replace(budget, keep=of_tile)
+            budget = self._cut.budget.of_share(1 / image.full_tiles)
             if image.shown is not None and budget.keep is None and not self._parts.tiled:
                 raise UnsupportedCallError(
                     "keep_ratio= asks for unequal numbers of tokens of these pictures, which the vision "
@@ -89,40 +87,33 @@ class Run:
         """Run the method on the images that are cut before block `i`, and gather the rows that are left."""
         before = outcome.survivors
         candidates = [outcome.candidates(number) for number in numbers]
-        views = [
-            self._view(i, number, tokens, outcome, hidden.detach(), before)
-            for number, tokens in zip(numbers, candidates, strict=True)
-        ]
-        keeps = [
-            min(self.plans[number][i], len(tokens))
-            for number, tokens in zip(numbers, candidates, strict=True)
-        ]
+        views, images, keeps = [], [], []
         with torch.no_grad(), without_autocast(hidden.device):
-            images = []
-            for number, tokens, view in zip(numbers, candidates, views, strict=True):
+            for number, tokens in zip(numbers, candidates, strict=True):
                 whole = outcome.images[number]
+                view = self._view(i, number, tokens, outcome, hidden.detach(), before)
                 layout = whole.layout if len(tokens) == len(whole.rows) else Layout((1, 1, len(tokens)))
+                views.append(view)
                 images.append(VisualTokens(view.features(), view.signals(), layout))
+                keeps.append(min(self.plans[number][i], len(tokens)))
             selections = select_all(self._cut.method, images, keeps, layer=i)
         hidden = hidden.clone() if any(selection.features is not None for selection in selections) else hidden
         for number, tokens, view, selection in zip(numbers, candidates, views, selections, strict=True):
+            kept, merged_into = tokens[selection.indices], None
             if selection.features is not None:  # rows that dropped ones were merged into
-                places = view.places[selection.indices]
+                places, merged_into = view.places[selection.indices], selection.merged_into
                 hidden[view.sequence, places] = selection.features.to(hidden.dtype).view(*places.shape, -1)
-            kept = tokens[selection.indices]
-            if selection.features is not None:
                 rows = outcome.images[number].rows[kept]
                 outcome.merged.setdefault(i, []).append((rows, selection.features))
-            merged_into = None if selection.features is None else selection.merged_into
-            sizes = sizes_after(selection.indices, merged_into, self._sizes[number][tokens])
-            self._sizes[number][kept] = sizes
+            sizes = self._sizes[number]
+            sizes[kept] = sizes_after(selection.indices, merged_into, sizes[tokens])
             outcome.left[number][i] = len(kept)
             outcome.tokens[number] = outcome.filled_up(number, kept, self.plans[number][i])
         survivors = self._survivors(outcome)
         outcome.states.append(survivors)
         outcome.blocks.append(i)
         self.arguments = ShortArguments(survivors)
-        return gathered(hidden, survivors.places_in(before))
+        return take(hidden, survivors.places_in(before))
 
     def _view(
         self, i: int, number: int, tokens: Tensor, outcome: Outcome, hidden: Tensor, before: Survivors | None
