@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .schedule import entering
 from .selection import Selection
 from .tokens import Layout
 
@@ -46,19 +47,11 @@ class ImageReport:
 
     def tokens_entering(self, n_blocks: int) -> list[int]:
         """Return the number of the image's tokens that enter each of the vision tower's blocks."""
-        tokens, entering = [], self.n_before
-        for block in range(n_blocks):
-            entering = self.tower_cuts.get(block, entering)
-            tokens.append(entering)
-        return tokens
+        return entering(self.tower_cuts, self.n_before, n_blocks)
 
     def rows_entering(self, n_layers: int) -> list[int]:
         """Return the number of the image's rows that enter each of the model's decoder layers."""
-        rows, entering = [], self.n_before
-        for layer in range(n_layers):
-            entering = self.cuts.get(layer, entering)
-            rows.append(entering)
-        return rows
+        return entering(self.cuts, self.n_before, n_layers)
 
     @property
     def scores(self) -> Tensor | None:

@@ -126,11 +126,16 @@ def falling(rows: tuple[int, ...], n: int) -> tuple[int, ...]:
 
 def mean_rows(cuts: Mapping[int, int], n: int, n_layers: int) -> float:
     """Return the mean number of visual rows entering a layer: `n` before the first cut, then those left."""
-    entering, total = n, 0
+    return sum(entering(cuts, n, n_layers)) / n_layers
+
+
+def entering(cuts: Mapping[int, int], n: int, n_layers: int) -> list[int]:
+    """Return the number of rows that enter each layer: `n` before the first cut, then those left."""
+    rows = []
     for layer in range(n_layers):
-        entering = cuts.get(layer, entering)
-        total += entering
-    return total / n_layers
+        n = cuts.get(layer, n)
+        rows.append(n)
+    return rows
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tokenprune import IncompatibleError, Layout, Projector, UnsupportedCallError
+from tokenprune import IncompatibleError, Layout, Projector
 from tokenprune.projector import in_float32
 
 from .transformers import forms, pictures, stock
@@ -23,7 +23,7 @@ from .transformers.encoded import Encoded, ImageSignal
 from .transformers.facts import UNTESTED_TOWER
 from .transformers.grids import grid_of, square_of
 from .transformers.structural import StructuralAdapter
-from .transformers.tower.described import SETTINGS, FamilyTower, pixels_of_rows, told_with_images
+from .transformers.tower.described import FamilyTower, pixels_of_rows, told_with_images
 from .transformers.tower.parts import TowerImage, TowerParts
 
 
@@ -415,17 +415,6 @@ class FamilyAdapter(StructuralAdapter):
             return words, ()
         settings, others = self.family.tower.words(self.model.config, modality)
         return (*words, *settings), tuple(word for word in others if word not in words)
-
-    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse a call that projects other rows than those that a cut inside the tower shortens."""
-        settings = stock.configured(self.model.config, SETTINGS)
-        for word, wanted in settings.items():
-            passed = arguments.get(word)
-            if passed is not None and passed != wanted:
-                raise UnsupportedCallError(
-                    f"this call asks for {stock.argument_name(word)}={passed!r}, the model was pruned with "
-                    f"{wanted!r}; set it in model.config before apply()"
-                )
 
     # -- cuts inside the tower
 

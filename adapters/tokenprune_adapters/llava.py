@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import tokenprune
-from tokenprune import Layout, Projector, UnsupportedCallError
+from tokenprune import Layout, Projector
 
 from .authoring import (
     Encoded,
@@ -23,7 +23,6 @@ from .authoring import (
     TowerImage,
     TowerParts,
     TransformersAdapter,
-    argument_name,
     clip_signals,
     config_value,
     grid_of,
@@ -55,7 +54,7 @@ class LlavaAdapter(TransformersAdapter):
     def vision_attention(self) -> nn.Module | None:
         """The attention module of the layer whose output is projected; None if there is no class token."""
         layer = config_value(self.model.config, "feature_layer")
-        tower = self._layers_owner()
+        tower = getattr(self.vision_tower, "vision_model", self.vision_tower)
         embeddings = getattr(tower, "embeddings", None)
         # "full": the class row becomes a token, which has no place in the grid
         with_class_row = config_value(self.model.config, "feature_rule") == "full"
@@ -76,10 +75,6 @@ class LlavaAdapter(TransformersAdapter):
     def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
         """The images in one run of the tower; those of Pixtral have sizes."""
         return self.described.images(self.inner, self.model.config, arguments, shape)
-
-    def _layers_owner(self) -> Any:
-        """The module with the tower's embeddings and blocks, in every tested version."""
-        return getattr(self.vision_tower, "vision_model", self.vision_tower)
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The layer that is projected; optionally Pixtral's sizes, which transformers 5.17 does not take."""
@@ -111,17 +106,6 @@ class LlavaAdapter(TransformersAdapter):
         if sizes is not None:
             return grid_of(sizes[number], self.model.config.vision_config.patch_size, n)
         return square_of(n)
-
-    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse a call that projects another layer than the configured one, which signals are taken from."""
-        for word in ("feature_layer", "feature_rule"):
-            passed, wanted = arguments[word], config_value(self.model.config, word)
-            if passed is not None and passed != wanted:
-                name = argument_name(word)
-                raise UnsupportedCallError(
-                    f"this call asks for {name}={passed!r}, the model was pruned with {wanted!r}; set it in "
-                    "model.config before apply()"
-                )
 
     def example_picture(self, draw: torch.Generator) -> Mapping[str, Tensor] | None:
         """A square picture; for Pixtral's tower a picture of any size, with its size."""

@@ -76,10 +76,10 @@ class LlavaNextAdapter(LlavaAdapter):
             first = sum(counts[:number]) * self._patches
             numbers = self._packed_numbers(counts[number], arguments["sizes"][number : number + 1])
             shown[numbers[numbers > 0] + first] = True
-        of_tiles = shown[1:].view(len(super().tower_images(arguments, shape)), -1)
+        tiles = super().tower_images(arguments, shape)
         return [
-            dataclasses.replace(image, shown=None if bool(mask.all()) else mask, full_tiles=self._full_tiles)
-            for image, mask in zip(super().tower_images(arguments, shape), of_tiles, strict=True)
+            dataclasses.replace(tile, shown=None if bool(mask.all()) else mask, full_tiles=self._full_tiles)
+            for tile, mask in zip(tiles, shown[1:].view(len(tiles), -1), strict=True)
         ]
 
     def survivors_of(self, encoded: Encoded, number: int) -> tuple[Tensor, dict[int, int]]:

@@ -10,8 +10,6 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from tokenprune import BoundaryTrace
-
 from . import stock
 from .calls import LanguageCall, ModelCall
 from .masks import SeenTokens, all_seen
@@ -19,6 +17,7 @@ from .packing import numbering, restarts, sequence_numbers
 from .plan import RowPlan, take
 from .pruned_layer import PrunedLayer, stored_length
 from .rows import Image, RowChoice
+from .tower.survivors import Outcome
 
 NOT_TRACED = (
     "which tokens a pruned model keeps depends on the picture, and its calls are serialised, so its forward "
@@ -71,8 +70,8 @@ class Call:
     layers before which rows will be dropped. `positions` are those of the rotary embedding, and `rotates` is
     True once it was called. `last_rows` is how many of its last rows the language model may return, None if
     it returns all. `taps` holds the queries, keys and scaling of layers; `look` adds those of the layer
-    before which rows are being dropped. `tower_boundaries` are what cuts inside the vision tower recorded,
-    `towers` what they left of each encoding.
+    before which rows are being dropped. `towers` is what cuts inside the vision tower left of
+    each encoding.
     """
 
     n_new: int
@@ -102,8 +101,7 @@ class Call:
     numbers: dict[Any, Tensor] = field(default_factory=dict)
     rotated: dict[Any, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    tower_boundaries: list[BoundaryTrace] = field(default_factory=list)
-    towers: list[Any] = field(default_factory=list)
+    towers: list[Outcome] = field(default_factory=list)
 
     @classmethod
     def read(

@@ -26,6 +26,7 @@ from .front_signals import tokens_before_language
 from .images import ImageSpan, locate
 from .rows import Image, RowChoice
 from .text import last_token, text_after
+from .tower.survivors import Outcome
 
 
 class Chooser(Protocol):
@@ -85,16 +86,16 @@ class MethodChooser:
 
     def _drop_filled(self, call: Call, brought: ModelCall, choice: RowChoice) -> None:
         """Drop the rows that stand for tokens that did not leave the vision tower."""
-        encodings: dict[int, Encoded] = {}
+        towers: dict[str, Outcome] = {}
         for image in call.images:
             encoded = self._encoded(brought, image.span.modality)
-            encodings[id(encoded)] = encoded
             outcome, number = encoded.seen.tower, image.span.number
             if outcome is None:
                 raise UnsupportedCallError(
                     "the images of this call were encoded without their vision tower, in which tokens are "
                     "to be cut; remove the pruning, or prune at the projector stage"
                 )
+            towers[image.span.modality] = outcome
             image.note = next(iter(outcome.notes.values()), "")
             if outcome.survivors is None:
                 continue
@@ -103,11 +104,8 @@ class MethodChooser:
             if len(tokens) < len(image.slots):
                 image.tower_cuts, image.survivors = left, tokens
                 choice.cut(image, image.slots, Selection(tokens.to(image.slots.device)), 0)
-        for encoded in encodings.values():
-            if encoded.seen.tower is not None:
-                call.towers.append(encoded.seen.tower)
-                call.seconds += encoded.seen.tower.seconds
-                call.tower_boundaries += encoded.seen.tower.boundaries
+        call.towers = list(towers.values())
+        call.seconds += sum(outcome.seconds for outcome in call.towers)
 
     def _find_images(self, brought: ModelCall) -> list[Image]:
         """Locate all images of the call in the batch."""

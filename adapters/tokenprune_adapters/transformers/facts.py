@@ -15,11 +15,12 @@ from tokenprune.projector import in_float32, weights_mark
 from . import pictures, receipts, stock
 from .calls import LanguageCall
 from .encoded import Encoded, ImageSignal
-from .grids import square_of
 from .plan import RowPlan
+from .refusals import refuse_other_rows
 from .resolved import Signatures
 from .signature import Signature
 from .tower.parts import TowerImage, TowerParts
+from .tower.squares import square_images
 
 UNTESTED_TOWER = "this family's tower was not tested with cuts inside it"
 
@@ -86,9 +87,7 @@ class VisionLanguageFacts(ModelAdapter):
         """
         parts = self.tower()
         assert parts is not None
-        n_images, n_rows = shape
-        rows = torch.arange(n_images * n_rows).view(shape)[:, parts.n_prefix :, None]
-        return [TowerImage(image, square_of(len(image))) for image in rows]
+        return square_images(shape, parts.n_prefix)
 
     def pixels_of(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """Pixels (N, P * values) of the tokens made of the tower's rows (N, P), from those of all images."""
@@ -210,7 +209,8 @@ class VisionLanguageFacts(ModelAdapter):
         return self._projector[1]
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse arguments that change what is encoded; accepts all by default."""
+        """Refuse arguments that change what is encoded; by default, those that project other rows."""
+        refuse_other_rows(arguments, self.model.config)
 
     def check_placed(self, placed: Tensor, encoded: Encoded, number: int) -> None:
         """Check that the rows of an image in the prompt (N, D) are those that were encoded.

@@ -69,6 +69,17 @@ def refuse_changed_settings(installed: Mapping[str, Any], now: Mapping[str, Any]
             )
 
 
+def refuse_other_rows(arguments: Mapping[str, Any], config: Any) -> None:
+    """Refuse a call that projects other rows of the tower than configured, which hooks and signals are of."""
+    for word, wanted in stock.configured(config, stock.PROJECTED).items():
+        passed = arguments.get(word)
+        if passed is not None and passed != wanted:
+            raise UnsupportedCallError(
+                f"this call asks for {stock.argument_name(word)}={passed!r}, the model was pruned with "
+                f"{wanted!r}; set it in model.config before apply()"
+            )
+
+
 def refuse_other_modalities(call: ModelCall, modalities: Sequence[str]) -> None:
     """Refuse videos that would not be pruned."""
     if call.brings("video") and "video" not in modalities:

@@ -76,6 +76,8 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "scaling": ("scaling",),
 }
 
+PROJECTED = ("feature_layer", "feature_rule")  # arguments, and settings, that say which rows are projected
+
 # Arguments that reach the language model and are not read there: the loss, made outside, reads them.
 OF_THE_LOSS = ("shift_labels",)
 

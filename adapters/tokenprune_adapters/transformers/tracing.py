@@ -74,7 +74,7 @@ class CallTracer:
 
     def _leave_language(self, call: Call, kv: Any) -> None:
         """Record the call, after its cache was updated."""
-        boundaries = [*call.tower_boundaries]
+        boundaries = [boundary for tower in call.towers for boundary in tower.boundaries]
         if "projector" in self._rules:
             boundaries.append(self._boundary("projector", self._at_front(call), call, kv))
         boundaries += [self._boundary("decoder", passed, call, kv) for passed in self._passed]

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenprune.schedule import entering
+
 FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
 PREFIXES = {"clip_vision_model": 1, "siglip_vision_model": 0}  # rows that are no patches, by kind of tower
 
@@ -86,7 +88,7 @@ def _dense(config: Any, patches: int, cuts: Mapping[int, int]) -> int:
     """The FLOPs of a CLIP or SigLIP tower, and of LLaVA's projector, for one tile."""
     vision, out = config.vision_config, config.text_config.hidden_size
     d, n_prefix = vision.hidden_size, PREFIXES[config.vision_config.model_type]
-    left = _entering(vision.num_hidden_layers, patches, cuts)
+    left = entering(cuts, patches, vision.num_hidden_layers)
     weights = 4 * d * d + 2 * d * vision.intermediate_size
     layers = config.vision_feature_layer
     features = d * (1 if isinstance(layers, int) else len(layers))
@@ -107,21 +109,12 @@ def _packed(config: Any, picture: tuple[int, int], cuts: Mapping[int, int]) -> i
     tokens = len(windows)
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     total = 2 * tokens * merged * values * d
-    left = _entering(vision.depth, tokens, cuts)
+    left = entering(cuts, tokens, vision.depth)
     for block, n in enumerate(left):
         kept = Counter(windows[i] for i in evenly_spaced(tokens, n))
         segments = [n] if block in full else list(kept.values())
         total += _block(merged * n, 4 * d * d + mlp, [merged * rows for rows in segments], d)
     return int(total + 2 * left[-1] * ((merged * d) ** 2 + merged * d * out))
-
-
-def _entering(n_blocks: int, tokens: int, cuts: Mapping[int, int]) -> list[int]:
-    """The number of tokens that enter each block."""
-    left = []
-    for block in range(n_blocks):
-        tokens = cuts.get(block, tokens)
-        left.append(tokens)
-    return left
 
 
 def _block(rows: int, weights: int, segments: Sequence[int], width: int) -> int:

@@ -14,6 +14,7 @@ from .. import receipts, stock
 from ..call import untraced
 from ..calls import BlockCall
 from ..exporting import is_exporting
+from ..plan import take
 from ..refusals import refuse_recomputing
 from ..signature import Signature
 from ..tap import AttentionFunctionTap
@@ -21,7 +22,7 @@ from ..undo import UndoStack
 from .parts import TowerParts
 from .run import Run
 from .signals import FROM_ATTENTION, Looked
-from .survivors import Outcome, Survivors, gathered
+from .survivors import Outcome, Survivors
 
 if TYPE_CHECKING:
     from ..capture import FeatureCapture
@@ -237,4 +238,4 @@ def _last_rows(states: list[Survivors], rows: Tensor) -> Tensor:
         return rows
     counts = {state.count: state for state in states}
     before = counts.get(rows.shape[1])
-    return rows if before is states[-1] else gathered(rows, states[-1].places_in(before))
+    return rows if before is states[-1] else take(rows, states[-1].places_in(before))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune import Layout, UnsupportedCallError
+from tokenprune import UnsupportedCallError
 
 from .. import stock
-from ..grids import square_of
 from .parts import TowerImage, TowerParts
+from .squares import square_images, squares
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ KINDS: Mapping[str, TowerKind] = {  # by the type of the tower's configuration
     "qwen3_vl_vision": _LIKE_QWEN,
     "kimi_k25_vision": dataclasses.replace(_LIKE_QWEN, blocks="layers"),
 }
-SETTINGS = ("feature_layer", "feature_rule")  # which rows are projected
 CLASS_TOKENS = ("class_embedding", "cls_token")  # attributes of embeddings that begin with one
 
 
@@ -150,7 +148,7 @@ class FamilyTower:
         """Arguments of the encoder to read: settings that a call can override, and what tells the patches."""
         if modality != "image":
             return (), ()
-        settings = tuple(stock.configured(config, SETTINGS))
+        settings = tuple(stock.configured(config, stock.PROJECTED))
         return settings, (self.told_by, "merge_sizes") if self.told_by else ()
 
     def images(
@@ -165,7 +163,7 @@ class FamilyTower:
         """
         parts = self._parts(inner, config)
         if not parts.packed:
-            return self._square_images(config, parts.n_prefix, shape)
+            return square_images(shape, parts.n_prefix, self.side(config))
         images, n_told = [], 0
         told, sides = arguments.get(self.told_by), arguments.get("merge_sizes")
         if told is None or (sides is None and self.side is told_with_images):
@@ -200,22 +198,6 @@ class FamilyTower:
         side = 1 if len(grid) > 2 else config.vision_config.patch_size
         return height // side, width // side
 
-    def _square_images(self, config: Any, n_prefix: int, shape: tuple[int, int]) -> list[TowerImage]:
-        """Square pictures of the same size, one in each sequence of a batch."""
-        n_images, n_rows = shape
-        side, n = self.side(config), n_rows - n_prefix
-        if side == 1:
-            rows, layout = torch.arange(n)[:, None], square_of(n)
-        else:
-            width = math.isqrt(n)
-            if width**2 != n:
-                raise UnsupportedCallError(
-                    f"a picture of {n} patches is no square, as this model expects; give a square one, or "
-                    "remove the pruning"
-                )
-            rows, layout = squares(width, width, side)
-        return [TowerImage(rows + n_prefix + number * n_rows, layout) for number in range(n_images)]
-
 
 def _modules(inner: nn.Module, paths: Sequence[str]) -> Iterator[nn.Module]:
     """Modules by their paths; a list stands for all in it."""
@@ -231,23 +213,6 @@ def n_projected(config: Any, n_blocks: int) -> int:
         return n_blocks
     listed = layers if isinstance(layers, (list, tuple)) else [layers]
     return int(max(layer % (n_blocks + 1) for layer in listed))
-
-
-def squares(height: int, width: int, side: int) -> tuple[Tensor, Layout]:
-    """The patches (N, side * side) of each square of a grid in raster order, and the layout of the squares.
-
-    Raises
-    ------
-    UnsupportedCallError
-        If the squares do not fill the grid.
-    """
-    if height % side or width % side:
-        raise UnsupportedCallError(
-            f"a picture of {height} x {width} patches has no whole number of squares of {side} x {side} "
-            "patches, which become its tokens; give a picture of another size, or remove the pruning"
-        )
-    patches = torch.arange(height * width).view(height // side, side, width // side, side)
-    return patches.transpose(1, 2).reshape(-1, side * side), Layout((1, height // side, width // side))
 
 
 def window_places(tower: Any, grids: Tensor) -> Tensor:

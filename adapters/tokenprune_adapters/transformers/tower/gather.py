@@ -11,6 +11,7 @@ from torch import Tensor
 from tokenprune import UnsupportedCallError
 
 from ..calls import BlockCall
+from ..plan import take
 from .survivors import Survivors
 
 
@@ -80,11 +81,7 @@ class ShortArguments:
         return self._rows(positions)
 
     def _rows(self, part: Tensor) -> Tensor:
-        if part.ndim == 2:
-            return part[self._index[0].to(part.device)]
-        index = self._index.to(part.device)
-        whole = part.expand(len(index), *part.shape[1:])
-        return whole[torch.arange(len(index), device=part.device)[:, None], index]
+        return part[self._index[0].to(part.device)] if part.ndim == 2 else take(part, self._index)
 
     def _mask(self, mask: Any) -> Tensor:
         """Rows and columns (1 or B, 1 or H, M, M) of the mask."""
@@ -95,11 +92,9 @@ class ShortArguments:
                 f"a block of the vision tower was passed an attention mask of shape {shape}, expected "
                 f"(batch, heads, {n}, {n}); remove the pruning for this call"
             )
-        index = self._index.to(mask.device)
+        index = self._index.to(mask.device)[:, None]
         rows = mask.expand(len(index), -1, -1, -1)
-        batch = torch.arange(len(index), device=mask.device)[:, None, None]
-        heads = torch.arange(mask.shape[1], device=mask.device)
-        columns = index[:, None, None, :]
+        rows = rows.gather(3, index[:, :, None].expand(*rows.shape[:3], -1))
         if mask.shape[2] == 1:
-            return rows[batch[:, :, None], heads[None, :, None, None], 0, columns]
-        return rows[batch[:, :, None], heads[None, :, None, None], index[:, None, :, None], columns]
+            return rows
+        return rows.gather(2, index[..., None].expand(*rows.shape[:2], -1, rows.shape[3]))

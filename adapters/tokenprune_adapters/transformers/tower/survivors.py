@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tokenprune import BoundaryTrace
 
+from ..plan import take
 from .parts import TowerImage
 
 
@@ -34,7 +36,7 @@ class Survivors:
     n_prefix: int = 0
     packed: bool = False
 
-    @property
+    @functools.cached_property
     def count(self) -> int:
         """Number of rows left in each sequence; a batch has equally many in each."""
         return int(self.keep[0].sum())
@@ -59,6 +61,11 @@ class Survivors:
         if before is None:
             return self.index
         return self.keep[before.keep].view(len(self.keep), -1).nonzero()[:, 1].view(len(self.keep), -1)
+
+    @functools.cached_property
+    def token_slots(self) -> Tensor:
+        """The same as `slots` for tokens."""
+        return self.slots(self.per_token)
 
     def slots(self, group: int = 1) -> Tensor:
         """Which group of consecutive rows that is left stands in for each, prefixes left out, (B, N).
@@ -89,18 +96,18 @@ class Survivors:
         images
             Which images of the batch these are; None: all.
         """
-        slots = self.slots(self.per_token).to(rows.device)
+        slots = self.token_slots.to(rows.device)
         if self.packed:
             return rows.index_select(-2, slots[0]) if rows.ndim == 3 and len(rows) == 1 else rows[slots[0]]
         if images is not None:
             slots = slots[images.start : images.stop]
-        return rows[torch.arange(len(slots), device=rows.device)[:, None], slots]
+        return take(rows, slots)
 
     def widen_rows(self, rows: Tensor) -> Tensor:
         """Widen the rows of the tower that are left, (B, K, D) or (K, D), to all of its rows."""
         prefix = torch.arange(self.n_prefix, device=self.keep.device).expand(len(self.keep), -1)
         places = torch.cat([prefix, self.slots() + self.n_prefix], 1)
-        return rows[places[0].to(rows.device)] if rows.ndim == 2 else gathered(rows, places)
+        return rows[places[0].to(rows.device)] if rows.ndim == 2 else take(rows, places)
 
 
 @dataclass
@@ -168,8 +175,3 @@ class Outcome:
             return kept
         padding = before[~shown.to(before.device)[before]]
         return torch.cat([kept, padding[: n - len(kept)]]).sort().values
-
-
-def gathered(rows: Tensor, places: Tensor) -> Tensor:
-    """Gather rows (B, M, D) at places (B, K)."""
-    return rows.gather(1, places.to(rows.device)[..., None].expand(-1, -1, rows.shape[-1]))
