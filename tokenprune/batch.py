@@ -11,7 +11,7 @@ from .errors import InputError
 from .finite import refuse_not_finite
 from .methods import Method
 from .selection import Selection
-from .stack import in_groups, selections_of, stack
+from .stack import image_of, in_groups, selections_of, stack
 from .tokens import VisualTokens
 
 
@@ -49,3 +49,29 @@ def select_all(
             raise
 
     return in_groups(images, key, choose)
+
+
+def select_each(
+    method: Method,
+    tokens: VisualTokens,
+    keep: int | Budget,
+    numbers: Sequence[int],
+    n_images: int,
+    layer: int | None = None,
+) -> list[Selection]:
+    """Return `method.select` of each image of a stack, computed together if all parts take stacks.
+
+    Parameters
+    ----------
+    numbers, n_images
+        Numbers of the images, among all that are pruned, to name them in errors.
+    """
+    images = range(len(tokens.features))
+    try:
+        if len(images) > 1 and all(part.stacks for part in method.parts):
+            return selections_of(method.select(tokens, keep, layer=layer))
+        return [method.select(image_of(tokens, index), keep, layer=layer) for index in images]
+    except InputError:
+        for index, number in enumerate(numbers if n_images > 1 else ()):
+            refuse_not_finite(image_of(tokens, index), f"image {number} (of {n_images} that are pruned)")
+        raise

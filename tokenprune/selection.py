@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,3 +74,37 @@ def fill_new_rows(indices: Tensor, n: int) -> Tensor:
         filled.append(index)
         last = index
     return torch.tensor(filled, device=indices.device)
+
+
+def in_order_of_slots(selections: Sequence[Selection], n: int) -> tuple[list[Selection], Tensor]:
+    """Sort the rows of selections of equal size by their slots among `n`, new ones in free slots.
+
+    Returns
+    -------
+    tuple
+        The selections of B images, and the slots (B, K), ascending.
+    """
+    slots = torch.stack([selection.indices for selection in selections])
+    if not bool((slots < 0).any()):
+        return list(selections), slots
+    filled = torch.stack([fill_new_rows(indices, n) for indices in slots])
+    slots, orders = filled.sort(1)
+    return [_sorted(each, order) for each, order in zip(selections, orders, strict=True)], slots
+
+
+def _sorted(selection: Selection, order: Tensor) -> Selection:
+    features = None if selection.features is None else selection.features[order]
+    return replace(selection, indices=selection.indices[order], features=features)
+
+
+def sizes_of_all(selections: Sequence[Selection], before: Tensor) -> Tensor:
+    """Count the patches that each kept row of several images stands for, (B, N) -> (B, K); see `sizes_after`.
+
+    Tokens are merged only where a reducer has replaced the rows.
+    """
+    merges = [each.merged_into if each.features is not None else None for each in selections]
+    merged_into = None
+    if any(goal is not None for goal in merges):
+        own = torch.arange(before.shape[1], device=before.device)
+        merged_into = torch.stack([own if goal is None else goal for goal in merges])
+    return sizes_after(torch.stack([each.indices for each in selections]), merged_into, before)

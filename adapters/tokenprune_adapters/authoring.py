@@ -20,7 +20,7 @@ kind, in a `Family` and elsewhere; `window_places` orders the tokens of towers w
 
 **Vision towers of other libraries.** Derive from `VisionTowerAdapter`, whose `find_tower` describes the model
 as a `Tower`: its blocks, a `TokenHead` (with `Matrix` for a bare weight) for what follows them, and for their
-attention a `QueryKeyTap`: a `NormTap` or a `ProjectionTap`.
+attention a `QueryKeyTap`: a `NormTap` or a `ProjectionTap`. `patch_of` reads the size of its patches.
 
 **Projectors.** `in_float32` runs a module in float32; `two_layer_form`, `layer_norm_form`, `norm_form` and
 `linear_form` read its weights for closed forms; `layer_norm_form` expects `centred` rows. `RowWise` describes
@@ -40,23 +40,25 @@ from tokenprune.tiles import tiled_layout
 from tokenprune.trial import PromiseRecord, Specimen, Trial
 
 from .families import FAMILIES, Family, FamilyAdapter
+from .gather import take
 from .tiny import filled
+from .towers.image import TowerImage
 from .transformers import clip_signals, pictures
 from .transformers.calls import LanguageCall
 from .transformers.encoded import Encoded, ImageSignal
 from .transformers.forms import RowWise, centred, layer_norm_form, linear_form, norm_form, of_layers
 from .transformers.grids import grid_of, square_of, tile_counts
-from .transformers.plan import RowPlan, take
+from .transformers.plan import RowPlan
 from .transformers.stock import BLOCK_KINDS, MODALITY_KINDS, argument_name, config_value, output_field
 from .transformers.structural import StructuralAdapter
 from .transformers.token_rows import prune_deepstack, prune_layer_inputs
 from .transformers.tower.described import FamilyTower, window_places
-from .transformers.tower.parts import TowerImage, TowerParts
+from .transformers.tower.parts import TowerParts
 from .transformers.vlm import TransformersAdapter
 from .vit.adapter import VisionTowerAdapter
 from .vit.attention import NormTap, ProjectionTap, QueryKeyTap
 from .vit.head import Matrix, TokenHead
-from .vit.tower import Tower
+from .vit.tower import Tower, patch_of
 
 __all__ = [
     "BLOCK_KINDS",
@@ -96,6 +98,7 @@ __all__ = [
     "norm_form",
     "of_layers",
     "output_field",
+    "patch_of",
     "pictures",
     "prune_deepstack",
     "prune_layer_inputs",

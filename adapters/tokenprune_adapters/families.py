@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from tokenprune import IncompatibleError, Layout, Projector
 from tokenprune.projector import in_float32
 
+from .towers.image import TowerImage
 from .transformers import forms, pictures, stock
 from .transformers.encoded import Encoded, ImageSignal
 from .transformers.facts import UNTESTED_TOWER
 from .transformers.grids import grid_of, square_of
 from .transformers.structural import StructuralAdapter
 from .transformers.tower.described import FamilyTower, pixels_of_rows, told_with_images
-from .transformers.tower.parts import TowerImage, TowerParts
+from .transformers.tower.parts import TowerParts
 
 
 @dataclass(frozen=True)

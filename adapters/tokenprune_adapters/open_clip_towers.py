@@ -25,6 +25,7 @@ from .authoring import (
     Tower,
     VisionTowerAdapter,
     filled,
+    patch_of,
 )
 from .timm_vit import timm_tower
 
@@ -83,6 +84,7 @@ def _native_tower(visual: Any) -> Tower:
         tap=_attention_tap,
         head=head,
         is_checkpointing=lambda: bool(visual.transformer.grad_checkpointing),
+        patch=patch_of(visual.conv1),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import tokenprune
 
-from .authoring import NormTap, QueryKeyTap, Specimen, TokenHead, Tower, VisionTowerAdapter, filled
+from .authoring import NormTap, QueryKeyTap, Specimen, TokenHead, Tower, VisionTowerAdapter, filled, patch_of
 
 KNOWN = frozenset({"VisionTransformer", "Eva"})
 # attention that is a plain softmax of normalised, rotated queries and keys
@@ -89,6 +89,7 @@ def timm_tower(model: Any, last: tuple[nn.Module, ...] = ()) -> Tower:
         tap=attention_tap,
         head=TokenHead(model.norm, heads, pool, model.fc_norm, last),
         is_checkpointing=lambda: bool(model.grad_checkpointing),
+        patch=patch_of(getattr(embed, "proj", None)),
     )
 
 

@@ -9,7 +9,6 @@ import torch
 from reference import decoder_by_hand, llava_by_hand
 from tiny_models import cut_row, qwen, qwen_inputs
 from tiny_models import llava as tiny_llava
-from tiny_towers import pictures, timm_model
 from tokenprune_vllm.settings import Settings
 
 import tokenprune
@@ -90,14 +89,6 @@ def test_an_export_is_refused_whatever_the_budget(llava, inputs):
     with tokenprune.apply(llava, method=LONG, keep=99):
         with pytest.raises(tokenprune.UnsupportedCallError, match="which of 16 .*, and how many, depends"):
             torch.export.export(llava, (), {**inputs, "use_cache": False})
-
-
-def test_bare_towers_refuse_it_and_stay_as_they_are():
-    model, x = timm_model("vit"), pictures()
-    before = model(x)
-    with pytest.raises(tokenprune.IncompatibleError, match="'uniform\\+long' keeps .* equally many"):
-        tokenprune.apply(model, selector=Long(), keep=9, layer=2)
-    assert torch.equal(model(x), before)
 
 
 def test_vllm_refuses_it_because_placeholders_are_counted_first():

@@ -7,13 +7,13 @@ import open_clip
 import pytest
 import torch
 from tiny_towers import TEXT, TIMM, TOWERS, VISION, clip, filled, pictures, text, timm_model
-from tokenprune_adapters.vit.choice import Chosen
+from tokenprune_adapters.vit.run import PictureRun
 from torch import nn
 
 import tokenprune
 from tokenprune import Budget, GeometricSchedule, Method
 from tokenprune.testing import check_model
-from tokenprune.trial import FAILED, NOT_APPLICABLE, PASSED
+from tokenprune.trial import FAILED, PASSED
 
 
 @pytest.fixture(autouse=True)
@@ -68,20 +68,19 @@ def test_a_tower_that_fails_unpruned_is_named_with_its_error():
         check_model(timm_model("vit"), torch.zeros(1, 3, 7, 7), methods=["stride"], keep=9)
 
 
-def test_several_cuts_are_compared_with_each_picture_alone_only():
-    method = Method("m", stage="vision", schedule=GeometricSchedule((1, 2)))
-    check = check_model(timm_model("vit"), pictures(), methods=[method], keep=9)
-    records = records_of(check)
-    assert check.passed and records["batch"].outcome == PASSED
-    assert records["exactness"].outcome == NOT_APPLICABLE and "several cuts" in records["exactness"].note
-    single = Method("m", stage="vision", schedule=GeometricSchedule((2,)))
-    check = check_model(timm_model("vit"), pictures(), methods=[single], keep=9)
-    assert records_of(check)["exactness"].outcome == PASSED
+@pytest.mark.parametrize("name", ["vit", "eva02 rotary"])
+def test_several_cuts_are_compared_with_the_blocks_by_hand(name):
+    for schedule in (GeometricSchedule((1, 2)), GeometricSchedule((2,))):
+        method = Method("m", stage="vision", schedule=schedule)
+        check = check_model(timm_model(name), pictures(), methods=[method], keep=9)
+        records = records_of(check)
+        assert check.passed
+        assert records["batch"].outcome == records["exactness"].outcome == PASSED
 
 
 def test_an_output_of_another_shape_is_infinitely_far_away(monkeypatch):
-    original = Chosen.take
-    monkeypatch.setattr(Chosen, "take", lambda self, patches: original(self, patches)[:, 1:])
+    original = PictureRun.cut_before
+    monkeypatch.setattr(PictureRun, "cut_before", lambda *args: original(*args)[:, 1:])
     check = check_model(timm_model("vit unpooled"), pictures(), methods=["stride"], keep=9)
     record = records_of(check)["exactness"]
     assert (record.outcome, record.difference) == (FAILED, math.inf)

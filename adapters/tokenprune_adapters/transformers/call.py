@@ -10,14 +10,15 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from ..gather import take
+from ..towers.survivors import Outcome
 from . import stock
 from .calls import LanguageCall, ModelCall
 from .masks import SeenTokens, all_seen
 from .packing import numbering, restarts, sequence_numbers
-from .plan import RowPlan, take
+from .plan import RowPlan
 from .pruned_layer import PrunedLayer, stored_length
 from .rows import Image, RowChoice
-from .tower.survivors import Outcome
 
 NOT_TRACED = (
     "which tokens a pruned model keeps depends on the picture, and its calls are serialised, so its forward "

@@ -15,6 +15,7 @@ from tokenprune.batch import select_all
 from tokenprune.image_plan import LeftAlone, plan_image
 from tokenprune.precision import without_autocast
 
+from ..towers.survivors import Outcome
 from . import stock
 from .call import Call, RemainingRows
 from .calls import ModelCall
@@ -26,7 +27,6 @@ from .front_signals import tokens_before_language
 from .images import ImageSpan, locate
 from .rows import Image, RowChoice
 from .text import last_token, text_after
-from .tower.survivors import Outcome
 
 
 class Chooser(Protocol):

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..gather import take
 from . import stock
 from .call import Call, RemainingRows, untraced
 from .calls import LayerCall
 from .choosing import Chooser
 from .facts import VisionLanguageFacts
 from .packing import restarts
-from .plan import take
 from .pruned_layer import PrunedLayer
 from .receipts import check_rows
 from .resolved import MaskMakers

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .tower.survivors import Outcome, Survivors
+from ..towers.survivors import Outcome, Survivors
 
 
 @dataclass

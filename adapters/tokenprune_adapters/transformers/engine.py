@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenprune import Cut, PruningReport, UnsupportedCallError
 
+from ..gather import take
 from . import receipts, stock
 from .blocks import masks_of_kept
 from .call import Call, RemainingRows, untraced
@@ -24,7 +25,6 @@ from .exporting import check_exported, is_exporting
 from .facts import VisionLanguageFacts
 from .interposed import NotCopied
 from .lease import Lease
-from .plan import take
 from .pruned_layer import PrunedLayer, as_pruned, guard_states, stored_length
 from .refusals import (
     refuse_ambiguous_packing,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tokenprune import IncompatibleError, Layout, ModelAdapter, Projector, UnsupportedModelError
 from tokenprune.projector import in_float32, weights_mark
 
+from ..towers.image import TowerImage
 from . import pictures, receipts, stock
 from .calls import LanguageCall
 from .encoded import Encoded, ImageSignal
@@ -19,7 +20,7 @@ from .plan import RowPlan
 from .refusals import refuse_other_rows
 from .resolved import Signatures
 from .signature import Signature
-from .tower.parts import TowerImage, TowerParts
+from .tower.parts import TowerParts
 from .tower.squares import square_images
 
 UNTESTED_TOWER = "this family's tower was not tested with cuts inside it"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..gather import take
+
 
 @dataclass(frozen=True)
 class RowPlan:
@@ -65,15 +67,3 @@ def _kept_last(keep: Tensor, order: Tensor, width: int) -> Tensor:
     """Sort tokens so that the kept ones come last, by `order`, and return the last `width`."""
     key = torch.where(keep, order, order - keep.shape[1])
     return key.argsort(dim=1, stable=True)[:, keep.shape[1] - width :]
-
-
-def take(x: Tensor, index: Tensor, axis: int = 1) -> Tensor:
-    """Gather `x` along its sequence axis with `index` (B, P); the batch axis just before may be 1."""
-    index = index.to(x.device)
-    if x.shape[axis - 1] == 1 and len(index) > 1:
-        x = x.expand(*x.shape[: axis - 1], len(index), *x.shape[axis:])
-    shape = [1] * x.ndim
-    shape[axis - 1], shape[axis] = index.shape
-    full = list(x.shape)
-    full[axis] = index.shape[1]
-    return x.gather(axis, index.view(shape).expand(full))

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from tokenprune import UnsupportedCallError
 
+from ..gather import take
 from . import stock
 from .calls import LanguageCall
-from .plan import RowPlan, take
+from .plan import RowPlan
 
 
 def prune_deepstack(language: LanguageCall, plan: RowPlan) -> None:

@@ -18,10 +18,10 @@ from tokenprune import (
     UnsupportedModelError,
 )
 from tokenprune.at_hand import check_at_hand
-from tokenprune.cut import refuse_adaptive
 from tokenprune.trial import Trial
 
-from .signals import FROM_ATTENTION, FROM_HEAD, given_by
+from ..towers.checks import check_blocks
+from .signals import FROM_HEAD, given_by
 from .tower import Tower, refuse_compiled
 
 
@@ -59,7 +59,6 @@ class VisionTowerAdapter(ModelAdapter):
     def check(self, cut: Cut) -> None:
         """Refuse a cut that this model cannot make; see `ModelAdapter.check`."""
         method, n_blocks = cut.method, len(self.tower.blocks)
-        refuse_adaptive(method, "all pictures of a batch must keep equally many in this tower")
         if method.stage == "vision" or method.schedule is None:
             if method.schedule is None:
                 raise IncompatibleError(
@@ -68,11 +67,7 @@ class VisionTowerAdapter(ModelAdapter):
                     "schedule={layer: rows, ...}"
                 )
             boundaries = method.schedule.boundaries(n_blocks)
-            if boundaries[0] == 0 and method.needs & FROM_ATTENTION:
-                raise IncompatibleError(
-                    f"method {method.name!r} reads the attention of the block before the cut, and there "
-                    "is none before block 0; give layer=1 or later"
-                )
+            check_blocks(method, boundaries, given_by(self.tower))
             if method.reducer is not None and method.parts[-1].needs & FROM_HEAD:
                 raise IncompatibleError(
                     f"the reducer {method.parts[-1].name!r} makes rows with the projector, which leads "

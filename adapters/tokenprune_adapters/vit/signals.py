@@ -6,9 +6,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..towers.checks import FROM_ATTENTION, FROM_CLASS_TOKEN, PIXELS, SIZES
 from . import attention
 from .attention import QueryKeyTap
 from .tower import Tower
@@ -18,18 +18,18 @@ OF_ATTENTION = {
     "received_attention": attention.received_attention,
     "key_metric": attention.key_metric,
 }
-FROM_ATTENTION = frozenset(OF_ATTENTION)
-FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
 FROM_HEAD = frozenset({"pre_features", "projector"})
 
 
 def given_by(tower: Tower) -> frozenset[str]:
     """Names of the signals that this tower provides."""
-    provided = FROM_ATTENTION | FROM_CLASS_TOKEN | FROM_HEAD | {"sizes"}
+    provided = FROM_ATTENTION | FROM_CLASS_TOKEN | FROM_HEAD | {PIXELS, SIZES}
     if not tower.has_attention():
         provided -= FROM_ATTENTION
     if not tower.has_class_token:
         provided -= FROM_CLASS_TOKEN
+    if tower.patch is None:
+        provided -= {PIXELS}
     return provided if tower.head is not None else provided - FROM_HEAD
 
 
@@ -38,19 +38,15 @@ def tower_signals(
     tap: QueryKeyTap | None,
     rows: Tensor,
     needs: frozenset[str],
-    sizes: Tensor | None = None,
+    sizes: Tensor,
 ) -> dict[str, Any]:
     """Signals for the rows (B, n_prefix + N, D) that enter the block of the cut, computed on demand.
 
     `pre_features` (B, N, D) are the rows at the cut, and `projector` is the map from such a row to the
     tower's output, whose weights are read only if it is among the `needs`. Attention is that of the block
-    before, recorded by `tap`. `sizes` (B, N) are the patches that each row stands for, None if each stands
-    for one.
+    before, recorded by `tap`. `sizes` (B, N) are the patches that each row stands for.
     """
-    shape = len(rows), rows.shape[1] - tower.n_prefix
-    signals: dict[str, Any] = {
-        "sizes": partial(torch.ones, shape, device=rows.device) if sizes is None else sizes
-    }
+    signals: dict[str, Any] = {SIZES: sizes}
     if tower.head is not None:
         patches = rows[:, tower.n_prefix :]
         signals["pre_features"] = partial(tower.head.pre_features, patches)

@@ -23,7 +23,8 @@ class Tower:
     `module` has `forward_intermediates`. `entry` is the first module to receive the pictures (B, C, H, W);
     `grid` (height, width) -> (h, w) computes their grid of patches, and `usual` is the default grid. `tap`
     (block) returns a factory of taps on its attention, None if that is of an unknown kind. `head` is the map
-    from a token to the output, None if there is none.
+    from a token to the output, None if there is none. `patch` (height, width) is the size of a patch, None if
+    rows are not made of the pixels of one patch each.
     """
 
     module: Any
@@ -36,10 +37,20 @@ class Tower:
     tap: Callable[[nn.Module], Callable[[], QueryKeyTap] | None]
     head: TokenHead | None
     is_checkpointing: Callable[[], bool]
+    patch: tuple[int, int] | None = None
 
     def has_attention(self) -> bool:
         """Whether the queries and keys of every block can be recorded."""
         return all(self.tap(block) is not None for block in self.blocks)
+
+
+def patch_of(embedding: Any) -> tuple[int, int] | None:
+    """Size (height, width) of the patches that a module embeds one by one; None for any other module."""
+    if not isinstance(embedding, nn.Conv2d) or embedding.kernel_size != embedding.stride:
+        return None
+    plain = embedding.padding in ((0, 0), "valid") and embedding.dilation == (1, 1)
+    height, width = embedding.kernel_size
+    return (height, width) if plain else None
 
 
 def refuse_compiled(model: nn.Module) -> None:

@@ -66,37 +66,35 @@ class TowerTrial(Trial):
         allowed = FLOOR.get(together.dtype, 2e-1)
         assert report is not None  # refused before
         images = sorted(report.images, key=lambda image: image.row)
-        if any(len(image.cuts) > 1 for image in images):
-            note = "only the last of several cuts is reported, and the reference needs all of them"
-            yield PromiseRecord.skipped(EXACTNESS, name, note)
-        else:
-            wanted = [
-                self._by_hand(p, i) for p, i in zip(torch.split(self._pictures, 1), images, strict=True)
-            ]
-            yield PromiseRecord.of(EXACTNESS, name, _apart(together, torch.cat(wanted)), allowed)
+        pictures = torch.split(self._pictures, 1)
+        wanted = [self._by_hand(picture, image) for picture, image in zip(pictures, images, strict=True)]
+        yield PromiseRecord.of(EXACTNESS, name, _apart(together, torch.cat(wanted)), allowed)
         yield PromiseRecord.of(BATCH, name, _apart(together, torch.cat(alone)), allowed)
         note = "a vision tower has no key-value cache"
         yield PromiseRecord.skipped(CACHE, name, note)
 
     def _by_hand(self, picture: Tensor, image: ImageReport) -> Tensor:
-        """Run the tower's own blocks, from the cut on with the kept rows."""
-        selection = image.selection
-        assert selection is not None  # pictures are of one size, and a budget that cuts none is refused
-        (layer,), n = image.cuts, self.tower.n_prefix
-        slots = slots_of(selection, image.n_before)
+        """Run the tower's own blocks, from each cut on with the rows kept there."""
+        n, slots = self.tower.n_prefix, torch.arange(image.n_before)
 
         def enter(number: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal slots
             rows = args[0]
-            if number == layer:
+            if number in image.selections:
+                selection = image.selections[number]
+                picked = slots_of(selection, len(slots))
+                slots = slots.to(picked.device)[picked]
                 kept = (
-                    rows[:, n:][:, slots] if selection.features is None else selection.features[None].to(rows)
+                    rows[:, n:][:, picked]
+                    if selection.features is None
+                    else selection.features[None].to(rows)
                 )
                 rows = torch.cat([rows[:, :n], kept], 1)
             if kwargs.get("rope") is not None:
                 kwargs = {**kwargs, "rope": kwargs["rope"][..., slots, :]}
             return (rows, *args[1:]), kwargs
 
-        blocks = list(enumerate(self.tower.blocks))[layer:]
+        blocks = list(enumerate(self.tower.blocks))[min(image.selections) :]
         hooks = [
             block.register_forward_pre_hook(functools.partial(enter, number), with_kwargs=True)
             for number, block in blocks

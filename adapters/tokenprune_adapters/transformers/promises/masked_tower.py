@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from tokenprune import UnsupportedModelError
 
+from ...towers.survivors import Outcome
 from .. import stock
 from ..facts import VisionLanguageFacts
 from ..tap import AttentionFunctionTap
 from ..tower.parts import TowerParts
-from ..tower.survivors import Outcome
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from tokenprune import Cut, IncompatibleError
 from tokenprune.cut import refuse_adaptive
 
+from ...towers.checks import FROM_ATTENTION, check_blocks
 from ..tap import check_attention
 from .cuts import block_signature
 from .parts import TowerParts
-from .signals import FROM_ATTENTION, PIXELS
+from .signals import given_by
 
 if TYPE_CHECKING:
     from ..facts import VisionLanguageFacts
@@ -42,16 +43,7 @@ def check_tower_cut(adapter: VisionLanguageFacts, cut: Cut) -> None:
         )
     boundaries = _boundaries(cut, parts, name)
     _check_tiles(cut, parts, name)
-    if boundaries[0] == 0 and method.needs & FROM_ATTENTION:
-        raise IncompatibleError(
-            f"method {method.name!r} reads the attention of the block before the cut, and there is none "
-            "before block 0; give layer=1 or later"
-        )
-    if boundaries != (0,) and PIXELS in method.needs and parts.pixels:
-        raise IncompatibleError(
-            f"method {method.name!r} reads the pixels of patches, which are mixed from block 0 on; give "
-            "layer=0"
-        )
+    check_blocks(method, boundaries, given_by(parts))
     if method.reducer is not None:
         keep, n = PROBE
         reducer = method.parts[-1]

@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from tokenprune import Cut, UnsupportedCallError
 
+from ...gather import take
+from ...towers.checks import FROM_ATTENTION
+from ...towers.survivors import Outcome, Survivors
 from .. import receipts, stock
 from ..call import untraced
 from ..calls import BlockCall
 from ..exporting import is_exporting
-from ..plan import take
 from ..refusals import refuse_recomputing
 from ..signature import Signature
 from ..tap import AttentionFunctionTap
 from ..undo import UndoStack
 from .parts import TowerParts
 from .run import Run
-from .signals import FROM_ATTENTION, Looked
-from .survivors import Outcome, Survivors
+from .signals import Looked
 
 if TYPE_CHECKING:
     from ..capture import FeatureCapture

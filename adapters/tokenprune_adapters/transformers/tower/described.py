@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from tokenprune import UnsupportedCallError
 
+from ...towers.image import TowerImage
 from .. import stock
-from .parts import TowerImage, TowerParts
+from .parts import TowerParts
 from .squares import square_images, squares
 
 

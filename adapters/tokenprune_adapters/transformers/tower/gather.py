@@ -10,16 +10,16 @@ from torch import Tensor
 
 from tokenprune import UnsupportedCallError
 
+from ...gather import take
+from ...towers.survivors import Survivors
 from ..calls import BlockCall
-from ..plan import take
-from .survivors import Survivors
 
 
 class ShortArguments:
     """Shortens the arguments of blocks, which are passed for all rows; the same one is shortened once."""
 
     def __init__(self, survivors: Survivors) -> None:
-        self._survivors = survivors
+        self.survivors = survivors
         self._index = survivors.index
         self._cached: dict[int, tuple[Any, Any]] = {}  # the argument too, so that its id stays its own
 
@@ -39,13 +39,13 @@ class ShortArguments:
         block.rotated = self._once(block.rotated, self._rotations)
         block.mask = self._once(block.mask, self._mask)
         block.positions = self._once(block.positions, self._positions)
-        if self._survivors.packed and block.segments is None and block.mask is None:
+        if self.survivors.packed and block.segments is None and block.mask is None:
             raise UnsupportedCallError(
                 "the blocks of the vision tower are not told by a mask which rows are of the same image, as "
                 "with flash attention, and those that are left would be read as others; load the model with "
                 "attn_implementation='sdpa'"
             )
-        n = self._survivors.keep.shape[1]
+        n = self.survivors.keep.shape[1]
         for name, value in block.rest.items():
             if isinstance(value, Tensor) and n in value.shape and value.shape != (1,):
                 raise UnsupportedCallError(
@@ -62,7 +62,7 @@ class ShortArguments:
 
     def _segments(self, borders: Tensor) -> Tensor:
         """Borders of the segments (frames, windows) that have rows left."""
-        before = torch.nn.functional.pad(self._survivors.keep[0].cumsum(0), (1, 0))
+        before = torch.nn.functional.pad(self.survivors.keep[0].cumsum(0), (1, 0))
         borders_left: Tensor = torch.unique_consecutive(before[borders.long()])
         return borders_left.to(borders.dtype)
 
@@ -72,7 +72,7 @@ class ShortArguments:
 
     def _positions(self, positions: Tensor) -> Tensor:
         """Positions (M, axes) or (1 or B, M, axes) of the rows left."""
-        n = self._survivors.keep.shape[1]
+        n = self.survivors.keep.shape[1]
         if positions.ndim not in (2, 3) or positions.shape[-2] != n:
             raise UnsupportedCallError(
                 f"a block of the vision tower was passed positions of shape {tuple(positions.shape)}, "
@@ -85,7 +85,7 @@ class ShortArguments:
 
     def _mask(self, mask: Any) -> Tensor:
         """Rows and columns (1 or B, 1 or H, M, M) of the mask."""
-        n = self._survivors.keep.shape[1]
+        n = self.survivors.keep.shape[1]
         if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-1] != n:
             shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise UnsupportedCallError(

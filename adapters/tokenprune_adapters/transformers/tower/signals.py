@@ -14,12 +14,10 @@ from torch import Tensor
 
 from tokenprune.functional import mean_attention
 
+from ...towers.checks import FROM_ATTENTION, FROM_CLASS_TOKEN, PIXELS, SIZES
 from ..tap import attention_probabilities
 from .parts import TowerParts
 
-FROM_ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
-FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
-PIXELS, SIZES = "pixels", "sizes"
 OF_ROWS = frozenset({"pre_features"})
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tokenprune import Layout, UnsupportedCallError
 
+from ...towers.image import TowerImage
 from ..grids import square_of
-from .parts import TowerImage
 
 
 def squares(height: int, width: int, side: int) -> tuple[Tensor, Layout]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tokenprune import BoundaryTrace
 
-from ..plan import take
-from .parts import TowerImage
+from ..gather import take
+from .image import TowerImage
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refuse cuts before blocks at which a tower does not have what the method reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenprune import IncompatibleError, Method
+
+FROM_ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
+FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
+PIXELS, SIZES = "pixels", "sizes"
+
+
+def check_blocks(method: Method, boundaries: Sequence[int], provided: frozenset[str]) -> None:
+    """Raise if the blocks of a cut are too early or too late for the signals of a method.
+
+    Parameters
+    ----------
+    boundaries
+        The blocks before which tokens are cut, ascending.
+    provided
+        Signals of the tower.
+
+    Raises
+    ------
+    IncompatibleError
+        With the reason, and what to do.
+    """
+    if boundaries[0] == 0 and method.needs & FROM_ATTENTION:
+        raise IncompatibleError(
+            f"method {method.name!r} reads the attention of the block before the cut, and there is none "
+            "before block 0; give layer=1 or later"
+        )
+    if tuple(boundaries) != (0,) and PIXELS in method.needs & provided:
+        raise IncompatibleError(
+            f"method {method.name!r} reads the pixels of patches, which are mixed from block 0 on; give "
+            "layer=0"
+        )
