@@ -15,6 +15,7 @@ from tokenprune_cli.records import Provenance, dumps
 
 from benchmarks.duplicates.measure import SIDES, Counted, counted
 from benchmarks.duplicates.pictures import pictures
+from benchmarks.duplicates.tower import TowerTime, qwen, timed
 
 PROGRAM = "python -m benchmarks.duplicates"
 RECORD = Path("docs/benchmarks/duplicates.json")
@@ -22,9 +23,10 @@ RECORD = Path("docs/benchmarks/duplicates.json")
 
 @dataclass(frozen=True)
 class Record(Provenance):
-    """All pictures, at all sides of a token."""
+    """All pictures, at all sides of a token, and the time of a tower on them."""
 
     pictures: tuple[Counted, ...]
+    towers: tuple[TowerTime, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,10 +49,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     try:
         found = [counted(name, picture, side) for name, picture in pictures().items() for side in SIDES]
+        model = qwen()
+        towers = [timed(model, name, picture) for name, picture in pictures().items()]
         about = Provenance.here(None, "pillow", command=shlex.join([*PROGRAM.split(), *words]))
     finally:
         torch.set_num_threads(n_threads)
-    arguments.out.write_text(dumps(Record(**vars(about), pictures=tuple(found))) + "\n", encoding="utf-8")
+    arguments.out.write_text(
+        dumps(Record(**vars(about), pictures=tuple(found), towers=tuple(towers))) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

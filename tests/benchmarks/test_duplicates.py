@@ -51,6 +51,10 @@ def test_the_program_writes_a_record_that_the_page_can_show(tmp_path, monkeypatc
     assert torch.get_num_threads() == n_threads
     written = json.loads((tmp_path / "record.json").read_text())
     record = from_dict(program.Record, written)
+    assert [(each.picture, each.tokens) for each in record.towers] == [("page", 140), ("photograph", 36)]
+    assert record.towers[0].kept == record.pictures[0].kept[0].tokens < 140
+    assert record.towers[1].kept == 36
+    assert all(each.seconds > 0 and each.share > 0 for each in record.towers)
     assert record.machine.threads == 1
     assert [(each.picture, each.side, each.tokens) for each in record.pictures][::2] == [
         ("page", 28, 140),
@@ -60,6 +64,7 @@ def test_the_program_writes_a_record_that_the_page_can_show(tmp_path, monkeypatc
     monkeypatch.setattr(blocks, "read_record", lambda name: written)
     assert blocks.table().count("\n| p") == 4
     assert blocks.kept("photograph") == "100 %"
+    assert "| photograph | 36 | 100 % |" in blocks.towers()
     with pytest.raises(ValueError, match="the record has no picture 'map'"):
         blocks.kept("map")
 

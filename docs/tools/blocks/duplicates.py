@@ -33,6 +33,19 @@ def table() -> str:
     return f"{Table(heads, rows, align='ll' + 'r' * (len(heads) - 2)).markdown()}\n\n{measured(record)}"
 
 
+def towers() -> str:
+    """A row for each picture on which a tower was timed."""
+    heads = ["picture", "tokens", "kept", "whole tower, s", "time without duplicates"]
+    rows = [
+        [
+            *(each.picture, str(each.tokens), f"{each.kept / each.tokens:.0%}".replace("%", " %")),
+            *(f"{each.seconds:.1f}", f"{each.share:.2f}"),
+        ]
+        for each in from_dict(Record, read_record("duplicates")).towers
+    ]
+    return Table(heads, rows, align="lrrrr").markdown()
+
+
 def kept(picture: str) -> str:
     """Least and greatest share of the tokens of a picture that are kept exactly, as in "28 to 33 %"."""
     found = from_dict(Record, read_record("duplicates")).pictures
@@ -43,4 +56,4 @@ def kept(picture: str) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-BLOCKS: Blocks = {"duplicates": table, "duplicates-kept": kept}
+BLOCKS: Blocks = {"duplicates": table, "duplicates-kept": kept, "duplicates-towers": towers}
