@@ -17,7 +17,7 @@ from tokenprune_cli.compare.table import conclusions
 from tokenprune_cli.evaluation.settings import BASELINES
 
 RECOMMENDED = "zoo-exact"
-METHODS = (RECOMMENDED, "zoo-prune", "divprune", "visionzip", "fastv", "random")
+METHODS = (RECOMMENDED, "zoo-prune", "divprune", "tower-diverse", "visionzip", "fastv", "random")
 BUDGETS = (36, 18, 9)  # a quarter, an eighth and a sixteenth of the embedded model's 144 visual tokens
 FULL_BUDGETS = (72, *BUDGETS)
 SCENES, FULL_SCENES = 40, 80  # 40 scenes: 541 questions, intervals of five points or less
