@@ -101,7 +101,7 @@ def test_a_server_prunes_and_survives_bad_requests(name, checkpoint, tmp_path):
     assert len(several.choices) == 3 and n_prompt(several) == n_prompt(one)
     said = (tmp_path / "pruned.log").read_text()
     assert "tokenprune: zoo-exact, keep=48 per image" in said
-    assert "zoo-exact kept 96 of 288 rows of 2 images" in said
+    assert "6 requests, 7 items, kept 298 of 1008 visual tokens, 5 refused" in said
     assert "tokenprune:" not in (tmp_path / "whole.log").read_text()
 
 
