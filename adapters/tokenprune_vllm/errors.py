@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that stop an engine from starting."""
+"""Errors that stop an engine from starting, or refuse a request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tokenprune import TokenPruneError
+from tokenprune import BudgetError, TokenPruneError
 
 
 class EngineRefusedError(TokenPruneError, RuntimeError):
@@ -14,6 +14,21 @@ class EngineRefusedError(TokenPruneError, RuntimeError):
 
     Not a ValueError: vLLM would take one to mean that the model accepts no images, and start without them.
     """
+
+
+class ItemSizeError(BudgetError):
+    """An image or video of a request has too many tokens before pruning."""
+
+
+class MisplacedError(BudgetError):
+    """A request has its budget in a place where it would be ignored."""
+
+
+def reason(error: BudgetError) -> str:
+    """Return the reason for which a request is refused, as it is counted."""
+    if isinstance(error, ItemSizeError):
+        return "item_size"
+    return "misplaced" if isinstance(error, MisplacedError) else "budget"
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
-from tokenprune import Budget, BudgetError, Cut, Layout
+from tokenprune import Budget, Cut, Layout
 from tokenprune.cut import check_cut, position_rule
 
 from . import stock
-from .errors import EngineRefusedError, refusing
+from .errors import EngineRefusedError, ItemSizeError, refusing
 from .settings import KEY, Settings, without_pruning_entry
 
 
@@ -82,7 +82,7 @@ class PruningInfo:
 
         Raises
         ------
-        BudgetError
+        ItemSizeError
             A ValueError, like vLLM's own error for prompts that are too long.
         """
         if modality not in self._max_tokens:
@@ -90,7 +90,7 @@ class PruningInfo:
             per_item = self._with_image(self.vllm_max_tokens_per_item(max_prompt_tokens, {modality: 1}))
             self._max_tokens[modality] = max(max_prompt_tokens, per_item[modality])
         if n > self._max_tokens[modality]:
-            raise BudgetError(
+            raise ItemSizeError(
                 f"this {modality} has {n} tokens before pruning, but this engine accepts at most "
                 f"{self._max_tokens[modality]}, as without pruning (--max-model-len, or the size of the "
                 f"largest {modality} that it was profiled with); send a smaller {modality}"

@@ -7,23 +7,23 @@ Placeholders are counted before the tower runs, by `Method.n_keep`.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
-from tokenprune import Budget
+from tokenprune import Budget, BudgetError
 
 from . import guard, stock
-from .errors import EngineRefusedError, refusing
+from .errors import EngineRefusedError, reason, refusing
 from .info import PruningInfo
 from .lookup import derive
 from .model import PruningModel, budget_field
-from .settings import Settings, without_pruning_entry
+from .requests import RequestCounter
+from .settings import Settings, refuse_nested, without_pruning_entry
 
-logger = logging.getLogger("vllm.tokenprune")
-MAX_STORED = 4096  # items whose token counts are stored for the log
+_PROFILING: ContextVar[bool] = ContextVar("profiling", default=False)
 
 
 class PruningProcessor:
@@ -35,14 +35,13 @@ class PruningProcessor:
 
     info: Any
     pruning: Settings | None = None
-    _logs = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._n_unpruned: dict[str, int] = {}  # number of tokens of items, by their keys in vLLM's caches
         self.pruning = self.info.pruning
         with refusing():
             self.info.pruning.rows_allowed(self.info.largest_layout, self.info.pruning.budget)
+        self._counter = RequestCounter(self.info)
 
     def call_transformers(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Call the transformers processor without our arguments."""
@@ -92,49 +91,30 @@ class PruningProcessor:
         return shortened
 
     def profiling_inputs(self, original: Callable[..., Any]) -> Any:
-        """Make the inputs of vLLM's profiling run, without logging them."""
-        self._logs = False
+        """Make the inputs of vLLM's profiling run, without counting them."""
+        token = _PROFILING.set(True)
         try:
             return original()
         finally:
-            self._logs = True
+            _PROFILING.reset(token)
 
     def process_request(self, original: Callable[..., Any], request: Any) -> Any:
-        """Process a request, and log how many rows of its items are kept."""
-        processed = original()
-        if self._logs:
-            items = stock.view("request", request).items
-            for modality in self.info.modalities:
-                result = stock.view("processed_request", processed)
-                if result.placeholders.get(modality) and stock.has_pixels(items, modality):
-                    self._log(
-                        result.keys[modality],
-                        result.items[modality],
-                        result.placeholders[modality],
-                        modality,
-                    )
+        """Process a request, and count it and its visual tokens."""
+        if _PROFILING.get():
+            return original()
+        asked = stock.view("request", request)
+        try:
+            self.info.request_budget(asked.arguments)  # fail before any other work
+            refuse_nested(asked.media_arguments, "the arguments of media loaders")
+            processed = original()
+        except BudgetError as error:
+            self._counter.counts.refuse(reason(error))
+            raise
+        self._counter.count(asked.items, stock.view("processed_request", processed))
         return processed
 
-    def _log(self, keys: Sequence[str], items: Any, placeholders: Sequence[Any], modality: str) -> None:
-        for key, item in zip(keys, items, strict=True):
-            if item is not None:  # None if vLLM has cached it
-                self._n_unpruned[key] = self.info.n_unpruned(modality, item)
-        while len(self._n_unpruned) > MAX_STORED:
-            self._n_unpruned.pop(next(iter(self._n_unpruned)))
-        counts = [self._n_unpruned.get(key) for key in keys]
-        logger.info(
-            "tokenprune: %s kept %d of %s rows of %d %s%s",
-            self.info.pruning.method.name,
-            sum(stock.view("placeholder", placeholder).rows for placeholder in placeholders),
-            "?" if None in counts else sum(n or 0 for n in counts),
-            len(keys),
-            modality,
-            "" if len(keys) == 1 else "s",
-        )
-
-    def cache_keys(self, original: Callable[..., Any], request: Any) -> Any:
+    def cache_keys(self, original: Callable[..., Any]) -> Any:
         """Return the keys under which vLLM caches an item's inputs, tower outputs, keys and values."""
-        self.info.request_budget(stock.view("request", request).arguments)  # fail before any other work
         digest = self.info.pruning.digest
         return {
             modality: [f"{key}-tokenprune-{digest}" for key in keys]

@@ -19,6 +19,8 @@ from tokenprune.cut import refuse_adaptive
 from tokenprune.image_plan import plan_image
 from tokenprune.scope import share_out
 
+from .errors import MisplacedError
+
 KEY = "tokenprune"
 STRATEGY = ("method", "scorer", "selector", "reducer")
 OVERRIDES = ("scope", "newlines", "positions")
@@ -90,8 +92,9 @@ class Settings:
         Raises
         ------
         BudgetError
-            If the request's own budget is invalid.
+            If the request's own budget is invalid, or inside another argument.
         """
+        refuse_nested(arguments, "the arguments of the processor")
         request = arguments.get(KEY)
         if request is None:
             return self.budget
@@ -130,6 +133,16 @@ class Settings:
                 if share.rows < len(share.slots):
                     reducer.n_selected(share.rows, len(share.slots))  # raises if it cannot split this number
         return rows
+
+
+def refuse_nested(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse our entry inside another argument of a request, where it would be ignored."""
+    for name, value in arguments.items():
+        if name != KEY and isinstance(value, Mapping) and KEY in value:
+            raise MisplacedError(
+                f'"{KEY}" would be ignored in {name!r} of {where}; put it directly into the arguments of the '
+                "processor"
+            )
 
 
 def without_pruning_entry(arguments: Mapping[str, Any]) -> dict[str, Any]:

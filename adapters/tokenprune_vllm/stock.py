@@ -66,7 +66,11 @@ RECORDS = {
     ),
     "request": (
         "vllm.multimodal.processing:ProcessorInputs",
-        {"items": "mm_data_items", "arguments": "hf_processor_mm_kwargs"},
+        {
+            "items": "mm_data_items",
+            "arguments": "hf_processor_mm_kwargs",
+            "media_arguments": "media_io_kwargs",
+        },
     ),
     "processed_request": (
         "vllm.inputs.engine:MultiModalInput",
@@ -80,6 +84,7 @@ RECORDS = {
 # options of an engine; a processing context has those of the model too
 OPTIONS = {
     "configuration": "model_config.hf_config",
+    "served_name": "model_config.served_model_name",
     "max_prompt_tokens": "model_config.max_model_len",
     "prompt_embeddings": "model_config.enable_prompt_embeds",
     "processor_arguments": "model_config.multimodal_config.mm_processor_kwargs",
@@ -93,6 +98,27 @@ OPTIONS = {
     "microbatching": "parallel_config.use_ubatching",
     "speculation": "speculative_config",
 }
+
+# fields of HTTP requests, and the endpoints that pass the first one on to the processor
+PROCESSOR_ARGUMENTS = "mm_processor_kwargs"
+MEDIA_ARGUMENTS = "media_io_kwargs"
+ENDPOINTS_WITH_ARGUMENTS = (
+    "/v1/chat/completions",
+    "/v1/chat/completions/batch",
+    "/v1/chat/completions/render",
+    "/v1/responses",
+    "/v1/responses/render",
+    "/v1/embeddings",
+    "/classify",
+    "/pooling",
+    "/score",
+    "/v1/score",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/tokenize",
+    "/invocations",
+)
 
 # our methods -> the methods of vLLM that they override, with the parameters that ours take; `INFO_USES` lists
 # methods of vLLM that ours call
@@ -111,7 +137,7 @@ PROCESSOR = {
     "shorten_placeholders": "_get_prompt_updates(mm_items, hf_processor_mm_kwargs)",
     "profiling_inputs": "get_dummy_mm_inputs()",
     "process_request": "apply(inputs)",
-    "cache_keys": "_get_mm_hashes(inputs)",
+    "cache_keys": "_get_mm_hashes()",
 }
 MODEL = {
     "embed_items": "embed_multimodal(kwargs)",

@@ -4,7 +4,7 @@
 import types
 
 import pytest
-from tokenprune_vllm.errors import EngineRefusedError, refusing
+from tokenprune_vllm.errors import EngineRefusedError, MisplacedError, refusing
 from tokenprune_vllm.settings import Settings, without_pruning_entry
 from tokenprune_vllm.versions import check_version, is_supported
 
@@ -177,3 +177,14 @@ def test_a_refusal_of_an_engine_is_no_value_error():
     with pytest.raises(EngineRefusedError, match="tokenprune: keep must be at least 1") as caught, refusing():
         Settings.parse({"keep": 0})
     assert not isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"images_kwargs": {"tokenprune": {"keep": 8}}}, {"a": {"tokenprune": 8}}]
+)
+def test_a_budget_inside_another_argument_is_refused(arguments):
+    settings = Settings.parse({"method": "divprune", "keep": 64})
+    with pytest.raises(
+        MisplacedError, match=f"would be ignored in '{next(iter(arguments))}' of the arguments"
+    ):
+        settings.request_budget({"tokenprune": {"keep": 8}, **arguments})
