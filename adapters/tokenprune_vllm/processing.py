@@ -15,7 +15,7 @@ import torch
 
 from tokenprune import Budget
 
-from . import guard, stock
+from . import guard, identifiers, stock, transfers
 from .errors import EngineRefusedError, refusing
 from .info import PruningInfo
 from .lookup import derive
@@ -75,7 +75,7 @@ class PruningProcessor:
             stock.replace_placeholders(
                 update, functools.partial(self._shortened, update.modality, items, budget)
             )
-            if update.modality in self.info.modalities and stock.has_pixels(items, update.modality)
+            if update.modality in self.info.modalities and stock.kind_of(items, update.modality) != "rows"
             else update
             for update in original()
         ]
@@ -101,12 +101,12 @@ class PruningProcessor:
 
     def process_request(self, original: Callable[..., Any], request: Any) -> Any:
         """Process a request, and log how many rows of its items are kept."""
-        processed = original()
+        items = stock.view("request", request).items
+        processed = original(transfers.with_budget(self.info, request))
         if self._logs:
-            items = stock.view("request", request).items
             for modality in self.info.modalities:
                 result = stock.view("processed_request", processed)
-                if result.placeholders.get(modality) and stock.has_pixels(items, modality):
+                if result.placeholders.get(modality) and stock.kind_of(items, modality) != "rows":
                     self._log(
                         result.keys[modality],
                         result.items[modality],
@@ -134,14 +134,19 @@ class PruningProcessor:
 
     def cache_keys(self, original: Callable[..., Any], request: Any) -> Any:
         """Return the keys under which vLLM caches an item's inputs, tower outputs, keys and values."""
-        self.info.request_budget(stock.view("request", request).arguments)  # fail before any other work
+        view = stock.view("request", request)
+        own = self.info.own_budget(view.arguments)
         digest = self.info.pruning.digest
-        return {
-            modality: [f"{key}-tokenprune-{digest}" for key in keys]
-            if modality in self.info.modalities
-            else keys
-            for modality, keys in original().items()
-        }
+        keys = dict(original())
+        for modality in set(keys) & set(self.info.modalities):
+            kind = stock.kind_of(view.items, modality)
+            if kind == "fields":
+                keys[modality] = stock.identifiers_of(view, modality)
+            elif kind == "rows":
+                keys[modality] = [identifiers.whole(key, digest) for key in keys[modality]]
+            else:
+                keys[modality] = [identifiers.pruned(key, digest, own) for key in keys[modality]]
+        return keys
 
 
 # outputs of these families' transformers processors that have one entry per item

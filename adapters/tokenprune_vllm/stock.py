@@ -52,6 +52,7 @@ COMMON = {
     "replacing_placeholders": "vllm.multimodal.processing:PromptReplacement(modality, target, replacement)",
     "detection_of_embeddings": "vllm.multimodal.parse:EmbeddingItems",
     "detection_of_named_embeddings": "vllm.multimodal.parse:DictEmbeddingItems",
+    "fields_of_items": "vllm.multimodal.parse:DictEmbeddingItems.get_passthrough_data()",
     "recording_attention": f"{ATTENTIONS}:MMEncoderAttention.forward_native(query, key)",
     "all_gather": "vllm.distributed:tensor_model_parallel_all_gather(input_, dim)",
     "tensor_parallel_group": "vllm.distributed:get_tp_group",
@@ -66,7 +67,11 @@ RECORDS = {
     ),
     "request": (
         "vllm.multimodal.processing:ProcessorInputs",
-        {"items": "mm_data_items", "arguments": "hf_processor_mm_kwargs"},
+        {
+            "items": "mm_data_items",
+            "identifiers": "mm_uuid_items",
+            "arguments": "hf_processor_mm_kwargs",
+        },
     ),
     "processed_request": (
         "vllm.inputs.engine:MultiModalInput",
@@ -327,10 +332,34 @@ def replace_placeholders(
     return make(modality=update.modality, target=update.target, replacement=replacement)
 
 
-def has_pixels(items: Any, modality: str) -> bool:
-    """Return whether the items of a request are images or videos, and not precomputed embeddings."""
-    embeddings = function("detection_of_embeddings"), function("detection_of_named_embeddings")
-    return not isinstance(items.get(modality), embeddings)
+def kind_of(items: Any, modality: str) -> str | None:
+    """Return what a request contains of its items: "pixels", precomputed "rows", or only their "fields".
+
+    Fields, such as sizes, are all that is needed of items whose rows come from another engine. The result is
+    None if there are no items.
+    """
+    given = items.get(modality)
+    if isinstance(given, function("detection_of_named_embeddings")):
+        return "rows" if f"{modality}_embeds" in given.get_passthrough_data() else "fields"
+    if isinstance(given, function("detection_of_embeddings")):
+        return "rows"
+    return None if given is None else "pixels"
+
+
+def fields_of(items: Any, modality: str) -> Mapping[str, Any]:
+    """Return the fields of items of which a request contains no more than these."""
+    return cast(Mapping[str, Any], items[modality].get_passthrough_data())
+
+
+def identifiers_of(request: View, modality: str) -> list[str | None]:
+    """Return the identifiers that a request gives its items, None for those without."""
+    given = (request.identifiers or {}).get(modality)
+    return [None] * len(request.items[modality]) if given is None else list(given)
+
+
+def with_arguments(request: Any, arguments: Mapping[str, Any]) -> Any:
+    """Return a request with other arguments."""
+    return dataclasses.replace(request, **{RECORDS["request"][1]["arguments"]: arguments})
 
 
 def size_of(items: Any, index: int) -> tuple[int, int]:
