@@ -97,7 +97,25 @@ OPTIONS = {
     "decoder_stages": "parallel_config.pipeline_parallel_size",
     "microbatching": "parallel_config.use_ubatching",
     "speculation": "speculative_config",
+    "kv_connector": "kv_transfer_config?.kv_connector",
+    "kv_connector_module": "kv_transfer_config?.kv_connector_module_path",
+    "kv_connector_options": "kv_transfer_config?.kv_connector_extra_config",
 }
+
+# connectors for keys and values that are right with pruned prompts: they use vLLM's own keys of blocks, which
+# contain the identifiers of images, or move the blocks of one request
+KV_CONNECTORS = (
+    "DecodeBenchConnector",
+    "ExampleConnector",
+    "MooncakeConnector",
+    "MooncakeStoreConnector",
+    "MoRIIOConnector",
+    "NixlConnector",
+    "NixlPullConnector",
+    "NixlPushConnector",
+    "OffloadingConnector",
+    "SimpleCPUOffloadConnector",
+)
 
 # our methods -> the methods of vLLM that they override, with the parameters that ours take; `INFO_USES` lists
 # methods of vLLM that ours call
@@ -303,6 +321,18 @@ def uses_full_graphs(engine: Any) -> bool:
 
     graphs = options(engine).decoder_graphs
     return graphs is not None and graphs.mixed_mode() == CUDAGraphMode.FULL
+
+
+def unsupported_kv_connectors(engine: Any) -> list[str]:
+    """Return the names of the engine's connectors for keys and values that are not in `KV_CONNECTORS`."""
+    given = options(engine)
+    if given.kv_connector is None:
+        return []
+    connectors = [(given.kv_connector, given.kv_connector_module)]
+    if connectors == [("MultiConnector", None)]:
+        listed = given.kv_connector_options.get("connectors", [])
+        connectors = [(each["kv_connector"], each.get("kv_connector_module_path")) for each in listed]
+    return [name for name, module in connectors if module or name not in KV_CONNECTORS]
 
 
 def disable_decode_graphs(engine: Any) -> None:

@@ -42,10 +42,12 @@ ORDINARY = {
 BESIDE = {
     "_embeds": "the ending of the names of precomputed rows",
     "config": "a model of transformers' configuration",
+    "connectors": "the option in which several connectors are listed",
     "fields": "one of our three kinds of items",
     "image": "the modality",
     "image_embeds": "the value that tells rows from pictures",
     "image_grid_pinpoints": "of transformers' configurations",
+    "MultiConnector": "the value that stands for several connectors",
     "pixels": "one of our three kinds of items",
     "prefix": "documented: a model is made with it",
     "registry": "the module of the lists, which are listed",

@@ -79,6 +79,7 @@ def configuration(**changed):
 
     plain = {"speculative_config": None, "lora_config": None, "cudagraph_mode": CUDAGraphMode.PIECEWISE}
     plain |= {"pipeline_parallel_size": 1, "use_ubatching": False, "video_pruning_rate": None}
+    plain |= {"kv_transfer_config": None}
     given = SimpleNamespace(
         **{**plain, **changed, "enable_prompt_embeds": False, "compile_mm_encoder": False}
     )
@@ -120,3 +121,15 @@ def test_graphs_that_would_go_past_the_mending_of_positions():
     assert checked(CUDAGraphMode.FULL_DECODE_ONLY) == CUDAGraphMode.NONE
     with pytest.raises(EngineRefusedError, match="cudagraph_mode FULL"):
         checked(CUDAGraphMode.FULL)
+
+
+def test_connectors_that_may_confuse_images(checkpoint):
+    from vllm.config import KVTransferConfig
+
+    transfer = KVTransferConfig(kv_connector="LMCacheConnectorV1", kv_role="kv_both")
+    pruning, words = {"method": "stride", "keep": 9}, "the KV connector LMCacheConnectorV1 is not supported"
+    with (
+        pytest.raises(EngineRefusedError, match=words),
+        engine(checkpoint("llava"), pruning, kv_transfer_config=transfer),
+    ):
+        pass
