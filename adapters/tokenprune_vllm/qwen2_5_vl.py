@@ -69,6 +69,10 @@ class Qwen25VLModel(PruningModel, OriginalPositions):
             (options.microbatching, "--enable-dbo or --ubatch-size"),
             (options.prompt_embeddings, "--enable-prompt-embeds"),
             (stock.uses_full_graphs(vllm_config), "cudagraph_mode FULL"),
+            (
+                stock.uses_breakable_graphs(vllm_config),
+                "VLLM_USE_BREAKABLE_CUDAGRAPH (set it to 0 where VLLM_BATCH_INVARIANT switches it on)",
+            ),
         ):
             if is_set:
                 raise EngineRefusedError(

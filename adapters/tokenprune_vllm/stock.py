@@ -222,6 +222,10 @@ FAMILIES = {
             "detection_of_full_graphs": "vllm.config:CUDAGraphMode.FULL",
             "detection_of_decode_graphs": "vllm.config:CUDAGraphMode.separate_routine",
             "prefill_graphs": "vllm.config:CUDAGraphMode.mixed_mode",
+            "no_graphs": "vllm.config:CUDAGraphMode.NONE",
+            "detection_of_breakable_graphs": (
+                "vllm.compilation.breakable_cudagraph:is_breakable_cudagraph_enabled"
+            ),
             "modalities_of_tower_graphs": (
                 "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities"
             ),
@@ -321,6 +325,16 @@ def uses_full_graphs(engine: Any) -> bool:
 
     graphs = options(engine).decoder_graphs
     return graphs is not None and graphs.mixed_mode() == CUDAGraphMode.FULL
+
+
+def uses_breakable_graphs(engine: Any) -> bool:
+    """Return whether the whole model is captured in CUDA graphs that are interrupted where needed."""
+    from vllm.compilation.breakable_cudagraph import is_breakable_cudagraph_enabled
+    from vllm.config import CUDAGraphMode
+
+    graphs = options(engine).decoder_graphs
+    is_used = graphs is not None and graphs.mixed_mode() != CUDAGraphMode.NONE
+    return is_used and bool(is_breakable_cudagraph_enabled())
 
 
 def unsupported_kv_connectors(engine: Any) -> list[str]:

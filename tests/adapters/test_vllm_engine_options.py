@@ -1,11 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engine options that would make pruned answers wrong; stand-ins for vLLM, which is not needed for this."""
 
+import enum
+import sys
 import types
 
 import pytest
+from tokenprune_vllm import stock
 from tokenprune_vllm.errors import EngineRefusedError
 from tokenprune_vllm.model import PruningModel
+
+
+class CUDAGraphMode(enum.Enum):
+    NONE = 0
+    PIECEWISE = 1
+    FULL_DECODE_ONLY = 2
+    FULL_AND_PIECEWISE = 3
+
+    def mixed_mode(self):
+        """The mode of steps with prompts."""
+        return CUDAGraphMode.NONE if self.name == "FULL_DECODE_ONLY" else CUDAGraphMode(self.value % 2)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Return whether an engine is found to use breakable graphs, given its mode and the variable's value."""
+    config, breakable = types.ModuleType("vllm.config"), types.ModuleType("breakable_cudagraph")
+    config.CUDAGraphMode = CUDAGraphMode
+    modules = {"vllm.config": config, "vllm.compilation.breakable_cudagraph": breakable}
+    for name, module in {"vllm": None, "vllm.compilation": None, **modules}.items():
+        monkeypatch.setitem(sys.modules, name, module or types.ModuleType(name))
+
+    def found(mode, is_on):
+        breakable.is_breakable_cudagraph_enabled = lambda: is_on
+        compilation = types.SimpleNamespace(cudagraph_mode=mode)
+        return stock.uses_breakable_graphs(types.SimpleNamespace(compilation_config=compilation))
+
+    return found
+
+
+@pytest.mark.parametrize("mode", [CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL_AND_PIECEWISE])
+def test_breakable_graphs_are_found_where_they_are_switched_on(mode, graphs):
+    assert graphs(mode, True) and not graphs(mode, False)
+
+
+@pytest.mark.parametrize("mode", [None, CUDAGraphMode.NONE, CUDAGraphMode.FULL_DECODE_ONLY])
+def test_engines_that_capture_no_prompts_are_left_alone(mode, graphs):
+    assert not graphs(mode, True)
 
 
 def engine(name, module=None, **options):
