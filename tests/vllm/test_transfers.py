@@ -131,16 +131,26 @@ def test_an_encoder_prefill_and_decoder_answer_as_one_engine(checkpoint, tmp_pat
         named = {**asked, "multi_modal_uuids": {"image": [name]}}
         whole = {**named, "multi_modal_data": {"image": torch.zeros(1, 144, 128)}}
         assert [answer.n_prompt for answer in ask(llm, [whole, named])] == [5 + 144, 5 + 40]
-    _decoder_answers(folder, options, reference, (asked, other, another))
+    with _decoder(folder, options, reference, (asked, other, another)):
+        pass
 
 
 def test_keys_and_values_with_positions_of_three_axes(checkpoint, tmp_path):
+    """Also where they are all that the decoder gets of a picture, and of its budget."""
     folder, reference = checkpoint("qwen"), Reference(checkpoint("qwen"))
-    asked, other, another = _three_prompts("qwen", TALL)
+    prompts = _three_prompts("qwen", TALL)
+    small = prompt("qwen", f"w5 IMAGE {'w3 w14 ' * 16}", picture(3, *WIDE))
     options = {"kv_transfer_config": keys_and_values(tmp_path)}
     with engine(folder, PRUNING, **options) as llm:
-        assert_same(ask(llm, [asked])[0], reference.answer(asked, KEEP_40))
-    _decoder_answers(folder, options, reference, (asked, other, another))
+        assert_same(ask(llm, [prompts[0]])[0], reference.answer(prompts[0], KEEP_40))
+        (expected,) = ask(llm, [own(small, keep=10)])
+        (processed,) = llm.llm_engine.renderer.render_cmpl([own(small, keep=10)])
+    (name,) = processed["mm_hashes"]["image"]
+    assert_same(expected, reference.answer(small, {"method": "zoo-exact", "keep": 10}))
+    with _decoder(folder, options, reference, prompts) as llm:
+        (found,) = ask(llm, [without_pixels(small, [(name, {"image_grid_thw": [1, 20, 24]})])])
+    assert_same(found, expected)
+    assert found.n_cached == 32
 
 
 def _three_prompts(name, shape):
@@ -150,10 +160,12 @@ def _three_prompts(name, shape):
     return asked, other, prompt(name, "w5 IMAGE w3 w14 w15", two)
 
 
-def _decoder_answers(folder, options, reference, prompts):
-    """An engine with the keys and values of the first prompt; those of its 32 first tokens are used."""
+@contextlib.contextmanager
+def _decoder(folder, options, reference, prompts):
+    """An engine with the keys and values of the first prompt, which uses those of its 32 first tokens."""
     with engine(folder, PRUNING, **options) as llm:
         for asked, n_cached in zip(prompts, (32, 32, 0), strict=True):
             (found,) = ask(llm, [asked])
             assert_same(found, reference.answer(asked, KEEP_40))
             assert found.n_cached == n_cached
+        yield llm
