@@ -27,7 +27,7 @@ COUNTERS = {
     "items_of_unknown_size": "Cached items whose size is not stored; the token counts omit them.",
 }
 REFUSED = "Requests that tokenprune refused, by reason."
-REASONS = ("budget", "item_size", "misplaced", "processor_arguments", "invalid_json")
+REASONS = ("budget", "item_size", "unknown_item", "misplaced", "processor_arguments", "invalid_json")
 SUMMARY_SECONDS = 60
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tokenprune import BudgetError, TokenPruneError
+from tokenprune import BudgetError, IncompatibleError, TokenPruneError
 
 
 class EngineRefusedError(TokenPruneError, RuntimeError):
@@ -24,8 +24,10 @@ class MisplacedError(BudgetError):
     """A request has its budget in a place where it would be ignored."""
 
 
-def reason(error: BudgetError) -> str:
+def reason(error: BudgetError | IncompatibleError) -> str:
     """Return the reason for which a request is refused, as it is counted."""
+    if isinstance(error, IncompatibleError):
+        return "unknown_item"
     if isinstance(error, ItemSizeError):
         return "item_size"
     return "misplaced" if isinstance(error, MisplacedError) else "budget"

@@ -104,6 +104,13 @@ class PruningInfo:
         """Return the budget of a request. Raises a ValueError if it is invalid."""
         return self.settings.request_budget(arguments)
 
+    def own_budget(self, arguments: Mapping[str, Any]) -> Budget | None:
+        """Return the budget that a request sets, or None. Raises a ValueError if it is invalid."""
+        return None if arguments.get(KEY) is None else self.request_budget(arguments)
+
+    def check_fields(self, modality: str, fields: Mapping[str, Any]) -> None:
+        """Refuse items whose rows come from another engine if their fields do not give all positions."""
+
     def transformers_processor(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Load the processor without our arguments."""
         return original(without_pruning_entry(arguments))

@@ -78,6 +78,12 @@ class PruningModel:
                 "tokenprune: compile_mm_encoder is not supported, because hooks record what the tower "
                 "computes"
             )
+        if connectors := stock.unsupported_kv_connectors(vllm_config):
+            raise EngineRefusedError(
+                f"tokenprune: the KV connector {', '.join(connectors)} is not supported, because it may take "
+                "the keys and values of one image or pruning configuration for those of another; supported: "
+                f"{', '.join(stock.KV_CONNECTORS)}, and several of these in a MultiConnector"
+            )
 
     def watch(self, needs: frozenset[str]) -> None:
         """Register hooks that record in `self._recorded` what the signals in `needs` are computed from."""

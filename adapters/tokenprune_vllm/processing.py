@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from tokenprune import Budget, BudgetError
+from tokenprune import Budget, BudgetError, IncompatibleError
 
-from . import guard, stock
+from . import guard, identifiers, stock, transfers
 from .errors import EngineRefusedError, reason, refusing
 from .info import PruningInfo
 from .lookup import derive
@@ -74,7 +74,7 @@ class PruningProcessor:
             stock.replace_placeholders(
                 update, functools.partial(self._shortened, update.modality, items, budget)
             )
-            if update.modality in self.info.modalities and stock.has_pixels(items, update.modality)
+            if update.modality in self.info.modalities and stock.kind_of(items, update.modality) != "rows"
             else update
             for update in original()
         ]
@@ -106,22 +106,28 @@ class PruningProcessor:
         try:
             self.info.request_budget(asked.arguments)  # fail before any other work
             refuse_nested(asked.media_arguments, "the arguments of media loaders")
-            processed = original()
-        except BudgetError as error:
+            processed = original(transfers.with_budget(self.info, request))
+        except (BudgetError, IncompatibleError) as error:
             self._counter.counts.refuse(reason(error))
             raise
         self._counter.count(asked.items, stock.view("processed_request", processed))
         return processed
 
-    def cache_keys(self, original: Callable[..., Any]) -> Any:
+    def cache_keys(self, original: Callable[..., Any], request: Any) -> Any:
         """Return the keys under which vLLM caches an item's inputs, tower outputs, keys and values."""
+        view = stock.view("request", request)
+        own = self.info.own_budget(view.arguments)
         digest = self.info.pruning.digest
-        return {
-            modality: [f"{key}-tokenprune-{digest}" for key in keys]
-            if modality in self.info.modalities
-            else keys
-            for modality, keys in original().items()
-        }
+        keys = dict(original())
+        for modality in set(keys) & set(self.info.modalities):
+            kind = stock.kind_of(view.items, modality)
+            if kind == "fields":
+                keys[modality] = stock.identifiers_of(view, modality)
+            elif kind == "rows":
+                keys[modality] = [identifiers.whole(key, digest) for key in keys[modality]]
+            else:
+                keys[modality] = [identifiers.pruned(key, digest, own) for key in keys[modality]]
+        return keys
 
 
 # outputs of these families' transformers processors that have one entry per item

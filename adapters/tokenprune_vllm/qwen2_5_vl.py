@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tokenprune import Layout, Selection
+from tokenprune import IncompatibleError, Layout, Selection
 from tokenprune.functional import mean_attention
 from tokenprune.selection import fill_new_rows
 
@@ -44,6 +44,14 @@ class Qwen25VLInfo(PruningInfo):
         grid = stock.view("worker_field", item[f"{modality}_grid_thw"]).value
         return int(grid.prod()) // merge**2
 
+    def check_fields(self, modality: str, fields: Mapping[str, Any]) -> None:
+        """Refuse videos without the duration of their frames, which the positions of later text depend on."""
+        if modality == "video" and fields.get("second_per_grid_ts") is None:
+            raise IncompatibleError(
+                "a video whose rows come from another engine needs second_per_grid_ts beside video_grid_thw "
+                "(seconds between frames after temporal merging, one number per video)"
+            )
+
 
 class Qwen25VLModel(PruningModel, OriginalPositions):
     """vLLM's Qwen2.5-VL, with its images and videos pruned if pruning is configured."""
@@ -61,6 +69,10 @@ class Qwen25VLModel(PruningModel, OriginalPositions):
             (options.microbatching, "--enable-dbo or --ubatch-size"),
             (options.prompt_embeddings, "--enable-prompt-embeds"),
             (stock.uses_full_graphs(vllm_config), "cudagraph_mode FULL"),
+            (
+                stock.uses_breakable_graphs(vllm_config),
+                "VLLM_USE_BREAKABLE_CUDAGRAPH (set it to 0 where VLLM_BATCH_INVARIANT switches it on)",
+            ),
         ):
             if is_set:
                 raise EngineRefusedError(

@@ -32,7 +32,7 @@ class RequestCounter:
         tally, keys = Tally(requests=1), list[str]()
         for modality in self._info.modalities:
             placeholders = processed.placeholders.get(modality)
-            if not placeholders or not stock.has_pixels(items, modality):
+            if not placeholders or stock.kind_of(items, modality) == "rows":
                 continue
             inputs = processed.items[modality]
             for key, item, placeholder in zip(processed.keys[modality], inputs, placeholders, strict=True):

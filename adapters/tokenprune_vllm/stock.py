@@ -52,6 +52,7 @@ COMMON = {
     "replacing_placeholders": "vllm.multimodal.processing:PromptReplacement(modality, target, replacement)",
     "detection_of_embeddings": "vllm.multimodal.parse:EmbeddingItems",
     "detection_of_named_embeddings": "vllm.multimodal.parse:DictEmbeddingItems",
+    "fields_of_items": "vllm.multimodal.parse:DictEmbeddingItems.get_passthrough_data()",
     "recording_attention": f"{ATTENTIONS}:MMEncoderAttention.forward_native(query, key)",
     "all_gather": "vllm.distributed:tensor_model_parallel_all_gather(input_, dim)",
     "tensor_parallel_group": "vllm.distributed:get_tp_group",
@@ -70,6 +71,7 @@ RECORDS = {
             "items": "mm_data_items",
             "arguments": "hf_processor_mm_kwargs",
             "media_arguments": "media_io_kwargs",
+            "identifiers": "mm_uuid_items",
         },
     ),
     "processed_request": (
@@ -97,6 +99,9 @@ OPTIONS = {
     "decoder_stages": "parallel_config.pipeline_parallel_size",
     "microbatching": "parallel_config.use_ubatching",
     "speculation": "speculative_config",
+    "kv_connector": "kv_transfer_config?.kv_connector",
+    "kv_connector_module": "kv_transfer_config?.kv_connector_module_path",
+    "kv_connector_options": "kv_transfer_config?.kv_connector_extra_config",
 }
 
 # fields of HTTP requests, and the endpoints that pass the first one on to the processor
@@ -120,6 +125,21 @@ ENDPOINTS_WITH_ARGUMENTS = (
     "/invocations",
 )
 
+# connectors for keys and values that are right with pruned prompts: they use vLLM's own keys of blocks, which
+# contain the identifiers of images, or move the blocks of one request
+KV_CONNECTORS = (
+    "DecodeBenchConnector",
+    "ExampleConnector",
+    "MooncakeConnector",
+    "MooncakeStoreConnector",
+    "MoRIIOConnector",
+    "NixlConnector",
+    "NixlPullConnector",
+    "NixlPushConnector",
+    "OffloadingConnector",
+    "SimpleCPUOffloadConnector",
+)
+
 # our methods -> the methods of vLLM that they override, with the parameters that ours take; `INFO_USES` lists
 # methods of vLLM that ours call
 INFO = {
@@ -137,7 +157,7 @@ PROCESSOR = {
     "shorten_placeholders": "_get_prompt_updates(mm_items, hf_processor_mm_kwargs)",
     "profiling_inputs": "get_dummy_mm_inputs()",
     "process_request": "apply(inputs)",
-    "cache_keys": "_get_mm_hashes()",
+    "cache_keys": "_get_mm_hashes(inputs)",
 }
 MODEL = {
     "embed_items": "embed_multimodal(kwargs)",
@@ -225,6 +245,10 @@ FAMILIES = {
             "detection_of_full_graphs": "vllm.config:CUDAGraphMode.FULL",
             "detection_of_decode_graphs": "vllm.config:CUDAGraphMode.separate_routine",
             "prefill_graphs": "vllm.config:CUDAGraphMode.mixed_mode",
+            "no_graphs": "vllm.config:CUDAGraphMode.NONE",
+            "detection_of_breakable_graphs": (
+                "vllm.compilation.breakable_cudagraph:is_breakable_cudagraph_enabled"
+            ),
             "modalities_of_tower_graphs": (
                 "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities"
             ),
@@ -326,6 +350,28 @@ def uses_full_graphs(engine: Any) -> bool:
     return graphs is not None and graphs.mixed_mode() == CUDAGraphMode.FULL
 
 
+def uses_breakable_graphs(engine: Any) -> bool:
+    """Return whether the whole model is captured in CUDA graphs that are interrupted where needed."""
+    from vllm.compilation.breakable_cudagraph import is_breakable_cudagraph_enabled
+    from vllm.config import CUDAGraphMode
+
+    graphs = options(engine).decoder_graphs
+    is_used = graphs is not None and graphs.mixed_mode() != CUDAGraphMode.NONE
+    return is_used and bool(is_breakable_cudagraph_enabled())
+
+
+def unsupported_kv_connectors(engine: Any) -> list[str]:
+    """Return the names of the engine's connectors for keys and values that are not in `KV_CONNECTORS`."""
+    given = options(engine)
+    if given.kv_connector is None:
+        return []
+    connectors = [(given.kv_connector, given.kv_connector_module)]
+    if connectors == [("MultiConnector", None)]:
+        listed = given.kv_connector_options.get("connectors", [])
+        connectors = [(each["kv_connector"], each.get("kv_connector_module_path")) for each in listed]
+    return [name for name, module in connectors if module or name not in KV_CONNECTORS]
+
+
 def disable_decode_graphs(engine: Any) -> None:
     """Let steps that only decode run like steps that include prompts."""
     graphs = options(engine).decoder_graphs
@@ -353,10 +399,34 @@ def replace_placeholders(
     return make(modality=update.modality, target=update.target, replacement=replacement)
 
 
-def has_pixels(items: Any, modality: str) -> bool:
-    """Return whether the items of a request are images or videos, and not precomputed embeddings."""
-    embeddings = function("detection_of_embeddings"), function("detection_of_named_embeddings")
-    return not isinstance(items.get(modality), embeddings)
+def kind_of(items: Any, modality: str) -> str | None:
+    """Return what a request contains of its items: "pixels", precomputed "rows", or only their "fields".
+
+    Fields, such as sizes, are all that is needed of items whose rows come from another engine. The result is
+    None if there are no items.
+    """
+    given = items.get(modality)
+    if isinstance(given, function("detection_of_named_embeddings")):
+        return "rows" if f"{modality}_embeds" in given.get_passthrough_data() else "fields"
+    if isinstance(given, function("detection_of_embeddings")):
+        return "rows"
+    return None if given is None else "pixels"
+
+
+def fields_of(items: Any, modality: str) -> Mapping[str, Any]:
+    """Return the fields of items of which a request contains no more than these."""
+    return cast(Mapping[str, Any], items[modality].get_passthrough_data())
+
+
+def identifiers_of(request: View, modality: str) -> list[str | None]:
+    """Return the identifiers that a request gives its items, None for those without."""
+    given = (request.identifiers or {}).get(modality)
+    return [None] * len(request.items[modality]) if given is None else list(given)
+
+
+def with_arguments(request: Any, arguments: Mapping[str, Any]) -> Any:
+    """Return a request with other arguments."""
+    return dataclasses.replace(request, **{RECORDS["request"][1]["arguments"]: arguments})
 
 
 def size_of(items: Any, index: int) -> tuple[int, int]:

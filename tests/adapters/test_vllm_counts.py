@@ -14,7 +14,7 @@ from tokenprune_vllm.processing import PruningProcessor
 from tokenprune_vllm.requests import RequestCounter
 from tokenprune_vllm.settings import Settings
 
-from tokenprune import BudgetError
+from tokenprune import BudgetError, IncompatibleError
 
 
 class Counter:
@@ -73,7 +73,7 @@ def stand_ins(monkeypatch):
 def test_every_counter_is_exposed_as_0_before_the_first_request():
     made = Counts("llava", "stride")
     names = ["requests", "items", "visual_tokens_before", "visual_tokens_after", "items_of_unknown_size"]
-    reasons = ["budget", "item_size", "misplaced", "processor_arguments", "invalid_json"]
+    reasons = ["budget", "item_size", "unknown_item", "misplaced", "processor_arguments", "invalid_json"]
     assert Counter.exposed == {
         **{(f"tokenprune:{name}_total", "llava", "stride"): 0 for name in names},
         **{("tokenprune:requests_refused_total", "llava", "stride", one): 0 for one in reasons},
@@ -142,7 +142,12 @@ def test_counts_are_shared_by_the_processors_of_a_model():
 
 @pytest.mark.parametrize(
     ("error", "expected"),
-    [(BudgetError("x"), "budget"), (ItemSizeError("x"), "item_size"), (MisplacedError("x"), "misplaced")],
+    [
+        (BudgetError("x"), "budget"),
+        (IncompatibleError("x"), "unknown_item"),
+        (ItemSizeError("x"), "item_size"),
+        (MisplacedError("x"), "misplaced"),
+    ],
 )
 def test_reasons_of_refusals(error, expected):
     assert reason(error) == expected and expected in counts.REASONS
@@ -155,6 +160,9 @@ class Info:
 
     def n_unpruned(self, modality, item):
         return item
+
+    def own_budget(self, arguments):
+        return None
 
 
 def processed(**modalities):
@@ -171,7 +179,9 @@ def processed(**modalities):
 
 
 def test_a_cached_item_counts_as_much_as_the_first_time(monkeypatch, caplog):
-    monkeypatch.setattr(stock, "has_pixels", lambda items, modality: items != "embeddings")
+    monkeypatch.setattr(
+        stock, "kind_of", lambda items, modality: "rows" if items == "embeddings" else "pixels"
+    )
     caplog.set_level(logging.DEBUG, "vllm.tokenprune.requests")
     counter = RequestCounter(Info())
     counter.count("pixels", processed(image=[("a", 144, 48), ("b", 100, 48)], video=[("c", 300, 60)]))
@@ -195,7 +205,7 @@ def test_a_cached_item_counts_as_much_as_the_first_time(monkeypatch, caplog):
 
 
 def test_the_least_recently_used_sizes_are_dropped(monkeypatch):
-    monkeypatch.setattr(stock, "has_pixels", lambda items, modality: True)
+    monkeypatch.setattr(stock, "kind_of", lambda items, modality: "pixels")
     monkeypatch.setattr(requests, "MAX_SIZES", 2)
     counter = RequestCounter(Info())
     for key, size in (("a", 10), ("b", 20), ("a", None), ("c", 30), ("b", None), ("a", None)):
@@ -221,7 +231,7 @@ def request(arguments=(), media=()):
 
 
 def test_a_processor_counts_requests_and_not_the_profiling_run(monkeypatch):
-    monkeypatch.setattr(stock, "has_pixels", lambda items, modality: True)
+    monkeypatch.setattr(stock, "kind_of", lambda items, modality: "pixels")
     processor, answer = Processor(), processed(image=[("a", 144, 48)]).wrapped
 
     def profile():
@@ -257,7 +267,8 @@ def test_a_processor_refuses_a_request_before_it_is_processed(asked, reason, wor
     assert found == {("tokenprune:requests_refused_total", "llava", "stride", reason): 1}
 
 
-def test_errors_of_the_methods_and_sizes_are_counted_and_others_are_not():
+def test_errors_of_the_methods_and_sizes_are_counted_and_others_are_not(monkeypatch):
+    monkeypatch.setattr(stock, "kind_of", lambda items, modality: "pixels")
     processor = Processor()
 
     def failing(error):

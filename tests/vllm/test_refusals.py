@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot work is refused when the engine starts, with one sentence."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -79,6 +80,7 @@ def configuration(**changed):
 
     plain = {"speculative_config": None, "lora_config": None, "cudagraph_mode": CUDAGraphMode.PIECEWISE}
     plain |= {"pipeline_parallel_size": 1, "use_ubatching": False, "video_pruning_rate": None}
+    plain |= {"kv_transfer_config": None}
     given = SimpleNamespace(
         **{**plain, **changed, "enable_prompt_embeds": False, "compile_mm_encoder": False}
     )
@@ -120,3 +122,35 @@ def test_graphs_that_would_go_past_the_mending_of_positions():
     assert checked(CUDAGraphMode.FULL_DECODE_ONLY) == CUDAGraphMode.NONE
     with pytest.raises(EngineRefusedError, match="cudagraph_mode FULL"):
         checked(CUDAGraphMode.FULL)
+
+
+def test_breakable_graphs_would_go_past_the_mending_of_positions(monkeypatch):
+    from tokenprune_vllm.llava import PrunedLlava
+    from tokenprune_vllm.qwen2_5_vl import PrunedQwen25VL
+    from vllm import envs
+    from vllm.config import CUDAGraphMode
+
+    def check(model, mode):
+        given = configuration(cudagraph_mode=mode)
+        model.check_engine(object.__new__(model), given)
+
+    for variable, is_refused in (("1", True), ("0", False)):
+        monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", variable)
+        envs.disable_envs_cache()  # switched on by engines of other tests
+        check(PrunedLlava, CUDAGraphMode.PIECEWISE)
+        check(PrunedQwen25VL, CUDAGraphMode.NONE)
+        words = "VLLM_USE_BREAKABLE_CUDAGRAPH"
+        with pytest.raises(EngineRefusedError, match=words) if is_refused else nullcontext():
+            check(PrunedQwen25VL, CUDAGraphMode.FULL_AND_PIECEWISE)
+
+
+def test_connectors_that_may_confuse_images(checkpoint):
+    from vllm.config import KVTransferConfig
+
+    transfer = KVTransferConfig(kv_connector="LMCacheConnectorV1", kv_role="kv_both")
+    pruning, words = {"method": "stride", "keep": 9}, "the KV connector LMCacheConnectorV1 is not supported"
+    with (
+        pytest.raises(EngineRefusedError, match=words),
+        engine(checkpoint("llava"), pruning, kv_transfer_config=transfer),
+    ):
+        pass
