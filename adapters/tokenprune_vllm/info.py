@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from tokenprune import Budget, Cut, Layout
+from tokenprune_adapters.towers.checks import check_blocks, check_reducer
+
+from tokenprune import Budget, Cut, IncompatibleError, Layout
 from tokenprune.cut import check_cut, position_rule
 
 from . import stock
@@ -36,7 +39,7 @@ class PruningInfo:
         self.config = self.options.configuration
         self._max_tokens: dict[str, int] = {}
         with refusing():
-            self.settings = Settings.parse(getattr(self.config, KEY))
+            self.settings = self.of_tower(Settings.parse(getattr(self.config, KEY)), self.config)
             self.check()
         self.pruning = self.settings
 
@@ -48,21 +51,53 @@ class PruningInfo:
                 f'tokenprune: pass "{KEY}" to the engine in --hf-overrides; in --mm-processor-kwargs it is '
                 "accepted from single requests only"
             )
-        provides = self.signals(self.config)
+        provides = {"projector": self.signals(self.config)}
+        if in_tower := self.tower_signals(self.config):
+            provides["vision"] = in_tower
         rule = position_rule(method, method.positions, self.positions)  # `check_cut` validates it
         cut = Cut(method, self.settings.budget, self.settings.min_tokens, rule)
-        check_cut(cut, f"{self.family} inside vLLM", {"projector": provides}, self.positions)
-        if method.needs and self.options.tower_parallelism == "data":
+        check_cut(cut, f"{self.family} inside vLLM", provides, self.positions)
+        if self.settings.cuts_tower:
+            self.check_tower_cut(in_tower)
+        if (method.needs or self.settings.cuts_tower) and self.options.tower_parallelism == "data":
             raise EngineRefusedError(
-                f"tokenprune: method {method.name!r} uses signals of the vision tower, whose images "
+                f"tokenprune: method {method.name!r} looks into the vision tower, whose images "
                 "--mm-encoder-tp-mode data divides among ranks; omit that option, or use a method that needs "
-                "no signals"
+                "no signals and cuts after the tower"
             )
 
     @classmethod
     def signals(cls, config: Any) -> frozenset[str]:
         """Return the names of the signals that the tower of a model with this configuration provides."""
         raise NotImplementedError
+
+    @classmethod
+    def tower_signals(cls, config: Any) -> frozenset[str]:
+        """Return the signals inside the tower; none if tokens cannot be cut there."""
+        return frozenset()
+
+    @classmethod
+    def tower_blocks(cls, config: Any) -> int:
+        """Return the number of blocks before which tokens can be cut."""
+        raise NotImplementedError
+
+    @classmethod
+    def of_tower(cls, settings: Settings, config: Any) -> Settings:
+        """Return settings that know the blocks of the tower, if they cut inside it."""
+        if not settings.cuts_tower or not cls.tower_signals(config):
+            return settings
+        return replace(settings, n_blocks=cls.tower_blocks(config))
+
+    def check_tower_cut(self, provided: frozenset[str]) -> None:
+        """Refuse a cut inside the tower that it cannot make."""
+        method, n_blocks = self.settings.method, self.settings.n_blocks
+        if method.schedule is None:
+            raise IncompatibleError(
+                f"method {method.name!r} does not say before which block of the vision tower to cut; give "
+                f'"layer" (0 ... {n_blocks - 1})'
+            )
+        check_blocks(method, method.schedule.boundaries(n_blocks), provided)
+        check_reducer(method)
 
     def layout(self, modality: str, items: Any, index: int, n: int) -> Layout:
         """Return the layout of an item with `n` tokens, as far as counting rows requires it."""

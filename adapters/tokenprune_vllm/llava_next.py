@@ -13,6 +13,7 @@ from tokenprune import Layout
 from tokenprune.tiles import tiled_layout
 
 from . import stock
+from .info import PruningInfo
 from .llava import LlavaInfo, LlavaPruning
 from .processing import prunable
 
@@ -71,6 +72,7 @@ class LlavaNextModel(LlavaPruning):
     """vLLM's LLaVA-NeXT, with its images pruned if pruning is configured."""
 
     family: ClassVar[str] = "llava-next"
+    info: ClassVar[type[PruningInfo]] = LlavaNextInfo
 
     def watch(self, needs: frozenset[str]) -> None:
         """Register hooks on the tower and before the projector, and check that the model has newlines."""

@@ -17,9 +17,11 @@ from tokenprune import Budget, Layout, Selection, VisualTokens
 
 from . import stock
 from .errors import EngineRefusedError, refusing
+from .info import PruningInfo
 from .projector import ReadProjector
 from .ranks import broadcast_selection
 from .settings import Settings
+from .tower_cuts import TowerCuts
 
 logger = logging.getLogger("vllm.tokenprune")
 
@@ -39,6 +41,7 @@ class PruningModel:
     """
 
     family: ClassVar[str]
+    info: ClassVar[type[PruningInfo]]
     pruning: Settings | None = None
     _projector: ReadProjector
 
@@ -47,6 +50,7 @@ class PruningModel:
         with refusing():
             settings = Settings.read(options.configuration)
             if settings is not None:
+                settings = self.info.of_tower(settings, options.configuration)
                 stock.check(self.family)
                 options.check()
                 self.check_engine(vllm_config)
@@ -57,7 +61,11 @@ class PruningModel:
             self._recorded: dict[str, Any] = {}
             self._hf_config: Any = options.configuration
             self._max_tower_tokens: int = options.max_tower_tokens
-            self.watch(settings.method.needs)
+            self._tower_cuts: TowerCuts | None = None
+            if settings.cuts_tower:
+                self._tower_cuts = self.cut_tower(settings)
+            else:
+                self.watch(settings.method.needs)
             _log_start(settings)
 
     def check_engine(self, vllm_config: Any) -> None:
@@ -89,6 +97,18 @@ class PruningModel:
         """Register hooks that record in `self._recorded` what the signals in `needs` are computed from."""
         raise NotImplementedError
 
+    def cut_tower(self, settings: Settings) -> TowerCuts:
+        """Register hooks on the tower that drop tokens before its blocks."""
+        raise NotImplementedError
+
+    def item_budgets(self, modality: str, items: slice) -> list[Budget] | None:
+        """Return the budgets of items of a step; None if they are not pruned (profiling)."""
+        budgets = self._budgets.get(modality)
+        if budgets is None:
+            return None
+        pairs = [tuple(pair) for pair in budgets.reshape(-1, 2)[items].tolist()]
+        return [Budget(int(keep)) if keep else Budget(None, ratio) for keep, ratio in pairs]
+
     def current_projector(self) -> Any:
         """Return the projector with its current weights, read once per run of the tower."""
         if "projector" not in self._recorded:
@@ -104,14 +124,20 @@ class PruningModel:
         finally:
             self._budgets, self._recorded = {}, {}
 
-    def tower_batches(self, n_tokens: Sequence[int]) -> Iterator[slice]:
+    def tower_batches(self, n_tokens: Sequence[int], alike: Sequence[Any] | None = None) -> Iterator[slice]:
         """Divide the items of a step into batches for the tower, given their token counts before pruning.
 
         The scheduler counts kept rows only, so a step may have many more items than without pruning.
+
+        Parameters
+        ----------
+        alike
+            A value for each item; those of a batch are equal.
         """
         start = total = 0
         for index, n in enumerate(n_tokens):
-            if index > start and total + n > self._max_tower_tokens:
+            differs = alike is not None and alike[index] != alike[start]
+            if index > start and (differs or total + n > self._max_tower_tokens):
                 yield slice(start, index)
                 self._recorded = {}  # those of the previous batch
                 start, total = index, 0
@@ -138,14 +164,11 @@ class PruningModel:
         first
             Index of the first item among all items of the step.
         """
-        settings, budgets = self.pruning, self._budgets.get(modality)
+        settings, budgets = self.pruning, self.item_budgets(modality, slice(first, first + len(item_rows)))
         if settings is None or budgets is None:
             return [None] * len(item_rows)
-        budgets = budgets.reshape(-1, 2)[first : first + len(item_rows)]
         selections: list[Selection | None] = []
-        pairs = [tuple(pair) for pair in budgets.tolist()]
-        for index, (rows, layout, (keep, ratio)) in enumerate(zip(item_rows, layouts, pairs, strict=True)):
-            budget = Budget(int(keep)) if keep else Budget(None, ratio)
+        for index, (rows, layout, budget) in enumerate(zip(item_rows, layouts, budgets, strict=True)):
             if settings.rows(layout, budget) >= len(rows):
                 selections.append(None)
                 continue

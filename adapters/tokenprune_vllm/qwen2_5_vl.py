@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from tokenprune_adapters.towers.image import TowerImage
 from torch import Tensor
 
 from tokenprune import IncompatibleError, Layout, Selection
@@ -22,6 +24,9 @@ from .positions import OriginalPositions, grid_offsets, prompt_positions, with_o
 from .processing import prunable
 from .projector import ReadProjector
 from .ranks import gather_shards
+from .settings import Settings
+from .tower_cuts import TowerCuts
+from .tower_run import TOWER_SIGNALS, EngineRun
 
 SIGNALS = frozenset({"pre_features", "projector", "received_attention", "key_metric"})
 
@@ -37,6 +42,16 @@ class Qwen25VLInfo(PruningInfo):
     def signals(cls, config: Any) -> frozenset[str]:
         """Return the signals of the tower, which has no class token."""
         return SIGNALS
+
+    @classmethod
+    def tower_signals(cls, config: Any) -> frozenset[str]:
+        """Return the signals inside the tower."""
+        return TOWER_SIGNALS
+
+    @classmethod
+    def tower_blocks(cls, config: Any) -> int:
+        """Return the number of blocks of the tower."""
+        return int(config.vision_config.depth)
 
     def n_unpruned(self, modality: str, item: Any) -> int:
         """Return the number of tokens of an image or video from its grid of patches."""
@@ -57,6 +72,7 @@ class Qwen25VLModel(PruningModel, OriginalPositions):
     """vLLM's Qwen2.5-VL, with its images and videos pruned if pruning is configured."""
 
     family: ClassVar[str] = "qwen2.5-vl"
+    info: ClassVar[type[PruningInfo]] = Qwen25VLInfo
     item_grids: Callable[[Any], Any]  # vLLM's
 
     def check_engine(self, vllm_config: Any) -> None:
@@ -85,8 +101,7 @@ class Qwen25VLModel(PruningModel, OriginalPositions):
     def watch(self, needs: frozenset[str]) -> None:
         """Register hooks on the merger's norm and on the last block with full attention."""
         self._needs = needs
-        self._merge: int = self._hf_config.vision_config.spatial_merge_size
-        self._window_order = stock.part(self, "window_order").wrapped
+        self._find_windows()
         norm = stock.part(self, "norm")
         if "pre_features" in needs:
             norm.wrapped.register_forward_pre_hook(  # the merger's own hooks are not called
@@ -99,6 +114,36 @@ class Qwen25VLModel(PruningModel, OriginalPositions):
         if "projector" in needs:
             first, second = stock.part(self, "first_layer"), stock.part(self, "second_layer")
             self._projector = ReadProjector(first, stock.part(self, "activation").wrapped, second, norm)
+
+    def _find_windows(self) -> None:
+        self._merge: int = self._hf_config.vision_config.spatial_merge_size
+        self._window_order = stock.part(self, "window_order").wrapped
+
+    def cut_tower(self, settings: Settings) -> TowerCuts:
+        """Register hooks on the blocks of the tower and on the merger, whose output is widened."""
+        self._find_windows()
+        if stock.uses_flashinfer(self):
+            raise EngineRefusedError(
+                "tokenprune: a cut inside the vision tower does not know the lengths that FlashInfer's "
+                "attention is given; choose another --mm-encoder-attn-backend"
+            )
+        schedule = settings.method.schedule
+        if schedule is None:
+            raise EngineRefusedError("tokenprune: a cut inside the vision tower needs a layer")
+        blocks = stock.part(self, "tower_blocks").wrapped
+        cuts = TowerCuts(blocks, schedule.boundaries(settings.n_blocks), stock.arguments(self.family))
+        cuts.widen_after(stock.part(self, "merging").wrapped)
+        return cuts
+
+    def _tower_images(self, patches: Sequence[Sequence[int]], shape: tuple[int, int]) -> list[TowerImage]:
+        """Return the items of one sequence, whose tokens are in the order of windows."""
+        images, start, per_token = [], 0, self._merge**2
+        for t, h, w in patches:
+            order = self._window_order(t, h, w)[0].argsort().cpu()
+            rows = start + order[:, None] * per_token + torch.arange(per_token)
+            images.append(TowerImage(rows, Layout((t, h // self._merge, w // self._merge))))
+            start += t * h * w
+        return images
 
     def encode_images(self, original: Callable[..., Any], inputs: Any) -> Any:
         """Encode and prune images."""
@@ -125,16 +170,38 @@ class Qwen25VLModel(PruningModel, OriginalPositions):
                     batch_inputs[name] = inputs[name][rows.start // merged : rows.stop // merged]
             if inputs.get("second_per_grid_ts") is not None:
                 batch_inputs["second_per_grid_ts"] = inputs["second_per_grid_ts"].flatten()[batch]
-            kept += self._prune(modality, batch_inputs, original(batch_inputs), batch.start)
+            run = self._tower_run(modality, batch, grids[batch].tolist())
+            with nullcontext() if self._tower_cuts is None else self._tower_cuts.running(run):
+                item_rows = original(batch_inputs)
+            kept += self._prune(modality, batch_inputs, item_rows, batch.start, run)
         return kept
 
-    def _prune(self, modality: str, inputs: Any, item_rows: Sequence[Tensor], first: int) -> Sequence[Tensor]:
+    def _tower_run(self, modality: str, items: slice, patches: Sequence[Sequence[int]]) -> EngineRun | None:
+        """Return the run of the tower over items; None if nothing is cut inside it."""
+        budgets = self.item_budgets(modality, items)
+        if self._tower_cuts is None or self.pruning is None or budgets is None:
+            return None
+        images = partial(self._tower_images, patches)
+        cut = self.pruning.cut(budgets[0])
+        return EngineRun(cut, self.pruning.n_blocks, images, budgets, packed=True)
+
+    def _prune(
+        self,
+        modality: str,
+        inputs: Any,
+        item_rows: Sequence[Tensor],
+        first: int,
+        run: EngineRun | None,
+    ) -> Sequence[Tensor]:
         """Prune items, and append to each row its offset from the first row of its item."""
         merge = self._merge
         self._patches = inputs[f"{modality}_grid_thw"].tolist()
         grids = [(t, h // merge, w // merge) for t, h, w in self._patches]
         layouts = [Layout(grid) for grid in grids]
-        selections = self.select(modality, item_rows, layouts, self._signals, first)
+        if self._tower_cuts is None:
+            selections = self.select(modality, item_rows, layouts, self._signals, first)
+        else:
+            selections = [None] * len(item_rows) if run is None else run.tokens_left()
         seconds = inputs.get("second_per_grid_ts") if modality == "video" else None
         per_frame = [self._per_frame(seconds, i, modality) for i in range(len(grids))]
         return [

@@ -23,7 +23,7 @@ from .errors import MisplacedError
 
 KEY = "tokenprune"
 STRATEGY = ("method", "scorer", "selector", "reducer")
-OVERRIDES = ("scope", "newlines", "positions")
+OVERRIDES = ("scope", "newlines", "positions", "stage", "layer")
 ENTRIES = (*STRATEGY, "options", *OVERRIDES, "seed", "keep", "keep_ratio", "max_keep", "min_tokens")
 REQUEST_ENTRIES = ("keep", "keep_ratio")
 
@@ -42,6 +42,8 @@ class Settings:
         The highest budget that a request may set.
     min_tokens
         Images with fewer tokens are not pruned.
+    n_blocks
+        Blocks of the vision tower, for a method that cuts inside it; 0 if not known yet.
     digest
         Hash of the configuration; part of the key of everything that vLLM caches, so that configurations
         that keep different rows never share an entry.
@@ -52,6 +54,7 @@ class Settings:
     max_budget: Budget
     min_tokens: int
     digest: str
+    n_blocks: int = 0
 
     @classmethod
     def read(cls, config: Any) -> Settings | None:
@@ -105,10 +108,22 @@ class Settings:
             )
         return Budget(request.get("keep"), request.get("keep_ratio"))
 
+    @property
+    def cuts_tower(self) -> bool:
+        """Whether tokens are dropped inside the vision tower instead of after it."""
+        return self.method.stage == "vision"
+
+    def cut(self, budget: Budget) -> Cut:
+        """Return the cut with a budget."""
+        return Cut(self.method, budget, self.min_tokens)
+
     def rows(self, layout: Layout, budget: Budget) -> int:
         """Return the number of rows that an image keeps. vLLM needs it before the tower runs."""
-        if plan_image(Cut(self.method, budget, self.min_tokens), len(layout)).left_alone is not None:
+        plan = plan_image(self.cut(budget), len(layout), self.n_blocks)
+        if plan.left_alone is not None:
             return len(layout)
+        if self.cuts_tower:
+            return plan.cuts[max(plan.cuts)]
         rows = self.method.n_keep(layout, budget)
         assert rows is not None  # `parse` refuses adaptive methods
         return rows
@@ -162,7 +177,7 @@ def _method(entry: Mapping[str, Any]) -> Method:
         raise OptionError(f'"options" takes an object of the method\'s options, got {options!r}')
     overrides = {name: entry[name] for name in OVERRIDES if name in entry}
     method = seeded(method.with_options(**options, **overrides).resolved(), entry.get("seed", 0))
-    if method.stage != "projector":
+    if method.stage not in ("vision", "projector"):
         raise IncompatibleError(
             f"method {method.name!r} cuts at the stage {method.stage!r}; inside vLLM only methods that cut "
             f"before the language model can be used, because all layers share one key-value cache layout"

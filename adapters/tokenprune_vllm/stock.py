@@ -178,6 +178,7 @@ LLAVA_PARTS: dict[str, tuple[str, dict[str, str]]] = {
     "first_layer": ("multi_modal_projector.linear_1", LINEAR),
     "second_layer": ("multi_modal_projector.linear_2", LINEAR),
     "tower_layers": ("vision_tower.vision_model.encoder", {}),
+    "tower_blocks": ("vision_tower.vision_model.encoder.layers", {}),
     "attention": (
         "vision_tower.vision_model.encoder.layers.-1.self_attn",
         {**ATTENTION, "width": "head_dim", "scale": "scale"},
@@ -195,6 +196,7 @@ class Family:
     processor: str
     parts: Mapping[str, tuple[str, Mapping[str, str]]]
     functions: Mapping[str, str]  # in the family's module, unless they name another
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the blocks of its tower
     overrides: Mapping[str, str] = dataclasses.field(default_factory=lambda: MODEL)
     uses: Mapping[str, str] = dataclasses.field(default_factory=dict)
     info_uses: Mapping[str, str] = dataclasses.field(default_factory=lambda: INFO_USES)
@@ -207,7 +209,12 @@ FAMILIES = {
         info="LlavaProcessingInfo",
         processor="LlavaMultiModalProcessor",
         parts=LLAVA_PARTS,
-        functions={"splitting_images": "LlavaImagePixelInputs.type"},
+        functions={
+            "splitting_images": "LlavaImagePixelInputs.type",
+            "arguments_of_clip_blocks": f"{MODELS}.clip:CLIPEncoderLayer.forward(hidden_states)",
+            "arguments_of_siglip_blocks": f"{MODELS}.siglip:SiglipEncoderLayer.forward(hidden_states)",
+        },
+        arguments={"hidden": "hidden_states"},
     ),
     "llava-next": Family(
         module=f"{MODELS}.llava_next",
@@ -236,6 +243,9 @@ FAMILIES = {
             "activation": ("visual.merger.mlp.1", {}),
             "second_layer": ("visual.merger.mlp.2", LINEAR),
             "full_attention_blocks": ("visual.fullatt_block_indexes", {}),
+            "tower_blocks": ("visual.blocks", {}),
+            "merging": ("visual.merger", {}),
+            "tower_attention": ("visual.attn_backend", {}),
             "attention": ("visual.blocks.{}.attn", ATTENTION),
             "window_order": ("visual.get_window_index_thw", {}),
         },
@@ -249,9 +259,19 @@ FAMILIES = {
             "detection_of_breakable_graphs": (
                 "vllm.compilation.breakable_cudagraph:is_breakable_cudagraph_enabled"
             ),
+            "arguments_of_blocks": (
+                "Qwen2_5_VisionBlock.forward"
+                "(x, cu_seqlens, max_seqlen, rotary_pos_emb_cos, rotary_pos_emb_sin)"
+            ),
             "modalities_of_tower_graphs": (
                 "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities"
             ),
+        },
+        arguments={
+            "hidden": "x",
+            "borders": "cu_seqlens",
+            "longest": "max_seqlen",
+            "rotary": ("rotary_pos_emb_cos", "rotary_pos_emb_sin"),
         },
         overrides={
             **MODEL,
@@ -329,6 +349,16 @@ def part(model: Any, name: str, *indices: Any) -> View:
     path, attributes = FAMILIES[model.family].parts[name]
     path, owner = path.format(*indices), type(model).__name__
     return View(getattr(View(model, {name: path}, owner), name), attributes, f"{path} in {owner}").check()
+
+
+def arguments(family: str) -> Mapping[str, Any]:
+    """Return the names of the arguments of the blocks of a family's tower, by ours."""
+    return FAMILIES[family].arguments
+
+
+def uses_flashinfer(model: Any) -> bool:
+    """Return whether a tower's attention is computed by FlashInfer."""
+    return "FLASHINFER" in str(part(model, "tower_attention").wrapped)
 
 
 def watch_attention(attention: View, record: Callable[[Tensor, Tensor], Any]) -> None:

@@ -240,7 +240,7 @@ def test_a_processor_counts_requests_and_not_the_profiling_run(monkeypatch):
 
     assert processor.profiling_inputs(profile) == "inputs"
     assert not any(Counter.exposed.values())
-    assert processor.process_request(lambda: answer, request()) is answer
+    assert processor.process_request(lambda asked: answer, request()) is answer
     assert Counter.exposed["tokenprune:requests_total", "llava", "stride"] == 1
     assert Counter.exposed["tokenprune:visual_tokens_before_total", "llava", "stride"] == 144
 
@@ -262,7 +262,7 @@ ENTRY = {"tokenprune": {"keep": 8}}
 )
 def test_a_processor_refuses_a_request_before_it_is_processed(asked, reason, words):
     with pytest.raises(BudgetError, match=words):
-        Processor().process_request(lambda: pytest.fail("processed"), asked)
+        Processor().process_request(lambda _: pytest.fail("processed"), asked)
     found = {key: n for key, n in Counter.exposed.items() if n}
     assert found == {("tokenprune:requests_refused_total", "llava", "stride", reason): 1}
 
@@ -272,7 +272,7 @@ def test_errors_of_the_methods_and_sizes_are_counted_and_others_are_not(monkeypa
     processor = Processor()
 
     def failing(error):
-        def original():
+        def original(asked):
             raise error
 
         return original

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of a vLLM engine and budgets of its requests; these tests do not need vLLM."""
 
+import dataclasses
 import types
 
 import pytest
@@ -39,6 +40,20 @@ def test_the_default_method_and_all_options_are_read():
     assert pair.rows(SQUARE, pair.budget) == 144
 
 
+def test_a_cut_inside_the_tower_has_its_rows_before_the_tower_runs():
+    entry = {"method": "divprune", "stage": "vision", "layer": 4, "keep": 64, "max_keep": 96}
+    settings = dataclasses.replace(Settings.parse(entry), n_blocks=12)
+    assert settings.cuts_tower and not Settings.parse({"method": "divprune", "keep": 64}).cuts_tower
+    assert settings.method.schedule.boundaries(12) == (4,)
+    assert settings.rows_allowed(SQUARE, settings.budget) == 64
+    assert settings.rows_allowed(SQUARE, Budget(None, 0.125)) == 72
+    assert settings.rows_allowed(Layout((1, 6, 6)), settings.budget) == 36  # nothing to cut
+    with pytest.raises(BudgetError, match="keep=97 would keep 97 of 576 rows"):
+        settings.rows_allowed(SQUARE, Budget(97))
+    twice = dataclasses.replace(Settings.parse({**entry, "layer": [2, 6]}), n_blocks=12)
+    assert twice.rows(SQUARE, twice.budget) == 64
+
+
 def test_other_configurations_have_other_names_in_caches():
     base = {"method": "divprune", "keep": 64}
     others = [base, {**base, "keep": 65}, {**base, "method": "stride"}, {**base, "scope": "tile"}]
@@ -54,12 +69,7 @@ def test_other_configurations_have_other_names_in_caches():
         ({"method": "zoo-exakt", "keep": 64}, UnknownNameError, "Did you mean 'zoo-exact'"),
         ({"method": "fastv", "keep": 64}, IncompatibleError, "before the language model can be used"),
         ({"method": "sparsevlm", "keep": 64}, IncompatibleError, "one key-value cache layout"),
-        ({"method": "tower-diverse", "keep": 64}, IncompatibleError, "cuts at the stage 'vision'"),
-        (
-            {"method": "divprune", "keep": 64, "options": {"stage": "vision"}},
-            IncompatibleError,
-            "cuts at the stage 'vision'",
-        ),
+        ({"method": "tower-diverse", "keep": 64}, IncompatibleError, "leave 'then' out"),
         (
             {"method": "divprune", "keep": 64, "options": {"then": "fastv"}},
             IncompatibleError,

@@ -17,7 +17,9 @@ OTHERS = sorted(set(FOLDER.glob("*.py")) - {FOLDER / "stock.py"})
 ORDINARY = {
     "bias": "a layer's, in the field's words",
     "data": "the value of --mm-encoder-tp-mode that some methods refuse",
+    "blocks": "of a vision tower, in the field's words",
     "dim": "an argument of torch",
+    "forward": "of every module of torch",
     "image_size": "of transformers' configurations",
     "info": "a processor's `info`, as vLLM documents it; a level of logging",
     "inputs": "of any model",
@@ -35,12 +37,14 @@ ORDINARY = {
     "register_model": "documented for plugins",
     "scale": "of an attention",
     "type": "Python's",
+    "x": "a tensor",
     "weight": "a layer's, in the field's words",
     "width": "of a layer or a head",
 }
 # what functions of stock.py use besides listed names: values, not places to look them up
 BESIDE = {
     "_embeds": "the ending of the names of precomputed rows",
+    "FLASHINFER": "a value that names an implementation of attention",
     "config": "a model of transformers' configuration",
     "connectors": "the option in which several connectors are listed",
     "fields": "one of our three kinds of items",
@@ -53,7 +57,9 @@ BESIDE = {
     "registry": "the module of the lists, which are listed",
     "spatial_unpad": "the value of a strategy; with another, vLLM raises an error",
     "vision_config": "of transformers' configurations",
+    "tower_attention": "our name of a part",
     "vllm_config": "documented: a model is made with it",
+    "wrapped": "of our views",
 }
 
 

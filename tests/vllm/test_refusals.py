@@ -26,6 +26,15 @@ from tokenprune_vllm.errors import EngineRefusedError
         ("llava_siglip", {"method": "visionzip", "keep": 9}, "needs the signal cls_attention"),
         ("qwen", {"method": "visionzip", "keep": 9}, "cannot give at the stage 'projector' for this model"),
         ("qwen", {"method": "divprune", "keep": 9, "positions": "contiguous"}, "it allows: original"),
+        ("llava", {"method": "divprune", "stage": "vision", "keep": 9}, 'give "layer" (0 ... 1)'),
+        ("llava", {"method": "divprune", "stage": "vision", "layer": 2, "keep": 9}, "within 0 ... 1"),
+        ("llava", {"method": "vispruner", "stage": "vision", "layer": 1, "keep": 9}, "cls_attention"),
+        ("qwen", {"selector": "duplicates", "stage": "vision", "layer": 0, "keep": 9}, "on the picture"),
+        (
+            "llava_next",
+            {"method": "divprune", "stage": "vision", "layer": 1, "keep": 9},
+            "cuts at: projector",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_work(name, pruning, words, checkpoint):

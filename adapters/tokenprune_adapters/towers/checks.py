@@ -10,6 +10,7 @@ from tokenprune import IncompatibleError, Method
 FROM_ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
 FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
 PIXELS, SIZES = "pixels", "sizes"
+PROBE = (7, 64)  # rows to keep of how many, with which a reducer is asked whether it makes new ones
 
 
 def check_blocks(method: Method, boundaries: Sequence[int], provided: frozenset[str]) -> None:
@@ -36,4 +37,23 @@ def check_blocks(method: Method, boundaries: Sequence[int], provided: frozenset[
         raise IncompatibleError(
             f"method {method.name!r} reads the pixels of patches, which are mixed from block 0 on; give "
             "layer=0"
+        )
+
+
+def check_reducer(method: Method) -> None:
+    """Raise if a method's reducer makes new rows, which have no place in a language model's tower.
+
+    Raises
+    ------
+    IncompatibleError
+        With the reason, and what to do.
+    """
+    if method.reducer is None:
+        return
+    keep, n = PROBE
+    reducer = method.parts[-1]
+    if reducer.n_selected(keep, n) != keep:  # type: ignore[attr-defined]
+        raise IncompatibleError(
+            f"the reducer {reducer.name!r} makes new rows, which have no place among the patches of a "
+            "vision tower; choose one that keeps the selected rows (absorb), or none"
         )

@@ -84,9 +84,15 @@ class TowerRun(ABC):
             (S, M, D) the rows that enter the block, detached.
         """
 
-    def budget(self, image: TowerImage) -> Budget:
+    def budget(self, number: int, image: TowerImage) -> Budget:
         """Return the budget of an image."""
         return self.cut.budget
+
+    def select(
+        self, i: int, tokens: VisualTokens, keep: int, numbers: Sequence[int], n_images: int
+    ) -> list[Selection]:
+        """Select `keep` tokens of each image of a stack before block `i`; see `select_each`."""
+        return select_each(self.cut.method, tokens, keep, numbers, n_images, layer=i)
 
     def begin(self, hidden: Tensor) -> Outcome:
         """Find the images among the rows (S, M, D), and plan how many tokens to keep of each."""
@@ -98,7 +104,7 @@ class TowerRun(ABC):
         plans: dict[tuple[Budget, int], ImagePlan] = {}
         notes: dict[int, str] = {}
         for number, image in enumerate(images):
-            budget, n = self.budget(image), len(image.rows)
+            budget, n = self.budget(number, image), len(image.rows)
             cut = dataclasses.replace(self.cut, budget=budget)
             plan = plans[budget, n] = plans.get((budget, n)) or plan_image(cut, n, self._n_blocks)
             self.plans.append(plan.cuts)
@@ -149,8 +155,7 @@ class TowerRun(ABC):
                 group = TokenGroup.of(chunk, outcome.images, self._left, self._shape[1], before)
                 keep = min(self.plans[chunk[0]][i], group.tokens.shape[1])
                 view = self.view(i, hidden.detach(), group)
-                selections = select_each(self.cut.method, view, keep, chunk, len(numbers), layer=i)
-                chosen.append((group, selections))
+                chosen.append((group, self.select(i, view, keep, chunk, len(numbers))))
         if any(selection.features is not None for _, selections in chosen for selection in selections):
             hidden = hidden.clone()
         for group, selections in chosen:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokenprune import Cut, IncompatibleError
 from tokenprune.cut import refuse_adaptive
 
-from ...towers.checks import FROM_ATTENTION, check_blocks
+from ...towers.checks import FROM_ATTENTION, check_blocks, check_reducer
 from ..tap import check_attention
 from .cuts import block_signature
 from .parts import TowerParts
@@ -16,8 +16,6 @@ from .signals import given_by
 
 if TYPE_CHECKING:
     from ..facts import VisionLanguageFacts
-
-PROBE = (7, 64)  # rows to keep of how many, with which a reducer is asked whether it makes new ones
 
 
 def check_tower_cut(adapter: VisionLanguageFacts, cut: Cut) -> None:
@@ -44,14 +42,7 @@ def check_tower_cut(adapter: VisionLanguageFacts, cut: Cut) -> None:
     boundaries = _boundaries(cut, parts, name)
     _check_tiles(cut, parts, name)
     check_blocks(method, boundaries, given_by(parts))
-    if method.reducer is not None:
-        keep, n = PROBE
-        reducer = method.parts[-1]
-        if reducer.n_selected(keep, n) != keep:  # type: ignore[attr-defined]
-            raise IncompatibleError(
-                f"the reducer {reducer.name!r} makes new rows, which have no place among the patches of a "
-                "vision tower; choose one that keeps the selected rows (absorb), or none"
-            )
+    check_reducer(method)
     if not parts.packed:
         refuse_adaptive(
             method,

@@ -41,7 +41,7 @@ class Run(TowerRun):
         """Find the images among the tower's rows, S sequences of M."""
         return self._adapter.tower_images(self.encoding.arguments, shape)
 
-    def budget(self, image: TowerImage) -> Budget:
+    def budget(self, number: int, image: TowerImage) -> Budget:
         """Return the budget of an image or a tile, its share of that of all tiles."""
         budget = self.cut.budget.of_share(1 / image.full_tiles)
         if image.shown is not None and budget.keep is None and not self._parts.tiled:
