@@ -18,8 +18,9 @@ from tokenprune import Budget, Layout, Selection, VisualTokens
 from . import stock
 from .errors import EngineRefusedError, refusing
 from .projector import ReadProjector
-from .ranks import broadcast_selection
+from .ranks import broadcast_selection, on_first_rank
 from .settings import Settings
+from .versions import warn_if_untested
 
 logger = logging.getLogger("vllm.tokenprune")
 
@@ -156,6 +157,11 @@ def kept_rows(rows: Tensor, selection: Selection | None) -> Tensor:
 
 
 def _log_start(settings: Settings) -> None:
+    import vllm
+
+    if not on_first_rank():
+        return
+    warn_if_untested(vllm.__version__)
     logger.info("tokenprune: %s, %s per image", settings.method.name, settings.budget)
     if not stock.function("on_cpu")():
         logger.warning("tokenprune is experimental on this device: inside vLLM it has been run on CPUs only")
