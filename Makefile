@@ -44,7 +44,7 @@ VLLM_TESTS ?= tests/vllm
 VLLM_NEW := .venv-vllm-0.33
 
 # vLLM's second model runner, the default on GPUs. On CPUs its kernels are interpreted; tests of processes and of
-# compilation are left to the first.
+# names are left to the first.
 V2 := VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1
 V2_TESTS ?= $(addprefix tests/vllm/test_,parity.py engine.py video.py)
 

@@ -73,6 +73,8 @@ def test_vllms_pins_are_inside_the_ranges():
     assert tuple(map(minor, pinned)) == TESTED_VLLM
     assert all(part.operator == ">=" for part in vllm.specifier)  # no newer one is ever downgraded
     assert not set(found) & set(newest)
+    text = (ROOT / "docs" / "serving.md").read_text()
+    assert all(f"| {version} | {runner} |" in text for version in pinned for runner in ("V1", "V2"))
     check([line for line in PROJECT["dependencies"] if Requirement(line).name not in FREE], found)
 
 
