@@ -40,6 +40,14 @@ UNTESTED := -W ignore::tokenprune.UntestedVersionWarning
 VLLM := .venv-vllm
 VLLM_TESTS ?= tests/vllm
 
+# The newest vLLM that is tested has no wheel for CPUs. Its environment borrows from $(VLLM), compiled parts too.
+VLLM_NEW := .venv-vllm-0.33
+
+# vLLM's second model runner, the default on GPUs. On CPUs its kernels are interpreted; tests of processes and of
+# names are left to the first.
+V2 := VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1
+V2_TESTS ?= $(addprefix tests/vllm/test_,parity.py engine.py video.py)
+
 # lmms-eval brings some eighty packages; they live apart, in an environment that borrows from .venv as well.
 LMMS_EVAL := $(shell sed -n 's/^lmms-eval==//p' constraints-lmms-eval.txt)
 LMMS := .venv-lmms
@@ -49,7 +57,7 @@ UPSTREAM := .venv-upstream
 MODES ?=
 
 .PHONY: help demo test test-lowest test-pinned test-full install-newest test-newest install-main test-main \
-  test-lmms-eval test-vllm test-upstream lint format types docs clean
+  test-lmms-eval test-vllm test-vllm-0.33 test-vllm-v2 test-vllm-v2-0.33 test-upstream lint format types docs clean
 
 help:
 	@echo "make demo         answer questions about pictures with the embedded model, pruned and unpruned"
@@ -57,9 +65,11 @@ help:
 	@echo "make test-lowest  $(LOWEST_TESTS) against transformers $(LOWEST)"
 	@echo "make test-on-VERSION  the same against transformers VERSION"
 	@echo "make test-newest  the same against the newest transformers; test-main: against its main branch"
-	@echo "make test-full    the same against $(LOWEST), $(MATRIX), the pinned and the newest; with -k all of them"
+	@echo "make test-full    the same against $(LOWEST), $(MATRIX), the pinned and the newest, and test-vllm-*; with -k all of them"
 	@echo "make test-lmms-eval  the lmms-eval model against lmms-eval $(LMMS_EVAL), offline"
 	@echo "make test-vllm    $(VLLM_TESTS) inside vLLM on the CPU; an environment of its own, 3.5 GB"
+	@echo "make test-vllm-0.33  the same inside vLLM 0.33"
+	@echo "make test-vllm-v2  some of it with vLLM's second model runner; test-vllm-v2-0.33: inside vLLM 0.33"
 	@echo "make test-upstream  transformers' own model tests over pruned models, an hour; MODES=\"stock whole-fastv\""
 	@echo "make lint         ruff: rules and format"
 	@echo "make format       let ruff rewrite the files"
@@ -88,15 +98,26 @@ test-pinned: $(TEST_READY)
 	$(BIN)/python -m pytest $(SPREAD) $(LOWEST_TESTS)
 
 test-full: WITHOUT_LONG :=
-test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned
+test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned test-vllm-0.33 test-vllm-v2 test-vllm-v2-0.33
 	$(BIN)/python .ci/canary.py newest
 
 test-lmms-eval: $(LMMS)/.ready
 	HF_HUB_OFFLINE=1 $(LMMS)/bin/python -m pytest tests/lmms_eval
 
 # warnings are left to vLLM and what it imports: they are theirs
+IN_VLLM := -m pytest -W ignore --show-capture=no
+
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest -W ignore --show-capture=no $(VLLM_TESTS)
+	$(VLLM)/bin/python $(IN_VLLM) $(VLLM_TESTS)
+
+test-vllm-0.33: $(VLLM_NEW)/.ready
+	$(VLLM_NEW)/bin/python $(IN_VLLM) $(VLLM_TESTS)
+
+test-vllm-v2: $(VLLM)/.ready
+	$(V2) $(VLLM)/bin/python $(IN_VLLM) $(V2_TESTS)
+
+test-vllm-v2-0.33: $(VLLM_NEW)/.ready
+	$(V2) $(VLLM_NEW)/bin/python $(IN_VLLM) $(V2_TESTS)
 
 test-upstream: $(UPSTREAM)/.ready
 	$(UPSTREAM)/bin/python tests/upstream/run.py $(MODES)
@@ -116,7 +137,7 @@ docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(LOW) .venv-tf-* .venv-newest .venv-main $(LMMS) $(VLLM) $(UPSTREAM) .upstream site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOW) .venv-tf-* .venv-newest .venv-main $(LMMS) $(VLLM) $(VLLM_NEW) $(UPSTREAM) .upstream site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -135,10 +156,11 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install $(PIN) --build-constraint constraints.txt -e '.[dev,docs]'
 	@touch $@
 
-# An environment that sees what is installed in .venv
-borrowed = $(BIN)/python -m venv --clear $(1) && \
-  $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-  > "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+# An environment that sees what is installed in another, .venv unless named
+borrowed = $(call borrowed_from,$(VENV),$(1))
+borrowed_from = $(1)/bin/python -m venv --clear $(2) && \
+  $(1)/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+  > "$$($(2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
 
 $(LOW)/.ready: $(TEST_READY) constraints-lowest.txt
 	$(call borrowed,$(LOW))
@@ -177,4 +199,11 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm/mend_environment.
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install --no-deps -e .
 	$(VLLM)/bin/python tests/vllm/mend_environment.py
+	@touch $@
+
+# The wheel is for GPUs: its dependencies are not wanted, and its compiled parts are replaced.
+$(VLLM_NEW)/.ready: $(VLLM)/.ready constraints-vllm-0.33.txt
+	$(call borrowed_from,$(VLLM),$(VLLM_NEW))
+	$(VLLM_NEW)/bin/python -m pip install -c constraints-vllm-0.33.txt --no-deps --ignore-installed vllm orjson
+	$(VLLM_NEW)/bin/python tests/vllm/mend_environment.py
 	@touch $@

@@ -35,7 +35,8 @@ def refusal(name: str, purpose: str) -> EngineRefusedError:
     purpose = purpose.replace("_", " ")
     return EngineRefusedError(
         f"tokenprune: vLLM {vllm.__version__} has no {name}, which is needed for: {purpose}. "
-        f'Supported is {RANGE}; install a supported version, or start without "tokenprune" in --hf-overrides'
+        f"This release was tested with {RANGE}; install a tested version or a newer tokenprune, or start "
+        'without "tokenprune" in --hf-overrides'
     )
 
 

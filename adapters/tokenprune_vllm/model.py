@@ -19,9 +19,10 @@ from . import stock
 from .errors import EngineRefusedError, refusing
 from .info import PruningInfo
 from .projector import ReadProjector
-from .ranks import broadcast_selection
+from .ranks import broadcast_selection, on_first_rank
 from .settings import Settings
 from .tower_cuts import TowerCuts
+from .versions import warn_if_untested
 
 logger = logging.getLogger("vllm.tokenprune")
 
@@ -185,6 +186,11 @@ def kept_rows(rows: Tensor, selection: Selection | None) -> Tensor:
 
 
 def _log_start(settings: Settings) -> None:
+    import vllm
+
+    if not on_first_rank():
+        return
+    warn_if_untested(vllm.__version__)
     logger.info("tokenprune: %s, %s per image", settings.method.name, settings.budget)
     if not stock.function("on_cpu")():
         logger.warning("tokenprune is experimental on this device: inside vLLM it has been run on CPUs only")

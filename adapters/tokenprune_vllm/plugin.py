@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from . import guard
 from .families import FAMILIES
-from .versions import is_supported
+from .versions import is_too_old
 
 
 def register() -> None:
@@ -17,7 +17,7 @@ def register() -> None:
     import vllm
     from vllm import ModelRegistry
 
-    families = FAMILIES if is_supported(vllm.__version__) else {}
+    families = {} if is_too_old(vllm.__version__) else FAMILIES
     guard.register(ModelRegistry, vllm.__version__, skip=set(families))
     for architecture, path in families.items():
         ModelRegistry.register_model(architecture, path)

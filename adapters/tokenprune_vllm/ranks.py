@@ -12,6 +12,11 @@ from tokenprune import Selection
 from . import stock
 
 
+def on_first_rank() -> bool:
+    """Return whether this process has the first rank."""
+    return bool(stock.view("tensor_parallel_group", stock.function("tensor_parallel_group")()).is_first)
+
+
 def gather_shards(shard: Tensor, dim: int, ranks: int) -> Tensor:
     """Gather the shards of a tensor along `dim`; a single rank's is returned unchanged."""
     if ranks == 1:

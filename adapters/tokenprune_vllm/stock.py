@@ -63,7 +63,7 @@ COMMON = {
 RECORDS = {
     "tensor_parallel_group": (
         "vllm.distributed.parallel_state:GroupCoordinator",
-        {"size": "world_size", "broadcast_from_first": "broadcast"},
+        {"size": "world_size", "is_first": "is_first_rank", "broadcast_from_first": "broadcast"},
     ),
     "request": (
         "vllm.multimodal.processing:ProcessorInputs",

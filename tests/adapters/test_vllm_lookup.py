@@ -86,8 +86,8 @@ def test_a_name_that_is_not_there_is_refused_with_the_versions_tested(name, miss
         find(name, "counting_rows")
     assert str(caught.value) == (
         f"tokenprune: vLLM 0.32.7 has no {missing}, which is needed for: counting rows. "
-        "Supported is vLLM >= 0.32, < 0.33; install a supported version, or start without "
-        '"tokenprune" in --hf-overrides'
+        "This release was tested with vLLM 0.32 to 0.33; install a tested version or a newer tokenprune, or "
+        'start without "tokenprune" in --hf-overrides'
     )
 
 

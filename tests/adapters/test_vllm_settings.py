@@ -7,7 +7,6 @@ import types
 import pytest
 from tokenprune_vllm.errors import EngineRefusedError, MisplacedError, refusing
 from tokenprune_vllm.settings import Settings, without_pruning_entry
-from tokenprune_vllm.versions import check_version, is_supported
 
 from tokenprune import Budget, BudgetError, IncompatibleError, Layout, OptionError, UnknownNameError
 
@@ -168,19 +167,6 @@ def test_more_than_allowed_of_a_picture_that_has_no_more_is_allowed():
 
 def test_our_entry_is_taken_out_of_what_image_processors_get():
     assert without_pruning_entry({"tokenprune": {"keep": 1}, "size": 3}) == {"size": 3}
-
-
-@pytest.mark.parametrize(
-    ("version", "fits"),
-    [("0.32.0", True), ("0.32.1+cpu", True), ("0.31.9", False), ("0.33.0", False), ("dev", False)],
-)
-def test_versions_of_vllm(version, fits):
-    assert is_supported(version) is fits
-    if fits:
-        check_version(version)
-    else:
-        with pytest.raises(EngineRefusedError, match=r"this release supports vLLM >= 0.32, < 0.33, not"):
-            check_version(version)
 
 
 def test_a_refusal_of_an_engine_is_no_value_error():

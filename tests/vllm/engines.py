@@ -3,6 +3,7 @@
 
 import contextlib
 import gc
+import os
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,8 @@ def engine(folder, pruning=None, **options):
     if "qwen" not in str(folder):
         limits = {"image": limits["image"]}
     llm = LLM(str(folder), **{**OPTIONS, "limit_mm_per_prompt": limits, **overrides, **options})
+    second = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
+    assert llm.llm_engine.vllm_config.use_v2_model_runner is second
     try:
         yield llm
     finally:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import vllm
+
 
 def test_the_three_engines_answer_and_the_pruned_one_has_the_shorter_prompt(tmp_path):
     output = tmp_path / "record.json"
@@ -27,4 +29,5 @@ def test_the_three_engines_answer_and_the_pruned_one_has_the_shorter_prompt(tmp_
         "zoo-exact, 64": 1 + 32 + 64,
     }
     assert [len(run["first_token_seconds"]) for run in record["runs"]] == [6, 6, 6]
-    assert record["runs"][0]["throughput_ratio"] == 1 and record["versions"]["vllm"].startswith("0.32")
+    assert record["runs"][0]["throughput_ratio"] == 1
+    assert record["versions"]["vllm"].startswith(vllm.__version__)

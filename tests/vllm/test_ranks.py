@@ -42,7 +42,7 @@ def test_two_ranks_answer_as_transformers_does(name, method, checkpoint, tmp_pat
     pruning = {"method": method, "keep": 40}
     program = tmp_path / "two_ranks.py"
     program.write_text(PROGRAM)
-    here = Path(__file__).parent
+    here, given = Path(__file__).parent, os.environ.get("PYTHONPATH")
     done = subprocess.run(
         [sys.executable, program, name, checkpoint(name), json.dumps(pruning)],
         capture_output=True,
@@ -51,7 +51,7 @@ def test_two_ranks_answer_as_transformers_does(name, method, checkpoint, tmp_pat
         timeout=400,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]),
+            "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *([given] if given else [])]),
             "VLLM_CPU_OMP_THREADS_BIND": "0|1",
         },
     )

@@ -124,7 +124,7 @@ def test_a_missing_name_is_refused_once_pruning_is_configured(piece, monkeypatch
         if (module, attributes) not in ((of.module, ()), (of.module, (of.model,))):  # the model itself
             assert issubclass(prunable("Again", ours, info), ours)
     said = str(caught.value)
-    assert f" has no {missing}, which is needed for: " in said and "vLLM >= 0.32, < 0.33" in said
+    assert f" has no {missing}, which is needed for: " in said and "tested with vLLM 0.32 to 0.33;" in said
     stock.check(family)
 
 
@@ -201,6 +201,18 @@ def test_an_engine_with_a_renamed_method_starts_only_without_pruning(checkpoint,
     words = r"has no vllm\.model_executor\.models\.llava:LlavaProcessingInfo\.get_max_image_tokens"
     with pytest.raises(EngineRefusedError, match=words), engine(checkpoint("llava"), PRUNING):
         pass
+
+
+def test_a_newer_vllm_that_has_every_name_prunes_with_one_warning(checkpoint, monkeypatch):
+    from tokenprune_vllm import versions
+
+    said = []
+    monkeypatch.setattr("vllm.__version__", "0.99.0")
+    monkeypatch.setattr(versions.logger, "warning", lambda text, *values: said.append(text % values))
+    with engine(checkpoint("llava"), PRUNING) as llm:
+        assert ask(llm, [prompt("llava", "w5 IMAGE w3", picture(1))])[0].n_prompt == 3 + 9
+    (warning,) = said
+    assert warning.startswith("tokenprune was tested with vLLM 0.32 to 0.33, and 0.99.0 is installed. ")
 
 
 def test_an_engine_with_a_renamed_layer_does_not_start(checkpoint, monkeypatch):
