@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
-from tokenprune import Budget, BudgetError, Cut, Layout
+from tokenprune import Budget, BudgetError, Cut, InputError, Layout
 from tokenprune.cut import check_cut, position_rule
 
 from . import stock
@@ -76,6 +76,21 @@ class PruningInfo:
     def largest_layout(self) -> Layout:
         """The result of `largest`, cached."""
         return self.largest()
+
+    def check_modalities(self, items: Any) -> None:
+        """Refuse items of a modality that this model accepts, but that cannot be pruned.
+
+        Raises
+        ------
+        InputError
+            A ValueError, which vLLM answers with HTTP 400.
+        """
+        for modality in items:
+            if modality not in self.modalities and stock.has_pixels(items, modality):
+                raise InputError(
+                    f"{modality}s of {self.family} cannot be pruned inside vLLM; send them to an engine "
+                    f'without "{KEY}" in --hf-overrides'
+                )
 
     def check_size(self, modality: str, n: int) -> None:
         """Refuse an item with more tokens than vLLM would send through the tower without pruning.

@@ -44,13 +44,9 @@ class PruningProcessor:
         with refusing():
             self.info.pruning.rows_allowed(self.info.largest_layout, self.info.pruning.budget)
 
-    def call_transformers(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Call the transformers processor without our arguments."""
-        return original(without_pruning_entry(arguments))
-
-    def add_budgets(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Add the budget of each item to the processed inputs."""
-        processed = original()
+    def process_items(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Process items without our arguments, and add the budget of each to the processed inputs."""
+        processed = original(without_pruning_entry(arguments))
         budget = self.info.request_budget(arguments)
         pair = [float(budget.keep or 0), float(budget.keep_ratio or 0)]
         for modality, names in PER_ITEM.items():
@@ -134,7 +130,10 @@ class PruningProcessor:
 
     def cache_keys(self, original: Callable[..., Any], request: Any) -> Any:
         """Return the keys under which vLLM caches an item's inputs, tower outputs, keys and values."""
-        self.info.request_budget(stock.view("request", request).arguments)  # fail before any other work
+        view = stock.view("request", request)  # fail before any other work
+        self.info.request_budget(view.arguments)
+        if self._logs:  # vLLM profiles all modalities
+            self.info.check_modalities(view.items)
         digest = self.info.pruning.digest
         return {
             modality: [f"{key}-tokenprune-{digest}" for key in keys]

@@ -28,7 +28,8 @@ class ReadProjector:
     Parameters
     ----------
     norm
-        An RMS norm before the first layer, if there is one.
+        An RMS norm before the first layer, if there is one, or a layer norm if it has a `shift`; rows must
+        then be centred.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ReadProjector:
             for layer, width in ((self._column, self._column.width), (self._row, self._row_width))
         ]
         biases = [layer.bias for layer in (self._column, self._row) if layer.bias is not None]
-        norm = [] if self._norm is None else [self._norm.weight]
+        norm = [] if self._norm is None else [self._norm.weight, *self._shift]
         return torch.cat([values.detach().float() for values in (*outputs, *biases, *norm)])
 
     @property
@@ -61,9 +62,15 @@ class ReadProjector:
         """Number of input columns of the second layer on this rank."""
         return int(self._row.width) // self._ranks
 
+    @property
+    def _shift(self) -> list[Tensor]:
+        """The bias of a layer norm; empty for an RMS norm."""
+        return [self._norm.shift] if self._norm is not None and "shift" in self._norm.names else []
+
     def _form(self) -> LinearForm:
-        column, row, norm = self._column, self._row, self._norm
-        return LinearForm(
+        column, row = self._column, self._row
+        norm = None if self._shift else self._norm
+        form = LinearForm(
             W1=gather_shards(_weight(column, column.width), 0, self._ranks),
             b1=None if column.bias is None else gather_shards(column.bias.float(), 0, self._ranks),
             act=self._act,
@@ -72,6 +79,9 @@ class ReadProjector:
             norm_weight=None if norm is None else norm.weight.float(),
             norm_eps=1e-6 if norm is None else float(norm.eps),
         )
+        if self._norm is None or norm is not None:
+            return form
+        return form.after_layer_norm(self._norm.weight, *self._shift, float(self._norm.eps))
 
     def _projector(self) -> Projector:
         def run(rows: Tensor) -> Tensor:

@@ -73,7 +73,10 @@ RECORDS = {
         {"keys": "mm_hashes", "items": "mm_kwargs", "placeholders": "mm_placeholders"},
     ),
     "worker_field": ("vllm.multimodal.inputs:MultiModalFieldElem", {"value": "data"}),
-    "feature": ("vllm.multimodal.inputs:MultiModalFeatureSpec", {"placeholder": "mm_position"}),
+    "feature": (
+        "vllm.multimodal.inputs:MultiModalFeatureSpec",
+        {"placeholder": "mm_position", "fields": "data"},
+    ),
     "placeholder": ("vllm.multimodal.inputs:PlaceholderRange", {"start": "offset", "rows": "length"}),
 }
 
@@ -105,8 +108,7 @@ INFO_USES = {
     "vllm_max_tokens_per_item": "get_mm_max_tokens_per_item(seq_len, mm_counts)",
 }
 PROCESSOR = {
-    "call_transformers": "_call_hf_processor(hf_kwargs)",
-    "add_budgets": "_postprocess_hf_mm_data(hf_processor_mm_kwargs)",
+    "process_items": "_apply_hf_processor_main(hf_kwargs)",
     "worker_fields": "_get_mm_fields_config()",
     "shorten_placeholders": "_get_prompt_updates(mm_items, hf_processor_mm_kwargs)",
     "profiling_inputs": "get_dummy_mm_inputs()",
@@ -139,6 +141,27 @@ LLAVA_PARTS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+QWEN3_PARTS: dict[str, tuple[str, dict[str, str]]] = {
+    "norm": ("visual.merger.norm", {"weight": "weight", "shift": "bias", "eps": "eps"}),
+    "first_layer": ("visual.merger.linear_fc1", LINEAR),
+    "activation": ("visual.merger.act_fn", {}),
+    "second_layer": ("visual.merger.linear_fc2", LINEAR),
+    "attention": ("visual.blocks.-1.attn", ATTENTION),
+}
+GRAPHS = {  # functions of families whose positions are corrected before the decoder runs
+    "detection_of_full_graphs": "vllm.config:CUDAGraphMode.FULL",
+    "detection_of_decode_graphs": "vllm.config:CUDAGraphMode.separate_routine",
+    "prefill_graphs": "vllm.config:CUDAGraphMode.mixed_mode",
+    "modalities_of_tower_graphs": "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities",
+}
+ORIGINAL_POSITIONS = {
+    "initial_positions": "get_mrope_input_positions(input_tokens, mm_features)",
+    "tower_graphs": "get_encoder_cudagraph_config()",
+    "merge_item_rows": "embed_input_ids(input_ids, multimodal_embeddings, is_multimodal)",
+    "run_decoder": "forward(positions)",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """vLLM's names for a family of models."""
@@ -152,6 +175,22 @@ class Family:
     overrides: Mapping[str, str] = dataclasses.field(default_factory=lambda: MODEL)
     uses: Mapping[str, str] = dataclasses.field(default_factory=dict)
     info_uses: Mapping[str, str] = dataclasses.field(default_factory=lambda: INFO_USES)
+
+
+def _qwen3(module: str, name: str) -> Family:
+    """Return the names of one of the families that share Qwen3-VL's tower and processor."""
+    return Family(
+        module=f"{MODELS}.{module}",
+        model=f"{name}ForConditionalGeneration",
+        info=f"{name}ProcessingInfo",
+        processor="Qwen3VLMultiModalProcessor",
+        parts=QWEN3_PARTS,
+        functions={
+            "splitting_images": f"{MODELS}.qwen2_5_vl:Qwen2_5_VLImagePixelInputs.type",
+            **GRAPHS,
+        },
+        overrides={**MODEL, **ORIGINAL_POSITIONS},
+    )
 
 
 FAMILIES = {
@@ -196,23 +235,15 @@ FAMILIES = {
         functions={
             "splitting_images": "Qwen2_5_VLImagePixelInputs.type",
             "splitting_videos": "Qwen2_5_VLVideoPixelInputs.type",
-            "detection_of_full_graphs": "vllm.config:CUDAGraphMode.FULL",
-            "detection_of_decode_graphs": "vllm.config:CUDAGraphMode.separate_routine",
-            "prefill_graphs": "vllm.config:CUDAGraphMode.mixed_mode",
-            "modalities_of_tower_graphs": (
-                "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities"
-            ),
+            **GRAPHS,
         },
-        overrides={
-            **MODEL,
-            "encode_videos": "_process_video_input(video_input)",
-            "initial_positions": "get_mrope_input_positions(input_tokens, mm_features)",
-            "tower_graphs": "get_encoder_cudagraph_config()",
-            "merge_item_rows": "embed_input_ids(input_ids, multimodal_embeddings, is_multimodal)",
-            "run_decoder": "forward(positions)",
-        },
+        overrides={**MODEL, **ORIGINAL_POSITIONS, "encode_videos": "_process_video_input(video_input)"},
         uses={"item_grids": "iter_mm_grid_thw(mm_features)"},
     ),
+    "qwen3-vl": _qwen3("qwen3_vl", "Qwen3VL"),
+    "qwen3-vl-moe": _qwen3("qwen3_vl_moe", "Qwen3VLMoe"),
+    "qwen3.5": _qwen3("qwen3_5", "Qwen3_5"),
+    "qwen3.5-moe": _qwen3("qwen3_5", "Qwen3_5Moe"),
 }
 
 
