@@ -4,6 +4,8 @@
 FAMILIES = {
     "LlavaForConditionalGeneration": "tokenprune_vllm.llava:PrunedLlava",
     "LlavaNextForConditionalGeneration": "tokenprune_vllm.llava_next:PrunedLlavaNext",
+    "Gemma3ForConditionalGeneration": "tokenprune_vllm.gemma3:PrunedGemma3",
+    "InternVLForConditionalGeneration": "tokenprune_vllm.internvl:PrunedInternVL",
     "Qwen2_5_VLForConditionalGeneration": "tokenprune_vllm.qwen2_5_vl:PrunedQwen25VL",
     "Qwen3VLForConditionalGeneration": "tokenprune_vllm.qwen3_vl:PrunedQwen3VL",
     "Qwen3VLMoeForConditionalGeneration": "tokenprune_vllm.qwen3_vl:PrunedQwen3VLMoe",

@@ -68,6 +68,10 @@ class PruningInfo:
         """Return the layout of an item with `n` tokens, as far as counting rows requires it."""
         return Layout((1, 1, n))
 
+    def pieces(self, modality: str, items: Any, index: int, n: int) -> list[Layout]:
+        """Return the layouts of the parts of an item that have a budget of their own; here the whole item."""
+        return [self.layout(modality, items, index, n)]
+
     def largest(self) -> Layout:
         """Return the layout of the image with the most tokens, as far as counting rows requires it."""
         return Layout((1, 1, self.vllm_max_image_tokens()))
@@ -76,6 +80,10 @@ class PruningInfo:
     def largest_layout(self) -> Layout:
         """The result of `largest`, cached."""
         return self.largest()
+
+    def most_tokens(self) -> int:
+        """Return the number of tokens of the image with the most tokens."""
+        return len(self.largest_layout)
 
     def check_modalities(self, items: Any) -> None:
         """Refuse items of a modality that this model accepts, but that cannot be pruned.
@@ -103,7 +111,7 @@ class PruningInfo:
         if modality not in self._max_tokens:
             max_prompt_tokens = self.options.max_prompt_tokens
             per_item = self._with_image(self.vllm_max_tokens_per_item(max_prompt_tokens, {modality: 1}))
-            self._max_tokens[modality] = max(max_prompt_tokens, per_item[modality])
+            self._max_tokens[modality] = max(max_prompt_tokens, per_item.get(modality, 0))
         if n > self._max_tokens[modality]:
             raise BudgetError(
                 f"this {modality} has {n} tokens before pruning, but this engine accepts at most "
@@ -131,4 +139,4 @@ class PruningInfo:
         return self._with_image(original(*arguments))
 
     def _with_image(self, max_tokens: Mapping[str, int] | None) -> dict[str, int]:
-        return {**(max_tokens or {}), "image": len(self.largest_layout)}
+        return {**(max_tokens or {}), "image": self.most_tokens()}

@@ -17,7 +17,7 @@ from tokenprune import Budget, Layout, Selection, VisualTokens
 
 from . import stock
 from .errors import EngineRefusedError, refusing
-from .projector import ReadProjector
+from .projector import PlainProjector, ReadProjector
 from .ranks import broadcast_selection
 from .settings import Settings
 
@@ -40,7 +40,7 @@ class PruningModel:
 
     family: ClassVar[str]
     pruning: Settings | None = None
-    _projector: ReadProjector
+    _projector: ReadProjector | PlainProjector
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         options = stock.options(vllm_config)
@@ -120,6 +120,7 @@ class PruningModel:
         layouts: Sequence[Layout],
         signals_of: Callable[[int], Mapping[str, Any]],
         first: int = 0,
+        n_pieces: Sequence[int] | None = None,
     ) -> list[Selection | None]:
         """Select the rows of each item to keep. None means that all are kept.
 
@@ -131,11 +132,16 @@ class PruningModel:
             Returns the names and values (or functions) of an item's signals, given its index.
         first
             Index of the first item among all items of the step.
+        n_pieces
+            For items whose parts have budgets of their own: the number of parts of each item. The other
+            arguments are then about these parts, in order.
         """
         settings, budgets = self.pruning, self._budgets.get(modality)
         if settings is None or budgets is None:
             return [None] * len(item_rows)
-        budgets = budgets.reshape(-1, 2)[first : first + len(item_rows)]
+        n_pieces = [1] * len(item_rows) if n_pieces is None else n_pieces
+        budgets = budgets.reshape(-1, 2)[first : first + len(n_pieces)]
+        budgets = budgets.repeat_interleave(torch.tensor(n_pieces), 0)
         selections: list[Selection | None] = []
         pairs = [tuple(pair) for pair in budgets.tolist()]
         for index, (rows, layout, (keep, ratio)) in enumerate(zip(item_rows, layouts, pairs, strict=True)):

@@ -77,13 +77,15 @@ class PruningProcessor:
         ]
 
     def _shortened(
-        self, modality: str, items: Any, budget: Budget, placeholders: Callable[[int], list[int]]
-    ) -> Callable[[int], list[int]]:
-        def shortened(index: int) -> list[int]:
+        self, modality: str, items: Any, budget: Budget, placeholders: Callable[[int], Any]
+    ) -> Callable[[int], Any]:
+        def shortened(index: int) -> Any:
             unpruned = placeholders(index)
-            self.info.check_size(modality, len(unpruned))
-            layout = self.info.layout(modality, items, index, len(unpruned))
-            return unpruned[: self.info.pruning.rows_allowed(layout, budget)]
+            n = stock.n_placeholders(unpruned)
+            self.info.check_size(modality, n)
+            pieces = self.info.pieces(modality, items, index, n)
+            kept = [self.info.pruning.rows_allowed(piece, budget) for piece in pieces]
+            return stock.keep_placeholders(unpruned, [len(piece) for piece in pieces], kept)
 
         return shortened
 
@@ -145,8 +147,8 @@ class PruningProcessor:
 
 # outputs of these families' transformers processors that have one entry per item
 PER_ITEM = {
-    "image": ("image_grid_thw", "image_sizes", "pixel_values"),
-    "video": ("video_grid_thw",),
+    "image": ("image_grid_thw", "image_sizes", "num_patches", "image_num_patches", "pixel_values"),
+    "video": ("video_grid_thw", "video_num_patches"),
 }
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune import LinearForm, Projector
+from tokenprune.projector import weights_mark
 
 from .lookup import View
 from .ranks import gather_shards
@@ -44,7 +45,7 @@ class ReadProjector:
         """Return the projector with its current weights. All ranks must call it."""
         probe = gather_shards(self._probe(), 0, self._ranks)  # the same on all ranks: all read, or none does
         if self._cached is None or not torch.equal(self._cached[0], probe):
-            self._cached = probe, self._projector()
+            self._cached = probe, _of_form(self._form)
         return self._cached[1]
 
     def _probe(self) -> Tensor:
@@ -81,16 +82,40 @@ class ReadProjector:
         )
         if self._norm is None or norm is not None:
             return form
-        return form.after_layer_norm(self._norm.weight, *self._shift, float(self._norm.eps))
+        return form.after_layer_norm(self._norm.weight, self._norm.shift, float(self._norm.eps))
 
-    def _projector(self) -> Projector:
-        def run(rows: Tensor) -> Tensor:
-            form = projector.linear_form()
-            assert form is not None
-            return form(rows)
 
-        projector = Projector(run, self._form)
-        return projector
+class PlainProjector:
+    """Projector made of plain modules of torch, the same on all ranks; read again when their weights change.
+
+    Parameters
+    ----------
+    read
+        Returns the weights of the projector's row-wise part.
+    """
+
+    def __init__(self, module: nn.Module, read: Callable[[], LinearForm | None]) -> None:
+        self._module, self._read = module, read
+        self._cached: tuple[object, Projector] | None = None
+
+    def current(self) -> Projector:
+        """Return the projector with its current weights."""
+        mark = weights_mark(self._module)
+        if self._cached is None or self._cached[0] != mark:
+            self._cached = mark, _of_form(self._read)
+        return self._cached[1]
+
+
+def _of_form(read: Callable[[], LinearForm | None]) -> Projector:
+    """Return a projector that runs by its weights."""
+
+    def run(rows: Tensor) -> Tensor:
+        form = projector.linear_form()
+        assert form is not None
+        return form(rows)
+
+    projector = Projector(run, read)
+    return projector
 
 
 def _weight(layer: View, width: int) -> Tensor:

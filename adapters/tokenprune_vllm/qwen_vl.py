@@ -87,7 +87,7 @@ class QwenModel(PruningModel, OriginalPositions):
 
     def in_token_order(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
         """Return the patches (N, P, ...) of an item's tokens, given its patches as the tower orders them."""
-        return patches.unflatten(0, (-1, self._merge**2))
+        return patches.view(-1, self._merge**2, *patches.shape[1:])
 
     def scored_rows(self, rows: Tensor) -> Tensor:
         """Return the part of an item's rows that methods see, (N, D)."""

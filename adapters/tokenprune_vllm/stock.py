@@ -154,6 +154,10 @@ GRAPHS = {  # functions of families whose positions are corrected before the dec
     "prefill_graphs": "vllm.config:CUDAGraphMode.mixed_mode",
     "modalities_of_tower_graphs": "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities",
 }
+CROPS = {
+    "shortening_placeholders": "vllm.multimodal.processing:PromptUpdateDetails.full",
+    "detection_of_placeholders": "vllm.multimodal.processing:PromptUpdateDetails.is_embed",
+}
 ORIGINAL_POSITIONS = {
     "initial_positions": "get_mrope_input_positions(input_tokens, mm_features)",
     "tower_graphs": "get_encoder_cudagraph_config()",
@@ -239,6 +243,49 @@ FAMILIES = {
         },
         overrides={**MODEL, **ORIGINAL_POSITIONS, "encode_videos": "_process_video_input(video_input)"},
         uses={"item_grids": "iter_mm_grid_thw(mm_features)"},
+    ),
+    "gemma-3": Family(
+        module=f"{MODELS}.gemma3_mm",
+        model="Gemma3ForConditionalGeneration",
+        info="Gemma3ProcessingInfo",
+        processor="Gemma3MultiModalProcessor",
+        parts={
+            "projector": ("multi_modal_projector", {"weight": "mm_input_projection_weight"}),
+            "norm": (
+                "multi_modal_projector.mm_soft_emb_norm",
+                {"weight": "weight", "eps": "variance_epsilon"},
+            ),
+        },
+        functions={
+            **CROPS,
+            "splitting_images": "Gemma3ImagePixelInputs.num_patches",
+            "counting_tokens": (
+                "Gemma3ProcessingInfo.get_num_image_tokens(image_width, image_height, processor, mm_kwargs)"
+            ),
+            "largest_size": "Gemma3ProcessingInfo.get_image_size_with_most_features()",
+        },
+        overrides={**MODEL, "tower_graphs": "get_encoder_cudagraph_config()"},
+        info_uses={"vllm_max_tokens_per_item": INFO_USES["vllm_max_tokens_per_item"]},
+    ),
+    "internvl": Family(
+        module=f"{MODELS}.interns1",
+        model="InternS1ForConditionalGeneration",
+        info="InternS1ProcessingInfo",
+        processor="InternS1MultiModalProcessor",
+        parts={
+            "projector": ("multi_modal_projector", {}),
+            "norm": ("multi_modal_projector.layer_norm", {"weight": "weight", "shift": "bias", "eps": "eps"}),
+            "first_layer": ("multi_modal_projector.linear_1", {}),
+            "activation": ("multi_modal_projector.act", {}),
+            "second_layer": ("multi_modal_projector.linear_2", {}),
+        },
+        functions={
+            **CROPS,
+            "splitting_images": "InternS1ImagePixelInputs.num_patches",
+            "splitting_videos": "InternS1VideoPixelInputs.num_patches",
+        },
+        overrides={**MODEL, "encode_images": "_process_vision_input(image_input)"},
+        info_uses={**INFO_USES, "vllm_max_frames": "get_num_frames_with_most_features(seq_len, mm_counts)"},
     ),
     "qwen3-vl": _qwen3("qwen3_vl", "Qwen3VL"),
     "qwen3-vl-moe": _qwen3("qwen3_vl_moe", "Qwen3VLMoe"),
@@ -358,6 +405,42 @@ def replace_placeholders(
     return make(modality=update.modality, target=update.target, replacement=replacement)
 
 
+def n_placeholders(replacement: Any) -> int:
+    """Return the number of placeholders in the replacement of an item: of its tokens that get its rows."""
+    return len(replacement) if isinstance(replacement, list) else int(_mask(replacement).sum())
+
+
+def keep_placeholders(replacement: Any, sizes: Sequence[int], kept: Sequence[int]) -> Any:
+    """Return the replacement of an item with fewer placeholders: `kept` of `sizes`, part by part."""
+    tokens, mask = replacement, [True] * len(replacement) if isinstance(replacement, list) else None
+    if mask is None:
+        tokens, mask = replacement.full, _mask(replacement).tolist()
+    in_order = iter([n < k for size, k in zip(sizes, kept, strict=True) for n in range(size)])
+    left = [token for token, is_row in zip(tokens, mask, strict=True) if not is_row or next(in_order)]
+    return left if tokens is replacement else dataclasses.replace(replacement, full=left)
+
+
+def _mask(replacement: Any) -> Tensor:
+    """Return which tokens of a replacement get rows, (N,)."""
+    full = replacement.full
+    return torch.ones(len(full)).bool() if replacement.is_embed is None else replacement.is_embed(full)
+
+
+def modality_of(inputs: Any) -> str:
+    """Return the modality of the inputs of a model."""
+    return "video" if inputs["type"] in ("pixel_values_videos", "video_embeds") else "image"
+
+
+def gemma3_most_tokens(info: Any) -> int:
+    """Return the number of tokens of the image with the most crops, from Gemma 3's processing info."""
+    height, width = height_and_width(info.get_image_size_with_most_features())
+    processor = info.get_hf_processor()
+    count = info.get_num_image_tokens(
+        image_width=width, image_height=height, processor=processor, mm_kwargs={}
+    )
+    return int(count)
+
+
 def has_pixels(items: Any, modality: str) -> bool:
     """Return whether the items of a request are images or videos, and not precomputed embeddings."""
     embeddings = function("detection_of_embeddings"), function("detection_of_named_embeddings")
@@ -375,8 +458,8 @@ def height_and_width(size: Any) -> tuple[int, int]:
 
 
 def is_embeddings(inputs: Any) -> bool:
-    """Return whether the inputs of a model are precomputed embeddings instead of images."""
-    return bool(inputs["type"] == "image_embeds")
+    """Return whether the inputs of a model are precomputed embeddings instead of pixels."""
+    return bool(inputs["type"] in ("image_embeds", "video_embeds"))
 
 
 def inputs_like(inputs: Any, **fields: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ IMAGE_TEXT = {
     "llava_next": "<image>",
     "qwen": "<|vision_start|> <|image_pad|> <|vision_end|>",
 }
+IMAGE_TEXT |= {"gemma3": "<start_of_image>", "internvl": "<IMG_CONTEXT>"}
 IMAGE_TEXT |= dict.fromkeys(("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), IMAGE_TEXT["qwen"])
 
 
@@ -31,6 +32,8 @@ def save(name, folder):
         processor.vision_feature_select_strategy, processor.num_additional_image_tokens = "full", 0
     elif name.startswith("qwen3"):
         model, processor = family_checkpoints.model(name), family_checkpoints.qwen3_processor(256 * 256)
+    elif name in ("gemma3", "internvl"):
+        model, processor = family_checkpoints.model(name), getattr(family_checkpoints, f"{name}_processor")()
     else:
         model = getattr(tm, name)(image_size=SIDE, **WIDE)
         processor = getattr(tp, name)(SIDE)
@@ -67,7 +70,7 @@ def _scale(model):
 
 def _as_on_the_hub(name, weights):
     """vLLM wants the names that checkpoints on the hub have; transformers saves newer ones and reads both."""
-    if name.startswith("llava"):
+    if name.startswith(("llava", "gemma3")):
         new, old = "vision_tower.", "vision_tower.vision_model."
         return {name if old in name else name.replace(new, old): weight for name, weight in weights.items()}
     return family_checkpoints.as_on_the_hub(name, weights)

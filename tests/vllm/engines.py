@@ -93,6 +93,8 @@ class Reference:
             given |= {"videos": [frames for frames, _ in videos], "do_sample_frames": False}
             given["video_metadata"] = [VideoMetadata(**one) for one in about]
         inputs = self.processor(text=asked["prompt"], return_tensors="pt", **given)
+        if self.model.config.model_type == "gemma3":  # vLLM's kernels for CPUs are causal among image tokens
+            del inputs["token_type_ids"]
         handle = None if pruning is None else tokenprune.apply(self.model, **pruning)
         try:
             output = self.model.generate(

@@ -12,6 +12,7 @@ SECTIONS = {  # of positions with three axes; Qwen3.5 rotates a quarter of each 
     "qwen3_5": [2, 1, 1],
     "qwen3_5_moe": [2, 1, 1],
 }
+SIDE = 96  # pixels of a picture of Gemma 3 and of a crop of InternVL
 WIDE = {"hidden_size": 128, "head_dim": 32}  # heads of 32, the smallest vLLM's CPU kernels know
 
 
@@ -28,8 +29,19 @@ def model(name):
         config.text_config.norm_topk_prob = True  # as in checkpoints on the hub; vLLM asks, transformers does
     if name.startswith("qwen3_5"):
         config.text_config.linear_key_head_dim = config.text_config.linear_value_head_dim = 128
+    if name == "gemma3":
+        config.text_config.vocab_size = 103  # with line breaks
+        config.vision_config.image_size = SIDE
+        config.mm_tokens_per_image = (SIDE // 16) ** 2
+    if name == "internvl":
+        config.vision_config.image_size, config.vision_config.patch_size = [SIDE, SIDE], [8, 8]
+        config.image_seq_length = (SIDE // 16) ** 2
     torch.manual_seed(0)
-    return getattr(transformers, class_name)(config).eval()
+    made = getattr(transformers, class_name)(config).eval()
+    for weight in made.parameters():
+        if weight.ndim > 1 and not weight.any():  # some begin with zeros
+            torch.nn.init.normal_(weight)
+    return made
 
 
 def as_on_the_hub(name, weights):
@@ -49,4 +61,39 @@ def qwen3_processor(most):
         older.tokenizer,
         transformers.Qwen3VLVideoProcessor(**settings),
         chat_template=older.chat_template,
+    )
+
+
+def tokenizer(image, video, start, end, names, added=()):
+    """The tiny tokenizer, which calls some of its special tokens `names`, as processors ask."""
+    plain = tp.tokenizer(image, video, start, end)
+    plain.add_tokens(list(added))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain.backend_tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={f"{name}_token": token for name, token in names.items()},
+    )
+
+
+def gemma3_processor():
+    """Gemma 3's processor, without crops of wide pictures; line breaks are tokens, which vLLM joins."""
+    words = ("<image_soft_token>", "<video>", "<start_of_image>", "<end_of_image>")
+    names = dict(zip(("image", "boi", "eoi"), (words[0], *words[2:]), strict=True))
+    made = tokenizer(*words, names, ["\n" * n for n in (1, 2, 3, 4)])
+    images = transformers.Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE})
+    return transformers.Gemma3Processor(images, made, image_seq_length=(SIDE // 16) ** 2)
+
+
+def internvl_processor():
+    """InternVL's processor: wide and tall pictures are cut into up to three crops, with a small picture."""
+    words = ("<IMG_CONTEXT>", "<video>", "<img>", "</img>")
+    names = dict(zip(("context_image", "video", "start_image", "end_image"), words, strict=True))
+    sizes = {"height": SIDE, "width": SIDE}
+    return transformers.InternVLProcessor(
+        transformers.GotOcr2ImageProcessor(size=sizes, crop_to_patches=True, min_patches=1, max_patches=3),
+        tokenizer(*words, names),
+        transformers.InternVLVideoProcessor(size=sizes),
+        image_seq_length=(SIDE // 16) ** 2,
     )
