@@ -39,6 +39,7 @@ UNTESTED := -W ignore::tokenprune.UntestedVersionWarning
 # vLLM for CPUs wants its own torch, and versions of everything else that go with it (docs/serving.md).
 VLLM := .venv-vllm
 VLLM_TESTS ?= tests/vllm
+VLLM_MARKS ?= -m 'not nightly'
 
 # lmms-eval brings some eighty packages; they live apart, in an environment that borrows from .venv as well.
 LMMS_EVAL := $(shell sed -n 's/^lmms-eval==//p' constraints-lmms-eval.txt)
@@ -57,7 +58,8 @@ help:
 	@echo "make test-lowest  $(LOWEST_TESTS) against transformers $(LOWEST)"
 	@echo "make test-on-VERSION  the same against transformers VERSION"
 	@echo "make test-newest  the same against the newest transformers; test-main: against its main branch"
-	@echo "make test-full    the same against $(LOWEST), $(MATRIX), the pinned and the newest; with -k all of them"
+	@echo "make test-full    the same against $(LOWEST), $(MATRIX), the pinned and the newest, and all tests of vLLM;"
+	@echo "                  with -k all of them"
 	@echo "make test-lmms-eval  the lmms-eval model against lmms-eval $(LMMS_EVAL), offline"
 	@echo "make test-vllm    $(VLLM_TESTS) inside vLLM on the CPU; an environment of its own, 3.5 GB"
 	@echo "make test-upstream  transformers' own model tests over pruned models, an hour; MODES=\"stock whole-fastv\""
@@ -88,7 +90,8 @@ test-pinned: $(TEST_READY)
 	$(BIN)/python -m pytest $(SPREAD) $(LOWEST_TESTS)
 
 test-full: WITHOUT_LONG :=
-test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned
+test-full: VLLM_MARKS :=
+test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned test-vllm
 	$(BIN)/python .ci/canary.py newest
 
 test-lmms-eval: $(LMMS)/.ready
@@ -96,7 +99,7 @@ test-lmms-eval: $(LMMS)/.ready
 
 # warnings are left to vLLM and what it imports: they are theirs
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest -W ignore --show-capture=no $(VLLM_TESTS)
+	$(VLLM)/bin/python -m pytest -W ignore --show-capture=no $(VLLM_MARKS) $(VLLM_TESTS)
 
 test-upstream: $(UPSTREAM)/.ready
 	$(UPSTREAM)/bin/python tests/upstream/run.py $(MODES)

@@ -59,13 +59,13 @@ class CropsModel(PruningModel):
     def watch(self, needs: frozenset[str]) -> None:
         """Register a hook on the norm of the projector, whose inputs match tokens one to one."""
         self._needs = needs
-        norm = stock.part(self, "norm")
+        self.parts = {name: stock.part(self, name) for name in stock.FAMILIES[self.family].parts}
         if "pre_features" in needs:
-            norm.wrapped.register_forward_pre_hook(
+            self.parts["norm"].wrapped.register_forward_pre_hook(
                 lambda module, args: self._recorded.update(rows=args[0].flatten(0, 1))
             )
         if "projector" in needs:
-            self._projector = PlainProjector(stock.part(self, "projector").wrapped, self.read_form)
+            self._projector = PlainProjector(self.parts["projector"].wrapped, self.read_form)
 
     def read_form(self) -> LinearForm | None:
         """Return the weights of the row-wise part of the projector."""

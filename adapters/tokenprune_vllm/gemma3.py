@@ -41,8 +41,8 @@ class Gemma3Model(CropsModel):
 
     def read_form(self) -> LinearForm:
         """Return the weights of norm -> matrix; what comes before averages patches."""
-        norm = stock.part(self, "norm")
-        weight = stock.part(self, "projector").weight.detach().float()
+        norm = self.parts["norm"]
+        weight = self.parts["projector"].weight.detach().float()
         eye = torch.eye(len(weight), device=weight.device)
         scale = 1 + norm.weight.detach().float()
         return LinearForm(eye, None, nn.Identity(), weight.mT, None, scale, float(norm.eps))

@@ -11,7 +11,6 @@ from torch import Tensor
 from tokenprune import LinearForm
 from tokenprune.projector import two_layer_form
 
-from . import stock
 from .crops import CropsInfo, CropsModel
 from .processing import prunable
 
@@ -46,11 +45,9 @@ class InternVLModel(CropsModel):
 
     def read_form(self) -> LinearForm | None:
         """Return the weights of layer norm -> linear -> activation -> linear, for centred rows."""
-        norm = stock.part(self, "norm")
-        first, act, second = (
-            stock.part(self, name).wrapped for name in ("first_layer", "activation", "second_layer")
-        )
-        form = two_layer_form(first, act, second)
+        norm = self.parts["norm"]
+        layers = (self.parts[name].wrapped for name in ("first_layer", "activation", "second_layer"))
+        form = two_layer_form(*layers)
         return None if form is None else form.after_layer_norm(norm.weight, norm.shift, float(norm.eps))
 
     def pre_features(self, index: int) -> Tensor:
