@@ -94,6 +94,6 @@ def internvl_processor():
     return transformers.InternVLProcessor(
         transformers.GotOcr2ImageProcessor(size=sizes, crop_to_patches=True, min_patches=1, max_patches=3),
         tokenizer(*words, names),
-        transformers.InternVLVideoProcessor(size=sizes),
+        transformers.InternVLVideoProcessor(size=sizes, do_sample_frames=False),
         image_seq_length=(SIDE // 16) ** 2,
     )

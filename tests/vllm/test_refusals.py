@@ -25,6 +25,8 @@ from tokenprune_vllm.errors import EngineRefusedError
         ("llava_siglip", {"method": "visionzip", "keep": 9}, "needs the signal cls_attention"),
         ("qwen", {"method": "visionzip", "keep": 9}, "cannot give at the stage 'projector' for this model"),
         ("qwen", {"method": "divprune", "keep": 9, "positions": "contiguous"}, "it allows: original"),
+        ("qwen3_vl", {"method": "pool", "keep": 9}, "makes new rows, and this model adds rows of earlier"),
+        ("gemma3", {"method": "vispruner-received", "keep": 9}, "needs the signal"),
     ],
 )
 def test_a_configuration_that_cannot_work(name, pruning, words, checkpoint):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos of Qwen2.5-VL, alone and beside a picture."""
+"""Videos of Qwen2.5-VL and InternVL, alone and beside a picture."""
 
 import numpy as np
 import pytest
@@ -34,3 +34,22 @@ def test_a_pruned_video_is_answered_as_transformers_does(method, checkpoint):
         assert_same(one, expected)
         unpruned = reference.answer(asked(with_picture))
         assert unpruned.n_prompt - one.n_prompt == n - 40 * (1 + with_picture)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("method", ["zoo-exact", "divprune"])
+def test_each_frame_of_internvl_has_a_budget(method, checkpoint):
+    pruning = {"method": method, "keep": 10}
+    frames, _ = video(3, n_frames=3)
+    alone = {"prompt": "w5 <video> w3 w14", "multi_modal_data": {"video": [frames]}}
+    beside = {
+        "prompt": f"w5 <video> w3 w14 {IMAGE_TEXT['internvl']} w9",
+        "multi_modal_data": {"video": [frames], "image": [picture(1, 160, 64)]},
+    }
+    reference = Reference(checkpoint("internvl"))
+    with engine(checkpoint("internvl"), pruning) as llm:
+        found = ask(llm, [alone, beside])
+    for one, asked_for, n_crops in zip(found, (alone, beside), (3, 6), strict=True):
+        expected = reference.answer(asked_for, pruning)
+        assert_same(one, expected)
+        assert reference.answer(asked_for).n_prompt - one.n_prompt == n_crops * (36 - 10)
