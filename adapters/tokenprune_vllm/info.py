@@ -28,6 +28,7 @@ class PruningInfo:
     pruning: Settings | None = None
     family: ClassVar[str]
     modalities: ClassVar[tuple[str, ...]] = ("image",)
+    only_pixels: ClassVar[tuple[str, ...]] = ()  # modalities whose precomputed rows are refused
     positions: ClassVar[tuple[str, ...]] = ("contiguous",)
 
     def __init__(self, context: Any) -> None:
@@ -72,6 +73,10 @@ class PruningInfo:
         """Return the layouts of the parts of an item that have a budget of their own; here the whole item."""
         return [self.layout(modality, items, index, n)]
 
+    def shorten(self, modality: str, replacement: Any, sizes: list[int], kept: list[int]) -> Any:
+        """Return the tokens that replace an item in a prompt, with `kept` of `sizes` rows, part by part."""
+        return stock.keep_placeholders(replacement, sizes, kept)
+
     def largest(self) -> Layout:
         """Return the layout of the image with the most tokens, as far as counting rows requires it."""
         return Layout((1, 1, self.vllm_max_image_tokens()))
@@ -86,7 +91,7 @@ class PruningInfo:
         return len(self.largest_layout)
 
     def check_modalities(self, items: Any) -> None:
-        """Refuse items of a modality that this model accepts, but that cannot be pruned.
+        """Refuse items that vLLM accepts for this model, but not together with pruning.
 
         Raises
         ------
@@ -94,10 +99,10 @@ class PruningInfo:
             A ValueError, which vLLM answers with HTTP 400.
         """
         for modality in items:
-            if modality not in self.modalities and stock.has_pixels(items, modality):
+            if modality in self.only_pixels and not stock.has_pixels(items, modality):
                 raise InputError(
-                    f"{modality}s of {self.family} cannot be pruned inside vLLM; send them to an engine "
-                    f'without "{KEY}" in --hf-overrides'
+                    f"{modality}s of {self.family} that come as precomputed rows cannot be combined with "
+                    f'pruning; send them to an engine without "{KEY}" in --hf-overrides'
                 )
 
     def check_size(self, modality: str, n: int) -> None:

@@ -85,7 +85,7 @@ class PruningProcessor:
             self.info.check_size(modality, n)
             pieces = self.info.pieces(modality, items, index, n)
             kept = [self.info.pruning.rows_allowed(piece, budget) for piece in pieces]
-            return stock.keep_placeholders(unpruned, [len(piece) for piece in pieces], kept)
+            return self.info.shorten(modality, unpruned, [len(piece) for piece in pieces], kept)
 
         return shortened
 

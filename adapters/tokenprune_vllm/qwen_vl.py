@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -118,6 +119,8 @@ class QwenModel(PruningModel, OriginalPositions):
                     batch_inputs[name] = inputs[name][rows.start // merged : rows.stop // merged]
             if inputs.get("second_per_grid_ts") is not None:
                 batch_inputs["second_per_grid_ts"] = inputs["second_per_grid_ts"].flatten()[batch]
+            if inputs.get("timestamps") is not None:
+                batch_inputs["timestamps"] = inputs["timestamps"][batch]
             kept += self._prune(modality, batch_inputs, original(batch_inputs), batch.start)
         return kept
 
@@ -129,11 +132,22 @@ class QwenModel(PruningModel, OriginalPositions):
         layouts = [Layout(grid) for grid in grids]
         scored = [self.scored_rows(rows) for rows in item_rows]
         selections = self.select(modality, scored, layouts, self._signals, first)
-        steps = [self.frame_step(inputs, modality, index) for index in range(len(grids))]
         return [
-            with_offsets(kept_rows(rows, selection), _kept_offsets(grid_offsets(grid, step), selection))
-            for rows, selection, grid, step in zip(item_rows, selections, grids, steps, strict=True)
+            self.placed(modality, inputs, index, kept_rows(rows, selection), kept_tokens(selection, grid))
+            for index, (rows, selection, grid) in enumerate(zip(item_rows, selections, grids, strict=True))
         ]
+
+    def placed(self, modality: str, inputs: Any, index: int, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Append to each kept row of an item its offset from the item's first row.
+
+        Parameters
+        ----------
+        tokens
+            The number of the token of each row, (K,), among all tokens of the item.
+        """
+        t, h, w = self._patches[index]
+        grid = t, h // self._merge, w // self._merge
+        return with_offsets(rows, grid_offsets(grid, self.frame_step(inputs, modality, index))[tokens])
 
     def tower_graphs(self, original: Callable[..., Any]) -> Any:
         """Disable the tower's CUDA graphs, which would bypass pruning."""
@@ -177,9 +191,10 @@ class QwenModel(PruningModel, OriginalPositions):
         return self._tokens(received, index).mean(1)
 
 
-def _kept_offsets(offsets: Tensor, selection: Selection | None) -> Tensor:
-    """Gather the offsets (K, 3) of kept rows; a new row takes the offset of the next free token."""
+def kept_tokens(selection: Selection | None, grid: tuple[int, int, int]) -> Tensor:
+    """Return the number of each kept row's token, (K,); a new row takes that of the next free token."""
+    n = math.prod(grid)
     if selection is None:
-        return offsets
-    kept: Tensor = offsets[fill_new_rows(selection.indices.cpu(), len(offsets))]
-    return kept
+        return torch.arange(n)
+    tokens: Tensor = fill_new_rows(selection.indices.cpu(), n)
+    return tokens

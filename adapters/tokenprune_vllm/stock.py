@@ -75,7 +75,7 @@ RECORDS = {
     "worker_field": ("vllm.multimodal.inputs:MultiModalFieldElem", {"value": "data"}),
     "feature": (
         "vllm.multimodal.inputs:MultiModalFeatureSpec",
-        {"placeholder": "mm_position", "fields": "data"},
+        {"placeholder": "mm_position", "modality": "modality", "fields": "data"},
     ),
     "placeholder": ("vllm.multimodal.inputs:PlaceholderRange", {"start": "offset", "rows": "length"}),
 }
@@ -147,6 +147,8 @@ QWEN3_PARTS: dict[str, tuple[str, dict[str, str]]] = {
     "activation": ("visual.merger.act_fn", {}),
     "second_layer": ("visual.merger.linear_fc2", LINEAR),
     "attention": ("visual.blocks.-1.attn", ATTENTION),
+    "embeddings": ("language_model.embed_input_ids", {}),
+    "tokenizer": ("_tokenizer", {}),
 }
 GRAPHS = {  # functions of families whose positions are corrected before the decoder runs
     "detection_of_full_graphs": "vllm.config:CUDAGraphMode.FULL",
@@ -191,9 +193,15 @@ def _qwen3(module: str, name: str) -> Family:
         parts=QWEN3_PARTS,
         functions={
             "splitting_images": f"{MODELS}.qwen2_5_vl:Qwen2_5_VLImagePixelInputs.type",
+            "splitting_videos": f"{MODELS}.qwen2_5_vl:Qwen2_5_VLVideoPixelInputs.timestamps",
+            "tokens_of_videos": (
+                "Qwen3VLMultiModalProcessor.get_video_repl(tokens_per_frame, timestamps, tokenizer, "
+                "vision_start_token_id, vision_end_token_id, video_token_id, select_token_id)"
+            ),
+            **CROPS,
             **GRAPHS,
         },
-        overrides={**MODEL, **ORIGINAL_POSITIONS},
+        overrides={**MODEL, **ORIGINAL_POSITIONS, "encode_videos": "_process_video_input(video_input)"},
     )
 
 
@@ -418,6 +426,31 @@ def keep_placeholders(replacement: Any, sizes: Sequence[int], kept: Sequence[int
     in_order = iter([n < k for size, k in zip(sizes, kept, strict=True) for n in range(size)])
     left = [token for token, is_row in zip(tokens, mask, strict=True) if not is_row or next(in_order)]
     return left if tokens is replacement else dataclasses.replace(replacement, full=left)
+
+
+def rows_everywhere(replacement: Any) -> Any:
+    """Return the replacement of an item in which all tokens get rows from the model."""
+    return dataclasses.replace(replacement, is_embed=None)
+
+
+def video_tokens(model: Any, rows_per_frame: Sequence[int], timestamps: Any) -> list[int]:
+    """Return the tokens of a video of a Qwen3 model: for each frame its time stamp and its rows."""
+    config = model.config
+    repl = stock_class(model.family, "processor").get_video_repl(
+        tokens_per_frame=list(rows_per_frame),
+        timestamps=timestamps,
+        tokenizer=model._tokenizer,
+        vision_start_token_id=config.vision_start_token_id,
+        vision_end_token_id=config.vision_end_token_id,
+        video_token_id=config.video_token_id,
+        select_token_id=True,
+    )
+    return list(repl.full)
+
+
+def text_rows(model: Any, token_ids: Tensor) -> Tensor:
+    """Return the embeddings of tokens, (N, D)."""
+    return cast(Tensor, model.language_model.embed_input_ids(token_ids))
 
 
 def _mask(replacement: Any) -> Tensor:

@@ -56,8 +56,9 @@ def qwen3_processor(most):
     older = tp.qwen(most)
     settings = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
     settings["size"] = {"shortest_edge": 64, "longest_edge": most}
+    half = [0.5] * 3  # vLLM normalises videos like pictures
     return transformers.Qwen3VLProcessor(
-        older.image_processor,
+        transformers.Qwen2VLImageProcessor(**settings, image_mean=half, image_std=half),
         older.tokenizer,
         transformers.Qwen3VLVideoProcessor(**settings),
         chat_template=older.chat_template,

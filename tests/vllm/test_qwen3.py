@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen3.5 in bfloat16, the only precision that vLLM's kernels for CPUs know, and what is refused."""
+"""Qwen3.5 in bfloat16, the only precision that vLLM's kernels for CPUs know."""
 
 import pytest
 import torch
 from checkpoints import picture
 from engines import Reference, ask, engine, prompt
-from test_video import VIDEO_TEXT, video
-
-from tokenprune import InputError
 
 pytestmark = pytest.mark.nightly
 
@@ -52,12 +49,3 @@ def test_qwen3_5_keeps_the_rows_and_positions_that_transformers_keeps(name, meth
     torch.testing.assert_close(found.positions[:, :n].long(), positions[0][-3:, 0])
     difference = (found.rows[:n].float() - expected.rows[0]).norm(dim=1) / expected.rows[0].norm(dim=1)
     assert difference.max() < 0.02  # bfloat16 has eight bits
-
-
-def test_videos_of_qwen3_vl_are_refused_one_by_one(checkpoint):
-    asked = {"prompt": f"w5 {VIDEO_TEXT} w3", "multi_modal_data": {"video": [video(3)]}}
-    with engine(checkpoint("qwen3_vl"), {"method": "zoo-exact", "keep": 9}) as llm:
-        with pytest.raises(InputError, match="videos of qwen3-vl cannot be pruned inside vLLM"):
-            ask(llm, [asked])
-        (found,) = ask(llm, [prompt("qwen3_vl", "w5 IMAGE w3", picture(1, 96, 96))])
-    assert found.n_prompt == 1 + 3 + 9 + 1
