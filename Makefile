@@ -39,6 +39,7 @@ UNTESTED := -W ignore::tokenprune.UntestedVersionWarning
 # vLLM for CPUs wants its own torch, and versions of everything else that go with it (docs/serving.md).
 VLLM := .venv-vllm
 VLLM_TESTS ?= tests/vllm
+VLLM_MARKS ?= -m 'not nightly'
 
 # The newest vLLM that is tested has no wheel for CPUs. Its environment borrows from $(VLLM), compiled parts too.
 VLLM_NEW := .venv-vllm-0.33
@@ -65,7 +66,8 @@ help:
 	@echo "make test-lowest  $(LOWEST_TESTS) against transformers $(LOWEST)"
 	@echo "make test-on-VERSION  the same against transformers VERSION"
 	@echo "make test-newest  the same against the newest transformers; test-main: against its main branch"
-	@echo "make test-full    the same against $(LOWEST), $(MATRIX), the pinned and the newest, and test-vllm-*; with -k all of them"
+	@echo "make test-full    the same against $(LOWEST), $(MATRIX), the pinned and the newest, and all tests of vLLM;"
+	@echo "                  with -k all of them"
 	@echo "make test-lmms-eval  the lmms-eval model against lmms-eval $(LMMS_EVAL), offline"
 	@echo "make test-vllm    $(VLLM_TESTS) inside vLLM on the CPU; an environment of its own, 3.5 GB"
 	@echo "make test-vllm-0.33  the same inside vLLM 0.33"
@@ -98,7 +100,8 @@ test-pinned: $(TEST_READY)
 	$(BIN)/python -m pytest $(SPREAD) $(LOWEST_TESTS)
 
 test-full: WITHOUT_LONG :=
-test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned test-vllm-0.33 test-vllm-v2 test-vllm-v2-0.33
+test-full: VLLM_MARKS :=
+test-full: test-lowest $(MATRIX:%=test-on-%) test-pinned test-vllm test-vllm-0.33 test-vllm-v2 test-vllm-v2-0.33
 	$(BIN)/python .ci/canary.py newest
 
 test-lmms-eval: $(LMMS)/.ready
@@ -108,16 +111,16 @@ test-lmms-eval: $(LMMS)/.ready
 IN_VLLM := -m pytest -W ignore --show-capture=no
 
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python $(IN_VLLM) $(VLLM_TESTS)
+	$(VLLM)/bin/python $(IN_VLLM) $(VLLM_MARKS) $(VLLM_TESTS)
 
 test-vllm-0.33: $(VLLM_NEW)/.ready
-	$(VLLM_NEW)/bin/python $(IN_VLLM) $(VLLM_TESTS)
+	$(VLLM_NEW)/bin/python $(IN_VLLM) $(VLLM_MARKS) $(VLLM_TESTS)
 
 test-vllm-v2: $(VLLM)/.ready
-	$(V2) $(VLLM)/bin/python $(IN_VLLM) $(V2_TESTS)
+	$(V2) $(VLLM)/bin/python $(IN_VLLM) $(VLLM_MARKS) $(V2_TESTS)
 
 test-vllm-v2-0.33: $(VLLM_NEW)/.ready
-	$(V2) $(VLLM_NEW)/bin/python $(IN_VLLM) $(V2_TESTS)
+	$(V2) $(VLLM_NEW)/bin/python $(IN_VLLM) $(VLLM_MARKS) $(V2_TESTS)
 
 test-upstream: $(UPSTREAM)/.ready
 	$(UPSTREAM)/bin/python tests/upstream/run.py $(MODES)

@@ -38,6 +38,19 @@ class LinearForm:
             self._derived[name] = compute()
         return self._derived[name]
 
+    def after_layer_norm(self, weight: Tensor, bias: Tensor, eps: float) -> LinearForm:
+        """Return the form of a layer norm of each patch row followed by this form, for centred rows.
+
+        A layer norm is an RMS norm of the centred row. The new form's first weights subtract the mean as
+        well, so that its Jacobian is that of the projector.
+        """
+        weight, bias = weight.detach().float(), bias.detach().float()
+        W1 = self.W1.view(len(self.W1), -1, len(weight))
+        b1 = (W1 * bias).sum((1, 2)) + (0 if self.b1 is None else self.b1)
+        W1 = W1 * weight
+        W1 = (W1 - W1.mean(-1, keepdim=True)).flatten(1)
+        return LinearForm(W1, b1, self.act, self.W2, self.b2, torch.ones_like(weight), eps)
+
     def hidden(self, rows: Tensor) -> Tensor:
         """Return pre-activations W1 norm(x) + b1, (N, D_v) or (N, P, D_v) -> (N, D_h), in float32."""
         if self.norm_weight is not None:

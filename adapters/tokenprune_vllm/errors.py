@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tokenprune import BudgetError, IncompatibleError, TokenPruneError
+from tokenprune import BudgetError, IncompatibleError, InputError, TokenPruneError
 
 
 class EngineRefusedError(TokenPruneError, RuntimeError):
@@ -24,9 +24,9 @@ class MisplacedError(BudgetError):
     """A request has its budget in a place where it would be ignored."""
 
 
-def reason(error: BudgetError | IncompatibleError) -> str:
+def reason(error: BudgetError | IncompatibleError | InputError) -> str:
     """Return the reason for which a request is refused, as it is counted."""
-    if isinstance(error, IncompatibleError):
+    if isinstance(error, (IncompatibleError, InputError)):
         return "unknown_item"
     if isinstance(error, ItemSizeError):
         return "item_size"

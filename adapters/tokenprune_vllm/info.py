@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from tokenprune_adapters.towers.checks import check_blocks, check_reducer
 
-from tokenprune import Budget, Cut, IncompatibleError, Layout
+from tokenprune import Budget, Cut, IncompatibleError, InputError, Layout
 from tokenprune.cut import check_cut, position_rule
 
 from . import stock
@@ -31,6 +31,8 @@ class PruningInfo:
     pruning: Settings | None = None
     family: ClassVar[str]
     modalities: ClassVar[tuple[str, ...]] = ("image",)
+    takes_fields: ClassVar[bool] = False  # whether rows of items may come from another engine
+    only_pixels: ClassVar[tuple[str, ...]] = ()  # modalities whose precomputed rows are refused
     positions: ClassVar[tuple[str, ...]] = ("contiguous",)
 
     def __init__(self, context: Any) -> None:
@@ -103,6 +105,14 @@ class PruningInfo:
         """Return the layout of an item with `n` tokens, as far as counting rows requires it."""
         return Layout((1, 1, n))
 
+    def pieces(self, modality: str, items: Any, index: int, n: int) -> list[Layout]:
+        """Return the layouts of the parts of an item that have a budget of their own; here the whole item."""
+        return [self.layout(modality, items, index, n)]
+
+    def shorten(self, modality: str, replacement: Any, sizes: list[int], kept: list[int]) -> Any:
+        """Return the tokens that replace an item in a prompt, with `kept` of `sizes` rows, part by part."""
+        return stock.keep_placeholders(replacement, sizes, kept)
+
     def largest(self) -> Layout:
         """Return the layout of the image with the most tokens, as far as counting rows requires it."""
         return Layout((1, 1, self.vllm_max_image_tokens()))
@@ -111,6 +121,25 @@ class PruningInfo:
     def largest_layout(self) -> Layout:
         """The result of `largest`, cached."""
         return self.largest()
+
+    def most_tokens(self) -> int:
+        """Return the number of tokens of the image with the most tokens."""
+        return len(self.largest_layout)
+
+    def check_modalities(self, items: Any) -> None:
+        """Refuse items that vLLM accepts for this model, but not together with pruning.
+
+        Raises
+        ------
+        InputError
+            A ValueError, which vLLM answers with HTTP 400.
+        """
+        for modality in items:
+            if modality in self.only_pixels and stock.kind_of(items, modality) != "pixels":
+                raise InputError(
+                    f"{modality}s of {self.family} that come as precomputed rows cannot be combined with "
+                    f'pruning; send them to an engine without "{KEY}" in --hf-overrides'
+                )
 
     def check_size(self, modality: str, n: int) -> None:
         """Refuse an item with more tokens than vLLM would send through the tower without pruning.
@@ -123,7 +152,7 @@ class PruningInfo:
         if modality not in self._max_tokens:
             max_prompt_tokens = self.options.max_prompt_tokens
             per_item = self._with_image(self.vllm_max_tokens_per_item(max_prompt_tokens, {modality: 1}))
-            self._max_tokens[modality] = max(max_prompt_tokens, per_item[modality])
+            self._max_tokens[modality] = max(max_prompt_tokens, per_item.get(modality, 0))
         if n > self._max_tokens[modality]:
             raise ItemSizeError(
                 f"this {modality} has {n} tokens before pruning, but this engine accepts at most "
@@ -145,6 +174,11 @@ class PruningInfo:
 
     def check_fields(self, modality: str, fields: Mapping[str, Any]) -> None:
         """Refuse items whose rows come from another engine if their fields do not give all positions."""
+        if not self.takes_fields:
+            raise IncompatibleError(
+                f"items of {self.family} whose rows come from another engine are not supported with pruning; "
+                "send their pixels"
+            )
 
     def transformers_processor(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """Load the processor without our arguments."""
@@ -158,4 +192,4 @@ class PruningInfo:
         return self._with_image(original(*arguments))
 
     def _with_image(self, max_tokens: Mapping[str, int] | None) -> dict[str, int]:
-        return {**(max_tokens or {}), "image": len(self.largest_layout)}
+        return {**(max_tokens or {}), "image": self.most_tokens()}

@@ -45,6 +45,7 @@ class LlavaInfo(PruningInfo):
     """Processing info of pruned LLaVA models."""
 
     family: ClassVar[str] = "llava"
+    takes_fields: ClassVar[bool] = True
 
     @classmethod
     def signals(cls, config: Any) -> frozenset[str]:

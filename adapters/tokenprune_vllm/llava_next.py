@@ -53,6 +53,7 @@ class LlavaNextInfo(LlavaInfo):
     largest_size: Callable[[], Any]  # vLLM's
 
     family: ClassVar[str] = "llava-next"
+    takes_fields: ClassVar[bool] = False
 
     def layout(self, modality: str, items: Any, index: int, n: int) -> Layout:
         """Return the layout of an image from its size."""

@@ -89,12 +89,12 @@ class View:
     """
 
     def __init__(self, wrapped: Any, names: Mapping[str, str], description: str) -> None:
-        self.wrapped, self._names, self._description = wrapped, names, description
+        self.wrapped, self.names, self._description = wrapped, names, description
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._names:
+        if name.startswith("_") or name not in self.names:
             raise AttributeError(f"{self._description} has no {name!r} among our names")
-        value, steps = self.wrapped, self._names[name].split(".")
+        value, steps = self.wrapped, self.names[name].split(".")
         for n, step in enumerate(steps, 1):
             try:
                 value = _step(value, step.rstrip("?"))
@@ -107,7 +107,7 @@ class View:
 
     def check(self) -> View:
         """Check that all names exist. Returns the view."""
-        for name in self._names:
+        for name in self.names:
             getattr(self, name)
         return self
 

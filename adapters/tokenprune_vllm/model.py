@@ -18,7 +18,7 @@ from tokenprune import Budget, Layout, Selection, VisualTokens
 from . import stock
 from .errors import EngineRefusedError, refusing
 from .info import PruningInfo
-from .projector import ReadProjector
+from .projector import PlainProjector, ReadProjector
 from .ranks import broadcast_selection, on_first_rank
 from .settings import Settings
 from .tower_cuts import TowerCuts
@@ -42,9 +42,9 @@ class PruningModel:
     """
 
     family: ClassVar[str]
-    info: ClassVar[type[PruningInfo]]
+    info: ClassVar[type[PruningInfo]] = PruningInfo
     pruning: Settings | None = None
-    _projector: ReadProjector
+    _projector: ReadProjector | PlainProjector
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         options = stock.options(vllm_config)
@@ -100,7 +100,10 @@ class PruningModel:
 
     def cut_tower(self, settings: Settings) -> TowerCuts:
         """Register hooks on the tower that drop tokens before its blocks."""
-        raise NotImplementedError
+        raise EngineRefusedError(
+            f"tokenprune: tokens cannot be dropped inside the vision tower of {self.family}; "
+            'leave "stage" out'
+        )
 
     def item_budgets(self, modality: str, items: slice) -> list[Budget] | None:
         """Return the budgets of items of a step; None if they are not pruned (profiling)."""
@@ -153,6 +156,7 @@ class PruningModel:
         layouts: Sequence[Layout],
         signals_of: Callable[[int], Mapping[str, Any]],
         first: int = 0,
+        n_pieces: Sequence[int] | None = None,
     ) -> list[Selection | None]:
         """Select the rows of each item to keep. None means that all are kept.
 
@@ -164,10 +168,15 @@ class PruningModel:
             Returns the names and values (or functions) of an item's signals, given its index.
         first
             Index of the first item among all items of the step.
+        n_pieces
+            For items whose parts have budgets of their own: the number of parts of each item. The other
+            arguments are then about these parts, in order.
         """
-        settings, budgets = self.pruning, self.item_budgets(modality, slice(first, first + len(item_rows)))
-        if settings is None or budgets is None:
+        n_pieces = [1] * len(item_rows) if n_pieces is None else n_pieces
+        settings, of_items = self.pruning, self.item_budgets(modality, slice(first, first + len(n_pieces)))
+        if settings is None or of_items is None:
             return [None] * len(item_rows)
+        budgets = [budget for budget, n in zip(of_items, n_pieces, strict=True) for _ in range(n)]
         selections: list[Selection | None] = []
         for index, (rows, layout, budget) in enumerate(zip(item_rows, layouts, budgets, strict=True)):
             if settings.rows(layout, budget) >= len(rows):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tokenprune import Budget, BudgetError, IncompatibleError
+from tokenprune import Budget, BudgetError, IncompatibleError, InputError
 
 from . import guard, identifiers, stock, transfers
 from .errors import EngineRefusedError, reason, refusing
@@ -43,13 +43,9 @@ class PruningProcessor:
             self.info.pruning.rows_allowed(self.info.largest_layout, self.info.pruning.budget)
         self._counter = RequestCounter(self.info)
 
-    def call_transformers(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Call the transformers processor without our arguments."""
-        return original(without_pruning_entry(arguments))
-
-    def add_budgets(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Add the budget of each item to the processed inputs."""
-        processed = original()
+    def process_items(self, original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """Process items without our arguments, and add the budget of each to the processed inputs."""
+        processed = original(without_pruning_entry(arguments))
         budget = self.info.request_budget(arguments)
         pair = [float(budget.keep or 0), float(budget.keep_ratio or 0)]
         for modality, names in PER_ITEM.items():
@@ -80,13 +76,15 @@ class PruningProcessor:
         ]
 
     def _shortened(
-        self, modality: str, items: Any, budget: Budget, placeholders: Callable[[int], list[int]]
-    ) -> Callable[[int], list[int]]:
-        def shortened(index: int) -> list[int]:
+        self, modality: str, items: Any, budget: Budget, placeholders: Callable[[int], Any]
+    ) -> Callable[[int], Any]:
+        def shortened(index: int) -> Any:
             unpruned = placeholders(index)
-            self.info.check_size(modality, len(unpruned))
-            layout = self.info.layout(modality, items, index, len(unpruned))
-            return unpruned[: self.info.pruning.rows_allowed(layout, budget)]
+            n = stock.n_placeholders(unpruned)
+            self.info.check_size(modality, n)
+            pieces = self.info.pieces(modality, items, index, n)
+            kept = [self.info.pruning.rows_allowed(piece, budget) for piece in pieces]
+            return self.info.shorten(modality, unpruned, [len(piece) for piece in pieces], kept)
 
         return shortened
 
@@ -105,9 +103,10 @@ class PruningProcessor:
         asked = stock.view("request", request)
         try:
             self.info.request_budget(asked.arguments)  # fail before any other work
+            self.info.check_modalities(asked.items)
             refuse_nested(asked.media_arguments, "the arguments of media loaders")
             processed = original(transfers.with_budget(self.info, request))
-        except (BudgetError, IncompatibleError) as error:
+        except (BudgetError, IncompatibleError, InputError) as error:
             self._counter.counts.refuse(reason(error))
             raise
         self._counter.count(asked.items, stock.view("processed_request", processed))
@@ -132,8 +131,8 @@ class PruningProcessor:
 
 # outputs of these families' transformers processors that have one entry per item
 PER_ITEM = {
-    "image": ("image_grid_thw", "image_sizes", "pixel_values"),
-    "video": ("video_grid_thw",),
+    "image": ("image_grid_thw", "image_sizes", "num_patches", "image_num_patches", "pixel_values"),
+    "video": ("video_grid_thw", "video_num_patches"),
 }
 
 

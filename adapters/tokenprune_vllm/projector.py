@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune import LinearForm, Projector
+from tokenprune.projector import weights_mark
 
 from .lookup import View
 from .ranks import gather_shards
@@ -28,7 +29,8 @@ class ReadProjector:
     Parameters
     ----------
     norm
-        An RMS norm before the first layer, if there is one.
+        An RMS norm before the first layer, if there is one, or a layer norm if it has a `shift`; rows must
+        then be centred.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class ReadProjector:
         """Return the projector with its current weights. All ranks must call it."""
         probe = gather_shards(self._probe(), 0, self._ranks)  # the same on all ranks: all read, or none does
         if self._cached is None or not torch.equal(self._cached[0], probe):
-            self._cached = probe, self._projector()
+            self._cached = probe, _of_form(self._form)
         return self._cached[1]
 
     def _probe(self) -> Tensor:
@@ -53,7 +55,7 @@ class ReadProjector:
             for layer, width in ((self._column, self._column.width), (self._row, self._row_width))
         ]
         biases = [layer.bias for layer in (self._column, self._row) if layer.bias is not None]
-        norm = [] if self._norm is None else [self._norm.weight]
+        norm = [] if self._norm is None else [self._norm.weight, *self._shift]
         return torch.cat([values.detach().float() for values in (*outputs, *biases, *norm)])
 
     @property
@@ -61,9 +63,15 @@ class ReadProjector:
         """Number of input columns of the second layer on this rank."""
         return int(self._row.width) // self._ranks
 
+    @property
+    def _shift(self) -> list[Tensor]:
+        """The bias of a layer norm; empty for an RMS norm."""
+        return [self._norm.shift] if self._norm is not None and "shift" in self._norm.names else []
+
     def _form(self) -> LinearForm:
-        column, row, norm = self._column, self._row, self._norm
-        return LinearForm(
+        column, row = self._column, self._row
+        norm = None if self._shift else self._norm
+        form = LinearForm(
             W1=gather_shards(_weight(column, column.width), 0, self._ranks),
             b1=None if column.bias is None else gather_shards(column.bias.float(), 0, self._ranks),
             act=self._act,
@@ -72,15 +80,42 @@ class ReadProjector:
             norm_weight=None if norm is None else norm.weight.float(),
             norm_eps=1e-6 if norm is None else float(norm.eps),
         )
+        if self._norm is None or norm is not None:
+            return form
+        return form.after_layer_norm(self._norm.weight, self._norm.shift, float(self._norm.eps))
 
-    def _projector(self) -> Projector:
-        def run(rows: Tensor) -> Tensor:
-            form = projector.linear_form()
-            assert form is not None
-            return form(rows)
 
-        projector = Projector(run, self._form)
-        return projector
+class PlainProjector:
+    """Projector made of plain modules of torch, the same on all ranks; read again when their weights change.
+
+    Parameters
+    ----------
+    read
+        Returns the weights of the projector's row-wise part.
+    """
+
+    def __init__(self, module: nn.Module, read: Callable[[], LinearForm | None]) -> None:
+        self._module, self._read = module, read
+        self._cached: tuple[object, Projector] | None = None
+
+    def current(self) -> Projector:
+        """Return the projector with its current weights."""
+        mark = weights_mark(self._module)
+        if self._cached is None or self._cached[0] != mark:
+            self._cached = mark, _of_form(self._read)
+        return self._cached[1]
+
+
+def _of_form(read: Callable[[], LinearForm | None]) -> Projector:
+    """Return a projector that runs by its weights."""
+
+    def run(rows: Tensor) -> Tensor:
+        form = projector.linear_form()
+        assert form is not None
+        return form(rows)
+
+    projector = Projector(run, read)
+    return projector
 
 
 def _weight(layer: View, width: int) -> Tensor:

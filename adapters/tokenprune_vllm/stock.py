@@ -79,7 +79,10 @@ RECORDS = {
         {"keys": "mm_hashes", "items": "mm_kwargs", "placeholders": "mm_placeholders"},
     ),
     "worker_field": ("vllm.multimodal.inputs:MultiModalFieldElem", {"value": "data"}),
-    "feature": ("vllm.multimodal.inputs:MultiModalFeatureSpec", {"placeholder": "mm_position"}),
+    "feature": (
+        "vllm.multimodal.inputs:MultiModalFeatureSpec",
+        {"placeholder": "mm_position", "modality": "modality", "fields": "data"},
+    ),
     "placeholder": ("vllm.multimodal.inputs:PlaceholderRange", {"start": "offset", "rows": "length"}),
 }
 
@@ -151,8 +154,7 @@ INFO_USES = {
     "vllm_max_tokens_per_item": "get_mm_max_tokens_per_item(seq_len, mm_counts)",
 }
 PROCESSOR = {
-    "call_transformers": "_call_hf_processor(hf_kwargs)",
-    "add_budgets": "_postprocess_hf_mm_data(hf_processor_mm_kwargs)",
+    "process_items": "_apply_hf_processor_main(hf_kwargs)",
     "worker_fields": "_get_mm_fields_config()",
     "shorten_placeholders": "_get_prompt_updates(mm_items, hf_processor_mm_kwargs)",
     "profiling_inputs": "get_dummy_mm_inputs()",
@@ -186,6 +188,35 @@ LLAVA_PARTS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+QWEN3_PARTS: dict[str, tuple[str, dict[str, str]]] = {
+    "norm": ("visual.merger.norm", {"weight": "weight", "shift": "bias", "eps": "eps"}),
+    "first_layer": ("visual.merger.linear_fc1", LINEAR),
+    "activation": ("visual.merger.act_fn", {}),
+    "second_layer": ("visual.merger.linear_fc2", LINEAR),
+    "attention": ("visual.blocks.-1.attn", ATTENTION),
+    "embeddings": ("language_model.embed_input_ids", {}),
+    "tokenizer": ("_tokenizer", {}),
+}
+GRAPHS = {  # functions of families whose positions are corrected before the decoder runs
+    "detection_of_full_graphs": "vllm.config:CUDAGraphMode.FULL",
+    "detection_of_decode_graphs": "vllm.config:CUDAGraphMode.separate_routine",
+    "prefill_graphs": "vllm.config:CUDAGraphMode.mixed_mode",
+    "no_graphs": "vllm.config:CUDAGraphMode.NONE",
+    "detection_of_breakable_graphs": "vllm.compilation.breakable_cudagraph:is_breakable_cudagraph_enabled",
+    "modalities_of_tower_graphs": "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities",
+}
+CROPS = {
+    "shortening_placeholders": "vllm.multimodal.processing:PromptUpdateDetails.full",
+    "detection_of_placeholders": "vllm.multimodal.processing:PromptUpdateDetails.is_embed",
+}
+ORIGINAL_POSITIONS = {
+    "initial_positions": "get_mrope_input_positions(input_tokens, mm_features)",
+    "tower_graphs": "get_encoder_cudagraph_config()",
+    "merge_item_rows": "embed_input_ids(input_ids, multimodal_embeddings, is_multimodal)",
+    "run_decoder": "forward(positions)",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """vLLM's names for a family of models."""
@@ -200,6 +231,28 @@ class Family:
     overrides: Mapping[str, str] = dataclasses.field(default_factory=lambda: MODEL)
     uses: Mapping[str, str] = dataclasses.field(default_factory=dict)
     info_uses: Mapping[str, str] = dataclasses.field(default_factory=lambda: INFO_USES)
+
+
+def _qwen3(module: str, name: str) -> Family:
+    """Return the names of one of the families that share Qwen3-VL's tower and processor."""
+    return Family(
+        module=f"{MODELS}.{module}",
+        model=f"{name}ForConditionalGeneration",
+        info=f"{name}ProcessingInfo",
+        processor="Qwen3VLMultiModalProcessor",
+        parts=QWEN3_PARTS,
+        functions={
+            "splitting_images": f"{MODELS}.qwen2_5_vl:Qwen2_5_VLImagePixelInputs.type",
+            "splitting_videos": f"{MODELS}.qwen2_5_vl:Qwen2_5_VLVideoPixelInputs.timestamps",
+            "tokens_of_videos": (
+                "Qwen3VLMultiModalProcessor.get_video_repl(tokens_per_frame, timestamps, tokenizer, "
+                "vision_start_token_id, vision_end_token_id, video_token_id, select_token_id)"
+            ),
+            **CROPS,
+            **GRAPHS,
+        },
+        overrides={**MODEL, **ORIGINAL_POSITIONS, "encode_videos": "_process_video_input(video_input)"},
+    )
 
 
 FAMILIES = {
@@ -252,19 +305,10 @@ FAMILIES = {
         functions={
             "splitting_images": "Qwen2_5_VLImagePixelInputs.type",
             "splitting_videos": "Qwen2_5_VLVideoPixelInputs.type",
-            "detection_of_full_graphs": "vllm.config:CUDAGraphMode.FULL",
-            "detection_of_decode_graphs": "vllm.config:CUDAGraphMode.separate_routine",
-            "prefill_graphs": "vllm.config:CUDAGraphMode.mixed_mode",
-            "no_graphs": "vllm.config:CUDAGraphMode.NONE",
-            "detection_of_breakable_graphs": (
-                "vllm.compilation.breakable_cudagraph:is_breakable_cudagraph_enabled"
-            ),
+            **GRAPHS,
             "arguments_of_blocks": (
                 "Qwen2_5_VisionBlock.forward"
                 "(x, cu_seqlens, max_seqlen, rotary_pos_emb_cos, rotary_pos_emb_sin)"
-            ),
-            "modalities_of_tower_graphs": (
-                "vllm.v1.worker.encoder_cudagraph_defs:EncoderCudaGraphConfig.modalities"
             ),
         },
         arguments={
@@ -273,16 +317,56 @@ FAMILIES = {
             "longest": "max_seqlen",
             "rotary": ("rotary_pos_emb_cos", "rotary_pos_emb_sin"),
         },
-        overrides={
-            **MODEL,
-            "encode_videos": "_process_video_input(video_input)",
-            "initial_positions": "get_mrope_input_positions(input_tokens, mm_features)",
-            "tower_graphs": "get_encoder_cudagraph_config()",
-            "merge_item_rows": "embed_input_ids(input_ids, multimodal_embeddings, is_multimodal)",
-            "run_decoder": "forward(positions)",
-        },
+        overrides={**MODEL, **ORIGINAL_POSITIONS, "encode_videos": "_process_video_input(video_input)"},
         uses={"item_grids": "iter_mm_grid_thw(mm_features)"},
     ),
+    "gemma-3": Family(
+        module=f"{MODELS}.gemma3_mm",
+        model="Gemma3ForConditionalGeneration",
+        info="Gemma3ProcessingInfo",
+        processor="Gemma3MultiModalProcessor",
+        parts={
+            "projector": ("multi_modal_projector", {"weight": "mm_input_projection_weight"}),
+            "norm": (
+                "multi_modal_projector.mm_soft_emb_norm",
+                {"weight": "weight", "eps": "variance_epsilon"},
+            ),
+        },
+        functions={
+            **CROPS,
+            "splitting_images": "Gemma3ImagePixelInputs.num_patches",
+            "counting_tokens": (
+                "Gemma3ProcessingInfo.get_num_image_tokens(image_width, image_height, processor, mm_kwargs)"
+            ),
+            "largest_size": "Gemma3ProcessingInfo.get_image_size_with_most_features()",
+        },
+        overrides={**MODEL, "tower_graphs": "get_encoder_cudagraph_config()"},
+        info_uses={"vllm_max_tokens_per_item": INFO_USES["vllm_max_tokens_per_item"]},
+    ),
+    "internvl": Family(
+        module=f"{MODELS}.interns1",
+        model="InternS1ForConditionalGeneration",
+        info="InternS1ProcessingInfo",
+        processor="InternS1MultiModalProcessor",
+        parts={
+            "projector": ("multi_modal_projector", {}),
+            "norm": ("multi_modal_projector.layer_norm", {"weight": "weight", "shift": "bias", "eps": "eps"}),
+            "first_layer": ("multi_modal_projector.linear_1", {}),
+            "activation": ("multi_modal_projector.act", {}),
+            "second_layer": ("multi_modal_projector.linear_2", {}),
+        },
+        functions={
+            **CROPS,
+            "splitting_images": "InternS1ImagePixelInputs.num_patches",
+            "splitting_videos": "InternS1VideoPixelInputs.num_patches",
+        },
+        overrides={**MODEL, "encode_images": "_process_vision_input(image_input)"},
+        info_uses={**INFO_USES, "vllm_max_frames": "get_num_frames_with_most_features(seq_len, mm_counts)"},
+    ),
+    "qwen3-vl": _qwen3("qwen3_vl", "Qwen3VL"),
+    "qwen3-vl-moe": _qwen3("qwen3_vl_moe", "Qwen3VLMoe"),
+    "qwen3.5": _qwen3("qwen3_5", "Qwen3_5"),
+    "qwen3.5-moe": _qwen3("qwen3_5", "Qwen3_5Moe"),
 }
 
 
@@ -459,6 +543,67 @@ def with_arguments(request: Any, arguments: Mapping[str, Any]) -> Any:
     return dataclasses.replace(request, **{RECORDS["request"][1]["arguments"]: arguments})
 
 
+def n_placeholders(replacement: Any) -> int:
+    """Return the number of placeholders in the replacement of an item: of its tokens that get its rows."""
+    return len(replacement) if isinstance(replacement, list) else int(_mask(replacement).sum())
+
+
+def keep_placeholders(replacement: Any, sizes: Sequence[int], kept: Sequence[int]) -> Any:
+    """Return the replacement of an item with fewer placeholders: `kept` of `sizes`, part by part."""
+    tokens, mask = replacement, [True] * len(replacement) if isinstance(replacement, list) else None
+    if mask is None:
+        tokens, mask = replacement.full, _mask(replacement).tolist()
+    in_order = iter([n < k for size, k in zip(sizes, kept, strict=True) for n in range(size)])
+    left = [token for token, is_row in zip(tokens, mask, strict=True) if not is_row or next(in_order)]
+    return left if tokens is replacement else dataclasses.replace(replacement, full=left)
+
+
+def rows_everywhere(replacement: Any) -> Any:
+    """Return the replacement of an item in which all tokens get rows from the model."""
+    return dataclasses.replace(replacement, is_embed=None)
+
+
+def video_tokens(model: Any, rows_per_frame: Sequence[int], timestamps: Any) -> list[int]:
+    """Return the tokens of a video of a Qwen3 model: for each frame its time stamp and its rows."""
+    config = model.config
+    repl = stock_class(model.family, "processor").get_video_repl(
+        tokens_per_frame=list(rows_per_frame),
+        timestamps=timestamps,
+        tokenizer=model._tokenizer,
+        vision_start_token_id=config.vision_start_token_id,
+        vision_end_token_id=config.vision_end_token_id,
+        video_token_id=config.video_token_id,
+        select_token_id=True,
+    )
+    return list(repl.full)
+
+
+def text_rows(model: Any, token_ids: Tensor) -> Tensor:
+    """Return the embeddings of tokens, (N, D)."""
+    return cast(Tensor, model.language_model.embed_input_ids(token_ids))
+
+
+def _mask(replacement: Any) -> Tensor:
+    """Return which tokens of a replacement get rows, (N,)."""
+    full = replacement.full
+    return torch.ones(len(full)).bool() if replacement.is_embed is None else replacement.is_embed(full)
+
+
+def modality_of(inputs: Any) -> str:
+    """Return the modality of the inputs of a model."""
+    return "video" if inputs["type"] in ("pixel_values_videos", "video_embeds") else "image"
+
+
+def gemma3_most_tokens(info: Any) -> int:
+    """Return the number of tokens of the image with the most crops, from Gemma 3's processing info."""
+    height, width = height_and_width(info.get_image_size_with_most_features())
+    processor = info.get_hf_processor()
+    count = info.get_num_image_tokens(
+        image_width=width, image_height=height, processor=processor, mm_kwargs={}
+    )
+    return int(count)
+
+
 def size_of(items: Any, index: int) -> tuple[int, int]:
     """Return the height and width of an image of a request."""
     return height_and_width(items["image"].get_image_size(index))
@@ -470,8 +615,8 @@ def height_and_width(size: Any) -> tuple[int, int]:
 
 
 def is_embeddings(inputs: Any) -> bool:
-    """Return whether the inputs of a model are precomputed embeddings instead of images."""
-    return bool(inputs["type"] == "image_embeds")
+    """Return whether the inputs of a model are precomputed embeddings instead of pixels."""
+    return bool(inputs["type"] in ("image_embeds", "video_embeds"))
 
 
 def inputs_like(inputs: Any, **fields: Any) -> dict[str, Any]:

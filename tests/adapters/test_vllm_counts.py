@@ -164,6 +164,9 @@ class Info:
     def own_budget(self, arguments):
         return None
 
+    def check_modalities(self, items):
+        pass
+
 
 def processed(**modalities):
     """A processed request with lists of (key, size or None if vLLM has cached it, kept) per modality."""

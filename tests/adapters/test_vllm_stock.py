@@ -15,6 +15,20 @@ OTHERS = sorted(set(FOLDER.glob("*.py")) - {FOLDER / "stock.py"})
 
 # listed names that other files may use, and what they mean there
 ORDINARY = {
+    "timestamps": "an output of transformers' processors",
+    "tokenizer": "of transformers",
+    "video_token_id": "of transformers' configurations",
+    "act": "an activation, in the field's words",
+    "eps": "of a norm, in the field's words",
+    "layers": "of a model or a schedule",
+    "norm": "a layer, in the field's words",
+    "num_patches": "an output of transformers' processors",
+    "replacement": "the tokens that stand for an item in a prompt",
+    "Gemma3ForConditionalGeneration": "an architecture, as a checkpoint names it",
+    "Qwen3VLForConditionalGeneration": "an architecture, as a checkpoint names it",
+    "Qwen3VLMoeForConditionalGeneration": "an architecture, as a checkpoint names it",
+    "Qwen3_5ForConditionalGeneration": "an architecture, as a checkpoint names it",
+    "Qwen3_5MoeForConditionalGeneration": "an architecture, as a checkpoint names it",
     "bias": "a layer's, in the field's words",
     "data": "the value of --mm-encoder-tp-mode that some methods refuse",
     "blocks": "of a vision tower, in the field's words",
@@ -43,6 +57,11 @@ ORDINARY = {
 }
 # what functions of stock.py use besides listed names: values, not places to look them up
 BESIDE = {
+    "ForConditionalGeneration": "the ending of a listed name",
+    "ProcessingInfo": "the ending of a listed name",
+    "pixel_values_videos": "the value that tells videos from images",
+    "video": "the modality",
+    "video_embeds": "the value that tells rows from pictures",
     "_embeds": "the ending of the names of precomputed rows",
     "FLASHINFER": "a value that names an implementation of attention",
     "config": "a model of transformers' configuration",
@@ -115,6 +134,9 @@ def test_the_functions_use_no_name_that_is_not_listed():
     for table in (stock.COMMON, stock.OPTIONS, stock.ATTENTION, stock.RECORDS):
         own |= set(table)
     own |= {name for _, attributes in stock.RECORDS.values() for name in attributes}
+    for family in stock.FAMILIES.values():
+        for table in (family.parts, family.functions, family.overrides, family.uses, family.info_uses):
+            own |= set(table)
     python = {
         "SimpleNamespace",
         "__init__",
@@ -127,7 +149,7 @@ def test_the_functions_use_no_name_that_is_not_listed():
         "name",
     }
     python |= {"items", "replace", "signature", "startswith", "tensor", "union", "with_kwargs"}
-    python |= {"register_forward_pre_hook"}
+    python |= {"bool", "ones", "register_forward_pre_hook", "strict", "sum", "tolist"}
     assert said - listed() - own - python == set(BESIDE)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny models with random weights, saved as checkpoints that both vLLM and transformers load."""
 
+import family_checkpoints
 import numpy as np
 import tiny_models as tm
 import tiny_processors as tp
@@ -18,6 +19,8 @@ IMAGE_TEXT = {
     "llava_next": "<image>",
     "qwen": "<|vision_start|> <|image_pad|> <|vision_end|>",
 }
+IMAGE_TEXT |= {"gemma3": "<start_of_image>", "internvl": "<IMG_CONTEXT>"}
+IMAGE_TEXT |= dict.fromkeys(("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), IMAGE_TEXT["qwen"])
 
 
 def save(name, folder):
@@ -27,13 +30,17 @@ def save(name, folder):
     elif name == "llava_siglip":
         model, processor = _siglip(tm.llava(image_size=SIDE, **WIDE).config), tp.llava(SIDE)
         processor.vision_feature_select_strategy, processor.num_additional_image_tokens = "full", 0
+    elif name.startswith("qwen3"):
+        model, processor = family_checkpoints.model(name), family_checkpoints.qwen3_processor(256 * 256)
+    elif name in ("gemma3", "internvl"):
+        model, processor = family_checkpoints.model(name), getattr(family_checkpoints, f"{name}_processor")()
     else:
         model = getattr(tm, name)(image_size=SIDE, **WIDE)
         processor = getattr(tp, name)(SIDE)
     _scale(model).save_pretrained(folder)
     processor.save_pretrained(folder)
-    if name != "qwen":
-        _name_tower_as_on_the_hub(folder)
+    file = folder / "model.safetensors"
+    save_file(_as_on_the_hub(name, load_file(file)), file, metadata={"format": "pt"})
 
 
 def _siglip(config):
@@ -61,13 +68,12 @@ def _scale(model):
     return model
 
 
-def _name_tower_as_on_the_hub(folder):
+def _as_on_the_hub(name, weights):
     """vLLM wants the names that checkpoints on the hub have; transformers saves newer ones and reads both."""
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    new, old = "vision_tower.", "vision_tower.vision_model."
-    named = {name if old in name else name.replace(new, old): weight for name, weight in weights.items()}
-    save_file(named, file, metadata={"format": "pt"})
+    if name.startswith(("llava", "gemma3")):
+        new, old = "vision_tower.", "vision_tower.vision_model."
+        return {name if old in name else name.replace(new, old): weight for name, weight in weights.items()}
+    return family_checkpoints.as_on_the_hub(name, weights)
 
 
 def picture(seed, width=SIDE, height=SIDE):

@@ -43,7 +43,7 @@ def engine(folder, pruning=None, **options):
 
     overrides = {} if pruning is None else {"hf_overrides": {"tokenprune": pruning}}
     limits = OPTIONS["limit_mm_per_prompt"]
-    if "qwen" not in str(folder):
+    if not any(name in str(folder) for name in ("qwen", "internvl")):
         limits = {"image": limits["image"]}
     llm = LLM(str(folder), **{**OPTIONS, "limit_mm_per_prompt": limits, **overrides, **options})
     second = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
@@ -92,10 +92,17 @@ class Reference:
         given = {"images": asked["multi_modal_data"].get("image") or None}
         videos = asked["multi_modal_data"].get("video")
         if videos:
-            about = [{k: v for k, v in one.items() if k != "do_sample_frames"} for _, one in videos]
-            given |= {"videos": [frames for frames, _ in videos], "do_sample_frames": False}
-            given["video_metadata"] = [VideoMetadata(**one) for one in about]
+            given |= {
+                "videos": [v[0] if isinstance(v, tuple) else v for v in videos],
+                "do_sample_frames": False,
+            }
+            about = [v[1] for v in videos if isinstance(v, tuple)]
+            about = [{k: v for k, v in one.items() if k != "do_sample_frames"} for one in about]
+            if about:
+                given["video_metadata"] = [VideoMetadata(**one) for one in about]
         inputs = self.processor(text=asked["prompt"], return_tensors="pt", **given)
+        if self.model.config.model_type == "gemma3":  # vLLM's kernels for CPUs are causal among image tokens
+            del inputs["token_type_ids"]
         handle = None if pruning is None else tokenprune.apply(self.model, **pruning)
         try:
             output = self.model.generate(

@@ -11,10 +11,13 @@ from safetensors.torch import load_file, save_file
 TALL = (64, 176)  # 8 x 22 tokens in Qwen2.5-VL
 METHOD = {"llava": "divprune", "llava_next": "visionzip", "qwen": "zoo-exact"}
 MODELS = tuple(METHOD)
+METHOD |= {"qwen3_vl": "zoo-exact", "qwen3_vl_moe": "divprune", "gemma3": "divprune", "internvl": "zoo-exact"}
+AT_NIGHT = [pytest.param(name, marks=pytest.mark.nightly) for name in METHOD if name not in MODELS]
+KEEP = {"llava": 48, "llava_next": 250, "gemma3": 12, "internvl": 12}
 
 
 def pruning(name, keep=None, **more):
-    keep = keep or {"llava": 48, "llava_next": 250, "qwen": 40}[name]
+    keep = keep or KEEP.get(name, 40)
     return {"method": METHOD[name], "keep": keep, **more}
 
 
@@ -22,7 +25,7 @@ def shape(name):
     return (96, 96) if name == "llava" else TALL
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, pytest.param("qwen3_vl", marks=pytest.mark.nightly)])
 def test_a_cache_hit_that_ends_inside_a_picture_changes_nothing(name, checkpoint):
     one = picture(1, *shape(name))
     first, second = (prompt(name, f"w5 IMAGE {text}", one) for text in ("w3 w14 w15", "w30 w31 w7 w9"))
@@ -31,15 +34,15 @@ def test_a_cache_hit_that_ends_inside_a_picture_changes_nothing(name, checkpoint
     with engine(checkpoint(name), pruning(name)) as llm:
         cold = ask(llm, [first])[0]
         hits = [ask(llm, [asked])[0] for asked in (second, two)]
-    begin = 3 if name == "qwen" else 2  # where the picture's rows do
-    n_rows = cold.n_prompt - begin - 3 - (name == "qwen")
+    begin = 3 if name.startswith("qwen") else 2  # where the picture's rows do
+    n_rows = cold.n_prompt - begin - 3 - name.startswith("qwen")
     assert cold.n_cached == 0
     for hit, asked in zip(hits, (second, two), strict=True):
         assert hit.n_cached > begin and hit.n_cached % 32 == 0 and hit.n_cached < begin + n_rows
         assert_same(hit, reference.answer(asked, pruning(name)))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *AT_NIGHT])
 def test_a_prefill_in_pieces_changes_nothing(name, checkpoint):
     asked = [
         prompt(name, "w5 IMAGE w3 w14 w15", picture(1, *shape(name))),
@@ -53,7 +56,7 @@ def test_a_prefill_in_pieces_changes_nothing(name, checkpoint):
             assert_same(answer, reference.answer(one, pruning(name)))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *AT_NIGHT])
 def test_requests_with_budgets_of_their_own(name, checkpoint):
     def own(**budget):
         asked = prompt(name, "w5 IMAGE w3 w14 w15", picture(1, *shape(name)))
@@ -61,13 +64,13 @@ def test_requests_with_budgets_of_their_own(name, checkpoint):
 
     reference = Reference(checkpoint(name))
     keep = pruning(name)["keep"]
-    with engine(checkpoint(name), pruning(name, max_keep=keep + 30)) as llm:
-        budgets = [{}, {"keep": 10}, {"keep_ratio": 0.1}, {"keep": keep + 30}, {}]
+    with engine(checkpoint(name), pruning(name, max_keep=keep + 20)) as llm:
+        budgets = [{}, {"keep": 10}, {"keep_ratio": 0.1}, {"keep": keep + 20}, {}]
         for answer, budget in zip(ask(llm, [own(**one) for one in budgets]), budgets, strict=True):
             expected = reference.answer(own(), {"method": METHOD[name], **(budget or {"keep": keep})})
             assert_same(answer, expected)
         with pytest.raises(ValueError, match="rows, but this engine allows"):
-            ask(llm, [own(keep=keep + 31)])
+            ask(llm, [own(keep=keep + 21)])
         with pytest.raises(ValueError, match="keep must be at least 1"):
             ask(llm, [own(keep=0)])
         assert_same(ask(llm, [own()])[0], reference.answer(own(), pruning(name)))  # the engine lives on
@@ -96,7 +99,7 @@ def test_several_answers_to_one_prompt(checkpoint):
     assert len(output.prompt_token_ids) == alone.n_prompt == 40 + 7
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *AT_NIGHT])
 def test_a_budget_of_all_tokens_is_the_unpruned_model(name, checkpoint):
     asked = [prompt(name, "w5 IMAGE w3 w14 w15", picture(1, *shape(name)))]
     reference = Reference(checkpoint(name)).answer(asked[0])
@@ -118,7 +121,7 @@ def test_without_a_configuration_processing_is_vllms_own(checkpoint):
     assert hooked == [] and model.pruning is None
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen"])
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen", *AT_NIGHT])
 def test_the_tower_gets_no_more_at_once_than_without_pruning(name, checkpoint):
     """Many pictures come in one step; the tower takes them in parts, and the answers are the same."""
     shapes = [(96, 96)] * 4 if name == "llava" else [(96, 96), (160, 64), (64, 176), (120, 88)]
@@ -128,17 +131,22 @@ def test_the_tower_gets_no_more_at_once_than_without_pruning(name, checkpoint):
     pruning = {"method": "zoo-exact", "keep": 20}
     with engine(checkpoint(name), pruning, max_num_batched_tokens=2048) as llm:
         (together,) = ask(llm, [asked])
-    with engine(checkpoint(name), pruning, max_num_batched_tokens=400) as llm:
+    limit = {"gemma3": 80, "internvl": 200}.get(name, 400)  # of the tokens of the four pictures
+    with engine(checkpoint(name), pruning, max_num_batched_tokens=limit) as llm:
         model = llm.llm_engine.model_executor.driver_worker.worker.get_model()
         sizes = []
-        model.multi_modal_projector.register_forward_hook(
-            lambda module, args, out: sizes.append(out.shape[:-1].numel())
-        ) if name != "qwen" else model.visual.merger.ln_q.register_forward_pre_hook(
-            lambda module, args: sizes.append(args[0].shape[:-1].numel() // 4)
-        )
+        if name.startswith("qwen"):
+            merger = model.visual.merger
+            (merger.ln_q if name == "qwen" else merger.norm).register_forward_pre_hook(
+                lambda module, args: sizes.append(args[0].shape[:-1].numel() // 4)
+            )
+        else:
+            model.multi_modal_projector.register_forward_hook(
+                lambda module, args, out: sizes.append(out.shape[:-1].numel())
+            )
         (divided,) = ask(llm, [asked])
     assert len(sizes) > 1
-    assert max(sizes) <= (432 if name == "llava_next" else 400)  # or one picture: three tower images of 144
+    assert max(sizes) <= (432 if name == "llava_next" else limit)  # or one picture: three tower images of 144
     assert_same(divided, together)
 
 

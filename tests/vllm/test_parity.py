@@ -19,11 +19,23 @@ WITHOUT = tuple(
     {"vispruner": "vispruner-received", "visionzip": "visionzip-received"}.get(m, m) for m in WITH_CLASS_TOKEN
 )
 KEEP = {"llava": 48, "llava_siglip": 48, "llava_next": 250, "qwen": 40}
+KEEP |= {"qwen3_vl": 40, "qwen3_vl_moe": 40, "gemma3": 12, "internvl": 12}
+MORE = {  # the first in CI, the others at night
+    "qwen3_vl": ("zoo-exact", "zoo-prune", "divprune", "vispruner-received", "random", "stride"),
+    "gemma3": ("zoo-exact", "zoo-prune", "divprune", "random", "pool"),
+    "internvl": ("zoo-exact", "zoo-prune", "divprune", "random", "pool"),
+}
 METHODS = [
     *(("llava", method) for method in WITH_CLASS_TOKEN),
     ("llava_siglip", "zoo-exact"),
     *(("llava_next", method) for method in WITH_CLASS_TOKEN),
     *(("qwen", method) for method in WITHOUT),
+    *((name, methods[0]) for name, methods in MORE.items()),
+    *(
+        pytest.param(name, method, marks=pytest.mark.nightly)
+        for name, methods in {**MORE, "qwen3_vl_moe": ("", "zoo-exact", "divprune")}.items()
+        for method in methods[1:]
+    ),
 ]
 
 
@@ -60,6 +72,7 @@ def test_a_pruned_engine_answers_as_transformers_does(name, method, checkpoint, 
     for one, repeated, asked in zip(found, again, prompts(name), strict=True):
         assert_same(one, reference(name).answer(asked, pruning))
         assert (repeated.tokens, repeated.n_prompt) == (one.tokens, one.n_prompt)
+    assert any(repeated.n_cached for repeated in again)
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen"])

@@ -35,6 +35,8 @@ from tokenprune_vllm.errors import EngineRefusedError
             {"method": "divprune", "stage": "vision", "layer": 1, "keep": 9},
             "cuts at: projector",
         ),
+        ("qwen3_vl", {"method": "pool", "keep": 9}, "makes new rows, and this model adds rows of earlier"),
+        ("gemma3", {"method": "vispruner-received", "keep": 9}, "needs the signal"),
     ],
 )
 def test_a_configuration_that_cannot_work(name, pruning, words, checkpoint):

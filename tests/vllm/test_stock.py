@@ -15,16 +15,24 @@ from tokenprune_vllm.lookup import parts_of
 
 PRUNING = {"method": "zoo-exact", "keep": 9}
 CHECKPOINT = {"llava": "llava", "llava-next": "llava_next", "qwen2.5-vl": "qwen"}
+CHECKPOINT |= {"qwen3-vl": "qwen3_vl", "gemma-3": "gemma3", "internvl": "internvl"}
+FIRST = ("llava", "llava-next", "qwen2.5-vl")
 
 
 def pruned_model(family):
     """Return our class that replaces vLLM's, and the classes it is derived from."""
-    from tokenprune_vllm import llava, llava_next, qwen2_5_vl
+    from tokenprune_vllm import gemma3, internvl, llava, llava_next, qwen2_5_vl, qwen3_vl
 
     return {
         "llava": (llava.PrunedLlava, llava.LlavaModel, llava.LlavaInfo),
         "llava-next": (llava_next.PrunedLlavaNext, llava_next.LlavaNextModel, llava_next.LlavaNextInfo),
         "qwen2.5-vl": (qwen2_5_vl.PrunedQwen25VL, qwen2_5_vl.Qwen25VLModel, qwen2_5_vl.Qwen25VLInfo),
+        "qwen3-vl": (qwen3_vl.PrunedQwen3VL, qwen3_vl.Qwen3VLModel, qwen3_vl.Qwen3VLInfo),
+        "qwen3-vl-moe": (qwen3_vl.PrunedQwen3VLMoe, qwen3_vl.Qwen3VLMoeModel, qwen3_vl.Qwen3VLMoeInfo),
+        "qwen3.5": (qwen3_vl.PrunedQwen35, qwen3_vl.Qwen35Model, qwen3_vl.Qwen35Info),
+        "qwen3.5-moe": (qwen3_vl.PrunedQwen35Moe, qwen3_vl.Qwen35MoeModel, qwen3_vl.Qwen35MoeInfo),
+        "gemma-3": (gemma3.PrunedGemma3, gemma3.Gemma3Model, gemma3.Gemma3Info),
+        "internvl": (internvl.PrunedInternVL, internvl.InternVLModel, internvl.InternVLInfo),
     }[family]
 
 
@@ -156,7 +164,9 @@ def test_a_missing_option_is_refused(name):
             model._processor_factory.info(made)
 
 
-@pytest.mark.parametrize("family", stock.FAMILIES)
+@pytest.mark.parametrize(
+    "family", [f if f in FIRST else pytest.param(f, marks=pytest.mark.nightly) for f in CHECKPOINT]
+)
 def test_a_missing_part_of_a_model_is_refused(family, checkpoint, monkeypatch):
     """Every step of every path, taken away from a running engine's model, which is then watched anew."""
     parts = stock.FAMILIES[family].parts

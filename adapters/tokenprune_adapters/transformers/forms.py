@@ -24,7 +24,7 @@ class RowWise:
     """The row-wise part of a projector.
 
     `module` is the module whose inputs are the rows, `project` maps rows to the language model's width, and
-    `form` returns the weights. If `centred`, rows must have zero mean, see `layer_norm_form`.
+    `form` returns the weights. If `centred`, rows must have zero mean, see `LinearForm.after_layer_norm`.
     """
 
     module: nn.Module
@@ -34,21 +34,9 @@ class RowWise:
 
 
 def layer_norm_form(norm: Any, first: nn.Module, act: Any, second: nn.Module) -> LinearForm | None:
-    """Closed form of layer norm -> linear -> activation -> linear, for centred rows.
-
-    A layer norm is an RMS norm of the centred row. The form's first weights subtract the mean as well, so
-    that its Jacobian is that of the projector.
-    """
+    """Closed form of layer norm -> linear -> activation -> linear, for centred rows."""
     plain = two_layer_form(first, act, second)
-    if plain is None:
-        return None
-    width = norm.normalized_shape[0]
-    weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
-    W1 = plain.W1.view(len(plain.W1), -1, width)
-    b1 = (W1 * bias).sum((1, 2)) + (0 if plain.b1 is None else plain.b1)
-    W1 = W1 * weight
-    W1 = (W1 - W1.mean(-1, keepdim=True)).flatten(1)
-    return LinearForm(W1, b1, plain.act, plain.W2, plain.b2, torch.ones_like(weight), float(norm.eps))
+    return None if plain is None else plain.after_layer_norm(norm.weight, norm.bias, float(norm.eps))
 
 
 def centred(rows: Tensor) -> Tensor:
