@@ -66,7 +66,6 @@ BESIDE = {
     "FLASHINFER": "a value that names an implementation of attention",
     "config": "a model of transformers' configuration",
     "connectors": "the option in which several connectors are listed",
-    "fields": "one of our three kinds of items",
     "image": "the modality",
     "image_embeds": "the value that tells rows from pictures",
     "image_grid_pinpoints": "of transformers' configurations",
@@ -76,7 +75,6 @@ BESIDE = {
     "registry": "the module of the lists, which are listed",
     "spatial_unpad": "the value of a strategy; with another, vLLM raises an error",
     "vision_config": "of transformers' configurations",
-    "tower_attention": "our name of a part",
     "vllm_config": "documented: a model is made with it",
     "wrapped": "of our views",
 }
