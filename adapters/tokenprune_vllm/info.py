@@ -61,11 +61,11 @@ class PruningInfo:
         check_cut(cut, f"{self.family} inside vLLM", provides, self.positions)
         if self.settings.cuts_tower:
             self.check_tower_cut(in_tower)
-        if (method.needs or self.settings.cuts_tower) and self.options.tower_parallelism == "data":
+        if method.needs and self.options.tower_parallelism == "data":
             raise EngineRefusedError(
-                f"tokenprune: method {method.name!r} looks into the vision tower, whose images "
+                f"tokenprune: method {method.name!r} uses signals of the vision tower, whose images "
                 "--mm-encoder-tp-mode data divides among ranks; omit that option, or use a method that needs "
-                "no signals and cuts after the tower"
+                "no signals"
             )
 
     @classmethod
@@ -93,6 +93,11 @@ class PruningInfo:
     def check_tower_cut(self, provided: frozenset[str]) -> None:
         """Refuse a cut inside the tower that it cannot make."""
         method, n_blocks = self.settings.method, self.settings.n_blocks
+        if self.options.tower_parallelism == "data":
+            raise EngineRefusedError(
+                "tokenprune: a cut inside the vision tower needs all images of a batch, and "
+                "--mm-encoder-tp-mode data divides them among ranks; omit that option"
+            )
         if method.schedule is None:
             raise IncompatibleError(
                 f"method {method.name!r} does not say before which block of the vision tower to cut; give "

@@ -59,6 +59,8 @@ class Qwen25VLModel(QwenModel):
     def watch(self, needs: frozenset[str]) -> None:
         """Register hooks on the merger's norm and on the last block with full attention."""
         self._window_order = stock.part(self, "window_order").wrapped
+        for name in ("tower_blocks", "merging", "tower_attention"):  # those of a cut inside the tower
+            stock.part(self, name)
         super().watch(needs)
 
     def cut_tower(self, settings: Settings) -> TowerCuts:

@@ -20,22 +20,26 @@ WITHOUT = tuple(
 )
 KEEP = {"llava": 48, "llava_siglip": 48, "llava_next": 250, "qwen": 40}
 KEEP |= {"qwen3_vl": 40, "qwen3_vl_moe": 40, "gemma3": 12, "internvl": 12}
-MORE = {  # the first in CI, the others at night
+MORE = {
     "qwen3_vl": ("zoo-exact", "zoo-prune", "divprune", "vispruner-received", "random", "stride"),
     "gemma3": ("zoo-exact", "zoo-prune", "divprune", "random", "pool"),
     "internvl": ("zoo-exact", "zoo-prune", "divprune", "random", "pool"),
 }
+OF_CLIP = ("zoo-exact", "divprune", "vispruner", "visionzip")
+IN_CI = {"llava": (*OF_CLIP, "zoo-prune"), "llava_next": OF_CLIP, "llava_siglip": ("zoo-exact",)}
+IN_CI |= {"qwen": ("zoo-exact", "vispruner-received", "visionzip-received")}
+IN_CI |= {name: methods[:1] for name, methods in MORE.items()}
+ALL = {
+    "llava": WITH_CLASS_TOKEN,
+    "llava_siglip": ("zoo-exact",),
+    "llava_next": WITH_CLASS_TOKEN,
+    "qwen": WITHOUT,
+}
+ALL |= {**MORE, "qwen3_vl_moe": ("zoo-exact", "divprune")}
 METHODS = [
-    *(("llava", method) for method in WITH_CLASS_TOKEN),
-    ("llava_siglip", "zoo-exact"),
-    *(("llava_next", method) for method in WITH_CLASS_TOKEN),
-    *(("qwen", method) for method in WITHOUT),
-    *((name, methods[0]) for name, methods in MORE.items()),
-    *(
-        pytest.param(name, method, marks=pytest.mark.nightly)
-        for name, methods in {**MORE, "qwen3_vl_moe": ("", "zoo-exact", "divprune")}.items()
-        for method in methods[1:]
-    ),
+    pytest.param(name, method, marks=() if method in IN_CI.get(name, ()) else pytest.mark.nightly)
+    for name, methods in ALL.items()
+    for method in methods
 ]
 
 
@@ -75,7 +79,7 @@ def test_a_pruned_engine_answers_as_transformers_does(name, method, checkpoint, 
     assert any(repeated.n_cached for repeated in again)
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen"])
+@pytest.mark.parametrize("name", ["llava", pytest.param("qwen", marks=pytest.mark.nightly)])
 def test_a_compiled_language_model_answers_alike(name, checkpoint, reference, monkeypatch):
     monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "1")  # compiled here and now; nothing is left behind
     pruning = {"method": "zoo-exact", "keep": KEEP[name]}

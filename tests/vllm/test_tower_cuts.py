@@ -12,7 +12,7 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", ["llava", pytest.param("llava_siglip", marks=pytest.mark.nightly), "qwen"])
 def test_a_cut_inside_the_tower_answers_as_in_transformers(name, checkpoint):
     pruning = {**CUTS[name], "keep": KEEP[name]}
     with engine(checkpoint(name), pruning) as llm:
