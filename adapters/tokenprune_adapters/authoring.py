@@ -35,14 +35,14 @@ the functions of `pictures` make random inputs. Override the base class's checks
 `PromiseRecord` objects.
 """
 
+from tokenprune.gather import take
 from tokenprune.projector import in_float32, two_layer_form
 from tokenprune.tiles import tiled_layout
+from tokenprune.towers.image import TowerImage
 from tokenprune.trial import PromiseRecord, Specimen, Trial
 
 from .families import FAMILIES, Family, FamilyAdapter
-from .gather import take
 from .tiny import filled
-from .towers.image import TowerImage
 from .transformers import clip_signals, pictures
 from .transformers.calls import LanguageCall
 from .transformers.encoded import Encoded, ImageSignal

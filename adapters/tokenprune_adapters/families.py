@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tokenprune import IncompatibleError, Layout, Projector
 from tokenprune.projector import in_float32
+from tokenprune.towers.image import TowerImage
 
-from .towers.image import TowerImage
 from .transformers import forms, pictures, stock
 from .transformers.encoded import Encoded, ImageSignal
 from .transformers.facts import UNTESTED_TOWER

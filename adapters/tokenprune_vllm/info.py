@@ -8,10 +8,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from tokenprune_adapters.towers.checks import check_blocks, check_reducer
-
 from tokenprune import Budget, Cut, IncompatibleError, InputError, Layout
 from tokenprune.cut import check_cut, position_rule
+from tokenprune.towers.checks import check_blocks, check_reducer
 
 from . import stock
 from .errors import EngineRefusedError, ItemSizeError, refusing

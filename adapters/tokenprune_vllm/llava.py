@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from tokenprune_adapters.towers.image import TowerImage
 from torch import Tensor
 from transformers.activations import ACT2FN
 
 from tokenprune import Layout
+from tokenprune.towers.image import TowerImage
 
 from . import stock
 from .clip_tower import WITH_CLASS_TOKEN, ClipTower

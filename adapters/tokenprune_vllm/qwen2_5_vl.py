@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from tokenprune_adapters.towers.image import TowerImage
 from torch import Tensor
 
 from tokenprune import IncompatibleError, Layout
+from tokenprune.towers.image import TowerImage
 
 from . import stock
 from .errors import EngineRefusedError

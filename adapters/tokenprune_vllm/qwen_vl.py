@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from tokenprune_adapters.towers.image import TowerImage
 from torch import Tensor
 
 from tokenprune import Layout, Projector, Selection
 from tokenprune.functional import mean_attention
 from tokenprune.selection import fill_new_rows
+from tokenprune.towers.image import TowerImage
 
 from . import stock
 from .errors import EngineRefusedError

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tokenprune_adapters.gather import take
-from tokenprune_adapters.towers.survivors import Survivors
 from torch import Tensor
+
+from tokenprune.gather import take
+from tokenprune.towers.survivors import Survivors
 
 from .tower_run import EngineRun
 

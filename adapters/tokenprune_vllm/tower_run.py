@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tokenprune_adapters.towers.checks import SIZES
-from tokenprune_adapters.towers.group import TokenGroup
-from tokenprune_adapters.towers.image import TowerImage
-from tokenprune_adapters.towers.run import TowerRun
 from torch import Tensor
 
 from tokenprune import Budget, Cut, Selection, VisualTokens
+from tokenprune.towers.checks import SIZES
+from tokenprune.towers.group import TokenGroup
+from tokenprune.towers.image import TowerImage
+from tokenprune.towers.run import TowerRun
 
 from .ranks import broadcast_selection
 

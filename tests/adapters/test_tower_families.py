@@ -503,9 +503,10 @@ def test_sizes_that_do_not_fit_the_pictures_are_refused():
 
 def test_rows_that_no_mask_divides_are_refused():
     """As Pixtral's under flash attention, which is told of images by arguments that are not shortened."""
-    from tokenprune_adapters.towers.survivors import Survivors
     from tokenprune_adapters.transformers.calls import BlockCall
     from tokenprune_adapters.transformers.tower.gather import ShortArguments
+
+    from tokenprune.towers.survivors import Survivors
 
     keep = torch.tensor([[True, False, True, True]])
     short = ShortArguments(Survivors(keep, (0, 4), 1, packed=True))

@@ -10,8 +10,9 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ..gather import take
-from ..towers.survivors import Outcome
+from tokenprune.gather import take
+from tokenprune.towers.outcome import Outcome
+
 from . import stock
 from .calls import LanguageCall, ModelCall
 from .masks import SeenTokens, all_seen

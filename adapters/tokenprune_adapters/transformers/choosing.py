@@ -14,8 +14,8 @@ from tokenprune import Budget, Cut, Selection, UnsupportedCallError, VisualToken
 from tokenprune.batch import select_all
 from tokenprune.image_plan import LeftAlone, plan_image
 from tokenprune.precision import without_autocast
+from tokenprune.towers.outcome import Outcome
 
-from ..towers.survivors import Outcome
 from . import stock
 from .call import Call, RemainingRows
 from .calls import ModelCall

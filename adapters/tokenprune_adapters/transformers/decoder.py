@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..gather import take
+from tokenprune.gather import take
+
 from . import stock
 from .call import Call, RemainingRows, untraced
 from .calls import LayerCall

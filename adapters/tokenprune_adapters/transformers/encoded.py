@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..towers.survivors import Outcome, Survivors
+from tokenprune.towers.outcome import Outcome
+from tokenprune.towers.survivors import Survivors
 
 
 @dataclass

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tokenprune import Cut, PruningReport, UnsupportedCallError
+from tokenprune.gather import take
 
-from ..gather import take
 from . import receipts, stock
 from .blocks import masks_of_kept
 from .call import Call, RemainingRows, untraced

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tokenprune import IncompatibleError, Layout, ModelAdapter, Projector, UnsupportedModelError
 from tokenprune.projector import in_float32, weights_mark
+from tokenprune.towers.image import TowerImage
 
-from ..towers.image import TowerImage
 from . import pictures, receipts, stock
 from .calls import LanguageCall
 from .encoded import Encoded, ImageSignal

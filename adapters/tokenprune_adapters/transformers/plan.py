@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gather import take
+from tokenprune.gather import take
 
 
 @dataclass(frozen=True)

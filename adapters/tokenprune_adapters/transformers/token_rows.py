@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from tokenprune import UnsupportedCallError
+from tokenprune.gather import take
 
-from ..gather import take
 from . import stock
 from .calls import LanguageCall
 from .plan import RowPlan

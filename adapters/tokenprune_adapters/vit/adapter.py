@@ -18,9 +18,9 @@ from tokenprune import (
     UnsupportedModelError,
 )
 from tokenprune.at_hand import check_at_hand
+from tokenprune.towers.checks import check_blocks
 from tokenprune.trial import Trial
 
-from ..towers.checks import check_blocks
 from .signals import FROM_HEAD, given_by
 from .tower import Tower, refuse_compiled
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tokenprune import CallTrace, Cut, PruningReport, UnsupportedCallError
 from tokenprune.image_plan import ImagePlan, plan_image
+from tokenprune.towers.checks import FROM_ATTENTION
 
-from ..towers.checks import FROM_ATTENTION
 from .attention import QueryKeyTap
 from .hooks import Hooks
 from .intermediates import guard_intermediates

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from tokenprune import Cut, ImageReport, Layout, PruningReport, VisualTokens
 from tokenprune.stack import image_of, stack
+from tokenprune.towers.checks import PIXELS
+from tokenprune.towers.group import TokenGroup
+from tokenprune.towers.image import TowerImage
+from tokenprune.towers.run import TowerRun
 
-from ..towers.checks import PIXELS
-from ..towers.group import TokenGroup
-from ..towers.image import TowerImage
-from ..towers.run import TowerRun
 from .attention import QueryKeyTap
 from .signals import tower_signals
 from .tower import Tower

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..towers.checks import FROM_ATTENTION, FROM_CLASS_TOKEN, PIXELS, SIZES
+from tokenprune.towers.checks import FROM_ATTENTION, FROM_CLASS_TOKEN, PIXELS, SIZES
+
 from . import attention
 from .attention import QueryKeyTap
 from .tower import Tower

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import UnsupportedModelError
+from tokenprune.towers.outcome import Outcome
 
-from ...towers.survivors import Outcome
 from .. import stock
 from ..facts import VisionLanguageFacts
 from ..tap import AttentionFunctionTap

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tokenprune import Cut, IncompatibleError
 from tokenprune.cut import refuse_adaptive
+from tokenprune.towers.checks import FROM_ATTENTION, check_blocks, check_reducer
 
-from ...towers.checks import FROM_ATTENTION, check_blocks, check_reducer
 from ..tap import check_attention
 from .cuts import block_signature
 from .parts import TowerParts

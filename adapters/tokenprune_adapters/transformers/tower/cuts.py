@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from tokenprune import Cut, UnsupportedCallError
+from tokenprune.gather import take
+from tokenprune.towers.checks import FROM_ATTENTION
+from tokenprune.towers.outcome import Outcome
+from tokenprune.towers.survivors import Survivors
 
-from ...gather import take
-from ...towers.checks import FROM_ATTENTION
-from ...towers.survivors import Outcome, Survivors
 from .. import receipts, stock
 from ..call import untraced
 from ..calls import BlockCall

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import UnsupportedCallError
+from tokenprune.towers.image import TowerImage
 
-from ...towers.image import TowerImage
 from .. import stock
 from .parts import TowerParts
 from .squares import square_images, squares

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tokenprune import UnsupportedCallError
+from tokenprune.gather import take
+from tokenprune.towers.survivors import Survivors
 
-from ...gather import take
-from ...towers.survivors import Survivors
 from ..calls import BlockCall
 
 

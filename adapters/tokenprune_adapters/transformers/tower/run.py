@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tokenprune import Budget, Cut, UnsupportedCallError, VisualTokens
 from tokenprune.stack import stack
+from tokenprune.towers.checks import PIXELS
+from tokenprune.towers.group import TokenGroup
+from tokenprune.towers.image import TowerImage
+from tokenprune.towers.run import TowerRun
 
-from ...towers.checks import PIXELS
-from ...towers.group import TokenGroup
-from ...towers.image import TowerImage
-from ...towers.run import TowerRun
 from ..encoded import Encoding
 from .gather import ShortArguments
 from .parts import TowerParts

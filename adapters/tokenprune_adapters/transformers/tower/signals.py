@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tokenprune.functional import mean_attention
+from tokenprune.towers.checks import FROM_ATTENTION, FROM_CLASS_TOKEN, PIXELS, SIZES
 
-from ...towers.checks import FROM_ATTENTION, FROM_CLASS_TOKEN, PIXELS, SIZES
 from ..tap import attention_probabilities
 from .parts import TowerParts
 

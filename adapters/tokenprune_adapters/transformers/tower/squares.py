@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tokenprune import Layout, UnsupportedCallError
+from tokenprune.towers.image import TowerImage
 
-from ...towers.image import TowerImage
 from ..grids import square_of
 
 

@@ -11,24 +11,20 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tokenprune import (
-    BoundaryTrace,
-    Budget,
-    Cut,
-    RowTrace,
-    Selection,
-    UnsupportedCallError,
-    VisualTokens,
-)
-from tokenprune.batch import select_each
-from tokenprune.image_plan import ImagePlan, plan_image
-from tokenprune.precision import without_autocast
-from tokenprune.selection import in_order_of_slots, sizes_of_all
-
+from ..batch import select_each
+from ..budget import Budget
+from ..cut import Cut
 from ..gather import take
+from ..image_plan import ImagePlan, plan_image
+from ..precision import without_autocast
+from ..selection import Selection, in_order_of_slots, sizes_of_all
+from ..tokens import VisualTokens
+from .checks import check_equal_counts
 from .group import Left, TokenGroup, in_chunks
 from .image import TowerImage
-from .survivors import Outcome, Survivors
+from .outcome import Outcome
+from .survivors import Survivors
+from .tracing import boundary_before
 
 
 class TowerRun(ABC):
@@ -131,7 +127,7 @@ class TowerRun(ABC):
         if numbers:
             hidden = self._cut_images(i, numbers, outcome, hidden)
         if traces:
-            outcome.boundaries.append(_boundary(i, n_before, outcome.tokens, self._n_beside))
+            outcome.boundaries.append(boundary_before(i, n_before, outcome.tokens, self._n_beside))
         outcome.seconds += time.perf_counter() - start
         return hidden
 
@@ -160,7 +156,9 @@ class TowerRun(ABC):
             hidden = hidden.clone()
         for group, selections in chosen:
             self._drop(i, group, selections, hidden)
-        survivors = self._survivors(outcome)
+        if not self._packed:
+            check_equal_counts(self.cut.method, outcome.tokens)
+        survivors = Survivors.of(outcome.images, self._rows_left, self._shape, self._n_prefix, self._packed)
         outcome.states.append(survivors)
         outcome.blocks.append(i)
         return take(hidden, survivors.places_in(before))
@@ -200,33 +198,3 @@ class TowerRun(ABC):
             is_filled = self.outcome.tokens[number] is not kept
             all_rows = self.outcome.images[number].rows
             self._rows_left[number] = all_rows[self.outcome.tokens[number]] if is_filled else rows[index]
-
-    def _survivors(self, outcome: Outcome) -> Survivors:
-        """The rows of the tokens that are left."""
-        counts = sorted({len(tokens) for tokens in outcome.tokens})
-        if len(counts) > 1 and not self._packed:
-            raise UnsupportedCallError(
-                f"method {self.cut.method.name!r} keeps {', '.join(map(str, counts))} tokens of the pictures "
-                "of this call, which the vision tower runs as one batch, of equal lengths; pass one picture "
-                "in a call, or choose a method that keeps equally many of each"
-            )
-        images = outcome.images
-        keep = torch.ones(self._shape, dtype=torch.bool, device=outcome.tokens[0].device)
-        flat = keep.view(-1)
-        flat[torch.cat([image.rows.flatten() for image in images])] = False
-        flat[torch.cat([rows.flatten() for rows in self._rows_left])] = True
-        starts = [self._n_prefix, self._shape[1]]
-        if self._packed:
-            starts = [0]
-            for image in images:
-                starts.append(starts[-1] + image.rows.numel())
-        return Survivors(keep, tuple(starts), images[0].rows.shape[1], self._n_prefix, self._packed)
-
-
-def _boundary(block: int, n_before: list[int], tokens: list[Tensor], beside: int) -> BoundaryTrace:
-    """Trace the boundary before a block, with an entry for each image of the tower."""
-    rows = [
-        RowTrace(n_in + beside, len(kept) + beside, (int(kept[0]),), (int(kept[-1]),))
-        for n_in, kept in zip(n_before, tokens, strict=True)
-    ]
-    return BoundaryTrace("vision", block, tuple(rows), "original")

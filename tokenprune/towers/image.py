@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tokenprune import Layout
+from ..layout import Layout
 
 
 @dataclass(frozen=True)

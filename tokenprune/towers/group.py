@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tokenprune import Layout
-from tokenprune.stack import STACK_TOKENS
-
+from ..layout import Layout
+from ..stack import STACK_TOKENS
 from .image import TowerImage
 from .survivors import Survivors
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenprune import IncompatibleError, Method
+from torch import Tensor
+
+from ..errors import IncompatibleError, UnsupportedCallError
+from ..methods import Method
 
 FROM_ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
 FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
@@ -55,5 +58,22 @@ def check_reducer(method: Method) -> None:
     if reducer.n_selected(keep, n) != keep:  # type: ignore[attr-defined]
         raise IncompatibleError(
             f"the reducer {reducer.name!r} makes new rows, which have no place among the patches of a "
-            "vision tower; choose one that keeps the selected rows (absorb), or none"
+            "vision tower; choose one that keeps the selected rows, or none"
+        )
+
+
+def check_equal_counts(method: Method, tokens: Sequence[Tensor]) -> None:
+    """Raise if unequal numbers of tokens are left of images that a tower runs as one batch.
+
+    Raises
+    ------
+    UnsupportedCallError
+        With the numbers, and what to do.
+    """
+    counts = sorted({len(each) for each in tokens})
+    if len(counts) > 1:
+        raise UnsupportedCallError(
+            f"method {method.name!r} keeps {', '.join(map(str, counts))} tokens of the pictures of this "
+            "call, which the vision tower runs as one batch, of equal lengths; pass one picture in a call, or "
+            "choose a method that keeps equally many of each"
         )

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows and tokens of an encoding left the vision tower, and how its output is widened to all."""
+"""The rows of a vision tower that are left after a cut, and how its output is widened to all."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from tokenprune import BoundaryTrace
 
 from ..gather import take
 from .image import TowerImage
@@ -35,6 +33,27 @@ class Survivors:
     per_token: int
     n_prefix: int = 0
     packed: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[TowerImage],
+        rows_left: Sequence[Tensor],
+        shape: tuple[int, int],
+        n_prefix: int,
+        packed: bool,
+    ) -> Survivors:
+        """Return what is left of S sequences of M rows, given the rows left of each image."""
+        keep = torch.ones(shape, dtype=torch.bool, device=rows_left[0].device)
+        flat = keep.view(-1)
+        flat[torch.cat([image.rows.flatten() for image in images])] = False
+        flat[torch.cat([rows.flatten() for rows in rows_left])] = True
+        starts = [n_prefix, shape[1]]
+        if packed:
+            starts = [0]
+            for image in images:
+                starts.append(starts[-1] + image.rows.numel())
+        return cls(keep, tuple(starts), images[0].rows.shape[1], n_prefix, packed)
 
     @functools.cached_property
     def count(self) -> int:
@@ -108,70 +127,3 @@ class Survivors:
         prefix = torch.arange(self.n_prefix, device=self.keep.device).expand(len(self.keep), -1)
         places = torch.cat([prefix, self.slots() + self.n_prefix], 1)
         return rows[places[0].to(rows.device)] if rows.ndim == 2 else take(rows, places)
-
-
-@dataclass
-class Outcome:
-    """What the cuts of one encoding left.
-
-    Attributes
-    ----------
-    images
-        The images of the tower.
-    tokens
-        (K,) the tokens left of each, ascending.
-    left
-        For each image, the number of its tokens left from each block on; empty if all are.
-    states
-        The survivors after each cut, in order.
-    notes
-        Why images were left alone, by their number.
-    keeps_newlines
-        Whether separator tokens, which are no patches, are kept on top of the budget.
-    blocks
-        The blocks before which rows were dropped, one for each of `states`.
-    merged
-        For these blocks, the rows (K, P) of tokens, as indices into the tower's flattened rows, that a
-        reducer replaced by others (K, P * D).
-    boundaries
-        What was recorded at each cut, for traces.
-    seconds
-        Time spent on choosing.
-    """
-
-    images: Sequence[TowerImage]
-    tokens: list[Tensor]
-    left: list[dict[int, int]]
-    states: list[Survivors] = field(default_factory=list)
-    notes: Mapping[int, str] = field(default_factory=dict)
-    keeps_newlines: bool = False
-    blocks: list[int] = field(default_factory=list)
-    merged: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    boundaries: list[BoundaryTrace] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def survivors(self) -> Survivors | None:
-        """The rows that left the tower; None if none was dropped."""
-        return self.states[-1] if self.states else None
-
-    @property
-    def borders(self) -> Tensor:
-        """First row of each image among those left of a sequence, and the end of the last one."""
-        counts = [
-            len(tokens) * image.rows.shape[1] for tokens, image in zip(self.tokens, self.images, strict=True)
-        ]
-        return torch.tensor([0, *counts]).cumsum(0)
-
-    def candidates(self, number: int) -> Tensor:
-        """Tokens (n,) of an image that can be kept: those left that are tokens of the prompt."""
-        tokens, shown = self.tokens[number], self.images[number].shown
-        return tokens if shown is None else tokens[shown.to(tokens.device)[tokens]]
-
-    def filled_up(self, number: int, kept: Tensor, n: int) -> Tensor:
-        """Add padding to the tokens kept of a tile, to `n`: tiles of a batch keep equally many."""
-        shown, before = self.images[number].shown, self.tokens[number]
-        if shown is None or len(kept) == n:
-            return kept
-        padding = before[~shown.to(before.device)[before]]
-        return torch.cat([kept, padding[: n - len(kept)]]).sort().values
