@@ -74,6 +74,6 @@ def check_equal_counts(method: Method, tokens: Sequence[Tensor]) -> None:
     if len(counts) > 1:
         raise UnsupportedCallError(
             f"method {method.name!r} keeps {', '.join(map(str, counts))} tokens of the pictures of this "
-            "call, which the vision tower runs as one batch, of equal lengths; pass one picture in a call, or "
-            "choose a method that keeps equally many of each"
+            "call, which the vision tower runs as one batch, of equal lengths; pass one picture in a call, "
+            "or choose a method that keeps equally many of each"
         )
