@@ -25,6 +25,10 @@ def main(
         list[int] | None, typer.Option(min=1, help="Number of concurrent clients; may be repeated.")
     ] = None,
     new_tokens: Annotated[int | None, typer.Option(min=1, help="Length of answers, in tokens.")] = None,
+    tower_layer: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Also cut before this block of the vision tower; may be repeated."),
+    ] = None,
     output: RecordFile = None,
     as_json: OnlyJson = False,
 ) -> None:
@@ -37,7 +41,8 @@ def main(
         check_folder(output)
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
         load = _load(tuple(method or ()), keeps, tuple(clients or ()), new_tokens)
-        check_contenders(load.methods, load.keeps)
+        load = dataclasses.replace(load, tower_layers=tuple(tower_layer or ()))
+        check_contenders(load)
         check_vllm()
         deliver(serving_record(load), _show, as_json, output)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 PATCHES = 24  # along a side of the image
 N_TOKENS = PATCHES**2
+N_TOWER_BLOCKS = 7  # before the layer whose output is projected, the last but one of eight
 IMAGE, WORDS = 3, 4096
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import math
 import subprocess
@@ -34,11 +33,7 @@ def measure(load: Load, tick: Callable[[str], None]) -> tuple[int, tuple[Run, ..
     from benchmarks.serving.checkpoint import save
 
     contenders: list[tuple[str, dict[str, Any] | None]] = [(NONE, None), (IDLE, None)]
-    contenders += [
-        (f"{method}, {keep}", {"method": method, "keep": keep})
-        for method in load.methods
-        for keep in load.keeps
-    ]
+    contenders += load.contenders().items()
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         tick("a model")
@@ -81,22 +76,29 @@ def last_words(errors: str) -> str:
     return next((line for line in reversed(lines) if "tokenprune:" in line), lines[-1]).strip()
 
 
-def check_contenders(methods: Sequence[str], keeps: Sequence[int]) -> None:
-    """Validate methods and budgets before any engine is started.
+def check_contenders(load: Load) -> None:
+    """Validate methods, budgets and blocks of the tower before any engine is started.
 
     Raises
     ------
     TokenPruneError, BadInputError
-        If a method is unknown or not supported in vLLM, or a budget leaves nothing to prune.
+        If a method is unknown or not supported in vLLM, a budget leaves nothing to prune, or the tower has
+        no such block.
     """
     from tokenprune_vllm.settings import Settings
 
-    from benchmarks.serving.checkpoint import N_TOKENS
+    from benchmarks.serving.checkpoint import N_TOKENS, N_TOWER_BLOCKS
 
-    for method, keep in itertools.product(methods, keeps):
-        Settings.parse({"method": method, "keep": keep})
+    for pruning in load.contenders().values():
+        Settings.parse(pruning)
+    for keep in load.keeps:
         if keep >= N_TOKENS:
             raise BadInputError(f"--keep {keep} prunes nothing: images have {N_TOKENS} visual tokens")
+    for layer in load.tower_layers:
+        if layer >= N_TOWER_BLOCKS:
+            raise BadInputError(
+                f"--tower-layer {layer} is not a block of the tower: they are 0 ... {N_TOWER_BLOCKS - 1}"
+            )
 
 
 def percentile(values: Sequence[float], share: float) -> float:

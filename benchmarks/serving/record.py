@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tokenprune_cli.records import Provenance
 from tokenprune_cli.tables import Table
@@ -26,7 +27,11 @@ CAPTION = "p50, p99: of the seconds until a request's first token"
 
 @dataclass(frozen=True)
 class Load:
-    """Requests to each engine: `requests` at each of `concurrency` clients, which wait for their answers."""
+    """Requests to each engine: `requests` at each of `concurrency` clients, which wait for their answers.
+
+    Each method and budget is also measured with the cut before each block of the vision tower in
+    `tower_layers`.
+    """
 
     methods: tuple[str, ...] = ("zoo-exact",)
     keeps: tuple[int, ...] = (64,)
@@ -35,6 +40,23 @@ class Load:
     new_tokens: int = 1
     text_tokens: int = 32
     seed: int = 0
+    tower_layers: tuple[int, ...] = ()
+
+    def contenders(self) -> dict[str, dict[str, Any]]:
+        """Return the pruning configuration of each contender, by its name."""
+        pairs = [(method, keep) for method in self.methods for keep in self.keeps]
+        after = {f"{method}, {keep}": {"method": method, "keep": keep} for method, keep in pairs}
+        inside = {
+            f"tower {method}, {keep} @{layer}": {
+                "method": method,
+                "keep": keep,
+                "stage": "vision",
+                "layer": layer,
+            }
+            for method, keep in pairs
+            for layer in self.tower_layers
+        }
+        return after | inside
 
 
 @dataclass(frozen=True)

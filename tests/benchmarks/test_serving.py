@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from tokenprune_cli.console.failures import BadInputError
 from tokenprune_cli.records import read, to_dict
 from typer.testing import CliRunner
 
 from benchmarks.serving import checkpoint, child
 from benchmarks.serving.__main__ import app
-from benchmarks.serving.measure import last_words, percentile
-from benchmarks.serving.record import SHORT, Run, ServingRecord, table, with_ratios
+from benchmarks.serving.measure import check_contenders, last_words, percentile
+from benchmarks.serving.record import SHORT, Load, Run, ServingRecord, table, with_ratios
 
 RECORDS = Path(__file__).parents[2] / "docs/benchmarks"
 
@@ -37,6 +38,22 @@ def test_throughput_is_compared_at_the_same_number_of_clients():
         )
     ]
     assert [run.throughput_ratio for run in with_ratios(runs)] == [1.0, 1.0, 3.5, 2.5]
+
+
+def test_the_tower_can_be_cut_at_each_of_its_blocks():
+    load = Load(methods=("divprune",), keeps=(64, 32), tower_layers=(2,))
+    assert load.contenders() == {
+        "divprune, 64": {"method": "divprune", "keep": 64},
+        "divprune, 32": {"method": "divprune", "keep": 32},
+        "tower divprune, 64 @2": {"method": "divprune", "keep": 64, "stage": "vision", "layer": 2},
+        "tower divprune, 32 @2": {"method": "divprune", "keep": 32, "stage": "vision", "layer": 2},
+    }
+    config = checkpoint.configuration()
+    n_blocks = config.vision_config.num_hidden_layers + config.vision_feature_layer + 1
+    assert n_blocks == checkpoint.N_TOWER_BLOCKS
+    check_contenders(load)
+    with pytest.raises(BadInputError, match="--tower-layer 7 is not a block of the tower: they are 0 ... 6"):
+        check_contenders(dataclasses.replace(load, tower_layers=(7,)))
 
 
 def test_the_model_has_about_150_million_parameters_and_576_visual_tokens():
