@@ -171,6 +171,6 @@ def test_a_cut_inside_a_tower_that_ranks_divide_among_themselves(checkpoint):
     pruning = {"method": "divprune", "stage": "vision", "layer": 1, "keep": 9}
     with (
         pytest.raises(EngineRefusedError, match="needs all images of a batch, and --mm-encoder-tp-mode data"),
-        engine(checkpoint("llava"), pruning, mm_encoder_tp_mode="data"),
+        engine(checkpoint("qwen"), pruning, mm_encoder_tp_mode="data"),
     ):
         pass
