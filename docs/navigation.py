@@ -21,6 +21,7 @@ ORDER = (
     "evaluation",
     "studies",
     "serving",
+    "sglang",
     "transformers",
     "reliability",
     "upstream",
