@@ -57,7 +57,7 @@ def serving(folder, log, *options, patience=300, **environment):
             os.killpg(server.pid, signal.SIGKILL)
 
 
-def ask(client, *pictures, n=1, **budget):
+def ask(client, *pictures, n=1, max_tokens=6, stream=False, **budget):
     """A chat about pictures."""
     content = []
     for one in pictures:
@@ -70,9 +70,10 @@ def ask(client, *pictures, n=1, **budget):
     return client.chat.completions.create(
         model="tiny",
         messages=[{"role": "user", "content": content}],
-        max_tokens=6,
+        max_tokens=max_tokens,
         temperature=0 if n == 1 else 1,
         n=n,
+        stream=stream,
         extra_body={"return_token_ids": True, **extra},
     )
 
