@@ -381,10 +381,10 @@ def test_a_method_that_raises_is_a_failure(llava, install_plugin):
 def test_a_tower_whose_kept_rows_are_others(monkeypatch, name):
     if importlib.util.find_spec("timm") is None:
         pytest.fail("the tests' environment has timm")
-    from tokenprune_adapters.vit import choice
+    from tokenprune.towers import run
 
-    original = choice.Chosen.take
-    monkeypatch.setattr(choice.Chosen, "take", lambda self, patches: original(self, patches.roll(1, 1)))
+    original = run.take
+    monkeypatch.setattr(run, "take", lambda rows, index: original(rows.roll(1, 1), index))
     assert "exactness" in broken(SPECIMENS[name].build())
 
 

@@ -152,7 +152,7 @@ def test_zoo_exact_is_the_jacobian_of_that_map(name):
     with tokenprune.apply(model, scorer="zoo-exact", keep=9, layer=2) as handle:
         model(x)
         scores = handle.last.images[0].scores
-    rows = spied(model, lambda: model(x), wanted=frozenset())["features"][0]
+    rows = spied(model, lambda: model(x), wanted=frozenset())["features"]
     n = model.num_prefix_tokens
 
     def output(row):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Thousands of requests to one server: good, aborted and bad ones, mixed. Left to `make test-full`.
 
-TOKENPRUNE_SOAK is the number of requests (2000). The figures in docs/reliability.md are those that it prints at
-the end, as one line of JSON.
+TOKENPRUNE_SOAK is the number of requests, 2000 by default. At the end it prints the figures of
+docs/reliability.md, as a line of JSON.
 """
 
 import collections
