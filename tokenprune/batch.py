@@ -32,8 +32,7 @@ def select_all(
 
     def key(number: int) -> Any:
         image, layout = images[number], images[number].layout
-        is_plain = layout.tiles is None and layout.newlines is None and layout.grid[0] == 1
-        if not can_stack or not is_plain:
+        if not can_stack or not layout.is_plain:
             return number
         return layout.grid, str(keeps[number]), image.features.dtype, image.features.device
 
@@ -43,9 +42,8 @@ def select_all(
                 return [method.select(images[numbers[0]], keeps[numbers[0]], layer=layer)]
             stacked = stack([images[number] for number in numbers])
             return selections_of(method.select(stacked, keeps[numbers[0]], layer=layer))
-        except InputError:  # name the image, if it is one of several
-            for number in numbers if len(images) > 1 else ():
-                refuse_not_finite(images[number], f"image {number} (of {len(images)} that are pruned)")
+        except InputError:
+            _refuse_by_number([images[number] for number in numbers], numbers, len(images))
             raise
 
     return in_groups(images, key, choose)
@@ -72,6 +70,12 @@ def select_each(
             return selections_of(method.select(tokens, keep, layer=layer))
         return [method.select(image_of(tokens, index), keep, layer=layer) for index in images]
     except InputError:
-        for index, number in enumerate(numbers if n_images > 1 else ()):
-            refuse_not_finite(image_of(tokens, index), f"image {number} (of {n_images} that are pruned)")
+        _refuse_by_number([image_of(tokens, index) for index in images], numbers, n_images)
         raise
+
+
+def _refuse_by_number(images: Sequence[VisualTokens], numbers: Sequence[int], n_images: int) -> None:
+    """Raise an error that names the first image whose rows are not finite, if it is one of several."""
+    if n_images > 1:
+        for image, number in zip(images, numbers, strict=True):
+            refuse_not_finite(image, f"image {number} (of {n_images} that are pruned)")

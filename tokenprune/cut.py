@@ -116,6 +116,27 @@ def refuse_adaptive(method: Method, reason: str) -> None:
         )
 
 
+def refuse_new_rows(method: Method, n_layers: int) -> None:
+    """Raise if a method has a reducer, for a model that adds rows to visual tokens in early layers.
+
+    Parameters
+    ----------
+    n_layers
+        Number of the decoder layers after which rows are added.
+
+    Raises
+    ------
+    IncompatibleError
+        Naming the method and the reason.
+    """
+    if method.reducer is not None:
+        raise IncompatibleError(
+            f"method {method.name!r} makes new rows, and this model adds rows of earlier vision blocks "
+            f"to each visual token after its first {n_layers} decoder layers: a new row has none. Choose a "
+            "method that only drops tokens"
+        )
+
+
 def check_schedule(schedule: Schedule) -> None:
     """Raise for a schedule whose rows do not match its layers.
 

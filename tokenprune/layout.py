@@ -24,6 +24,11 @@ class Layout:
     full_tiles: int = 1
     tile_grids: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is a single grid of patches: no tiles, no separators, no frames."""
+        return self.tiles is None and self.newlines is None and self.grid[0] == 1
+
     def of_tile(self, tile: int | None, n: int) -> Layout:
         """Return the layout of `n` tokens of a tile: the tile's grid if they fill it, else a single row."""
         h, w = self.tile_grids[tile] if tile is not None and tile < len(self.tile_grids) else (1, n)

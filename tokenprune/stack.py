@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -63,19 +63,29 @@ def selections_of(stacked: Selection) -> list[Selection]:
     return [Selection(**dict(zip(fields, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
-def in_groups(
-    images: Sequence[VisualTokens], key: Callable[[int], Any], choose: Callable[[list[int]], list[Selection]]
-) -> list[Selection]:
-    """Call `choose` on indices of images with the same key, up to `STACK_TOKENS`; return in image order."""
-    groups: dict[Any, list[int]] = {}
-    for number in range(len(images)):
+def in_chunks(
+    numbers: Iterable[int], key: Callable[[int], Hashable], length: Callable[[int], int]
+) -> list[list[int]]:
+    """Divide the numbers of images into groups of the same key, with at most `STACK_TOKENS` tokens each."""
+    groups: dict[Hashable, list[int]] = {}
+    for number in numbers:
         groups.setdefault(key(number), []).append(number)
+    chunks = []
+    for group in groups.values():
+        limit = max(1, STACK_TOKENS // length(group[0]))
+        chunks += [group[start : start + limit] for start in range(0, len(group), limit)]
+    return chunks
+
+
+def in_groups(
+    images: Sequence[VisualTokens],
+    key: Callable[[int], Hashable],
+    choose: Callable[[list[int]], list[Selection]],
+) -> list[Selection]:
+    """Call `choose` on the chunks of `in_chunks`; return the selections in the order of the images."""
     selections: dict[int, Selection] = {}
-    for numbers in groups.values():
-        limit = max(1, STACK_TOKENS // len(images[numbers[0]]))
-        for start in range(0, len(numbers), limit):
-            chunk = numbers[start : start + limit]
-            selections.update(zip(chunk, choose(chunk), strict=True))
+    for chunk in in_chunks(range(len(images)), key, lambda number: len(images[number])):
+        selections.update(zip(chunk, choose(chunk), strict=True))
     return [selections[number] for number in range(len(images))]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import Cut, IncompatibleError, Projector
+from tokenprune.cut import refuse_new_rows
 
 from .authoring import (
     Encoded,
@@ -96,12 +97,8 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
         """Refuse cuts before the last DeepStack layer, and new rows, which have no DeepStack features."""
         super().check(cut)
         method, schedule = cut.method, cut.method.schedule
-        if method.stage == "projector" and method.reducer is not None:
-            raise IncompatibleError(
-                f"method {method.name!r} makes new rows, and this model adds rows of earlier vision blocks "
-                f"to each visual token after its first {self.first_layer} decoder layers: a new row has "
-                "none. Choose a method that only drops tokens"
-            )
+        if method.stage == "projector":
+            refuse_new_rows(method, self.first_layer)
         if method.stage == "decoder" and schedule is not None:
             boundaries = schedule.boundaries(len(self.layers))
             if min(boundaries) < self.first_layer:

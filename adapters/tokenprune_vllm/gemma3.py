@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -46,10 +45,6 @@ class Gemma3Model(CropsModel):
         eye = torch.eye(len(weight), device=weight.device)
         scale = 1 + norm.weight.detach().float()
         return LinearForm(eye, None, nn.Identity(), weight.mT, None, scale, float(norm.eps))
-
-    def tower_graphs(self, original: Callable[..., Any]) -> Any:
-        """Disable the tower's CUDA graphs, which would bypass pruning."""
-        return stock.disable_tower_graphs(original())
 
 
 PrunedGemma3 = prunable("PrunedGemma3", Gemma3Model, Gemma3Info)

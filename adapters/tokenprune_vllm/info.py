@@ -102,7 +102,7 @@ class PruningInfo:
                 f"method {method.name!r} does not say before which block of the vision tower to cut; give "
                 f'"layer" (0 ... {n_blocks - 1})'
             )
-        check_blocks(method, method.schedule.boundaries(n_blocks), provided)
+        check_blocks(method, self.settings.boundaries, provided)
         check_reducer(method)
 
     def layout(self, modality: str, items: Any, index: int, n: int) -> Layout:
@@ -174,7 +174,8 @@ class PruningInfo:
 
     def own_budget(self, arguments: Mapping[str, Any]) -> Budget | None:
         """Return the budget that a request sets, or None. Raises a ValueError if it is invalid."""
-        return None if arguments.get(KEY) is None else self.request_budget(arguments)
+        budget = self.request_budget(arguments)
+        return None if arguments.get(KEY) is None else budget
 
     def check_fields(self, modality: str, fields: Mapping[str, Any]) -> None:
         """Refuse items whose rows come from another engine if their fields do not give all positions."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
-from tokenprune import Layout
+from tokenprune import Budget, Layout
 from tokenprune.towers.image import TowerImage
 
 from . import stock
@@ -22,11 +21,10 @@ from .info import PruningInfo
 from .model import PruningModel, kept_rows
 from .processing import prunable
 from .projector import ReadProjector
-from .settings import Settings
-from .tower_cuts import TowerCuts
 from .tower_run import TOWER_SIGNALS, WITH_CLASS_ROW, EngineRun
 
-TOWERS = ("clip_vision_model", "siglip_vision_model")
+CLIP, SIGLIP = "clip_vision_model", "siglip_vision_model"
+TOWERS = (CLIP, SIGLIP)
 
 
 def square(n: int) -> Layout:
@@ -63,18 +61,19 @@ class LlavaInfo(PruningInfo):
                 f"{', '.join(TOWERS)}"
             )
         without_attention = frozenset({"pre_features", "projector"})
-        has_class_token = tower == "clip_vision_model" and config.vision_feature_select_strategy == "default"
+        has_class_token = tower == CLIP and config.vision_feature_select_strategy == "default"
         if has_class_token and _has_one_feature_layer(config):
             return without_attention | WITH_CLASS_TOKEN
         return without_attention
 
     @classmethod
     def tower_signals(cls, config: Any) -> frozenset[str]:
-        """Return the signals inside the tower, if a single layer's output is projected."""
-        if cls.family != "llava" or not _has_one_feature_layer(config):
+        """Return the signals inside the tower, if exactly the patches of a single layer are projected."""
+        tower = config.vision_config.model_type
+        drops_first_row = config.vision_feature_select_strategy == "default"  # a class token, if there is one
+        if not _has_one_feature_layer(config) or drops_first_row != (tower == CLIP):
             return frozenset()
-        is_clip = config.vision_config.model_type == "clip_vision_model"
-        return WITH_CLASS_ROW if is_clip else TOWER_SIGNALS
+        return WITH_CLASS_ROW if tower == CLIP else TOWER_SIGNALS
 
     @classmethod
     def tower_blocks(cls, config: Any) -> int:
@@ -115,44 +114,28 @@ class LlavaPruning(PruningModel):
         pixels, sizes = inputs["pixel_values"], inputs.get("image_sizes")
         kept: list[Tensor] = []
         n_tokens = [self.tower_images(image) * self._patches for image in pixels]
-        if self._tower_cuts is not None:
-            return self._encode_cut(original, inputs, n_tokens, self._tower_cuts)
-        for batch in self.tower_batches(n_tokens):
+        budgets = None if self._tower_cuts is None else self.item_budgets("image", slice(0, len(pixels)))
+        for batch in self.tower_batches(n_tokens, budgets):
             batch_inputs = stock.inputs_like(inputs, pixel_values=pixels[batch])
             if sizes is not None:
                 batch_inputs["image_sizes"] = sizes[batch]
-            images = original(batch_inputs)
+            run = None if budgets is None else self._tower_run(budgets[batch])
+            with self.cutting(run):
+                images = original(batch_inputs)
+            if run is not None:
+                kept += list(images)
+                continue
             layouts = self.layouts(batch_inputs, images)
             selections = self.select("image", images, layouts, self.tower_signals, batch.start)
             kept += [kept_rows(rows, selection) for rows, selection in zip(images, selections, strict=True)]
         return kept
 
-    def cut_tower(self, settings: Settings) -> TowerCuts:
-        """Register hooks on the blocks of the tower."""
-        schedule = settings.method.schedule
-        if schedule is None:
-            raise EngineRefusedError("tokenprune: a cut inside the vision tower needs a layer")
-        blocks = stock.part(self, "tower_blocks").wrapped
-        return TowerCuts(blocks, schedule.boundaries(settings.n_blocks), stock.arguments(self.family))
-
-    def _encode_cut(
-        self, original: Callable[..., Any], inputs: Any, n_tokens: Sequence[int], cuts: TowerCuts
-    ) -> list[Tensor]:
-        """Encode images in batches of equal budgets, each of which the tower cuts to equally many rows."""
-        pixels, settings = inputs["pixel_values"], self.pruning
-        budgets = self.item_budgets("image", slice(0, len(pixels)))
-        has_class_row = self._hf_config.vision_config.model_type == "clip_vision_model"
-        kept: list[Tensor] = []
-        for batch in self.tower_batches(n_tokens, budgets):
-            run = None
-            if budgets is not None and settings is not None:
-                of_batch = budgets[batch]
-                images = functools.partial(one_image_each, int(has_class_row))
-                cut = settings.cut(of_batch[0])
-                run = EngineRun(cut, settings.n_blocks, images, of_batch, int(has_class_row))
-            with cuts.running(run):
-                kept += list(original(stock.inputs_like(inputs, pixel_values=pixels[batch])))
-        return kept
+    def _tower_run(self, budgets: Sequence[Budget]) -> EngineRun | None:
+        """Return the run of the tower over images of equal budgets, which it cuts to equally many rows."""
+        if self.pruning is None:
+            return None
+        n_prefix = int(self._hf_config.vision_config.model_type == CLIP)
+        return EngineRun(self.pruning, partial(one_image_each, n_prefix), budgets, n_prefix)
 
     @property
     def _patches(self) -> int:

@@ -55,6 +55,11 @@ class LlavaNextInfo(LlavaInfo):
     family: ClassVar[str] = "llava-next"
     takes_fields: ClassVar[bool] = False
 
+    @classmethod
+    def tower_signals(cls, config: Any) -> frozenset[str]:
+        """Return no signals: tiles of an image would have to share its budget inside the tower."""
+        return frozenset()
+
     def layout(self, modality: str, items: Any, index: int, n: int) -> Layout:
         """Return the layout of an image from its size."""
         return layout_of(self.config, stock.size_of(items, index))

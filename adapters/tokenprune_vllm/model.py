@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from .projector import PlainProjector, ReadProjector
 from .ranks import broadcast_selection, on_first_rank
 from .settings import Settings
 from .tower_cuts import TowerCuts
+from .tower_run import EngineRun
 from .versions import warn_if_untested
 
 logger = logging.getLogger("vllm.tokenprune")
@@ -100,10 +102,17 @@ class PruningModel:
 
     def cut_tower(self, settings: Settings) -> TowerCuts:
         """Register hooks on the tower that drop tokens before its blocks."""
-        raise EngineRefusedError(
-            f"tokenprune: tokens cannot be dropped inside the vision tower of {self.family}; "
-            'leave "stage" out'
-        )
+        if not settings.boundaries:
+            raise EngineRefusedError(
+                f"tokenprune: tokens cannot be dropped inside the vision tower of {self.family}; "
+                'leave "stage" out'
+            )
+        blocks = stock.part(self, "tower_blocks").wrapped
+        return TowerCuts(blocks, settings.boundaries, stock.arguments(self.family))
+
+    def cutting(self, run: EngineRun | None) -> AbstractContextManager[None]:
+        """Context manager: make the cuts of a run of the tower; None: none."""
+        return nullcontext() if self._tower_cuts is None else self._tower_cuts.running(run)
 
     def item_budgets(self, modality: str, items: slice) -> list[Budget] | None:
         """Return the budgets of items of a step; None if they are not pruned (profiling)."""
@@ -112,6 +121,10 @@ class PruningModel:
             return None
         pairs = [tuple(pair) for pair in budgets.reshape(-1, 2)[items].tolist()]
         return [Budget(int(keep)) if keep else Budget(None, ratio) for keep, ratio in pairs]
+
+    def tower_graphs(self, original: Callable[..., Any]) -> Any:
+        """Disable the tower's CUDA graphs, which would bypass pruning."""
+        return stock.disable_tower_graphs(original())
 
     def current_projector(self) -> Any:
         """Return the projector with its current weights, read once per run of the tower."""

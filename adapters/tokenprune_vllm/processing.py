@@ -102,7 +102,6 @@ class PruningProcessor:
             return original()
         asked = stock.view("request", request)
         try:
-            self.info.request_budget(asked.arguments)  # fail before any other work
             self.info.check_modalities(asked.items)
             refuse_nested(asked.media_arguments, "the arguments of media loaders")
             processed = original(transfers.with_budget(self.info, request))

@@ -72,19 +72,20 @@ class Qwen25VLModel(QwenModel):
                 "tokenprune: a cut inside the vision tower does not know the lengths that FlashInfer's "
                 "attention is given; choose another --mm-encoder-attn-backend"
             )
-        schedule = settings.method.schedule
-        if schedule is None:
-            raise EngineRefusedError("tokenprune: a cut inside the vision tower needs a layer")
-        blocks = stock.part(self, "tower_blocks").wrapped
-        cuts = TowerCuts(blocks, schedule.boundaries(settings.n_blocks), stock.arguments(self.family))
+        cuts = super().cut_tower(settings)
         cuts.widen_after(stock.part(self, "merging").wrapped)
         return cuts
+
+    def _token_order(self, grid: Sequence[int]) -> Tensor:
+        """Return the place of each token of an item in window order, (N,)."""
+        order: Tensor = self._window_order(*grid)[0].argsort()
+        return order
 
     def tower_images(self, patches: Sequence[Sequence[int]], shape: tuple[int, int]) -> list[TowerImage]:
         """Return the items of one sequence, whose tokens are in the order of windows."""
         images, start, per_token = [], 0, self._merge**2
         for t, h, w in patches:
-            order = self._window_order(t, h, w)[0].argsort().cpu()
+            order = self._token_order((t, h, w)).cpu()
             rows = start + order[:, None] * per_token + torch.arange(per_token)
             images.append(TowerImage(rows, Layout((t, h // self._merge, w // self._merge))))
             start += t * h * w
@@ -96,7 +97,7 @@ class Qwen25VLModel(QwenModel):
 
     def in_token_order(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
         """Return the patches (N, P, ...) of an item's tokens, given its patches in window order."""
-        order = self._window_order(*grid)[0].argsort().to(patches.device)
+        order = self._token_order(grid).to(patches.device)
         return patches.view(len(order), -1, *patches.shape[1:])[order]
 
     def frame_step(self, inputs: Any, modality: str, index: int) -> float:
@@ -106,10 +107,6 @@ class Qwen25VLModel(QwenModel):
         seconds = inputs.get("second_per_grid_ts")
         seconds_per_frame = 1.0 if seconds is None else float(seconds.flatten()[index])
         return seconds_per_frame * float(getattr(self._hf_config.vision_config, "tokens_per_second", 1.0))
-
-    def encode_videos(self, original: Callable[..., Any], inputs: Any) -> Any:
-        """Encode and prune videos."""
-        return self.encode("video", inputs, original)
 
     def initial_positions(
         self, original: Callable[..., Any], token_ids: list[int], features: Any

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tokenprune import IncompatibleError
+from tokenprune.cut import refuse_new_rows
 
 from . import stock
 from .positions import grid_offsets, prompt_positions, with_offsets
@@ -40,14 +40,9 @@ class Qwen3VLInfo(QwenInfo):
     def check(self) -> None:
         """Refuse settings that this model does not support: new rows have no DeepStack features."""
         super().check()
-        method = self.settings.method
         n_layers = len(getattr(self.config.vision_config, "deepstack_visual_indexes", ()))
-        if method.reducer is not None and n_layers:
-            raise IncompatibleError(
-                f"method {method.name!r} makes new rows, and this model adds rows of earlier vision blocks "
-                f"to each visual token after its first {n_layers} decoder layers: a new row has none. Choose "
-                "a method that only drops tokens"
-            )
+        if n_layers:
+            refuse_new_rows(self.settings.method, n_layers)
 
 
 class Qwen3VLModel(QwenModel):
@@ -69,10 +64,6 @@ class Qwen3VLModel(QwenModel):
         stock.part(self, "embeddings")
         stock.part(self, "tokenizer")
         super().watch(needs)
-
-    def encode_videos(self, original: Callable[..., Any], inputs: Any) -> Any:
-        """Encode and prune videos."""
-        return self.encode("video", inputs, original)
 
     def placed(self, modality: str, inputs: Any, index: int, rows: Tensor, tokens: Tensor) -> Tensor:
         """Append to each row of an item its offset from the first; a video's text stands between its rows."""

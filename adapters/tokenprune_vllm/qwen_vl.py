@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -109,6 +108,10 @@ class QwenModel(PruningModel, OriginalPositions):
         """Encode and prune images."""
         return self.encode("image", inputs, original)
 
+    def encode_videos(self, original: Callable[..., Any], inputs: Any) -> Any:
+        """Encode and prune videos."""
+        return self.encode("video", inputs, original)
+
     def encode(self, modality: str, inputs: Any, original: Callable[[Any], Any]) -> Sequence[Tensor]:
         """Encode items in batches that fit the tower, and prune them."""
         grids = inputs[f"{modality}_grid_thw"]
@@ -129,7 +132,7 @@ class QwenModel(PruningModel, OriginalPositions):
             if inputs.get("timestamps") is not None:
                 batch_inputs["timestamps"] = inputs["timestamps"][batch]
             run = self._tower_run(modality, batch, grids[batch].tolist())
-            with nullcontext() if self._tower_cuts is None else self._tower_cuts.running(run):
+            with self.cutting(run):
                 item_rows = original(batch_inputs)
             kept += self._prune(modality, batch_inputs, item_rows, batch.start, run)
         return kept
@@ -144,8 +147,7 @@ class QwenModel(PruningModel, OriginalPositions):
         if self._tower_cuts is None or self.pruning is None or budgets is None:
             return None
         images = partial(self.tower_images, patches)
-        cut = self.pruning.cut(budgets[0])
-        return EngineRun(cut, self.pruning.n_blocks, images, budgets, packed=True)
+        return EngineRun(self.pruning, images, budgets, packed=True)
 
     def _prune(
         self, modality: str, inputs: Any, item_rows: Sequence[Tensor], first: int, run: EngineRun | None
@@ -176,10 +178,6 @@ class QwenModel(PruningModel, OriginalPositions):
         t, h, w = self._patches[index]
         grid = t, h // self._merge, w // self._merge
         return with_offsets(rows, grid_offsets(grid, self.frame_step(inputs, modality, index))[tokens])
-
-    def tower_graphs(self, original: Callable[..., Any]) -> Any:
-        """Disable the tower's CUDA graphs, which would bypass pruning."""
-        return stock.disable_tower_graphs(original())
 
     def _signals(self, index: int) -> Mapping[str, Any]:
         """Return the signals of an item, which are computed on first use."""

@@ -113,6 +113,12 @@ class Settings:
         """Whether tokens are dropped inside the vision tower instead of after it."""
         return self.method.stage == "vision"
 
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """The blocks of the tower before which tokens are dropped; none if they are not known yet."""
+        schedule = self.method.schedule
+        return schedule.boundaries(self.n_blocks) if schedule is not None and self.n_blocks else ()
+
     def cut(self, budget: Budget) -> Cut:
         """Return the cut with a budget."""
         return Cut(self.method, budget, self.min_tokens)

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tokenprune.gather import take
 from tokenprune.towers.survivors import Survivors
 
 from .tower_run import EngineRun
@@ -38,9 +37,11 @@ class TowerCuts:
     ) -> None:
         self.run: EngineRun | None = None
         self._boundaries, self._arguments = frozenset(boundaries), arguments
-        self._cached: dict[int, tuple[Any, Any]] = {}  # arguments, so that ids stay theirs; and shorter ones
+        # arguments, so that ids stay theirs, and shorter ones
+        self._cached: dict[tuple[int, int], tuple[Any, Any]] = {}
         for i, block in list(enumerate(blocks))[min(boundaries) :]:
-            _wrap(block, functools.partial(self._enter_block, i, _parameters(block)))
+            names = list(inspect.signature(block.forward).parameters)
+            _wrap(block, functools.partial(self._enter_block, i, names))
 
     @contextmanager
     def running(self, run: EngineRun | None) -> Iterator[None]:
@@ -90,38 +91,25 @@ class TowerCuts:
         if not self._is_packed:
             return
         borders, longest = self._arguments["borders"], self._arguments["longest"]
-        arguments[borders] = self._once(arguments[borders], survivors, _borders_left)
-        if int(arguments[longest]) > 0:  # otherwise the attention does not use it
-            arguments[longest] = arguments[borders].diff().max().to(arguments[longest])
+        arguments[borders], longest_left = self._once(arguments[borders], survivors, _segments_left)
+        given = arguments[longest]
+        arguments[longest] = longest_left.to(given) if isinstance(given, Tensor) else int(longest_left)
         for name in self._arguments["rotary"]:
-            arguments[name] = self._once(arguments[name], survivors, _rows_left)
+            arguments[name] = self._once(arguments[name], survivors, Survivors.rows_left)
 
-    def _once(self, value: Any, survivors: Survivors, shorten: Callable[[Any, Survivors], Any]) -> Any:
+    def _once(self, value: Any, survivors: Survivors, shorten: Callable[[Survivors, Any], Any]) -> Any:
         key = id(value), id(survivors)
         if key not in self._cached:
-            self._cached[key] = value, shorten(value, survivors)
+            self._cached[key] = value, shorten(survivors, value)
         return self._cached[key][1]
 
 
-def _borders_left(borders: Tensor, survivors: Survivors) -> Tensor:
-    """Borders of the windows or frames that have rows left."""
-    before = torch.nn.functional.pad(survivors.keep[0].cumsum(0), (1, 0))
-    left = torch.unique_consecutive(before[borders.to(before.device).long()])
-    return left.to(borders)
-
-
-def _rows_left(table: Tensor, survivors: Survivors) -> Tensor:
-    """Entries (M, d) of the rows left."""
-    return take(table[None], survivors.index)[0]
+def _segments_left(survivors: Survivors, borders: Tensor) -> tuple[Tensor, Tensor]:
+    """Borders of the windows or frames that have rows left, and the length of the longest."""
+    left = survivors.borders_left(borders)
+    return left, left.diff().max()
 
 
 def _wrap(module: Any, around: Callable[..., Any]) -> None:
     """Call `around` (forward, *args, **kwargs) instead of a module's forward."""
     module.forward = functools.partial(around, module.forward)
-
-
-def _parameters(block: Any) -> list[str]:
-    """Names of the parameters of a block."""
-    import inspect
-
-    return list(inspect.signature(block.forward).parameters)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from tokenprune import Budget, Cut, Selection, VisualTokens
+from tokenprune import Budget, Selection, VisualTokens
 from tokenprune.towers.checks import SIZES
 from tokenprune.towers.group import TokenGroup
 from tokenprune.towers.image import TowerImage
 from tokenprune.towers.run import TowerRun
 
 from .ranks import broadcast_selection
+from .settings import Settings
 
 TOWER_SIGNALS = frozenset({"pre_features", SIZES})
 WITH_CLASS_ROW = TOWER_SIGNALS | {"cls_hidden"}
@@ -24,25 +25,26 @@ class EngineRun(TowerRun):
 
     Parameters
     ----------
+    settings
+        How the engine prunes.
     images_of
         Returns the items as images of the tower, given the number of sequences and of rows in each.
     budgets
         The budget of each item.
-    has_class_row
-        Whether the first row of each sequence is a class token.
+    n_prefix, packed
+        As in `TowerRun`; the first row of a prefix is a class token.
     """
 
     def __init__(
         self,
-        cut: Cut,
-        n_blocks: int,
+        settings: Settings,
         images_of: Callable[[tuple[int, int]], Sequence[TowerImage]],
         budgets: Sequence[Budget],
         n_prefix: int = 0,
         packed: bool = False,
     ) -> None:
-        super().__init__(cut, n_blocks, n_prefix, packed)
-        self._images_of, self._budgets, self._has_class_row = images_of, budgets, n_prefix > 0
+        super().__init__(settings.cut(settings.budget), settings.n_blocks, n_prefix, packed)
+        self._images_of, self._budgets = images_of, budgets
 
     def images(self, shape: tuple[int, int]) -> Sequence[TowerImage]:
         """Return the items as images of the tower."""
@@ -56,7 +58,7 @@ class EngineRun(TowerRun):
         """Return the rows of a group as features, and the signals of `TOWER_SIGNALS`."""
         rows = hidden[group.sequences, group.places].flatten(2)
         signals = {"pre_features": rows, SIZES: group.sizes}
-        if self._has_class_row:
+        if self._n_prefix:
             signals["cls_hidden"] = hidden[group.sequences[:, 0], 0]
         return VisualTokens(rows, signals, group.layout)
 

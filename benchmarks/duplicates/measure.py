@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from PIL import Image
@@ -46,13 +47,18 @@ class Counted:
     kept: tuple[Kept, ...]
 
 
+def processed(picture: Image.Image, side: int) -> Any:
+    """Return a picture as the image processor of Qwen2-VL divides it into tokens of `side` pixels."""
+    processor = Qwen2VLImageProcessor(patch_size=side // MERGED, merge_size=MERGED, max_pixels=LARGEST)
+    return processor(images=[picture], return_tensors="pt")
+
+
 def tokens_of(picture: Image.Image, side: int) -> tokenprune.VisualTokens:
     """Return the tokens of a picture as the image processor of Qwen2-VL divides it, with their pixels.
 
     Their features are not those of a model; the selector does not use them.
     """
-    processor = Qwen2VLImageProcessor(patch_size=side // MERGED, merge_size=MERGED, max_pixels=LARGEST)
-    inputs = processor(images=[picture], return_tensors="pt")
+    inputs = processed(picture, side)
     frames, height, width = inputs["image_grid_thw"][0].tolist()
     grid = (frames, height // MERGED, width // MERGED)
     pixels = inputs["pixel_values"].view(grid[0] * grid[1] * grid[2], -1)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from PIL import Image
 from tokenprune_cli.bench.presets import PRESETS
-from transformers import AutoModelForImageTextToText, Qwen2VLImageProcessor
+from transformers import AutoModelForImageTextToText
 
 import tokenprune
 
-from .measure import LARGEST, tokens_of
+from .measure import processed, tokens_of
 
 PRESET = "cpu-tower-qwen"
 SIDE = 28  # pixels along a side of a token
@@ -48,8 +48,7 @@ def qwen() -> Any:
 @torch.inference_mode()
 def timed(model: Any, name: str, picture: Image.Image, repeats: int = 3) -> TowerTime:
     """Run the tower whole and without duplicates, in turns."""
-    processor = Qwen2VLImageProcessor(patch_size=SIDE // 2, merge_size=2, max_pixels=LARGEST)
-    inputs = processor(images=[picture], return_tensors="pt")
+    inputs = processed(picture, SIDE)
     tokens = tokens_of(picture, SIDE)
     kept = len(tokenprune.selector("duplicates").select(tokens, None, len(tokens)))
     whole, shares = [], []

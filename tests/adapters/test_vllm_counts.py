@@ -162,7 +162,8 @@ class Info:
         return item
 
     def own_budget(self, arguments):
-        return None
+        budget = self.request_budget(arguments)
+        return budget if "tokenprune" in arguments else None
 
     def check_modalities(self, items):
         pass

@@ -69,6 +69,27 @@ def test_a_tower_that_cannot_be_pruned(checkpoint):
         LlavaInfo.signals(LlavaConfig(vision_config=PixtralVisionConfig()))
 
 
+def test_towers_whose_projected_rows_are_not_the_patches_are_not_cut_inside():
+    from tokenprune_vllm.llava import LlavaInfo
+    from tokenprune_vllm.llava_next import LlavaNextInfo
+    from transformers import CLIPVisionConfig, LlavaConfig, SiglipVisionConfig
+
+    clip, siglip = CLIPVisionConfig(num_hidden_layers=8), SiglipVisionConfig(num_hidden_layers=8)
+    for tower, selected, layer, signals, n_blocks in (
+        (clip, "default", -2, {"pre_features", "sizes", "cls_hidden"}, 7),
+        (siglip, "full", 5, {"pre_features", "sizes"}, 5),
+        (clip, "full", -2, set(), None),  # its class token is projected too
+        (siglip, "default", -2, set(), None),  # its first patch is not
+        (clip, "default", [-2, -5], set(), None),
+    ):
+        config = LlavaConfig(
+            vision_config=tower, vision_feature_select_strategy=selected, vision_feature_layer=layer
+        )
+        assert LlavaInfo.tower_signals(config) == signals
+        assert not signals or LlavaInfo.tower_blocks(config) == n_blocks
+        assert LlavaNextInfo.tower_signals(config) == set()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

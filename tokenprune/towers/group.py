@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..layout import Layout
-from ..stack import STACK_TOKENS
 from .image import TowerImage
 from .survivors import Survivors
 
@@ -92,22 +91,8 @@ class TokenGroup:
         rows = rows if is_whole else rows.gather(1, tokens[..., None].expand(-1, -1, rows.shape[2]))
         sequences, places = rows[:, :1, :1] // n_rows, rows % n_rows
         if before is not None:
-            places = (before.keep.cumsum(1) - 1)[sequences, places]
+            places = before.ranks[sequences, places]
         layout = images[numbers[0]].layout if is_whole else Layout((1, 1, tokens.shape[1]))
         sizes = torch.stack([left[number].sizes for number in numbers])
         is_new = torch.stack([left[number].is_new for number in numbers])
         return cls(numbers, layout, tokens, rows, sequences, places, sizes, is_new)
-
-
-def in_chunks(
-    numbers: Sequence[int], key: Callable[[int], Hashable], length: Callable[[int], int]
-) -> list[list[int]]:
-    """Divide images into groups of the same key, with at most `STACK_TOKENS` tokens each."""
-    groups: dict[Hashable, list[int]] = {}
-    for number in numbers:
-        groups.setdefault(key(number), []).append(number)
-    chunks = []
-    for group in groups.values():
-        limit = max(1, STACK_TOKENS // max(1, length(group[0])))
-        chunks += [group[start : start + limit] for start in range(0, len(group), limit)]
-    return chunks

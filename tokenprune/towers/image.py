@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..layout import Layout
@@ -31,3 +33,12 @@ class TowerImage:
     layout: Layout
     shown: Tensor | None = None
     full_tiles: int = 1
+
+
+def on_device(images: Sequence[TowerImage], device: torch.device) -> Sequence[TowerImage]:
+    """Return images with their rows on a device, to which all rows are copied at once."""
+    if not images or images[0].rows.device == device:
+        return images
+    together = torch.cat([image.rows for image in images]).to(device)
+    rows = torch.split(together, [len(image.rows) for image in images])
+    return [replace(image, rows=of_image) for image, of_image in zip(images, rows, strict=True)]

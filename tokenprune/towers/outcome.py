@@ -67,11 +67,6 @@ class Outcome:
         ]
         return torch.tensor([0, *counts]).cumsum(0)
 
-    def candidates(self, number: int) -> Tensor:
-        """Tokens (n,) of an image that can be kept: those left that are tokens of the prompt."""
-        tokens, shown = self.tokens[number], self.images[number].shown
-        return tokens if shown is None else tokens[shown.to(tokens.device)[tokens]]
-
     def filled_up(self, number: int, kept: Tensor, n: int) -> Tensor:
         """Add padding to the tokens kept of a tile, to `n`: tiles of a batch keep equally many."""
         shown, before = self.images[number].shown, self.tokens[number]

@@ -18,10 +18,11 @@ from ..gather import take
 from ..image_plan import ImagePlan, plan_image
 from ..precision import without_autocast
 from ..selection import Selection, in_order_of_slots, sizes_of_all
+from ..stack import in_chunks
 from ..tokens import VisualTokens
 from .checks import check_equal_counts
-from .group import Left, TokenGroup, in_chunks
-from .image import TowerImage
+from .group import Left, TokenGroup
+from .image import TowerImage, on_device
 from .outcome import Outcome
 from .survivors import Survivors
 from .tracing import boundary_before
@@ -93,10 +94,7 @@ class TowerRun(ABC):
     def begin(self, hidden: Tensor) -> Outcome:
         """Find the images among the rows (S, M, D), and plan how many tokens to keep of each."""
         self._shape, device = (hidden.shape[0], hidden.shape[1]), hidden.device
-        images = [
-            image if image.rows.device == device else dataclasses.replace(image, rows=image.rows.to(device))
-            for image in self.images(self._shape)
-        ]
+        images = on_device(self.images(self._shape), device)
         plans: dict[tuple[Budget, int], ImagePlan] = {}
         notes: dict[int, str] = {}
         for number, image in enumerate(images):
@@ -167,7 +165,7 @@ class TowerRun(ABC):
         """Images with the same key are selected from together."""
         assert self.outcome is not None
         layout = self.outcome.images[number].layout
-        if self.cut.method.adaptive or layout.grid[0] > 1 or layout.tiles or layout.newlines is not None:
+        if self.cut.method.adaptive or not layout.is_plain:
             return number
         return layout.grid, len(self._left[number].tokens), self.plans[number][i]
 

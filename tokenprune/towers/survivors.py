@@ -70,10 +70,28 @@ class Survivors:
         """Number of tokens of each sequence before any cut."""
         return (self.keep.shape[1] - self.n_prefix) // self.per_token
 
-    @property
+    @functools.cached_property
     def index(self) -> Tensor:
         """(B, K) the rows that are left, ascending."""
         return self.keep.nonzero()[:, 1].view(len(self.keep), -1)
+
+    @functools.cached_property
+    def ranks(self) -> Tensor:
+        """(B, M) the place of each row that is left among those left."""
+        return self.keep.cumsum(1) - 1
+
+    def rows_left(self, table: Tensor) -> Tensor:
+        """Entries (M, ...) or (1 or B, M, ...) of a table for all rows, of those that are left.
+
+        A table without a batch axis has two axes.
+        """
+        return table[self.index[0].to(table.device)] if table.ndim == 2 else take(table, self.index)
+
+    def borders_left(self, borders: Tensor) -> Tensor:
+        """Borders of the segments (windows, frames) of one sequence that have rows left."""
+        before = torch.nn.functional.pad(self.ranks[0] + 1, (1, 0))
+        left: Tensor = torch.unique_consecutive(before[borders.to(before.device).long()])
+        return left.to(borders)
 
     def places_in(self, before: Survivors | None) -> Tensor:
         """(B, K) where these rows are among those left by an earlier cut; None: among all rows."""

@@ -36,7 +36,7 @@ class PictureRun(TowerRun):
         self._pictures = pictures.detach() if PIXELS in cut.method.needs else None
         self.grid = tower.grid(*pictures.shape[-2:])
         self.layout = Layout((1, *self.grid))
-        self._found: Tensor | None = None
+        self._found: list[Tensor] | None = None  # what the last cut found of each picture
         self._seen: tuple[int, VisualTokens] | None = None
         self._rope: tuple[Any, Any, Tensor] | None = None  # of which rows and survivors
 
@@ -48,7 +48,8 @@ class PictureRun(TowerRun):
     def view(self, i: int, hidden: Tensor, group: TokenGroup) -> VisualTokens:
         """Return what strategies can read of a group at the cut before block `i`, a stack of B pictures."""
         if self._seen is None or self._seen[0] != i:
-            self._found = None if self._seen is None else self.kept_of_all()
+            is_first = self._seen is None
+            self._found = None if is_first else [self.kept(n) for n in range(len(hidden))]
             self._seen = i, self._look(i, hidden, group.layout)
         seen = self._seen[1]
         if len(group.numbers) == len(hidden):
@@ -63,10 +64,6 @@ class PictureRun(TowerRun):
             assert self._tower.patch is not None  # otherwise the signal is not provided
             signals[PIXELS] = partial(patches_of, self._pictures, self.grid, self._tower.patch)
         return VisualTokens(hidden[:, self._tower.n_prefix :], signals, layout)
-
-    def kept_of_all(self) -> Tensor:
-        """(B, K) the patch that each row comes from, -1 for rows that a reducer made."""
-        return torch.stack([self.kept(number) for number in range(len(self._left))])
 
     def rope_of_kept(self, rope: Tensor) -> Tensor:
         """Gather rotary sines and cosines (N, d) or (H, N, d) of the kept rows, (B, 1 or H, K, d)."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tokenprune import UnsupportedCallError
-from tokenprune.gather import take
 from tokenprune.towers.survivors import Survivors
 
 from ..calls import BlockCall
@@ -20,7 +18,6 @@ class ShortArguments:
 
     def __init__(self, survivors: Survivors) -> None:
         self.survivors = survivors
-        self._index = survivors.index
         self._cached: dict[int, tuple[Any, Any]] = {}  # the argument too, so that its id stays its own
 
     def shorten(self, block: BlockCall) -> None:
@@ -31,7 +28,7 @@ class ShortArguments:
         UnsupportedCallError
             When an unknown tensor has a row for each of the tower's rows.
         """
-        block.segments = self._once(block.segments, self._segments)
+        block.segments = self._once(block.segments, self.survivors.borders_left)
         if block.longest is not None:
             assert block.segments is not None
             longest = block.segments.diff().max()
@@ -60,15 +57,9 @@ class ShortArguments:
             self._cached[id(value)] = value, shorten(value)
         return self._cached[id(value)][1]
 
-    def _segments(self, borders: Tensor) -> Tensor:
-        """Borders of the segments (frames, windows) that have rows left."""
-        before = torch.nn.functional.pad(self.survivors.keep[0].cumsum(0), (1, 0))
-        borders_left: Tensor = torch.unique_consecutive(before[borders.long()])
-        return borders_left.to(borders.dtype)
-
     def _rotations(self, rotated: Any) -> Any:
         """Cosines and sines (M, d) or (1 or B, M, d) of the rows left."""
-        return tuple(self._rows(part) for part in rotated)
+        return tuple(self.survivors.rows_left(part) for part in rotated)
 
     def _positions(self, positions: Tensor) -> Tensor:
         """Positions (M, axes) or (1 or B, M, axes) of the rows left."""
@@ -78,10 +69,7 @@ class ShortArguments:
                 f"a block of the vision tower was passed positions of shape {tuple(positions.shape)}, "
                 f"expected (batch, {n}, axes); remove the pruning for this call"
             )
-        return self._rows(positions)
-
-    def _rows(self, part: Tensor) -> Tensor:
-        return part[self._index[0].to(part.device)] if part.ndim == 2 else take(part, self._index)
+        return self.survivors.rows_left(positions)
 
     def _mask(self, mask: Any) -> Tensor:
         """Rows and columns (1 or B, 1 or H, M, M) of the mask."""
@@ -92,7 +80,7 @@ class ShortArguments:
                 f"a block of the vision tower was passed an attention mask of shape {shape}, expected "
                 f"(batch, heads, {n}, {n}); remove the pruning for this call"
             )
-        index = self._index.to(mask.device)[:, None]
+        index = self.survivors.index.to(mask.device)[:, None]
         rows = mask.expand(len(index), -1, -1, -1)
         rows = rows.gather(3, index[:, :, None].expand(*rows.shape[:3], -1))
         if mask.shape[2] == 1:
