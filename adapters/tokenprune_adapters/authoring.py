@@ -8,7 +8,7 @@ while images were encoded; an `ImageSignal` is a function of it and an image's i
 of that image. `StructuralAdapter`, the base of `FamilyAdapter`, finds the parts of a model by its structure.
 `LanguageCall` and `RowPlan` are the arguments of `TransformersAdapter.prune_arguments`, and `take` gathers
 rows by a plan; `prune_deepstack` and `prune_layer_inputs` prune the additional arguments that several
-families have.
+families have, and `refuse_new_rows` refuses methods whose new rows would have no such arguments.
 
 `argument_name`, `config_value` and `output_field` look up names of transformers by names of ours, in every
 tested version. `MODALITY_KINDS` and `BLOCK_KINDS` are the names of the inputs that mark, for each token,
@@ -35,6 +35,7 @@ the functions of `pictures` make random inputs. Override the base class's checks
 `PromiseRecord` objects.
 """
 
+from tokenprune.cut import refuse_new_rows
 from tokenprune.gather import take
 from tokenprune.projector import in_float32, two_layer_form
 from tokenprune.tiles import tiled_layout
@@ -102,6 +103,7 @@ __all__ = [
     "pictures",
     "prune_deepstack",
     "prune_layer_inputs",
+    "refuse_new_rows",
     "square_of",
     "take",
     "tile_counts",

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import tokenprune
 from tokenprune import Cut, IncompatibleError, Projector
-from tokenprune.cut import refuse_new_rows
 
 from .authoring import (
     Encoded,
@@ -25,6 +24,7 @@ from .authoring import (
     in_float32,
     layer_norm_form,
     prune_deepstack,
+    refuse_new_rows,
 )
 from .qwen2_5_vl import Qwen25VLAdapter
 from .tiny import specimens
