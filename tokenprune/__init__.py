@@ -41,6 +41,7 @@ from .registry import default_registry
 from .report import ImageReport, PruningReport
 from .schedule import ExplicitSchedule, GeometricSchedule, Schedule
 from .selection import Selection
+from .setting import CalibratedSetting, load_setting
 from .strategy import Reducer, Scorer, Selector
 from .tokens import Layout, VisualTokens
 
@@ -57,6 +58,7 @@ __all__ = [
     "BoundaryTrace",
     "Budget",
     "BudgetError",
+    "CalibratedSetting",
     "CallTrace",
     "Cut",
     "ExplicitSchedule",
@@ -98,6 +100,7 @@ __all__ = [
     "list_reducers",
     "list_scorers",
     "list_selectors",
+    "load_setting",
     "method",
     "reducer",
     "scorer",
