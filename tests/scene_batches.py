@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from tokenprune_cli.evaluation.answering import Answered, answer_batch
-from tokenprune_cli.evaluation.prompts import tokenized
-from tokenprune_cli.evaluation.settings import UNPRUNED
 from tokenprune_embedded import Question
+from tokenprune_evaluation.answering import Answered, answer_batch
+from tokenprune_evaluation.prompts import tokenized
+from tokenprune_evaluation.settings import UNPRUNED
 
 
 @dataclass(frozen=True)

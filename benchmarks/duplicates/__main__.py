@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenprune_cli.records import Provenance, dumps
+from tokenprune_evaluation.records import Provenance, dumps
 
 from benchmarks.duplicates.measure import SIDES, Counted, counted
 from benchmarks.duplicates.pictures import pictures

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
+from tokenprune_cli.console.deliver import deliver
 from tokenprune_cli.console.failures import plain_errors
-from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.options import OnlyJson, RecordFile
-from tokenprune_cli.records import Provenance
+from tokenprune_evaluation.files import check_folder
+from tokenprune_evaluation.records import Provenance
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tokenprune_cli.console.deliver import deliver
 from tokenprune_cli.console.failures import plain_errors, quietly
-from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.options import Keeps, MethodNames, OnlyJson, RecordFile
+from tokenprune_evaluation.files import check_folder
 
 if TYPE_CHECKING:
     from benchmarks.serving.record import Load, ServingRecord
@@ -75,7 +76,7 @@ def serving_record(load: Load) -> ServingRecord:
     """Measure with a progress line on stderr and return the record."""
     import torch
     from rich.console import Console
-    from tokenprune_cli.records import Provenance
+    from tokenprune_evaluation.records import Provenance
 
     from benchmarks.serving.measure import measure
     from benchmarks.serving.record import Served, ServingRecord

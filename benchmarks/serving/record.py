@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokenprune_cli.records import Provenance
 from tokenprune_cli.tables import Table
+from tokenprune_evaluation.records import Provenance
 
 NONE, IDLE = "no plugin", "plugin, idle"
 COLUMNS = (

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from tokenprune_cli.console.deliver import deliver
 from tokenprune_cli.console.failures import plain_errors, quietly
-from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.models import Device, Precision
 from tokenprune_cli.console.options import (
     Batch,
@@ -22,7 +22,8 @@ from tokenprune_cli.console.options import (
     Scenes,
     TrustRemoteCode,
 )
-from tokenprune_cli.model_name import model_name
+from tokenprune_evaluation.files import check_folder
+from tokenprune_evaluation.model_name import model_name
 
 if TYPE_CHECKING:
     from benchmarks.studies.study import StudyRecord
@@ -63,10 +64,10 @@ def study(
 ) -> None:
     """Repeat one of the paper's studies: layers, correlation, sampling, combination and others."""
     with plain_errors(), quietly():
-        from tokenprune_cli.compare.question_set import check_questions
         from tokenprune_cli.compare.workers import Source
         from tokenprune_cli.console.progress import ProgressBar
-        from tokenprune_cli.records import Provenance
+        from tokenprune_evaluation.question_set import check_questions
+        from tokenprune_evaluation.records import Provenance
 
         from benchmarks.studies import STUDIES, run_study
         from benchmarks.studies.study import StudyRecord

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from tokenprune_cli.compare.question_set import QuestionSet
-from tokenprune_cli.evaluation.prompts import placed, tokenized
+from tokenprune_evaluation.prompts import placed, tokenized
+from tokenprune_evaluation.question_set import QuestionSet
 from torch import Tensor, nn
 
 import tokenprune

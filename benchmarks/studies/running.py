@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import Scores
-from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation.answering import answer_batch
+from tokenprune_evaluation.answering import answer_batch
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.shared_tower import shared_tower
 
 import tokenprune
 from benchmarks.studies.rankings import check_scorers, compared

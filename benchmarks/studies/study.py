@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tokenprune_cli.records import Provenance
+from tokenprune_evaluation.records import Provenance
 
 import tokenprune
 from benchmarks.studies.encoder import EncoderWatch

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenprune_cli.records import Provenance, dumps, to_dict
+from tokenprune_evaluation.records import Provenance, dumps, to_dict
 
 from benchmarks.towers import accuracy, probe, speed
 from benchmarks.towers.embedded import embedded_tower

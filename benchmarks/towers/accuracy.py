@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from tokenprune_cli.evaluation.downsample import NAME as DOWNSAMPLE
-from tokenprune_cli.evaluation.downsample import grid_side
+from tokenprune_evaluation.downsample import NAME as DOWNSAMPLE
+from tokenprune_evaluation.downsample import grid_side
 from torch import Tensor, nn
 
 import tokenprune

@@ -17,8 +17,8 @@ import torch
 from tokenprune_cli.bench.clock import Clock
 from tokenprune_cli.bench.contenders import ORACLE, UNPRUNED
 from tokenprune_cli.bench.record import Seconds, ratio
-from tokenprune_cli.bench.timing import FlopCounter
-from tokenprune_cli.records import to_dict
+from tokenprune_evaluation.flop_counter import FlopCounter
+from tokenprune_evaluation.records import to_dict
 from torch import Tensor, nn
 
 import tokenprune

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring what pruning costs in accuracy and saves in memory and operations; nothing here prints."""
+"""Questions about pictures, answered by pruned models: files, metrics and costs; nothing here prints.
+
+Shared by the command line (`tokenprune_cli`) and `tokenprune_calibrate`.
+"""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from tokenprune import ImageReport, PruningHandle
-from tokenprune_cli.evaluation.costs import kv_cache_bytes
-from tokenprune_cli.evaluation.prompts import placed
-from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
+from tokenprune_evaluation.costs import kv_cache_bytes
+from tokenprune_evaluation.prompts import placed
+from tokenprune_evaluation.settings import UNPRUNED, Setting
 
 ANSWER_TOKENS = 6  # the longest right answers have three, the end included
 

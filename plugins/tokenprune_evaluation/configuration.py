@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from tokenprune_cli.compare.answers import Run
-from tokenprune_cli.model_name import model_name
-from tokenprune_cli.records import Provenance
+from tokenprune.setting import fingerprint
+from tokenprune_evaluation.model_name import model_name
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.records import Provenance
 
 FORMAT = 1  # version of the journal's format
 PREPROCESSING = (
@@ -20,7 +18,9 @@ PREPROCESSING = (
 )  # fmt: skip
 
 
-def configuration(name: str | None, run: Run) -> dict[str, Any]:
+def configuration(
+    name: str | None, model: Any, processor: Any, questions: QuestionSet, **options: Any
+) -> dict[str, Any]:
     """Return model, questions, preprocessing, options and versions as plain data.
 
     Parameters
@@ -28,19 +28,16 @@ def configuration(name: str | None, run: Run) -> dict[str, Any]:
     name
         The model as the user named it; None: the embedded model.
     """
-    questions, options = run.questions, run.options
     return {
         "format": FORMAT,
         "model": model_name(name),
-        "weights": fingerprint(run.model),
-        "dtype": str(run.model.dtype).removeprefix("torch."),
-        "device": run.model.device.type,
+        "weights": fingerprint(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
         "questions": {"name": questions.name, "n": len(questions.items), "digest": questions.digest},
-        "preprocessing": preprocessing(run.processor),
-        "batch": options.batch,
-        "max_new_tokens": options.max_new_tokens,
-        "seed": options.seed,
-        "versions": Provenance.here(run.model.device).versions,
+        "preprocessing": preprocessing(processor),
+        **options,
+        "versions": Provenance.here(model.device).versions,
     }
 
 
@@ -50,15 +47,6 @@ def preprocessing(processor: Any) -> dict[str, Any]:
     values = {name: settings[name] for name in PREPROCESSING if settings.get(name) is not None}
     plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
     return {"image_processor": type(processor.image_processor).__name__, **plain}
-
-
-def fingerprint(model: Any) -> str:
-    """Return 16 hexadecimal digits that depend on name, shape and first values of every weight."""
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        first = weight.detach().flatten()[:64].to("cpu", torch.float32)
-        digest.update(f"{name} {tuple(weight.shape)}".encode() + first.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def describe_preprocessing(configuration: Mapping[str, Any], mean_tokens: float) -> str:

@@ -4,16 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-import typer
+from tokenprune_adapters.loading import first_line
 
-from tokenprune_cli.console.failures import BadInputError, first_line
-from tokenprune_cli.records import dumps
-
-Record = TypeVar("Record")
+from tokenprune_evaluation.errors import BadInputError
 
 
 def check_folder(output: Path | None) -> None:
@@ -47,21 +42,6 @@ def write_text(path: Path, text: str, end: str = "\n") -> None:
         path.write_text(text + end, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise cannot_write(path, error) from None
-
-
-def deliver(
-    record: Record, show: Callable[[Record], None], as_json: bool, output: Path | None, indent: int = 1
-) -> None:
-    """Print a record, as JSON or by `show`, and write it to a file, even if printing fails."""
-    text = dumps(record, indent)
-    try:
-        if as_json:
-            typer.echo(text)
-        else:
-            show(record)
-    finally:
-        if output is not None:
-            write_text(output, text)
 
 
 def cannot_write(path: Path, error: OSError) -> BadInputError:

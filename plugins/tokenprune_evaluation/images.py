@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from tokenprune_adapters.loading import first_line
 
-from tokenprune_cli.console.failures import BadInputError, first_line
-from tokenprune_cli.console.files import check_folder
+from tokenprune_evaluation.errors import BadInputError
+from tokenprune_evaluation.files import check_folder
 
 # raised by Pillow and `as_rgb` for files that are damaged, too large or not images
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.console.files import cannot_write, check_folder, make_directory, write_text
+from tokenprune_evaluation.errors import BadInputError
+from tokenprune_evaluation.files import cannot_write, check_folder, make_directory, write_text
 
 
 class Journal:

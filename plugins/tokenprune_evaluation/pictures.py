@@ -12,7 +12,7 @@ import tokenprune_visualize
 from PIL import Image
 
 from tokenprune import ImageReport, IncompatibleError
-from tokenprune_cli.console.files import cannot_write, make_directory
+from tokenprune_evaluation.files import cannot_write, make_directory
 
 SIDE = 132  # approximate length of the longer side, in pixels
 COLORS = 64

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.console.images import UNREADABLE
-from tokenprune_cli.evaluation.metrics import NAMES, NO, YES
-from tokenprune_cli.evaluation.prompts import unusable_character
+from tokenprune_evaluation.errors import BadInputError
+from tokenprune_evaluation.images import UNREADABLE
+from tokenprune_evaluation.metrics import NAMES, NO, YES
+from tokenprune_evaluation.prompts import unusable_character
 
 DEFAULT_METRIC = "exact_match"
 FIELDS = ("image", "question", "answer", "answers", "metric", "family")
@@ -41,7 +41,9 @@ class FileQuestion:
     line: int = field(default=0, compare=False)
 
 
-def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestion]:
+def read_questions(
+    path: Path, metric: str = DEFAULT_METRIC, needs_answers: bool = True
+) -> list[FileQuestion]:
     """Read and validate a question file, before any model runs; empty lines are skipped.
 
     A line ends with a line feed, or a carriage return and a line feed, and with no other character. The paths
@@ -53,6 +55,8 @@ def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestio
         The file.
     metric
         The metric of lines that name none.
+    needs_answers
+        Whether a line without right answers is refused.
 
     Raises
     ------
@@ -70,7 +74,7 @@ def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestio
         try:
             text = line.decode("utf-8")
             if text.strip():
-                question = _question(text, path.parent, metric, existing_images)
+                question = _question(text, path.parent, metric, existing_images, needs_answers)
                 questions.append(replace(question, line=number))
             continue
         except QuestionFileError as error:
@@ -85,7 +89,9 @@ def read_questions(path: Path, metric: str = DEFAULT_METRIC) -> list[FileQuestio
     return questions
 
 
-def _question(line: str, folder: Path, default_metric: str, existing_images: set[Path]) -> FileQuestion:
+def _question(
+    line: str, folder: Path, default_metric: str, existing_images: set[Path], needs_answers: bool
+) -> FileQuestion:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
@@ -98,8 +104,8 @@ def _question(line: str, folder: Path, default_metric: str, existing_images: set
     if unknown:
         raise QuestionFileError(f"unknown field {_shown(repr(unknown[0]))}; fields: {', '.join(FIELDS)}")
     metric = _known_metric(values.get("metric", default_metric))
-    answers = _answers(values)
-    if metric == "yes_no_f1" and (len(answers) > 1 or answers[0] not in (YES, NO)):
+    answers = _answers(values) if needs_answers or {"answer", "answers"} & set(values) else ()
+    if answers and metric == "yes_no_f1" and (len(answers) > 1 or answers[0] not in (YES, NO)):
         raise QuestionFileError(
             f"yes_no_f1 takes one answer, '{YES}' or '{NO}', not {_shown(str(list(answers)))}"
         )

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from cachetools import LRUCache, cached
 from PIL import Image
+from tokenprune_adapters.loading import first_line
 from tokenprune_embedded import Question, held_out_scenes
 
-from tokenprune_cli.console.failures import BadInputError, first_line
-from tokenprune_cli.console.images import UNREADABLE, as_rgb
-from tokenprune_cli.evaluation.prompts import picture_token, tokenized
-from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
+from tokenprune_evaluation.errors import BadInputError
+from tokenprune_evaluation.images import UNREADABLE, as_rgb
+from tokenprune_evaluation.prompts import picture_token, tokenized
+from tokenprune_evaluation.question_file import DEFAULT_METRIC, QuestionFileError, read_questions
 
 N_EXAMPLES = 6  # questions whose pictures the report shows
 CACHED_BYTES = 2**26  # of pixels; a batch of ordinary photographs
@@ -97,21 +98,23 @@ def embedded_scenes(n: int) -> QuestionSet:
     return QuestionSet(f"{n} embedded scenes", tuple(items), lambda i: Image.fromarray(arrays[i]), digest)
 
 
-def questions_from_file(path: Path, metric: str = DEFAULT_METRIC) -> QuestionSet:
+def questions_from_file(path: Path, metric: str = DEFAULT_METRIC, needs_answers: bool = True) -> QuestionSet:
     """Return the questions of a JSONL file; pictures are opened when they are needed.
+
+    Lines without right answers are refused, unless `needs_answers` is False.
 
     Raises
     ------
     QuestionFileError
         When a line cannot be used. (A picture that is damaged inside is a BadInputError when it is opened.)
     """
-    lines = read_questions(path, metric)
+    lines = read_questions(path, metric, needs_answers)
     images = list(dict.fromkeys(line.image for line in lines))
     number = {image: i for i, image in enumerate(images)}
     items = [
         Item(
             number[line.image],
-            Question(line.family, line.text, line.answers[0]),
+            Question(line.family, line.text, line.answers[0] if line.answers else ""),
             line.answers,
             line.metric,
             f"{path}, line {line.line}",

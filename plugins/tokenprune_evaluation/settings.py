@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 import tokenprune
-from tokenprune_cli.evaluation import downsample
+from tokenprune_evaluation import downsample
 
 BASELINES = (downsample.NAME,)  # compared like methods, but applied before any stage
 
@@ -72,3 +72,10 @@ def refusal(model: nn.Module, setting: Setting) -> str | None:
 def known_method(name: str) -> str:
     """Return the name of a method or a baseline; raise UnknownNameError if it is neither."""
     return name if name in BASELINES else tokenprune.method(name).name
+
+
+def key(setting: Setting) -> str:
+    """Return a setting's name in the journal; only equal settings have equal names."""
+    if setting.method is None:
+        return "unpruned"
+    return " ".join([setting.method, str(setting.keep), *(f"{k}={v}" for k, v in setting.options)])

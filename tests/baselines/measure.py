@@ -5,9 +5,9 @@ import hashlib
 from pathlib import Path
 
 from scene_batches import answer_scenes, make_batches
-from tokenprune_cli.evaluation.costs import prefill_flops
-from tokenprune_cli.evaluation.settings import BASELINES, UNPRUNED, Setting, refusal
 from tokenprune_embedded import embedded_model_path
+from tokenprune_evaluation.costs import prefill_flops
+from tokenprune_evaluation.settings import BASELINES, UNPRUNED, Setting, refusal
 
 import tokenprune
 from baselines.standard_errors import paired_gap

@@ -5,8 +5,8 @@ import math
 
 import pytest
 from scene_batches import SceneAnswer
-from tokenprune_cli.evaluation.answering import Answered
 from tokenprune_embedded import Question
+from tokenprune_evaluation.answering import Answered
 
 from baselines.standard_errors import Estimate, mean_of, paired_gap
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from blocks import duplicates as blocks
 from PIL import Image
-from tokenprune_cli.records import from_dict
+from tokenprune_evaluation.records import from_dict
 
 from benchmarks.duplicates import __main__ as program
 from benchmarks.duplicates import measure, pictures

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tokenprune_cli.evaluation.question_file import read_questions
+from tokenprune_evaluation.question_file import read_questions
 
 from benchmarks.scenes.files import write_scenes
 

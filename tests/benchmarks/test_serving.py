@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.records import read, to_dict
+from tokenprune_evaluation.records import read, to_dict
 from typer.testing import CliRunner
 
 from benchmarks.serving import checkpoint, child

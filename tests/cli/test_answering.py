@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 from scene_batches import answer_scenes, make_batches
-from tokenprune_cli.evaluation.answering import answer_batch
-from tokenprune_cli.evaluation.costs import kv_cache_bytes
-from tokenprune_cli.evaluation.prompts import question_prompt, tokenized
-from tokenprune_cli.evaluation.settings import UNPRUNED, Setting, refusal
+from tokenprune_evaluation.answering import answer_batch
+from tokenprune_evaluation.costs import kv_cache_bytes
+from tokenprune_evaluation.prompts import question_prompt, tokenized
+from tokenprune_evaluation.settings import UNPRUNED, Setting, refusal
 from tokenprune_visualize import seen_image
 
 import tokenprune

@@ -154,7 +154,7 @@ def run_json(photo, untrained, *more):
 
 
 def test_run_prunes_as_apply_does(photo, untrained, untrained_model, scenes):
-    from tokenprune_cli.evaluation.prompts import tokenized
+    from tokenprune_evaluation.prompts import tokenized
 
     record = run_json(photo, untrained, "--method", "divprune", "--keep", 18, "--max-new-tokens", 5)
     model, processor = untrained_model

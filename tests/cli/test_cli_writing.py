@@ -9,8 +9,9 @@ import sys
 import pytest
 from PIL import Image
 from tokenprune_cli.app import app
-from tokenprune_cli.console import files
+from tokenprune_cli.console import deliver
 from tokenprune_cli.console.failures import BadInputError
+from tokenprune_evaluation import files
 from typer.testing import CliRunner
 
 BENCH = ["bench", "--preset", "micro", "--device", "cpu"]
@@ -111,7 +112,7 @@ def test_a_journal_that_is_a_directory_is_refused(tmp_path, untrained):
 
 
 def test_lines_that_cannot_be_added_to_the_journal_are_one_sentence(tmp_path):
-    from tokenprune_cli.compare.journal import Journal
+    from tokenprune_evaluation.journal import Journal
 
     journal = Journal(tmp_path / "answers.jsonl", {"a": 1})
     (tmp_path / "answers.jsonl").unlink()
@@ -167,7 +168,7 @@ def test_a_record_is_written_when_it_cannot_be_shown(tmp_path):
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        files.deliver({"a": 1}, show, False, tmp_path / "x.json")
+        deliver.deliver({"a": 1}, show, False, tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
 
 

@@ -4,7 +4,7 @@
 import pytest
 import torch
 from cache_names import CACHE
-from tokenprune_cli.evaluation.costs import kv_cache_bytes, prefill_flops, rows_held
+from tokenprune_evaluation.costs import kv_cache_bytes, prefill_flops, rows_held
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import (
     AutoModelForCausalLM,

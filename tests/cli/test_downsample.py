@@ -8,12 +8,12 @@ import torch
 from scene_batches import make_batches
 from tokenprune_cli.compare.answers import AnswerOptions, Run, answer_all
 from tokenprune_cli.compare.collected import collect
-from tokenprune_cli.compare.question_set import embedded_scenes
 from tokenprune_cli.demo.pictures import example_sheet
-from tokenprune_cli.evaluation.answering import answer_batch
-from tokenprune_cli.evaluation.costs import kv_cache_bytes
-from tokenprune_cli.evaluation.downsample import downsample, grid_side, interpolated_positions
-from tokenprune_cli.evaluation.settings import UNPRUNED, Setting, known_method, refusal
+from tokenprune_evaluation.answering import answer_batch
+from tokenprune_evaluation.costs import kv_cache_bytes
+from tokenprune_evaluation.downsample import downsample, grid_side, interpolated_positions
+from tokenprune_evaluation.question_set import embedded_scenes
+from tokenprune_evaluation.settings import UNPRUNED, Setting, known_method, refusal
 
 import tokenprune
 

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 from tokenprune_cli.app import app
-from tokenprune_cli.evaluation.question_file import read_questions
 from tokenprune_embedded import N_SCENES, Question, held_out_scenes
 from tokenprune_embedded import scenes as files
+from tokenprune_evaluation.question_file import read_questions
 from typer.testing import CliRunner
 
 from benchmarks import scenes as drawn

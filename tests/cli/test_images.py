@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tokenprune_cli.console.images import as_rgb
+from tokenprune_evaluation.images import as_rgb
 
 
 def test_sixteen_bits_are_scaled_to_eight():

@@ -2,7 +2,7 @@
 """Metrics against cases worked out by hand."""
 
 import pytest
-from tokenprune_cli.evaluation.metrics import exact_match, vqa_accuracy, vqa_normal, yes_or_no
+from tokenprune_evaluation.metrics import exact_match, vqa_accuracy, vqa_normal, yes_or_no
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from tokenprune_cli.app import app
-from tokenprune_cli.model_name import model_name
+from tokenprune_evaluation.model_name import model_name
 from typer.testing import CliRunner
 
 import tokenprune

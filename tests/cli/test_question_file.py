@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from PIL import Image
-from tokenprune_cli.evaluation.question_file import FileQuestion, QuestionFileError, read_questions
+from tokenprune_evaluation.question_file import FileQuestion, QuestionFileError, read_questions
 
 GOOD = {"image": "a.png", "question": "what ?", "answer": "red"}
 

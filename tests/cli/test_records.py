@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenprune_cli.records import Machine, Provenance, RecordError, dumps, from_dict, read, to_dict
+from tokenprune_evaluation.records import Machine, Provenance, RecordError, dumps, from_dict, read, to_dict
 
 RECORDS = Path(__file__).parents[2] / "docs/benchmarks"
 

@@ -17,8 +17,8 @@ from tokenprune_cli.bench.presets import PRESETS
 from tokenprune_cli.bench.record import BenchRecord
 from tokenprune_cli.bench.table import full_table, terminal_tables
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation.costs import prefill_flops
-from tokenprune_cli.records import from_dict, read, to_dict
+from tokenprune_evaluation.costs import prefill_flops
+from tokenprune_evaluation.records import from_dict, read, to_dict
 from typer.testing import CliRunner
 
 METHODS = ("zoo-exact", "divprune", "visionzip", "fastv", "zoo-prune")

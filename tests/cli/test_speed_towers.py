@@ -22,8 +22,8 @@ from tokenprune_cli.bench.record import BenchRecord
 from tokenprune_cli.bench.table import full_table, label, terminal_tables
 from tokenprune_cli.bench.tower_oracle import check_tower, projected_rows
 from tokenprune_cli.bench.workload import make_workload
-from tokenprune_cli.evaluation.tower_costs import evenly_spaced, groups_in_windows, window_side
-from tokenprune_cli.records import from_dict, to_dict
+from tokenprune_evaluation.records import from_dict, to_dict
+from tokenprune_evaluation.tower_costs import evenly_spaced, groups_in_windows, window_side
 from typer.testing import CliRunner
 
 import tokenprune

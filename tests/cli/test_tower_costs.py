@@ -4,7 +4,7 @@
 from types import SimpleNamespace as Config
 
 import pytest
-from tokenprune_cli.evaluation.tower_costs import evenly_spaced, groups_in_windows, tower_flops
+from tokenprune_evaluation.tower_costs import evenly_spaced, groups_in_windows, tower_flops
 
 CLIP = Config(
     model_type="clip_vision_model",

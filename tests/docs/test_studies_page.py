@@ -7,8 +7,8 @@ import pytest
 import torch
 from blocks import studies
 from blocks.sources import read_record
-from tokenprune_cli.evaluation.prompts import tokenized
 from tokenprune_embedded import held_out_scenes, load_embedded_model
+from tokenprune_evaluation.prompts import tokenized
 
 from benchmarks.studies import STUDIES
 from benchmarks.studies.table import interval, verdict

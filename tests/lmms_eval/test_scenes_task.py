@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from scene_batches import answer_scenes
-from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 from tokenprune_embedded import embedded_model_path, held_out_scenes, load_embedded_model
+from tokenprune_evaluation.settings import UNPRUNED, Setting
 
 from benchmarks.scenes.files import write_scenes
 

@@ -20,13 +20,16 @@ ADAPTERS = sorted((ROOT / "adapters/tokenprune_adapters").rglob("*.py"))
 VLLM = sorted((ROOT / "adapters/tokenprune_vllm").rglob("*.py"))
 EMBEDDED = sorted((ROOT / "plugins/tokenprune_embedded").rglob("*.py"))
 CLI = sorted((ROOT / "plugins/tokenprune_cli").rglob("*.py"))
+CALIBRATE = sorted((ROOT / "plugins/tokenprune_calibrate").rglob("*.py"))
+EVALUATION = sorted((ROOT / "plugins/tokenprune_evaluation").rglob("*.py"))
 LMMS_EVAL = sorted((ROOT / "adapters/tokenprune_lmms_eval").rglob("*.py"))
 PYTEST = sorted((ROOT / "plugins/tokenprune_pytest").rglob("*.py"))
 VISUALIZE = sorted((ROOT / "plugins/tokenprune_visualize").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 DOCS = sorted((ROOT / "docs").glob("*.py")) + sorted((ROOT / "docs/tools").rglob("*.py"))
-OURS = CORE + PLUGINS + ADAPTERS + VLLM + CLI + EMBEDDED + LMMS_EVAL + PYTEST + VISUALIZE
+PROGRAMS = CALIBRATE + CLI + EMBEDDED + EVALUATION + LMMS_EVAL + PYTEST + VISUALIZE
+OURS = CORE + PLUGINS + ADAPTERS + VLLM + PROGRAMS
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
 
 
@@ -61,7 +64,7 @@ def test_plugins_and_adapters_import_the_core_by_its_public_modules_and_not_each
             assert parts[0] == own
 
 
-@pytest.mark.parametrize("path", CLI + EMBEDDED + LMMS_EVAL + PYTEST + VISUALIZE, ids=name_of)
+@pytest.mark.parametrize("path", PROGRAMS, ids=name_of)
 def test_the_programs_use_public_names_only(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tokenprune":

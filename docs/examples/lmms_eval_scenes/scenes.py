@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from PIL import Image
-from tokenprune_cli.evaluation.metrics import exact_match
+from tokenprune_evaluation.metrics import exact_match
 
 FOLDER = Path(__file__).parent
 

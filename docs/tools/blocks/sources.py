@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from tokenprune_cli.records import Provenance
+from tokenprune_evaluation.records import Provenance
 
 # by name; a function is given the arguments of the mark, as strings
 Blocks = Mapping[str, Callable[..., str]]

@@ -9,10 +9,10 @@ from tokenprune_cli.bench.models import visual_tokens
 from tokenprune_cli.bench.presets import PRESETS
 from tokenprune_cli.bench.record import BenchRecord
 from tokenprune_cli.bench.table import full_table
-from tokenprune_cli.evaluation.costs import prefill_flops
-from tokenprune_cli.evaluation.tower_costs import tower_flops
-from tokenprune_cli.records import from_dict
 from tokenprune_cli.tables import Table
+from tokenprune_evaluation.costs import prefill_flops
+from tokenprune_evaluation.records import from_dict
+from tokenprune_evaluation.tower_costs import tower_flops
 
 from benchmarks.official.sentences import official_lines
 

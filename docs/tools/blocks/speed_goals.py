@@ -10,7 +10,7 @@ from typing import Any
 from tokenprune_cli.bench.contenders import ORACLE, TOWER_ORACLE
 from tokenprune_cli.bench.record import Run
 from tokenprune_cli.bench.table import label
-from tokenprune_cli.records import from_dict
+from tokenprune_evaluation.records import from_dict
 
 OVERHEAD = {"zoo-exact": 1.05, "divprune": 1.05, "visionzip": 1.10, "fastv": 1.10}
 REFERENCE = "zoo-prune"  # may be slower than the unpruned model

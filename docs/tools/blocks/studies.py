@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenprune_cli.records import from_dict
+from tokenprune_evaluation.records import from_dict
 
 from benchmarks.studies.study import StudyRecord
 from benchmarks.studies.table import ranking_table, score_table, verdict

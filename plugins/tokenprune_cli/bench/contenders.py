@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tokenprune_evaluation.downsample import NAME, downsample, grid_side, interpolated_positions
 from torch import Tensor
 
 import tokenprune
@@ -17,7 +18,6 @@ from tokenprune_cli.bench.oracle import Profile, oracle_arguments, shrinking
 from tokenprune_cli.bench.presets import TowerCut
 from tokenprune_cli.bench.tower_oracle import check_tower
 from tokenprune_cli.bench.workload import Workload, make_workload
-from tokenprune_cli.evaluation.downsample import NAME, downsample, grid_side, interpolated_positions
 
 UNPRUNED, DOWNSAMPLE, ORACLE, TOWER_ORACLE = "unpruned", NAME, "oracle", "tower oracle"
 

@@ -7,6 +7,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tokenprune_evaluation.costs import prefill_flops
+from tokenprune_evaluation.flop_counter import FlopCounter
+from tokenprune_evaluation.progress import Progress as Progress
+from tokenprune_evaluation.records import Provenance
+from tokenprune_evaluation.tower_costs import tower_flops
+
 import tokenprune
 from tokenprune_cli.bench.clock import Clock
 from tokenprune_cli.bench.contenders import (
@@ -31,14 +37,9 @@ from tokenprune_cli.bench.record import (
     picking,
     with_ratios,
 )
-from tokenprune_cli.bench.timing import FlopCounter, time_answer, time_prefill
+from tokenprune_cli.bench.timing import time_answer, time_prefill
 from tokenprune_cli.bench.workload import Workload, make_workload
 from tokenprune_cli.console.models import Device, Precision, load_config, load_model
-from tokenprune_cli.evaluation.costs import prefill_flops
-from tokenprune_cli.evaluation.tower_costs import tower_flops
-from tokenprune_cli.records import Provenance
-
-Progress = Callable[[str, int, int], None]
 
 
 def measure_preset(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenprune_evaluation.costs import kv_cache_bytes
 
 from tokenprune_cli.bench.clock import proc_bytes
 from tokenprune_cli.bench.presets import Amount
 from tokenprune_cli.console.failures import BadInputError
 from tokenprune_cli.console.models import Device, Precision, place_of, precision_of
-from tokenprune_cli.evaluation.costs import kv_cache_bytes
 
 GIB = 1 << 30
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenprune_cli.records import read
+from tokenprune_evaluation.records import read
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from statistics import median
 from typing import Any
 
 import torch
+from tokenprune_evaluation.records import Provenance
 
 from tokenprune.functional import greedy_path
 from tokenprune_cli.bench.contenders import DOWNSAMPLE, ORACLE, TOWER_ORACLE, UNPRUNED
 from tokenprune_cli.bench.oracle import Profile, rows_by_layer
 from tokenprune_cli.bench.presets import Amount
-from tokenprune_cli.records import Provenance
 
 
 @dataclass(frozen=True)

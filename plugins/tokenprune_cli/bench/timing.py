@@ -8,18 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from tokenprune_cli.bench.clock import Clock, PeakMemory
 from tokenprune_cli.bench.contenders import Contender
 from tokenprune_cli.bench.oracle import Profile, profile_of
 from tokenprune_cli.cache_name import cache_name
-
-aten = torch.ops.aten
-SAME_FORMULA = {  # operations for which some versions of PyTorch have no formula
-    aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention
-}
 
 
 @dataclass(frozen=True)
@@ -112,20 +105,3 @@ def time_answer(model: Any, contender: Contender, clock: Clock, n_tokens: int) -
 def _prime(model: Any, contender: Contender) -> None:
     if contender.first is not None:
         model(**contender.first, use_cache=False, logits_to_keep=1)
-
-
-class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts FLOPs by PyTorch's formulas; PyTorch's own counter does not support gradients."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count its FLOPs."""
-        out = func(*args, **(kwargs or {}))
-        operation = func._overloadpacket
-        formula = flop_registry.get(operation) or flop_registry.get(SAME_FORMULA.get(operation))
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
-        return out

@@ -11,11 +11,11 @@ from collections import Counter
 from typing import Any
 
 import torch
+from tokenprune_evaluation.tower_costs import PREFIXES, evenly_spaced, groups_in_windows, window_side
 from torch import Tensor
 
 import tokenprune
 from tokenprune_cli.bench.workload import Workload
-from tokenprune_cli.evaluation.tower_costs import PREFIXES, evenly_spaced, groups_in_windows, window_side
 
 
 def check_tower(config: Any) -> None:

@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tokenprune_evaluation.progress import Progress as Progress
+from tokenprune_evaluation.prompts import placed, tokenized
+from tokenprune_evaluation.records import Provenance
 
 import tokenprune
 from tokenprune.testing import ModelCheck, check_model
 from tokenprune.trial import ALL_PROMISES, FAILED, PromiseRecord, Specimen
 from tokenprune_cli.console.failures import BadInputError, first_line, quietly
-from tokenprune_cli.evaluation.prompts import placed, tokenized
-from tokenprune_cli.records import Provenance
 
 # of unequal length, so that a batch of them is padded; the embedded model knows the words of the first
 QUESTIONS = ("what color is the star ?", "how many red circles are there in this picture , and where ?")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tokenprune_evaluation.files import check_folder
+from tokenprune_evaluation.model_name import model_name
 
 from tokenprune_cli.console import options
+from tokenprune_cli.console.deliver import deliver
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
-from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.models import Device, Precision
-from tokenprune_cli.model_name import model_name
 
 if TYPE_CHECKING:
     from tokenprune_cli.bench.presets import Preset, TowerCut
@@ -74,8 +75,9 @@ def bench(
         changes = {name: value for name, value in changes.items() if value}
         chosen = dataclasses.replace(chosen, amount=dataclasses.replace(chosen.amount, **changes))
         if plot is not None:
+            from tokenprune_evaluation.images import check_writable
+
             from tokenprune_cli.bench.plot import EXTENSIONS, save_plot  # loads matplotlib
-            from tokenprune_cli.console.images import check_writable
 
             check_writable(plot, EXTENSIONS)
         check_folder(output)

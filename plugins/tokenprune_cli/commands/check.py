@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from tokenprune_evaluation.files import check_folder
+from tokenprune_evaluation.model_name import EMBEDDED, model_name
 
 from tokenprune_cli.console import options
+from tokenprune_cli.console.deliver import deliver
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
-from tokenprune_cli.console.files import check_folder, deliver
 from tokenprune_cli.console.models import Device, Precision, load_model, place_of, precision_of
-from tokenprune_cli.model_name import EMBEDDED, model_name
 
 BROKEN = 1  # exit code if a promise is broken
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tokenprune_evaluation.files import check_folder, make_directory
+from tokenprune_evaluation.model_name import model_name
 
 from tokenprune_cli.console import options
+from tokenprune_cli.console.deliver import deliver
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
-from tokenprune_cli.console.files import check_folder, deliver, make_directory
 from tokenprune_cli.console.models import Device, Precision
-from tokenprune_cli.model_name import model_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,8 @@ def compare(
 ) -> None:
     """Compare methods at several budgets on a set of questions, and write a report."""
     with plain_errors(), quietly():
+        from tokenprune_evaluation.settings import known_method
+
         from tokenprune_cli.compare import comparison
         from tokenprune_cli.compare.answers import AnswerOptions
         from tokenprune_cli.compare.conversation import conversations
@@ -78,7 +81,6 @@ def compare(
         from tokenprune_cli.compare.workers import Source
         from tokenprune_cli.console.budgets import budget
         from tokenprune_cli.console.progress import ProgressBar
-        from tokenprune_cli.evaluation.settings import known_method
 
         protocols = PROTOCOLS if protocol is Protocol.both else (protocol.value,)
         methods = tuple(known_method(name) for name in method or ())

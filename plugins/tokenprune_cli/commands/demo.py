@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from tokenprune_evaluation.files import check_folder, make_directory
+from tokenprune_evaluation.model_name import model_name
 
 from tokenprune_cli.console import options
+from tokenprune_cli.console.deliver import deliver
 from tokenprune_cli.console.failures import BadInputError, plain_errors, quietly
-from tokenprune_cli.console.files import check_folder, deliver, make_directory
-from tokenprune_cli.model_name import model_name
 
 RESULTS = "demo.json"
 BATCH = 64  # questions answered at once
@@ -45,19 +46,19 @@ def demo(
     """Answer questions about pictures with and without pruning, and draw the kept tokens."""
     with plain_errors(), quietly():
         from rich.console import Console
+        from tokenprune_evaluation.answering import ANSWER_TOKENS
+        from tokenprune_evaluation.images import check_writable, save_image
+        from tokenprune_evaluation.question_set import embedded_scenes
+        from tokenprune_evaluation.records import Provenance, to_dict
+        from tokenprune_evaluation.settings import known_method
 
         from tokenprune_cli.compare.answers import AnswerOptions, Run, answer_all
         from tokenprune_cli.compare.collected import collect
-        from tokenprune_cli.compare.question_set import embedded_scenes
         from tokenprune_cli.console.budgets import budget
-        from tokenprune_cli.console.images import check_writable, save_image
         from tokenprune_cli.console.models import Device, load_model
         from tokenprune_cli.console.progress import ProgressBar
         from tokenprune_cli.demo import preset
         from tokenprune_cli.demo.pictures import columns, example_sheet
-        from tokenprune_cli.evaluation.answering import ANSWER_TOKENS
-        from tokenprune_cli.evaluation.settings import known_method
-        from tokenprune_cli.records import Provenance, to_dict
 
         methods = [known_method(name) for name in method or ()]
         budgets = [budget(text, None).keep or 0 for text in keep or ()]

@@ -45,10 +45,11 @@ def run(
 ) -> None:
     """Answer a question about an image with a few of its visual tokens."""
     with plain_errors():
+        from tokenprune_evaluation.images import check_writable, open_image, save_image
+        from tokenprune_evaluation.prompts import picture_token, placed, tokenized, unusable_character
+
         import tokenprune
         from tokenprune_cli.console.budgets import budget
-        from tokenprune_cli.console.images import check_writable, open_image, save_image
-        from tokenprune_cli.evaluation.prompts import picture_token, placed, tokenized, unusable_character
 
         if not prompt.strip():
             raise BadInputError("--prompt is empty; ask a question about the image")

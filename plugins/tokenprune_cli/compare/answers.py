@@ -4,21 +4,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenprune_evaluation.answering import answer_batch
+from tokenprune_evaluation.pictures import picture_path, save_kept, save_seen
+from tokenprune_evaluation.progress import Progress as Progress
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.settings import Setting
+from tokenprune_evaluation.shared_tower import shared_tower
+
 import tokenprune
-from tokenprune_cli.compare.pictures import picture_path, save_kept, save_seen
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.compare.question_set import QuestionSet
-from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation.answering import answer_batch
-from tokenprune_cli.evaluation.settings import Setting
 
 QUESTIONS = "questions"  # the track in which every question is asked on its own
-Progress = Callable[[str, int, int], None]  # the current step, the number of finished items, and the total
 
 
 @dataclass(frozen=True)

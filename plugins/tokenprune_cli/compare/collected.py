@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from tokenprune_evaluation.costs import prefill_flops
 
 from tokenprune_cli.bench.oracle import Profile, rows_by_layer
-from tokenprune_cli.evaluation.costs import prefill_flops
 
 
 @dataclass

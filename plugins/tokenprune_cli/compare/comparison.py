@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tokenprune_evaluation.configuration import configuration, describe_preprocessing
+from tokenprune_evaluation.journal import Journal
+from tokenprune_evaluation.question_set import QuestionSet, check_questions
+from tokenprune_evaluation.settings import Setting
+
 from tokenprune_cli.compare import conversation, timing
 from tokenprune_cli.compare.answers import QUESTIONS, AnswerOptions, Progress, Run
 from tokenprune_cli.compare.collected import SettingAnswers, collect
-from tokenprune_cli.compare.configuration import configuration, describe_preprocessing
-from tokenprune_cli.compare.journal import Journal
 from tokenprune_cli.compare.plan import Plan, default_keeps, key, make_plan
-from tokenprune_cli.compare.question_set import QuestionSet, check_questions
 from tokenprune_cli.compare.record import add_conversations, model_record
 from tokenprune_cli.compare.workers import Source, answer_in_processes, answer_pending
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation.settings import Setting
 
 ANSWERS, PICTURES = "answers.jsonl", "pictures"
 
@@ -74,7 +75,15 @@ def compare(
     for method in request.methods:
         if method in plan.unavailable:
             raise BadInputError(plan.unavailable[method])
-    about = configuration(source.model, run)
+    about = configuration(
+        source.model,
+        run.model,
+        run.processor,
+        questions,
+        batch=options.batch,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+    )
     journal = Journal(folder / ANSWERS, about, request.restart)
     _answer(run, source, request, plan, journal, progress)
     _time(run, request.repeats, plan, journal, progress)

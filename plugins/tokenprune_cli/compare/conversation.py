@@ -19,15 +19,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from tokenprune_evaluation.answering import answer_batch
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.settings import BASELINES, Setting
+from tokenprune_evaluation.shared_tower import shared_tower
 
 import tokenprune
 from tokenprune_cli.compare.answers import Run
 from tokenprune_cli.compare.dialogue import talk
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.compare.question_set import QuestionSet
-from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation.answering import answer_batch
-from tokenprune_cli.evaluation.settings import BASELINES, Setting
 
 TRACK = "conversation"
 TURNS = 4

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tokenprune_evaluation.prompts import placed, tokenized
+from tokenprune_evaluation.settings import Setting
 
 from tokenprune_cli.cache_name import cache_name
 from tokenprune_cli.compare.answers import Run
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation.prompts import placed, tokenized
-from tokenprune_cli.evaluation.settings import Setting
 
 
 @torch.no_grad()

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenprune_evaluation.files import write_text
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.records import Provenance, dumps, to_dict
 
 from tokenprune_cli.compare.comparison import ModelResult
 from tokenprune_cli.compare.plots import plots
-from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.report import report
-from tokenprune_cli.console.files import write_text
-from tokenprune_cli.records import Provenance, dumps, to_dict
 
 RECORD, TABLE, REPORT = FILES = "compare.json", "compare.csv", "report.html"
 CSV_COLUMNS = (

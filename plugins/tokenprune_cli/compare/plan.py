@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tokenprune_evaluation.settings import BASELINES, UNPRUNED, Setting, refusal
+from tokenprune_evaluation.settings import key as key
+
 import tokenprune
 from tokenprune_cli.compare import protocols
-from tokenprune_cli.evaluation.settings import BASELINES, UNPRUNED, Setting, refusal
 
 RANDOM = "random"
 ALWAYS = ("stride", RANDOM, *BASELINES)  # in every table, whatever is requested
@@ -88,10 +90,3 @@ def make_plan(
 def default_keeps(mean_tokens: float) -> list[int]:
     """Return the default budgets for a mean number of visual tokens."""
     return [max(1, round(mean_tokens / share)) for share in SHARES]
-
-
-def key(setting: Setting) -> str:
-    """Return a setting's name in the journal; only equal settings have equal names."""
-    if setting.method is None:
-        return "unpruned"
-    return " ".join([setting.method, str(setting.keep), *(f"{k}={v}" for k, v in setting.options)])

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenprune_evaluation.settings import BASELINES, Setting
+
 import tokenprune
-from tokenprune_cli.evaluation.settings import BASELINES, Setting
 
 PAPER, MATCHED = "paper", "matched"
 PROTOCOLS = (PAPER, MATCHED)

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.settings import UNPRUNED
+
 from tokenprune_cli.compare.answers import changes
 from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.conversation import conversations, later
 from tokenprune_cli.compare.plan import RANDOM, Line, Plan, key
 from tokenprune_cli.compare.protocols import saw_the_question
-from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import Scores
-from tokenprune_cli.evaluation.settings import UNPRUNED
 
 
 def model_record(

@@ -7,15 +7,16 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenprune_evaluation.pictures import picture_path
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.records import Provenance
+from tokenprune_evaluation.settings import UNPRUNED
+
 from tokenprune_cli.compare import table as tables
 from tokenprune_cli.compare.comparison import ModelResult
-from tokenprune_cli.compare.pictures import picture_path
 from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.protocols import EXPLANATIONS
-from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import is_right
-from tokenprune_cli.evaluation.settings import UNPRUNED
-from tokenprune_cli.records import Provenance
 from tokenprune_cli.tables import templates
 
 Plots = Mapping[tuple[str, str, str], Mapping[str, str]]  # by model, protocol and metric: SVG by axis

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tokenprune_evaluation.metrics import YES, exact_match, vqa_accuracy, yes_or_no
+from tokenprune_evaluation.question_set import Item, QuestionSet
 
 from tokenprune_cli.compare.bootstrap import Array, Interval, interval
-from tokenprune_cli.compare.question_set import Item, QuestionSet
-from tokenprune_cli.evaluation.metrics import YES, exact_match, vqa_accuracy, yes_or_no
 
 
 class Scores:

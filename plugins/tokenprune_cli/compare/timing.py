@@ -11,15 +11,16 @@ from statistics import fmean, median
 from typing import Any
 
 import torch
+from tokenprune_evaluation.costs import prefill_flops
+from tokenprune_evaluation.flop_counter import FlopCounter
+from tokenprune_evaluation.prompts import placed
+from tokenprune_evaluation.settings import Setting
 
 from tokenprune_cli.bench.clock import Clock
 from tokenprune_cli.bench.contenders import Contender
-from tokenprune_cli.bench.timing import FlopCounter, time_prefill
+from tokenprune_cli.bench.timing import time_prefill
 from tokenprune_cli.compare.answers import Progress, Run
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.evaluation.costs import prefill_flops
-from tokenprune_cli.evaluation.prompts import placed
-from tokenprune_cli.evaluation.settings import Setting
 
 N_QUESTIONS = 3  # questions that are timed: the first ones of the report's examples
 REPEATS = 7

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenprune_evaluation.question_file import DEFAULT_METRIC
+from tokenprune_evaluation.question_set import QuestionSet, embedded_scenes, questions_from_file
+from tokenprune_evaluation.settings import Setting
 
 from tokenprune import TokenPruneError
 from tokenprune_cli.compare.answers import AnswerOptions, Run, answer
 from tokenprune_cli.compare.conversation import TRACK, converse
-from tokenprune_cli.compare.question_set import QuestionSet, embedded_scenes, questions_from_file
 from tokenprune_cli.console.failures import BadInputError, quietly
 from tokenprune_cli.console.models import Device, Precision, load_model
-from tokenprune_cli.evaluation.question_file import DEFAULT_METRIC
-from tokenprune_cli.evaluation.settings import Setting
 
 SCENES = 40  # by default; about 540 questions
 POLL_SECONDS = 2.0  # interval for checking whether a process has died

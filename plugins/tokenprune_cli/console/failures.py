@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import typer
 from tokenprune_adapters.loading import first_line as first_line
+from tokenprune_evaluation.errors import BadInputError as BadInputError
 
 BAD_INPUT = 2
 CLIP_SIGNAL = "clip_text_embeds"
@@ -20,10 +21,6 @@ CLIP_ADVICE = (
     "; this method needs a CLIP model that is passed in Python: tokenprune.method('cdpruner', clip=...) with "
     "tokenprune_adapters.clip_space.ClipSpace, see docs/methods/cdpruner.md"
 )
-
-
-class BadInputError(Exception):
-    """Invalid input of the user; the message says what is wrong, why, and what to do."""
 
 
 @contextmanager

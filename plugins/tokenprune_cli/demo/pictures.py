@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from PIL import Image
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.settings import Setting
 from tokenprune_visualize import captioned, kept_picture, sheet
 
 from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.plan import key
-from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.scoring import is_right
-from tokenprune_cli.evaluation.settings import Setting
 
 CELL = 13  # size of a patch in pixels
 TEXT = 12  # size of the text

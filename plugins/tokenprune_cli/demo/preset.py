@@ -6,15 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenprune_evaluation.question_set import QuestionSet
+from tokenprune_evaluation.settings import BASELINES
+
 import tokenprune
 from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.plan import Plan, make_plan
 from tokenprune_cli.compare.protocols import DEFAULTS
-from tokenprune_cli.compare.question_set import QuestionSet
 from tokenprune_cli.compare.record import model_record
 from tokenprune_cli.compare.scoring import Scores
 from tokenprune_cli.compare.table import conclusions
-from tokenprune_cli.evaluation.settings import BASELINES
 
 RECOMMENDED = "zoo-exact"
 METHODS = (RECOMMENDED, "zoo-prune", "divprune", "tower-diverse", "visionzip", "fastv", "random")

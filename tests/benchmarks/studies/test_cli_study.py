@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenprune_cli.records import from_dict, read, to_dict
+from tokenprune_evaluation.records import from_dict, read, to_dict
 from typer.testing import CliRunner
 
 from benchmarks.studies.__main__ import app

@@ -7,7 +7,7 @@ import json
 import pytest
 import tiny_models
 import torch
-from tokenprune_cli.compare.question_set import embedded_scenes
+from tokenprune_evaluation.question_set import embedded_scenes
 
 import tokenprune
 from benchmarks.studies import STUDIES, Study, run_study
@@ -74,8 +74,8 @@ def test_a_study_records_every_cell_and_ranking(untrained_model, questions):
 
 def test_answers_are_those_of_the_method_itself(untrained_model, questions):
     """A study's variant and the method by name keep the same tokens, so that they answer alike."""
-    from tokenprune_cli.evaluation.answering import answer_batch
-    from tokenprune_cli.evaluation.settings import Setting
+    from tokenprune_evaluation.answering import answer_batch
+    from tokenprune_evaluation.settings import Setting
 
     from benchmarks.studies.running import _answers
 

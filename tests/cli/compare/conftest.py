@@ -6,9 +6,9 @@ import dataclasses
 import pytest
 from tokenprune_cli.compare.answers import AnswerOptions, Run
 from tokenprune_cli.compare.comparison import Request, compare
-from tokenprune_cli.compare.question_set import embedded_scenes
 from tokenprune_cli.compare.workers import Source
 from tokenprune_cli.console.models import Device, Precision
+from tokenprune_evaluation.question_set import embedded_scenes
 
 
 @pytest.fixture(scope="session")

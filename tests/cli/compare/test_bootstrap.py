@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 from tokenprune_cli.compare.bootstrap import Interval, draws, interval, ratio
-from tokenprune_cli.compare.question_set import Item
 from tokenprune_cli.compare.scoring import is_right, parts, picture_sums
 from tokenprune_embedded import Question
+from tokenprune_evaluation.question_set import Item
 
 
 def item(image, answer, metric="exact_match", answers=None):

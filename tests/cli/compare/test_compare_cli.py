@@ -8,8 +8,8 @@ import sys
 import pytest
 from PIL import Image
 from tokenprune_cli.app import app
-from tokenprune_cli.compare.question_set import questions_from_file
 from tokenprune_cli.console.failures import BadInputError
+from tokenprune_evaluation.question_set import questions_from_file
 from typer.testing import CliRunner
 
 GOOD = {"image": "a.png", "question": "what color is the star ?", "answer": "red"}

@@ -17,9 +17,9 @@ from tokenprune_cli.compare.conversation import (
 )
 from tokenprune_cli.compare.dialogue import continuation, rendered, talk
 from tokenprune_cli.console.failures import BadInputError
-from tokenprune_cli.evaluation.prompts import tokenized
-from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
 from tokenprune_embedded import load_embedded_model
+from tokenprune_evaluation.prompts import tokenized
+from tokenprune_evaluation.settings import UNPRUNED, Setting
 
 METHODS = ("zoo-exact", "visionzip", "fastv", "sparsevlm", "pyramiddrop")
 SETTINGS = [UNPRUNED, *(Setting(method, 18) for method in METHODS)]

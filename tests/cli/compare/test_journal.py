@@ -4,8 +4,8 @@
 import json
 
 import pytest
-from tokenprune_cli.compare.journal import Journal
 from tokenprune_cli.console.failures import BadInputError
+from tokenprune_evaluation.journal import Journal
 
 ABOUT = {"model": "embedded", "seed": 0, "questions": {"n": 3}}
 

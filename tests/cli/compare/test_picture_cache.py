@@ -8,10 +8,11 @@ from contextlib import nullcontext
 
 import pytest
 from PIL import Image
-from tokenprune_cli.compare import answers, question_set
+from tokenprune_cli.compare import answers
 from tokenprune_cli.compare.answers import AnswerOptions, Run
-from tokenprune_cli.compare.question_set import embedded_scenes, questions_from_file
-from tokenprune_cli.evaluation.settings import UNPRUNED
+from tokenprune_evaluation import question_set
+from tokenprune_evaluation.question_set import embedded_scenes, questions_from_file
+from tokenprune_evaluation.settings import UNPRUNED
 
 import tokenprune
 

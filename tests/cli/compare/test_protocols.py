@@ -5,7 +5,7 @@ import pytest
 import tiny_models
 from tokenprune_cli.compare.plan import ALWAYS, default_keeps, key, make_plan
 from tokenprune_cli.compare.protocols import is_of_the_question, saw_the_question, setting
-from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
+from tokenprune_evaluation.settings import UNPRUNED, Setting
 
 import tokenprune
 

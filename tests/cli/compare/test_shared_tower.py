@@ -8,10 +8,10 @@ import tiny_models
 import tiny_processors
 import torch
 from scene_batches import make_batches
-from tokenprune_cli.compare.tower import shared_tower
-from tokenprune_cli.evaluation.answering import answer_batch
-from tokenprune_cli.evaluation.prompts import tokenized
-from tokenprune_cli.evaluation.settings import UNPRUNED, Setting
+from tokenprune_evaluation.answering import answer_batch
+from tokenprune_evaluation.prompts import tokenized
+from tokenprune_evaluation.settings import UNPRUNED, Setting
+from tokenprune_evaluation.shared_tower import shared_tower
 
 METHODS = ("zoo-exact", "zoo-prune", "visionzip", "visionzip-received", "vispruner", "fastv", "sparsevlm")
 SETTINGS = (UNPRUNED, *(Setting(method, 20) for method in METHODS))
