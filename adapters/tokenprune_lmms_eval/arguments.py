@@ -19,10 +19,13 @@ UNPRUNED = "unpruned"
 ROLES = ("method", "scorer", "selector", "reducer")
 APPLY_ARGUMENTS = tuple(inspect.signature(tokenprune.apply).parameters)[1:]  # all but the model
 EMBEDDED = "embedded"
+SETTING = "setting"  # a file of `tokenprune calibrate`
 
 
 def read_pruning(arguments: Mapping[str, Any], loading: tuple[str, ...] = ()) -> dict[str, Any] | None:
     """Convert model arguments to those of `tokenprune.apply`; None for `method=unpruned`.
+
+    `setting=FILE` is returned as the CalibratedSetting in that file, which the model must match.
 
     Arguments that `apply` does not take are options of the named strategies, as in
     `method=zoo-prune,n_directions=16`.
@@ -45,11 +48,19 @@ def read_pruning(arguments: Mapping[str, Any], loading: tuple[str, ...] = ()) ->
         if values:
             raise InputError(f"method={UNPRUNED} cannot be combined with {', '.join(sorted(values))}")
         return None
+    if SETTING in values:
+        path = values.pop(SETTING)
+        if values:
+            raise InputError(
+                f"{SETTING}={path} has the method and its budget; it cannot be combined with "
+                f"{', '.join(sorted(values))}"
+            )
+        return {SETTING: tokenprune.CalibratedSetting.load(path)}
     strategies = {role: _look_up(role, values[role]) for role in ROLES if values.get(role) is not None}
     named_strategies = [strategy for listed in strategies.values() for strategy in listed]
     options = {name: value for name, value in values.items() if name not in APPLY_ARGUMENTS}
     known = {name for strategy in named_strategies for name in option_names(strategy)}
-    accepted = (*loading, *APPLY_ARGUMENTS, *sorted(known - set(APPLY_ARGUMENTS)))
+    accepted = (*loading, SETTING, *APPLY_ARGUMENTS, *sorted(known - set(APPLY_ARGUMENTS)))
     check_options("--model tokenprune", options, accepted)
     if options and len(strategies.get("method", ())) > 1:
         raise InputError(f"{', '.join(options)}: options require a single method, not a list")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
 import tokenprune
-from tokenprune_lmms_eval.arguments import EMBEDDED, read_pruning
+from tokenprune_lmms_eval.arguments import EMBEDDED, SETTING, read_pruning
 from tokenprune_lmms_eval.clip import role_with_clip, with_clip
 from tokenprune_lmms_eval.generation import Generation, StopAtStrings, batches, truncate
 from tokenprune_lmms_eval.kept_rows import KeptRows
@@ -78,6 +78,9 @@ class TokenPrune(lmms):  # type: ignore[misc]
         self.prompts = Prompts(self.processor, system, loading.pad_to_square, pixels)
         self.prompts.check()
         self.max_new_tokens = loading.max_new_tokens
+        if pruning is not None and SETTING in pruning:
+            pruning[SETTING].check(self._model)
+            pruning = pruning[SETTING].apply_arguments()
         if pruning is not None and loading.clip is not None:
             pruning = with_clip(pruning, loading.clip, self._model, self.tokenizer)
         self.handle = None if pruning is None else tokenprune.apply(self._model, **pruning)

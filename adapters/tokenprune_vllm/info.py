@@ -40,7 +40,7 @@ class PruningInfo:
         self.config = self.options.configuration
         self._max_tokens: dict[str, int] = {}
         with refusing():
-            self.settings = self.of_tower(Settings.parse(getattr(self.config, KEY)), self.config)
+            self.settings = self.of_tower(Settings.of(self.config), self.config)
             self.check()
         self.pruning = self.settings
 

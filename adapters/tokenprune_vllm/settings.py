@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's settings: `--hf-overrides '{"tokenprune": {"method": "zoo-exact", "keep": 64}}'`.
 
+`{"setting": "setting.json"}` takes them from a file of `tokenprune calibrate`.
+
 Everything that does not depend on a model is validated here. This module does not import vLLM.
 """
 
@@ -13,7 +15,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from tokenprune import Budget, BudgetError, Cut, IncompatibleError, Layout, Method, OptionError, Reducer
+from tokenprune import (
+    Budget,
+    BudgetError,
+    CalibratedSetting,
+    Cut,
+    IncompatibleError,
+    Layout,
+    Method,
+    OptionError,
+    Reducer,
+)
 from tokenprune.arguments import methods_from_arguments, seeded
 from tokenprune.cut import refuse_adaptive
 from tokenprune.image_plan import plan_image
@@ -26,6 +38,8 @@ STRATEGY = ("method", "scorer", "selector", "reducer")
 OVERRIDES = ("scope", "newlines", "positions", "stage", "layer")
 ENTRIES = (*STRATEGY, "options", *OVERRIDES, "seed", "keep", "keep_ratio", "max_keep", "min_tokens")
 REQUEST_ENTRIES = ("keep", "keep_ratio")
+FILE = "setting"
+BESIDE_FILE = ("max_keep", "min_tokens")  # entries that do not change what was calibrated
 
 
 @dataclass(frozen=True)
@@ -62,11 +76,19 @@ class Settings:
 
         Raises
         ------
-        UnknownNameError, OptionError, BudgetError, IncompatibleError
-            If they are invalid.
+        UnknownNameError, OptionError, BudgetError, IncompatibleError, InputError
+            If they are invalid, or in a setting file of another model.
         """
         entry = getattr(config, KEY, None)
+        if isinstance(entry, Mapping) and FILE in entry:
+            entry = _from_file(entry, list(getattr(config, "architectures", None) or ()))
         return None if entry is None else cls.parse(entry)
+
+    @classmethod
+    def of(cls, config: Any) -> Settings:
+        """Read the settings of a configuration that has some; see `read`."""
+        settings = cls.read(config)
+        return cls.parse(None) if settings is None else settings
 
     @classmethod
     def parse(cls, entry: Any) -> Settings:
@@ -195,6 +217,15 @@ def _method(entry: Mapping[str, Any]) -> Method:
         )
     refuse_adaptive(method, "vLLM counts an image's placeholders before it looks at the picture")
     return method
+
+
+def _from_file(entry: Mapping[str, Any], architectures: list[str]) -> dict[str, Any]:
+    """Replace the path of a setting file by its contents; weights are not compared, only the architecture."""
+    beside = {name: value for name, value in entry.items() if name != FILE}
+    _refuse_unknown(beside, BESIDE_FILE, f'"{KEY}" with "{FILE}"')
+    setting = CalibratedSetting.load(entry[FILE])
+    setting.check_architecture(architectures)
+    return {**setting.arguments, **beside}
 
 
 def _max_keep(max_keep: Any) -> Budget:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenprune_cli.commands.bench import bench
+from tokenprune_cli.commands.calibrate import calibrate
 from tokenprune_cli.commands.check import check
 from tokenprune_cli.commands.compare import compare
 from tokenprune_cli.commands.demo import demo
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("run")(run)
 app.command("compare")(compare)
+app.command("calibrate")(calibrate)
 app.command("study", hidden=True)(study)  # until 0.3
 app.command("bench")(bench)
 app.command("check")(check)

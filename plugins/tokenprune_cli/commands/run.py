@@ -33,6 +33,10 @@ def run(
         str | None,
         typer.Option(help="Ratio of visual tokens to keep, above 0 and at most 1.", metavar="SHARE"),
     ] = None,
+    setting: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a method and a budget: a file of calibrate.", metavar="FILE"),
+    ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Save a picture of the kept tokens.", metavar="FILE")
     ] = None,
@@ -56,8 +60,26 @@ def run(
         character = unusable_character(prompt)
         if character is not None:
             raise BadInputError(f"--prompt contains {character!r}, which is not allowed; remove it")
-        kept = budget(keep, keep_ratio)
-        strategy = _strategy(method, scorer, selector)
+        calibrated: tokenprune.CalibratedSetting | None = None
+        arguments: dict[str, Any] = {"seed": seed}
+        if setting is not None:
+            _refuse_beside_setting(
+                {
+                    "method": method,
+                    "scorer": scorer,
+                    "selector": selector,
+                    "keep": keep,
+                    "keep-ratio": keep_ratio,
+                }
+            )
+            calibrated = tokenprune.CalibratedSetting.load(setting)
+        else:
+            kept = budget(keep, keep_ratio)
+            arguments |= {
+                "keep": kept.keep,
+                "keep_ratio": kept.keep_ratio,
+                **_strategy(method, scorer, selector),
+            }
         picture = open_image(image)
         if save is not None:
             check_writable(save)
@@ -70,8 +92,10 @@ def run(
                     "before the question"
                 )
             inputs = tokenized(processor, [picture], [prompt])
-            budgets: dict[str, Any] = {"keep": kept.keep, "keep_ratio": kept.keep_ratio}
-            with tokenprune.apply(network, **strategy, **budgets, seed=seed) as handle:
+            if calibrated is not None:
+                calibrated.check(network)
+                arguments = calibrated.apply_arguments()
+            with tokenprune.apply(network, **arguments) as handle:
                 output = network.generate(
                     **placed(network, inputs), max_new_tokens=max_new_tokens, do_sample=False
                 )
@@ -90,6 +114,12 @@ def run(
         if save is not None:
             save_image(_kept_picture(processor, inputs, report, [prompt, f"{answer} ({name})"]), save)
             typer.echo(f"picture of the kept tokens: {save}", err=as_json)
+
+
+def _refuse_beside_setting(options: dict[str, str | None]) -> None:
+    named = [f"--{name}" for name, value in options.items() if value is not None]
+    if named:
+        raise BadInputError(f"--setting has the method and its budget; leave {', '.join(named)} out")
 
 
 def _strategy(method: str | None, scorer: str | None, selector: str | None) -> dict[str, Any]:
