@@ -15,7 +15,8 @@ from .api import (
     selector,
 )
 from .boundaries import BoundaryTrace, CallTrace, RowTrace
-from .budget import Budget
+from .budget import Budget, cover
+from .covering import Cover
 from .cut import Cut
 from .errors import (
     AlreadyPrunedError,
@@ -58,6 +59,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CallTrace",
+    "Cover",
     "Cut",
     "ExplicitSchedule",
     "GeometricSchedule",
@@ -90,6 +92,7 @@ __all__ = [
     "VisualTokens",
     "active_handle",
     "apply",
+    "cover",
     "default_registry",
     "hookimpl",
     "is_pruned",

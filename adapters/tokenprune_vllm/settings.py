@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from tokenprune import Budget, BudgetError, Cut, IncompatibleError, Layout, Method, OptionError, Reducer
+from tokenprune import (
+    Budget,
+    BudgetError,
+    Cover,
+    Cut,
+    IncompatibleError,
+    Layout,
+    Method,
+    OptionError,
+    Reducer,
+)
 from tokenprune.arguments import methods_from_arguments, seeded
 from tokenprune.cut import refuse_adaptive
 from tokenprune.image_plan import plan_image
@@ -26,6 +36,7 @@ STRATEGY = ("method", "scorer", "selector", "reducer")
 OVERRIDES = ("scope", "newlines", "positions", "stage", "layer")
 ENTRIES = (*STRATEGY, "options", *OVERRIDES, "seed", "keep", "keep_ratio", "max_keep", "min_tokens")
 REQUEST_ENTRIES = ("keep", "keep_ratio")
+COUNTED_FIRST = "vLLM counts an image's placeholders before it looks at the picture"
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Settings:
             )
         _refuse_unknown(entry, ENTRIES, f'"{KEY}"')
         method = _method(entry)
-        budget = Budget(entry.get("keep"), entry.get("keep_ratio"))
+        budget = _budget(method, entry)
         max_budget = budget if entry.get("max_keep") is None else _max_keep(entry["max_keep"])
         if budget.keep is not None and max_budget.keep is not None and budget.keep > max_budget.keep:
             raise BudgetError(
@@ -106,7 +117,7 @@ class Settings:
                 f'a request can only set {{"{KEY}": {{"keep": 32}}}} or {{"{KEY}": {{"keep_ratio": 0.1}}}}, '
                 f"got {request!r}"
             )
-        return Budget(request.get("keep"), request.get("keep_ratio"))
+        return _budget(self.method, request)
 
     @property
     def cuts_tower(self) -> bool:
@@ -193,8 +204,16 @@ def _method(entry: Mapping[str, Any]) -> Method:
             f"method {method.name!r} cuts a second time ('then'); inside vLLM tokens are pruned once, before "
             "the language model; leave 'then' out"
         )
-    refuse_adaptive(method, "vLLM counts an image's placeholders before it looks at the picture")
+    refuse_adaptive(method, COUNTED_FIRST)
     return method
+
+
+def _budget(method: Method, entry: Mapping[str, Any]) -> Budget:
+    """Read a budget; refuse a rule, with which the number of rows depends on the picture."""
+    keep = entry.get("keep")
+    if isinstance(keep, (Budget, Cover)):
+        refuse_adaptive(method, COUNTED_FIRST, Budget.of(keep))
+    return Budget(keep, entry.get("keep_ratio"))
 
 
 def _max_keep(max_keep: Any) -> Budget:
