@@ -97,7 +97,9 @@ def cover(radius: float, at_most: int | None = None, at_least: int = 1) -> Budge
 
     A selector picks tokens one by one, and stops at the first count at which the image is covered, so that
     few are kept of a plain wall, and many of a full page. The picks are those of a fixed budget of the same
-    count. With the other arguments equal, a larger radius never keeps more.
+    count. With the other arguments equal, a larger radius never keeps more. Each tile is covered on its own
+    where a method divides budgets among tiles, with its share of the counts, and of a video every temporal
+    slice keeps a token, as far as `at_most` allows. Newline tokens follow the method.
 
     Distances are 1 - cosine of the rows among which tokens are cut (`VisualTokens.features`), in float32;
     1e-6 beyond the radius still counts as within, because cosines are rounded. A zero row is at distance 1

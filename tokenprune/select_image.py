@@ -65,8 +65,10 @@ class ImageSelector:
         if budget.rule is None:
             return pipeline.choose(tokens, scores, rows, adjust)
         pipeline.check_rule(budget.rule, scores is not None)
+        slices = 1 if adjust is None else min(layout.grid[0], rows)  # each keeps a row
+        least = max(slices, budget.least(len(tokens)))
         chosen = pipeline.choose(tokens, scores, rows)
-        return shortened(chosen, tokens.features, budget.rule.radius, budget.least(len(tokens)), adjust)
+        return shortened(chosen, tokens.features, budget.rule.radius, least, adjust)
 
     def _select_parts(self, tokens: VisualTokens, budget: Budget) -> Selection:
         """Select within each tile, or among all tokens but newlines."""
