@@ -15,7 +15,8 @@ from .api import (
     selector,
 )
 from .boundaries import BoundaryTrace, CallTrace, RowTrace
-from .budget import Budget
+from .budget import Budget, cover
+from .covering import Cover
 from .cut import Cut
 from .errors import (
     AlreadyPrunedError,
@@ -60,6 +61,7 @@ __all__ = [
     "BudgetError",
     "CalibratedSetting",
     "CallTrace",
+    "Cover",
     "Cut",
     "ExplicitSchedule",
     "GeometricSchedule",
@@ -92,6 +94,7 @@ __all__ = [
     "VisualTokens",
     "active_handle",
     "apply",
+    "cover",
     "default_registry",
     "hookimpl",
     "is_pruned",

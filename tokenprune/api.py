@@ -33,7 +33,7 @@ def apply(
     scorer: str | Scorer | None = None,
     selector: str | Selector | None = None,
     reducer: str | Reducer | None = None,
-    keep: int | Sequence[int] | None = None,
+    keep: int | Budget | Sequence[int | Budget] | None = None,
     keep_ratio: float | Sequence[float] | None = None,
     stage: str | None = None,
     layer: int | Sequence[int] | None = None,
@@ -60,7 +60,8 @@ def apply(
         method is `zoo-exact`.
     keep, keep_ratio
         Visual tokens to keep per image, or the share of them in (0, 1], rounded half up and at least 1.
-        Give exactly one of the two. A `keep` of all tokens or more changes nothing.
+        Give exactly one of the two. A `keep` of all tokens or more changes nothing. With a rule,
+        ``keep=tokenprune.cover(0.2)``, the number depends on the picture.
     stage, scope, newlines, positions
         Override the method's own choice; see `Method`.
     layer

@@ -10,6 +10,7 @@ from typing import Any
 
 from .adapter import ModelAdapter
 from .budget import Budget
+from .covering import Cover
 from .errors import BudgetError, IncompatibleError, OptionError
 from .methods import Method
 from .registry import default_registry
@@ -60,20 +61,30 @@ def read_budgets(keep: Any, keep_ratio: Any, schedule: Any, budget: Any, n: int)
     if not isinstance(keep, (list, tuple)) and not isinstance(keep_ratio, (list, tuple)):
         if n > 1:
             raise BudgetError(f"{n} methods need a list of {n} budgets, e.g. keep=[192, 64]")
-        return [Budget(keep, keep_ratio)]
-    Budget(*(1 if isinstance(x, (list, tuple)) else x for x in (keep, keep_ratio)))  # exactly one of the two
+        return [_budget(keep, keep_ratio)]
+    _budget(*(1 if isinstance(x, (list, tuple)) else x for x in (keep, keep_ratio)))  # exactly one of the two
     name, values = ("keep", keep) if keep is not None else ("keep_ratio", keep_ratio)
     if len(values) != n:
-        counts = f"{n} method{'s were' if n > 1 else ' was'} given, and {name}={list(values)}"
+        given = f"{n} method{'s were' if n > 1 else ' was'} given, and {name}={list(values)}"
         raise BudgetError(
-            f"a list of budgets holds one for each method, not one for each image: {counts}. All images of a "
+            f"a list of budgets holds one for each method, not one for each image: {given}. All images of a "
             "call have the same keep. Use keep_ratio= to keep a share of each image's tokens, or separate "
             "calls, with apply() before each, for images with different budgets"
         )
-    budgets = [Budget(**{name: value}) for value in values]
-    if keep is not None and any(b > a for a, b in zip(values, values[1:], strict=False)):
+    budgets = [_budget(**{name: value}) for value in values]
+    counts = [budget.keep for budget in budgets if budget.keep is not None]
+    if any(b > a for a, b in zip(counts, counts[1:], strict=False)):
         raise BudgetError(f"the budgets of several cuts must not increase, got keep={list(values)}")
     return budgets
+
+
+def _budget(keep: Any = None, keep_ratio: Any = None) -> Budget:
+    """Return the budget of one method; `keep` may be one already, such as `tokenprune.cover` returns."""
+    if not isinstance(keep, (Budget, Cover)):
+        return Budget(keep, keep_ratio)
+    if keep_ratio is not None:
+        raise BudgetError(f"give either {Budget.of(keep)} or keep_ratio={keep_ratio}, not both")
+    return Budget.of(keep)
 
 
 def place_cut(method: Method, stage: Any, layer: Any, schedule: Any, n: int, adapter: ModelAdapter) -> Method:

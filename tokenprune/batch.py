@@ -11,12 +11,15 @@ from .errors import InputError
 from .finite import refuse_not_finite
 from .methods import Method
 from .selection import Selection
-from .stack import image_of, in_groups, selections_of, stack
+from .stack import image_of, in_groups, stack
 from .tokens import VisualTokens
 
 
 def select_all(
-    method: Method, images: Sequence[VisualTokens], keeps: Sequence[int | Budget], layer: int | None = None
+    method: Method,
+    images: Sequence[VisualTokens],
+    keeps: Sequence[int | Budget],
+    layer: int | None = None,
 ) -> list[Selection]:
     """Return `method.select` of each image, computed in stacks where possible.
 
@@ -41,7 +44,7 @@ def select_all(
             if len(numbers) == 1:
                 return [method.select(images[numbers[0]], keeps[numbers[0]], layer=layer)]
             stacked = stack([images[number] for number in numbers])
-            return selections_of(method.select(stacked, keeps[numbers[0]], layer=layer))
+            return method.select_stack(stacked, keeps[numbers[0]], layer=layer)
         except InputError:
             _refuse_by_number([images[number] for number in numbers], numbers, len(images))
             raise
@@ -67,7 +70,7 @@ def select_each(
     images = range(len(tokens.features))
     try:
         if len(images) > 1 and all(part.stacks for part in method.parts):
-            return selections_of(method.select(tokens, keep, layer=layer))
+            return method.select_stack(tokens, keep, layer=layer)
         return [method.select(image_of(tokens, index), keep, layer=layer) for index in images]
     except InputError:
         _refuse_by_number([image_of(tokens, index) for index in images], numbers, n_images)

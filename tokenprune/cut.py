@@ -37,6 +37,11 @@ class Cut:
         """Whether kept tokens are renumbered."""
         return self.positions == "contiguous"
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of rows kept depends on the picture, by the method or a rule."""
+        return self.method.adaptive or self.budget.rule is not None
+
 
 def position_rule(method: Method, requested: str | None, allowed: Sequence[str]) -> str:
     """Return a cut's position rule: the requested one, the method's if allowed, or the model's default.
@@ -59,7 +64,8 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
     Raises
     ------
     IncompatibleError
-        For a wrong stage, or a signal or position rule that the model does not support.
+        For a wrong stage, a signal or position rule that the model does not support, or a rule for the
+        number of tokens that the method cannot follow.
     OptionError
         For a schedule whose rows do not match its layers.
     """
@@ -84,6 +90,8 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
             )
     if method.schedule is not None:
         check_schedule(method.schedule)
+    if cut.budget.rule is not None:
+        method.check_rule(cut.budget.rule)
     n_cuts = 1 if method.schedule is None else len(method.schedule.layers)
     if n_cuts > 1 and (method.scope == "tile" or method.newlines == "keep"):
         raise IncompatibleError(
@@ -96,8 +104,8 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
         )
 
 
-def refuse_adaptive(method: Method, reason: str) -> None:
-    """Raise if the number of tokens that a method keeps depends on the picture.
+def refuse_adaptive(method: Method, reason: str, budget: Budget | None = None) -> None:
+    """Raise if the number of tokens that a method keeps, or a budget, depends on the picture.
 
     Parameters
     ----------
@@ -107,8 +115,13 @@ def refuse_adaptive(method: Method, reason: str) -> None:
     Raises
     ------
     IncompatibleError
-        Naming the method and the reason.
+        Naming the method or the budget, and the reason.
     """
+    if budget is not None and budget.rule is not None:
+        raise IncompatibleError(
+            f"how many tokens keep={budget.rule} keeps depends on the picture, but {reason}; give keep= as a "
+            "number, or keep_ratio="
+        )
     if method.adaptive:
         raise IncompatibleError(
             f"how many tokens method {method.name!r} keeps depends on the picture, but {reason}; choose a "

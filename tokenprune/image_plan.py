@@ -27,8 +27,8 @@ class ImagePlan:
     """Number of rows left of an image from each layer on, or the reason why it is left alone.
 
     `cuts` is empty if the image is left alone. A cut without layers has the key 0 and the rows of the budget;
-    `Method.n_keep` also accounts for tiles and newline tokens. An adaptive method keeps at most these rows,
-    which may be all.
+    `Method.n_keep` also accounts for tiles and newline tokens. An adaptive method, or a rule, keeps at most
+    these rows, which may be all.
     """
 
     cuts: Mapping[int, int] = field(default_factory=dict)
@@ -56,9 +56,11 @@ def plan_image(cut: Cut, n: int, n_layers: int = 0, hidden: bool = False) -> Ima
         return ImagePlan(left_alone=LeftAlone.HIDDEN)
     method, rows = cut.method, cut.budget.rows(n)
     if method.schedule is not None and method.stage != "projector":
+        if cut.budget.rule is not None:  # of a single cut; see `Method.check_rule`
+            return ImagePlan(dict.fromkeys(method.schedule.boundaries(n_layers), rows))
         cuts = method.schedule.cuts(rows, n, n_layers, method.budget)
         if not cuts and method.adaptive:  # it may keep fewer
             cuts = dict.fromkeys(method.schedule.boundaries(n_layers), n)
     else:
-        cuts = {0: rows} if rows < n or method.adaptive else {}
+        cuts = {0: rows} if rows < n or cut.adaptive else {}
     return ImagePlan(cuts) if cuts else ImagePlan(left_alone=LeftAlone.NOTHING_TO_CUT)

@@ -13,11 +13,15 @@ from typing import Any
 
 
 class StrategyLookup(ABC):
-    """Returns strategies by name."""
+    """Returns strategies by name, and their names."""
 
     @abstractmethod
     def strategy(self, kind: str, source: Any) -> Any:
         """Return a strategy (``scorer``, ``selector`` or ``reducer``) from a name, class or instance."""
+
+    @abstractmethod
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all strategies of a kind."""
 
 
 _DEFAULT: list[Callable[[], StrategyLookup]] = []

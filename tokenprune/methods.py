@@ -8,19 +8,18 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .budget import Budget
-from .errors import IncompatibleError, OptionError
+from .covering import Cover
+from .errors import OptionError
 from .lookup import default_lookup
 from .option_types import check_one_of, check_types
 from .pipeline import Pipeline
 from .precision import without_autocast
+from .rule_schedule import check_rule_of_schedule
 from .schedule import BUDGET_UNITS, Schedule, at_layers
-from .scope import cover_slices, join, kept_newlines, share_out
+from .select_image import ImageSelector
 from .selection import Selection
-from .stack import choose_parts
+from .stack import selections_of
 from .strategy import Reducer, Scorer, Selector, Strategy, check_options
 from .tokens import Layout, VisualTokens
 
@@ -122,8 +121,24 @@ class Method:
         """Whether the number of rows kept depends on the picture: at most the budget; see `Selector`."""
         return self._pipeline.selector.adaptive
 
+    @property
+    def _image_selector(self) -> ImageSelector:
+        return ImageSelector(self._pipeline, self.scope, self.newlines)
+
+    def check_rule(self, rule: Cover) -> None:
+        """Raise if this method cannot keep as many tokens as a rule says.
+
+        Raises
+        ------
+        IncompatibleError
+            For a reducer, a selector that does not pick tokens one by one, or a schedule that sets numbers.
+        """
+        self._pipeline.check_rule(rule, self._pipeline.scorer.gives_scores)
+        if self.schedule is not None and self.stage != "projector":
+            check_rule_of_schedule(self.name, self.schedule, self.budget, rule)
+
     def n_keep(self, layout: Layout, keep: int | Budget) -> int | None:
-        """Return the number of rows kept of an image with this layout; None if the method is adaptive.
+        """Return the number of rows kept of an image with this layout; None if it depends on the picture.
 
         Parameters
         ----------
@@ -131,14 +146,9 @@ class Method:
             The budget as `apply` takes it; for tiled images in scope `"tile"` a count is the budget at the
             model's full number of tiles.
         """
-        return None if self.adaptive else self._rows(layout, Budget.of(keep, self.at_least))
-
-    def _rows(self, layout: Layout, budget: Budget) -> int:
-        """Return the number of rows kept of an image, or of an adaptive method the most."""
-        if budget.rows(len(layout)) >= len(layout):
-            return len(layout)
-        shares = share_out(layout, self.scope, self.newlines, budget)
-        return sum(share.rows for share in shares) + len(kept_newlines(layout, self.newlines))
+        budget = Budget.of(keep, self.at_least)
+        is_open = self.adaptive or budget.rule is not None
+        return None if is_open else self._image_selector.rows(layout, budget)
 
     def select(self, tokens: VisualTokens, keep: int | Budget, *, layer: int | None = None) -> Selection:
         """Score tokens and select the rows to keep of one image (or each image of a stack), for one cut.
@@ -149,16 +159,16 @@ class Method:
             The image's tokens with the signals in `needs`.
         keep
             Rows to keep, as for `n_keep`; with `keep` >= N all rows are kept, or those that an adaptive
-            method keeps without a limit.
+            method keeps without a limit. With a rule, only one image is taken.
         layer
             At the decoder stage, the layer before which the cut is made.
 
         Raises
         ------
         BudgetError
-            When `keep` is not an integer of at least 1.
+            When `keep` is not an integer of at least 1, or a rule.
         IncompatibleError
-            When a strategy does not take a stack of images, or the tokens lack a signal.
+            When a strategy does not take a stack of images or a rule, or the tokens lack a signal.
         InputError
             When rows of the tokens are not finite.
         PluginError
@@ -166,33 +176,18 @@ class Method:
         """
         tokens = tokens if layer is None else tokens.before_layer(layer)
         with without_autocast(tokens.features.device):
-            return self._select(tokens, Budget.of(keep, self.at_least))
+            return self._image_selector.select(tokens, Budget.of(keep, self.at_least))
 
-    def _select(self, tokens: VisualTokens, budget: Budget) -> Selection:
-        pipeline, layout = self._pipeline, tokens.layout
-        for part in pipeline.parts:
-            if tokens.is_batch and not part.stacks:
-                raise IncompatibleError(
-                    f"the {part.kind} {part.name!r} takes one image at a time, (N, D), not a stack"
-                )
-        keeps_all = budget.rows(len(tokens)) >= len(tokens) and not self.adaptive
-        if keeps_all or (layout.tiles is None and layout.newlines is None):
-            scores, rows = pipeline.score(tokens), min(self._rows(layout, budget), len(tokens))
-            if tokens.is_batch or layout.grid[0] == 1:
-                return pipeline.choose(tokens, scores, rows)
+    def select_stack(
+        self, tokens: VisualTokens, keep: int | Budget, *, layer: int | None = None
+    ) -> list[Selection]:
+        """Select from each image of a stack of images without tiles, together; see `select`.
 
-            def best_of(slots: Tensor) -> int:
-                slice_scores = None if scores is None else scores[slots.to(scores.device)]
-                return int(pipeline.select(tokens.part(slots), slice_scores, 1).indices)
-
-            return pipeline.choose(tokens, scores, rows, lambda kept: cover_slices(kept, layout, best_of))
-        if tokens.is_batch:
-            raise IncompatibleError("tiled images must be passed one at a time, (N, D), not as a stack")
-        shares = share_out(layout, self.scope, self.newlines, budget)
-        scores = pipeline.score(tokens.part(torch.cat([share.slots for share in shares])))
-        sizes = [len(share.slots) for share in shares]
-        part_scores = [None] * len(shares) if scores is None else torch.split(scores, sizes)
-        parts = [tokens.part(share.slots, share.tile) for share in shares]
-        choosers, keeps = pipeline.parts[1:], [share.rows for share in shares]
-        selections = choose_parts(pipeline.choose, choosers, parts, part_scores, keeps)
-        return join(shares, selections, kept_newlines(layout, self.newlines), tokens.features)
+        With a rule their numbers of rows may differ.
+        """
+        budget = Budget.of(keep, self.at_least)
+        if budget.rule is None:
+            return selections_of(self.select(tokens, keep, layer=layer))
+        tokens = tokens if layer is None else tokens.before_layer(layer)
+        with without_autocast(tokens.features.device):
+            return self._image_selector.select_stack(tokens, budget.rule, budget)

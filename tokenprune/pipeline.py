@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .checks import check_scores, check_selection, errors_attributed
+from .covering import Cover
 from .errors import IncompatibleError
+from .lookup import StrategyLookup, default_lookup
 from .select_input import unvalidated_select
 from .selection import Selection
 from .strategy import Reducer, Scorer, Selector, Strategy
 from .tokens import VisualTokens
 
-Cover = Callable[[Selection], Selection]
+Adjust = Callable[[Selection], Selection]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,28 @@ class Pipeline:
         both = (self.scorer, self.selector)
         return both if self.reducer is None else (*both, self.reducer)
 
+    def check_rule(self, rule: Cover, scored: bool) -> None:
+        """Raise if the number of tokens cannot follow from a rule, with scores or without.
+
+        Raises
+        ------
+        IncompatibleError
+            For a reducer, and for a selector that does not pick tokens one by one.
+        """
+        if self.reducer is not None:
+            raise IncompatibleError(
+                f"with keep={rule} the number of tokens depends on the picture, but the reducer "
+                f"{self.reducer.name!r} makes a number that is given; use no reducer, or give a number"
+            )
+        if not self.selector.nested(scored):
+            lookup, given = default_lookup(), "with" if scored else "without"
+            able = [name for name in lookup.names("selector") if _picks_one_by_one(lookup, name, scored)]
+            raise IncompatibleError(
+                f"keep={rule} needs a selector that picks tokens one by one, whatever the budget, and "
+                f"{self.selector.name!r} {given} scores does not. {given.capitalize()} scores these do: "
+                f"{', '.join(able)}. Choose one of them, or give keep= as a number"
+            )
+
     def score(self, tokens: VisualTokens) -> Tensor | None:
         """Return scores of an image or a stack, (N,) or (B, N), or None if the scorer has no preference."""
         with errors_attributed(self.scorer, tokens):
@@ -48,25 +72,25 @@ class Pipeline:
         return scores
 
     def choose(
-        self, tokens: VisualTokens, scores: Tensor | None, keep: int, cover: Cover | None = None
+        self, tokens: VisualTokens, scores: Tensor | None, keep: int, adjust: Adjust | None = None
     ) -> Selection:
         """Select `keep` rows (or fewer, if adaptive) among tokens that all compete with each other.
 
         Parameters
         ----------
-        cover
+        adjust
             Changes which tokens are kept; called before the reducer, or after one that adds rows.
         """
         reducer = None if keep == len(tokens) else self.reducer  # no token is dropped, none to reduce
         n_selected = keep if reducer is None else reducer.n_selected(keep, len(tokens))
         selection = self.select(tokens, scores, n_selected)
-        if cover is not None and n_selected == keep:
-            selection = cover(selection)
+        if adjust is not None and n_selected == keep:
+            selection = adjust(selection)
         if reducer is not None:
             with errors_attributed(reducer, tokens):
                 selection = reducer.reduce(tokens, selection, keep)
             check_selection(reducer, selection, keep, tokens)
-        return selection if cover is None or n_selected == keep else cover(selection)
+        return selection if adjust is None or n_selected == keep else adjust(selection)
 
     def select(self, tokens: VisualTokens, scores: Tensor | None, keep: int) -> Selection:
         """Select `keep` tokens (or fewer, if adaptive), without the reducer."""
@@ -81,3 +105,8 @@ class Pipeline:
             adaptive=self.selector.adaptive,
         )
         return dataclasses.replace(selection, scores=scores)
+
+
+def _picks_one_by_one(lookup: StrategyLookup, name: str, scored: bool) -> bool:
+    selector: Selector = lookup.strategy("selector", name)
+    return selector.nested(scored)

@@ -27,6 +27,8 @@ class ImageReport:
     `tower_cuts` maps blocks of the vision tower to the tokens left from there on, if tokens were cut inside
     it, and `survivors` (n,) are the tokens that left it, None if nothing was cut there. The others are
     dropped before the language model, together with those that a method at the projector stage drops.
+    `capped` says of a budget with a rule whether its limit `at_most` stopped the selector at a cut before the
+    rule was met; None without a rule, or if the image was left alone.
     `number` counts the call's images (or videos, see `modality`) in the order they were encoded.
     """
 
@@ -44,6 +46,7 @@ class ImageReport:
     selections: Mapping[int, Selection] = field(default_factory=dict)
     tower_cuts: Mapping[int, int] = field(default_factory=dict)
     survivors: Tensor | None = None
+    capped: bool | None = None
 
     def tokens_entering(self, n_blocks: int) -> list[int]:
         """Return the number of the image's tokens that enter each of the vision tower's blocks."""
@@ -86,8 +89,10 @@ class PruningReport:
         return sum(image.n_after for image in self.images)
 
     def __str__(self) -> str:
+        n_capped = sum(bool(image.capped) for image in self.images)
+        capped = f"{n_capped} of them capped by at_most, " if n_capped else ""
         return (
-            f"{self.n_after} of {self.n_before} visual tokens kept in {len(self.images)} image(s), "
+            f"{self.n_after} of {self.n_before} visual tokens kept in {len(self.images)} image(s), {capped}"
             f"key-value cache {self.kv_bytes} of {self.kv_bytes_unpruned} bytes, "
             f"chosen in {1e3 * self.seconds_choosing:.1f} ms"
         )

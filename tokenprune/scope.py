@@ -4,7 +4,8 @@
 Scope `"image"`: all candidates compete for `keep` rows. Scope `"tile"`: `keep` is the budget of an image with
 the model's full number of tiles. With fewer tiles it shrinks in proportion (160 rows for 5 tiles are 96 for
 3). It is divided equally; the remainder goes to the first tiles, and rows that a tile has no candidates for
-go to the others. Newline tokens are dropped, compete, or are kept on top of the budget.
+go to the others. Newline tokens are dropped, compete, or are kept on top of the budget. The counts of a rule
+are divided in the same way.
 """
 
 from __future__ import annotations
@@ -23,29 +24,44 @@ from .tokens import Layout
 
 @dataclass(frozen=True)
 class Share:
-    """One part of an image: the `slots` (n,) of its candidates, the `rows` to keep of them, its `tile`."""
+    """One part of an image: the `slots` (n,) of its candidates, the `rows` to keep of them, its `tile`.
+
+    With a rule `rows` is the most to keep, and `least` the fewest.
+    """
 
     slots: Tensor
     rows: int
     tile: int | None = None
+    least: int = 1
+
+
+def candidates(layout: Layout, newlines: str) -> Tensor:
+    """Return the slots of the tokens that compete for the budget, (n,)."""
+    slots = torch.arange(len(layout))
+    if layout.newlines is not None and newlines != "compete":
+        slots = slots[~layout.newlines.cpu()]
+    return slots
 
 
 def share_out(layout: Layout, scope: str, newlines: str, budget: Budget) -> list[Share]:
     """Divide an image's budget, at least one row; parts without rows are left out."""
-    candidates = torch.arange(len(layout))
-    if layout.newlines is not None and newlines != "compete":
-        candidates = candidates[~layout.newlines.cpu()]
+    slots = candidates(layout, newlines)
     if scope == "image" or layout.tiles is None:
-        tiles, parts = [None], [candidates]
+        tiles, parts = [None], [slots]
         shrink = 1.0 if scope == "image" else 1 / layout.full_tiles
     else:
-        of_token = layout.tiles.cpu()[candidates]
+        of_token = layout.tiles.cpu()[slots]
         tiles = sorted(set(of_token.tolist()))
-        parts = [candidates[of_token == tile] for tile in tiles]
+        parts = [slots[of_token == tile] for tile in tiles]
         shrink = len(tiles) / layout.full_tiles
-    rows = budget.of_share(shrink).rows(len(layout))
-    shares = _equal_shares(min(rows, len(candidates)), [len(part) for part in parts])
-    return [Share(part, n, tile) for part, n, tile in zip(parts, shares, tiles, strict=True) if n]
+    own, sizes = budget.of_share(shrink), [len(part) for part in parts]
+    rows = _equal_shares(min(own.rows(len(layout)), len(slots)), sizes)
+    least = _equal_shares(min(own.least(len(layout)), len(slots)), sizes)
+    return [
+        Share(part, most, tile, max(1, fewest))
+        for part, most, tile, fewest in zip(parts, rows, tiles, least, strict=True)
+        if most
+    ]
 
 
 def kept_newlines(layout: Layout, newlines: str) -> Tensor:
@@ -106,12 +122,14 @@ def join(shares: list[Share], selections: list[Selection], newlines: Tensor, fea
     is_scored = all(selection.scores is not None for selection in selections)
     is_changed = any(selection.features is not None for selection in selections)
     merges = any(selection.merged_into is not None for selection in selections)
+    is_ruled = any(selection.capped is not None for selection in selections)
     return Selection(
         indices=indices,
         order=torch.cat([*picks, newlines.to(device)]) if len(picks) == len(selections) else None,
         features=torch.cat(rows)[sequence] if is_changed else None,
         scores=scores if is_scored else None,
         merged_into=_merges(shares, selections, newlines.to(device), len(features)) if merges else None,
+        capped=any(selection.capped for selection in selections) if is_ruled else None,
     )
 
 

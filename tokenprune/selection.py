@@ -21,6 +21,8 @@ class Selection:
     `scores`: (N,) the scores the selection is based on, or None if there are none.
     `merged_into`: (N,) the kept slot that each token is merged into, its own for kept tokens, -1 for none;
     None if no token is merged. A selector sets it for a reducer, a reducer together with `features`.
+    `capped`: of a budget with a rule, whether its limit stopped the selector before the rule was met; None
+    without a rule. Set by tokenprune.
     For a stack of B images the shapes are (B, K), (B, K, D) and (B, N).
     """
 
@@ -29,6 +31,7 @@ class Selection:
     features: Tensor | None = None
     scores: Tensor | None = None
     merged_into: Tensor | None = None
+    capped: bool | None = None
 
     @classmethod
     def from_order(cls, order: Tensor) -> Selection:

@@ -72,9 +72,13 @@ class Strategy(ABC):
 
 
 class Scorer(Strategy):
-    """Gives each visual token a score; higher = keep."""
+    """Gives each visual token a score; higher = keep.
+
+    `gives_scores` is False if `score` always returns None.
+    """
 
     kind: ClassVar[str] = "scorer"
+    gives_scores: ClassVar[bool] = True
 
     @abstractmethod
     def score(self, tokens: VisualTokens) -> Tensor | None:
@@ -102,6 +106,18 @@ class Selector(Strategy):
     @property
     def adaptive(self) -> bool:
         """Whether the number of rows depends on the picture; may depend on the selector's options."""
+        return False
+
+    def nested(self, scored: bool) -> bool:
+        """Return whether its picks (`Selection.order`) for k tokens are the first k of its picks for more.
+
+        Budgets with a rule, such as `tokenprune.cover`, need it.
+
+        Parameters
+        ----------
+        scored
+            Whether it is given scores.
+        """
         return False
 
     @property

@@ -19,6 +19,7 @@ from tokenprune import (
     Budget,
     BudgetError,
     CalibratedSetting,
+    Cover,
     Cut,
     IncompatibleError,
     Layout,
@@ -40,6 +41,7 @@ ENTRIES = (*STRATEGY, "options", *OVERRIDES, "seed", "keep", "keep_ratio", "max_
 REQUEST_ENTRIES = ("keep", "keep_ratio")
 FILE = "setting"
 BESIDE_FILE = ("max_keep", "min_tokens")  # entries that do not change what was calibrated
+COUNTED_FIRST = "vLLM counts an image's placeholders before it looks at the picture"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Settings:
             )
         _refuse_unknown(entry, ENTRIES, f'"{KEY}"')
         method = _method(entry)
-        budget = Budget(entry.get("keep"), entry.get("keep_ratio"))
+        budget = _budget(method, entry)
         max_budget = budget if entry.get("max_keep") is None else _max_keep(entry["max_keep"])
         if budget.keep is not None and max_budget.keep is not None and budget.keep > max_budget.keep:
             raise BudgetError(
@@ -128,7 +130,7 @@ class Settings:
                 f'a request can only set {{"{KEY}": {{"keep": 32}}}} or {{"{KEY}": {{"keep_ratio": 0.1}}}}, '
                 f"got {request!r}"
             )
-        return Budget(request.get("keep"), request.get("keep_ratio"))
+        return _budget(self.method, request)
 
     @property
     def cuts_tower(self) -> bool:
@@ -215,7 +217,7 @@ def _method(entry: Mapping[str, Any]) -> Method:
             f"method {method.name!r} cuts a second time ('then'); inside vLLM tokens are pruned once, before "
             "the language model; leave 'then' out"
         )
-    refuse_adaptive(method, "vLLM counts an image's placeholders before it looks at the picture")
+    refuse_adaptive(method, COUNTED_FIRST)
     return method
 
 
@@ -226,6 +228,14 @@ def _from_file(entry: Mapping[str, Any], architectures: list[str]) -> dict[str, 
     setting = CalibratedSetting.load(entry[FILE])
     setting.check_architecture(architectures)
     return {**setting.arguments, **beside}
+
+
+def _budget(method: Method, entry: Mapping[str, Any]) -> Budget:
+    """Read a budget; refuse a rule, with which the number of rows depends on the picture."""
+    keep = entry.get("keep")
+    if isinstance(keep, (Budget, Cover)):
+        refuse_adaptive(method, COUNTED_FIRST, Budget.of(keep))
+    return Budget(keep, entry.get("keep_ratio"))
 
 
 def _max_keep(max_keep: Any) -> Budget:

@@ -63,7 +63,7 @@ class EngineRun(TowerRun):
         return VisualTokens(rows, signals, group.layout)
 
     def select(
-        self, i: int, tokens: VisualTokens, keep: int, numbers: Sequence[int], n_images: int
+        self, i: int, tokens: VisualTokens, keep: int | Budget, numbers: Sequence[int], n_images: int
     ) -> list[Selection]:
         """Select tokens on the first rank for all ranks, which have the same rows."""
         return [

@@ -38,6 +38,10 @@ class DiverseSelector(tokenprune.Selector):
         if self.normalise not in ("minmax", "max"):
             raise tokenprune.OptionError(f"normalise must be 'minmax' or 'max', got {self.normalise!r}")
 
+    def nested(self, scored: bool) -> bool:
+        """Each pick depends only on those before it."""
+        return True
+
     def weights(self, scores: Tensor) -> Tensor:
         """Normalise scores (..., N) to weights of the distances."""
         if self.normalise == "minmax":

@@ -27,6 +27,10 @@ class DppSelector(tokenprune.Selector):
     space: ClassVar[str | None] = "features"
     batched: ClassVar[bool] = True
 
+    def nested(self, scored: bool) -> bool:
+        """Each pick depends only on those before it."""
+        return True
+
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:

@@ -32,6 +32,10 @@ class HybridSelector(tokenprune.Selector):
         if not 0 <= self.fraction <= 1:
             raise tokenprune.OptionError(f"fraction must be in [0, 1], got {self.fraction}")
 
+    def nested(self, scored: bool) -> bool:
+        """The number selected by score grows with the budget, unless it is all or none."""
+        return not scored or self.fraction in (0, 1)
+
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:

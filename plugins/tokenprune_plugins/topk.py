@@ -19,6 +19,10 @@ class TopKSelector(tokenprune.Selector):
     name: ClassVar[str] = "topk"
     batched: ClassVar[bool] = True
 
+    def nested(self, scored: bool) -> bool:
+        """Evenly spaced tokens depend on how many there are."""
+        return scored
+
     def select(
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:

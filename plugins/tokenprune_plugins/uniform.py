@@ -15,6 +15,7 @@ class UniformScorer(tokenprune.Scorer):
 
     name: ClassVar[str] = "uniform"
     batched: ClassVar[bool] = True
+    gives_scores: ClassVar[bool] = False
 
     def score(self, tokens: tokenprune.VisualTokens) -> None:
         """Return None: the selector decides."""

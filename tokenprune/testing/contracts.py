@@ -34,6 +34,7 @@ def check_scorer(scorer: Scorer, tokens: VisualTokens | None = None) -> None:
         require((scores is None) == (again is None), f"{who} returns None only sometimes")
         if scores is None or again is None:
             continue
+        require(scorer.gives_scores, f"{who} says that it gives no scores, but returned some")
         require(isinstance(scores, Tensor), f"{who} returned {type(scores).__name__}, not a tensor")
         n = len(image)
         require(tuple(scores.shape) == (n,), f"{who} returned {tuple(scores.shape)} instead of ({n},)")
@@ -54,7 +55,8 @@ def check_scorer(scorer: Scorer, tokens: VisualTokens | None = None) -> None:
 def check_selector(selector: Selector, tokens: VisualTokens | None = None) -> None:
     """Check that exactly `keep` valid slots are returned, deterministically, ties to the lowest slot.
 
-    An adaptive selector may return fewer slots. Ties are not checked for selectors with `by_position`.
+    An adaptive selector may return fewer slots. Ties are not checked for selectors with `by_position`. Where
+    the selector says `nested`, its picks are compared with those for all tokens.
     """
     who = who_is(selector, Selector)
     images = list(images_for(selector, tokens))
@@ -63,6 +65,8 @@ def check_selector(selector: Selector, tokens: VisualTokens | None = None) -> No
     original = random_scores.clone()
     declared = isinstance(selector.adaptive, bool)
     require(declared, f"{who} must say True or False for `adaptive`, not {selector.adaptive!r}")
+    for scores in (random_scores[0], torch.ones(n), None):
+        _check_nested(who, selector, images[0], scores)
     for keep in sorted({1, 2, n // 3, n - 1, n} & set(range(1, n + 1))):
         for scores in (random_scores[0], torch.ones(n), None):
             first, again = twice(who, images[0], partial(selector.select, images[0], scores, keep))
@@ -144,6 +148,22 @@ def check_adapter(adapter: type[ModelAdapter], model: nn.Module | None = None) -
     rules = instance.positions
     is_known = bool(rules) and set(rules) <= {"contiguous", "original"}
     require(is_known, f"{who} allows the positions {rules}; there are 'contiguous' and 'original'")
+
+
+def _check_nested(who: str, selector: Selector, tokens: VisualTokens, scores: Tensor | None) -> None:
+    """Check that the picks for k tokens are the first k of those for all, if the selector says so."""
+    says = selector.nested(scored=scores is not None)
+    require(isinstance(says, bool), f"{who} must return True or False from `nested`, not {says!r}")
+    if not says:
+        return
+    n = len(tokens)
+    every = selector.select(tokens, scores, n).order
+    for keep in range(1, n + 1):
+        order = selector.select(tokens, scores, keep).order
+        same = order is not None and every is not None and torch.equal(order, every[:keep])
+        given = "without scores" if scores is None else "with scores"
+        message = f"{who} says `nested`, but {given} `order` for {keep} tokens does not begin that for {n}"
+        require(same, message)
 
 
 def _check_pure_selection(who: str, selection: Selection, n: int, keep: int, adaptive: bool) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..api import apply
+from ..arguments import read_budgets
 from ..budget import Budget
 from ..errors import (
     AlreadyPrunedError,
@@ -40,7 +41,7 @@ def check_model(
     inputs: Any = None,
     *,
     methods: Sequence[str | Method] | None = None,
-    keep: int | None = None,
+    keep: int | Budget | None = None,
     keep_ratio: float | None = None,
     seed: int = 0,
 ) -> ModelCheck:
@@ -79,7 +80,8 @@ def check_model(
         raise UnsupportedModelError(f"check_model() takes a torch model, got {type(model).__name__}")
     if is_pruned(model):
         raise AlreadyPrunedError("this model is pruned; call remove() on its handle, then check it")
-    budget = Budget(None, SHARE) if keep is None and keep_ratio is None else Budget(keep, keep_ratio)
+    ratio = SHARE if keep is None and keep_ratio is None else keep_ratio
+    (budget,) = read_budgets(keep, ratio, None, None, 1)
     checked_methods = _methods(methods)
     adapter = default_registry().adapter_for(model)(model)
     adapter.check_model()
@@ -153,11 +155,10 @@ class _Check:
 
     def _apply(self, options: dict[str, Any], failures: list[PromiseRecord]) -> PruningHandle:
         """Prune with a rehearsal, as users do; if it fails, record that and prune without."""
-        budget: dict[str, Any] = {"keep": self._budget.keep, "keep_ratio": self._budget.keep_ratio}
         try:
-            return apply(self._model, **options, **budget)
+            return apply(self._model, **options, keep=self._budget)
         except UnsupportedModelError as error:
-            handle = apply(self._model, **options, **budget, verify=False)
+            handle = apply(self._model, **options, keep=self._budget, verify=False)
             failures.append(PromiseRecord.failed(EXACTNESS, options["method"].name, str(error)))
             return handle
 

@@ -41,6 +41,8 @@ class Outcome:
         What was recorded at each cut, for traces.
     seconds
         Time spent on choosing.
+    capped
+        Of images cut by a rule, by their number, whether its limit stopped the selector.
     """
 
     images: Sequence[TowerImage]
@@ -53,6 +55,7 @@ class Outcome:
     merged: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     boundaries: list[BoundaryTrace] = field(default_factory=list)
     seconds: float = 0.0
+    capped: dict[int, bool] = field(default_factory=dict)
 
     @property
     def survivors(self) -> Survivors | None:
@@ -66,6 +69,11 @@ class Outcome:
             len(tokens) * image.rows.shape[1] for tokens, image in zip(self.tokens, self.images, strict=True)
         ]
         return torch.tensor([0, *counts]).cumsum(0)
+
+    def note_capped(self, number: int, capped: bool | None) -> None:
+        """Note what a cut of an image says of its rule; None: it has none."""
+        if capped is not None:
+            self.capped[number] = capped or self.capped.get(number, False)
 
     def filled_up(self, number: int, kept: Tensor, n: int) -> Tensor:
         """Add padding to the tokens kept of a tile, to `n`: tiles of a batch keep equally many."""

@@ -86,7 +86,7 @@ class TowerRun(ABC):
         return self.cut.budget
 
     def select(
-        self, i: int, tokens: VisualTokens, keep: int, numbers: Sequence[int], n_images: int
+        self, i: int, tokens: VisualTokens, keep: int | Budget, numbers: Sequence[int], n_images: int
     ) -> list[Selection]:
         """Select `keep` tokens of each image of a stack before block `i`; see `select_each`."""
         return select_each(self.cut.method, tokens, keep, numbers, n_images, layer=i)
@@ -147,7 +147,8 @@ class TowerRun(ABC):
         with torch.no_grad(), without_autocast(hidden.device):
             for chunk in chunks:
                 group = TokenGroup.of(chunk, outcome.images, self._left, self._shape[1], before)
-                keep = min(self.plans[chunk[0]][i], group.tokens.shape[1])
+                rows, of_image = self.plans[chunk[0]][i], self.budget(chunk[0], outcome.images[chunk[0]])
+                keep = min(rows, group.tokens.shape[1]) if of_image.rule is None else of_image
                 view = self.view(i, hidden.detach(), group)
                 chosen.append((group, self.select(i, view, keep, chunk, len(numbers))))
         if any(selection.features is not None for _, selections in chosen for selection in selections):
@@ -165,7 +166,7 @@ class TowerRun(ABC):
         """Images with the same key are selected from together."""
         assert self.outcome is not None
         layout = self.outcome.images[number].layout
-        if self.cut.method.adaptive or not layout.is_plain:
+        if self.cut.adaptive or not layout.is_plain:
             return number
         return layout.grid, len(self._left[number].tokens), self.plans[number][i]
 
@@ -189,6 +190,7 @@ class TowerRun(ABC):
         )
         for index, number in enumerate(group.numbers):
             self.selections.setdefault(number, {})[i] = selections[index]
+            self.outcome.note_capped(number, selections[index].capped)
             self._left[number] = Left(*(column[index] for column in left))
             kept = self._left[number].tokens
             self.outcome.left[number][i] = len(kept)

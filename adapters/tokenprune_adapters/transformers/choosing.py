@@ -101,6 +101,7 @@ class MethodChooser:
                 continue
             tokens, left = self.adapter.survivors_of(encoded, number)
             image.note = outcome.notes.get(number, "")
+            image.capped = outcome.capped.get(number)
             if len(tokens) < len(image.slots):
                 image.tower_cuts, image.survivors = left, tokens
                 choice.cut(image, image.slots, Selection(tokens.to(image.slots.device)), 0)
@@ -197,7 +198,9 @@ class MethodChooser:
         assert call.choice is not None and self._decoder is not None
         view = DecoderView(self.adapter, call, i, hidden, rotated)
         images = [image for image in call.images if i in image.schedule]
-        keeps = [min(image.schedule[i], len(image.slots)) for image in images]
+        keeps: list[int | Budget] = [min(image.schedule[i], len(image.slots)) for image in images]
+        if self._decoder.budget.rule is not None:
+            keeps = [self._decoder.budget] * len(images)
         with torch.no_grad(), without_autocast(hidden.device):
             tokens = [view.tokens(image) for image in images]
             selections = select_all(self._decoder.method, tokens, keeps, layer=i)

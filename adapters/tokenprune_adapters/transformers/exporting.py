@@ -23,7 +23,7 @@ def check_exported(cuts: Sequence[Cut], lengths: Iterable[int], n_layers: int) -
         for cut in cuts:
             plan = plan_image(cut, n, n_layers)
             if plan.left_alone is None:
-                if cut.method.adaptive:
+                if cut.adaptive:
                     raise UnsupportedCallError(
                         f"torch.export cannot trace {cut.method.name!r}: which of {n} visual tokens are "
                         "kept, and how many, depends on the picture. remove() the pruning first"

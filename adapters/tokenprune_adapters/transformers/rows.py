@@ -26,7 +26,8 @@ class Image:
     row comes from, -1 for new rows; `found`: the same before the last cut. `began`, `text` and `last`: the
     slots of all its rows, of the text after it and of the prompt's last token in the decoder's input.
     `schedule`: the number of rows to keep before decoder layers. `tower_cuts`: the number of tokens left
-    from each block of the vision tower on, `survivors` (n,): those that left it.
+    from each block of the vision tower on, `survivors` (n,): those that left it. `capped`: whether the limit
+    of a rule stopped a cut.
     """
 
     span: ImageSpan
@@ -46,6 +47,7 @@ class Image:
     schedule: dict[int, int] = field(default_factory=dict)
     tower_cuts: dict[int, int] = field(default_factory=dict)
     survivors: Tensor | None = None
+    capped: bool | None = None
 
     def plan(self, cut: Cut, plan: ImagePlan) -> None:
         """Record whether, and why, a cut leaves this image alone."""
@@ -70,6 +72,7 @@ class Image:
             selections=dict(self.selections),
             tower_cuts=dict(self.tower_cuts),
             survivors=self.survivors,
+            capped=self.capped,
         )
 
 
@@ -115,6 +118,8 @@ class RowChoice:
         image.found = image.origin
         image.origin = torch.where(selection.indices < 0, -1, image.origin[indices])
         image.slots, image.selection = image.slots[indices], selection
+        if selection.capped is not None:
+            image.capped = selection.capped or bool(image.capped)
         image.cuts[layer], image.selections[layer] = len(kept), selection
         self.has_cut = True
         return kept

@@ -93,6 +93,7 @@ class PictureRun(TowerRun):
                     selection=selections[max(cuts)],
                     selections=selections,
                     found=None if self._found is None else self._found[row],
+                    capped=None if self.outcome is None else self.outcome.capped.get(row),
                 )
             images.append(report)
         return PruningReport(tuple(images), seconds_choosing=seconds)

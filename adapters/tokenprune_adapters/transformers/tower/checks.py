@@ -47,6 +47,7 @@ def check_tower_cut(adapter: VisionLanguageFacts, cut: Cut) -> None:
         refuse_adaptive(
             method,
             f"the vision tower of {name} runs all pictures of a call as one batch, of equal lengths",
+            cut.budget,
         )
     block_signature(parts)
     if method.needs & FROM_ATTENTION and parts.attention is not None:
