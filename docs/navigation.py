@@ -16,6 +16,7 @@ ORDER = (
     "check",
     "speed",
     "compare",
+    "calibrate",
     "visualize",
     "lmms-eval",
     "evaluation",

@@ -23,15 +23,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from blocks import compare, duplicates, evaluation, methods, readme, speed, studies, vision_towers
+from blocks import calibrate, compare, duplicates, evaluation, methods, readme, speed, studies, vision_towers
 from blocks.sources import ROOT, Blocks
 
-MODULES = (readme, speed, compare, studies, vision_towers, methods, duplicates, evaluation)
+MODULES = (readme, speed, compare, calibrate, studies, vision_towers, methods, duplicates, evaluation)
 BLOCKS: Blocks = {name: function for module in MODULES for name, function in module.BLOCKS.items()}
 PAGES = (
     "README.md",
     "docs/speed.md",
     "docs/compare.md",
+    "docs/calibrate.md",
     "docs/studies.md",
     "docs/vision-towers.md",
     "docs/methods/index.md",
