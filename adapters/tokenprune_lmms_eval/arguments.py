@@ -60,7 +60,7 @@ def read_pruning(arguments: Mapping[str, Any], loading: tuple[str, ...] = ()) ->
     named_strategies = [strategy for listed in strategies.values() for strategy in listed]
     options = {name: value for name, value in values.items() if name not in APPLY_ARGUMENTS}
     known = {name for strategy in named_strategies for name in option_names(strategy)}
-    accepted = (*loading, SETTING, *APPLY_ARGUMENTS, *sorted(known - set(APPLY_ARGUMENTS)))
+    accepted = (*loading, *APPLY_ARGUMENTS, SETTING, *sorted(known - set(APPLY_ARGUMENTS)))
     check_options("--model tokenprune", options, accepted)
     if options and len(strategies.get("method", ())) > 1:
         raise InputError(f"{', '.join(options)}: options require a single method, not a list")

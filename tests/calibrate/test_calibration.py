@@ -293,3 +293,15 @@ def test_verify_refuses_another_model(result, other_model, embedded, questions, 
 
 def test_files_without_answers_are_read_where_none_are_needed(requests):
     assert questions_from_file(requests, needs_answers=False).items[0].answers == ()
+
+
+def test_run_takes_a_setting_or_a_method(requests, result, tmp_path):
+    result.setting.save(tmp_path / "setting.json")
+    words = ["run", "--image", str(requests.parent / "0.png"), "--prompt", "what color is the star ?"]
+    for beside in (["--method", "divprune"], ["--keep", "9"], ["--keep-ratio", "0.5"], ["--scorer", "zoo"]):
+        done = CliRunner().invoke(app, [*words, "--setting", str(tmp_path / "setting.json"), *beside])
+        assert done.exit_code == 2
+        assert f"--setting has the method and its budget; leave {beside[0]} out" in done.stderr
+    for strategy, name in ((["--method", "fastv"], "fastv"), (["--scorer", "zoo"], "zoo+topk")):
+        done = CliRunner().invoke(app, [*words, *strategy, "--keep", "9"])
+        assert done.exit_code == 0 and done.stdout.splitlines()[1].startswith(f"{name}: ")

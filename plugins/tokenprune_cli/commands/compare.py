@@ -45,6 +45,10 @@ def compare(
     conversation: Annotated[
         bool, typer.Option("--conversation", help="Also ask later questions on what the first one left.")
     ] = False,
+    certify: Annotated[
+        float | None,
+        typer.Option(help="Also certify budgets: highest disagreement, above 0, below 1.", metavar="RISK"),
+    ] = None,
     questions: options.QuestionFile = None,
     metric: options.Metric = None,
     scenes: options.Scenes = None,
@@ -87,7 +91,7 @@ def compare(
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
         models = _distinct(model or [None])
         request = comparison.Request(
-            methods, keeps, protocols, conversation, restart, workers or _processes(models)
+            methods, keeps, protocols, conversation, restart, workers or _processes(models), certify=certify
         )
         origin, pixels = (questions, metric, scenes), (min_pixels, max_pixels)
         sources = [Source(name, device, dtype, trust_remote_code, *origin, pixels) for name in models]
@@ -161,6 +165,7 @@ def _show(record: dict[str, Any], files: Sequence[Path]) -> None:
     from rich.console import Console
 
     from tokenprune_cli.compare import table
+    from tokenprune_cli.compare.certified import certified_table
     from tokenprune_cli.compare.protocols import EXPLANATIONS
 
     console = Console(highlight=False, markup=False)
@@ -174,6 +179,8 @@ def _show(record: dict[str, Any], files: Sequence[Path]) -> None:
             for metric in model["metrics"]:
                 console.print(f"\n{metric}", style="italic")
                 console.print(table.table(model, protocol, metric, table.QUESTIONS).rich())
+            if "certified" in model:
+                console.print(certified_table(model, protocol).rich())
             for sentence in table.conclusions(model, protocol):
                 console.print(f"- {sentence}")
             for metric in model["metrics"] if "conversation" in model else ():

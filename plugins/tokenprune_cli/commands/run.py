@@ -28,7 +28,9 @@ def run(
     method: Annotated[str | None, typer.Option(help="Name of a method (default: zoo-exact).")] = None,
     scorer: Annotated[str | None, typer.Option(help="Instead of a method: name of a scorer.")] = None,
     selector: Annotated[str | None, typer.Option(help="Name of a selector to go with it.")] = None,
-    keep: Annotated[str | None, typer.Option(help="Visual tokens to keep.", metavar="N")] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Visual tokens to keep, or cover:RADIUS.", metavar="N")
+    ] = None,
     keep_ratio: Annotated[
         str | None,
         typer.Option(help="Ratio of visual tokens to keep, above 0 and at most 1.", metavar="SHARE"),
@@ -53,7 +55,7 @@ def run(
         from tokenprune_evaluation.prompts import picture_token, placed, tokenized, unusable_character
 
         import tokenprune
-        from tokenprune_cli.console.budgets import budget
+        from tokenprune_cli.console.budgets import budget_or_rule
 
         if not prompt.strip():
             raise BadInputError("--prompt is empty; ask a question about the image")
@@ -63,23 +65,12 @@ def run(
         calibrated: tokenprune.CalibratedSetting | None = None
         arguments: dict[str, Any] = {"seed": seed}
         if setting is not None:
-            _refuse_beside_setting(
-                {
-                    "method": method,
-                    "scorer": scorer,
-                    "selector": selector,
-                    "keep": keep,
-                    "keep-ratio": keep_ratio,
-                }
-            )
+            strategy = {"method": method, "scorer": scorer, "selector": selector}
+            _refuse_beside_setting({**strategy, "keep": keep, "keep-ratio": keep_ratio})
             calibrated = tokenprune.CalibratedSetting.load(setting)
         else:
-            kept = budget(keep, keep_ratio)
-            arguments |= {
-                "keep": kept.keep,
-                "keep_ratio": kept.keep_ratio,
-                **_strategy(method, scorer, selector),
-            }
+            arguments["keep"] = budget_or_rule(keep, keep_ratio)
+            arguments |= _strategy(method, scorer, selector)
         picture = open_image(image)
         if save is not None:
             check_writable(save)

@@ -15,6 +15,7 @@ from tokenprune_evaluation.settings import Setting
 
 from tokenprune_cli.compare import conversation, timing
 from tokenprune_cli.compare.answers import QUESTIONS, AnswerOptions, Progress, Run
+from tokenprune_cli.compare.certified import DELTA, certified_budgets, check_certifiable
 from tokenprune_cli.compare.collected import SettingAnswers, collect
 from tokenprune_cli.compare.plan import Plan, default_keeps, key, make_plan
 from tokenprune_cli.compare.record import add_conversations, model_record
@@ -30,7 +31,7 @@ class Request:
 
     Without `keeps` the budgets are shares of the model's visual tokens. `conversation` adds the conversation
     track, `restart` discards earlier answers. `processes` is the number of processes that answer, `repeats`
-    how often each setting is timed.
+    how often each setting is timed. `certify` is the limit of the disagreement with the unpruned model.
     """
 
     methods: tuple[str, ...]
@@ -40,6 +41,7 @@ class Request:
     restart: bool = False
     processes: int = 1
     repeats: int = timing.REPEATS
+    certify: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def compare(
     for method in request.methods:
         if method in plan.unavailable:
             raise BadInputError(plan.unavailable[method])
+    if request.certify is not None:
+        check_certifiable(request.certify, plan, questions)
     about = configuration(
         source.model,
         run.model,
@@ -91,6 +95,9 @@ def compare(
     record = model_record(plan, questions, answers, run.model.config.text_config)
     if request.conversation:
         add_conversations(record, questions, answers, options.seed)
+    if request.certify is not None:
+        entries = certified_budgets(record["lines"], questions, answers, request.certify, options.seed)
+        record["certified"] = {"limit": request.certify, "confidence": 1 - DELTA, "methods": entries}
     record = {"name": about["model"], "configuration": about, **record}
     record["preprocessing"] = describe_preprocessing(about, record["mean_visual_tokens"])
     return ModelResult(record, answers, pictures)

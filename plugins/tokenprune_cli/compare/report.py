@@ -13,6 +13,7 @@ from tokenprune_evaluation.records import Provenance
 from tokenprune_evaluation.settings import UNPRUNED
 
 from tokenprune_cli.compare import table as tables
+from tokenprune_cli.compare.certified import certified_table
 from tokenprune_cli.compare.comparison import ModelResult
 from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.protocols import EXPLANATIONS
@@ -47,6 +48,7 @@ def report(
         explanations=EXPLANATIONS,
         tables=tables,
         html_table=_html_table,
+        certified_table=certified_table,
     )
 
 
