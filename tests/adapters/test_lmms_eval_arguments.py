@@ -223,3 +223,16 @@ def test_rows_are_averaged_over_images():
         "visual_rows_entering_a_layer": (10 + (60 + 40 + 40 + 20) / 4) / 2,
     }
     assert str(rows).startswith("kept 15.0 of 80.0 visual rows per image, 25.0 enter a layer")
+
+
+def test_a_setting_file_stands_alone(tmp_path):
+    setting = tokenprune.CalibratedSetting(
+        {"method": "divprune", "keep": 9}, {"name": "m", "architecture": "A", "weights": "0"}
+    )
+    setting.save(tmp_path / "setting.json")
+    path = str(tmp_path / "setting.json")
+    assert read_pruning({"setting": path}) == {"setting": setting}
+    with pytest.raises(tokenprune.InputError, match="it cannot be combined with keep, method"):
+        read_pruning({"setting": path, "method": "fastv", "keep": 9})
+    with pytest.raises(tokenprune.InputError, match="cannot be read"):
+        read_pruning({"setting": "nothing.json"})

@@ -8,6 +8,7 @@ import pytest
 from tokenprune_vllm.errors import EngineRefusedError, MisplacedError, refusing
 from tokenprune_vllm.settings import Settings, without_pruning_entry
 
+import tokenprune
 from tokenprune import Budget, BudgetError, IncompatibleError, Layout, OptionError, UnknownNameError
 
 SQUARE = Layout((1, 24, 24))
@@ -184,3 +185,27 @@ def test_a_budget_inside_another_argument_is_refused(arguments):
         MisplacedError, match=f"would be ignored in '{next(iter(arguments))}' of the arguments"
     ):
         settings.request_budget({"tokenprune": {"keep": 8}, **arguments})
+
+
+def test_a_setting_file_is_read_for_its_architecture(tmp_path):
+    """Weights are not compared: vLLM's model has other modules."""
+    path = tmp_path / "setting.json"
+    model = {"name": "small", "architecture": "LlavaForConditionalGeneration", "weights": "0"}
+    arguments = {"method": "zoo-prune", "options": {"n_directions": 16}, "keep": 9, "seed": 3}
+    tokenprune.CalibratedSetting(arguments, model).save(path)
+
+    def configuration(architecture, **beside):
+        return types.SimpleNamespace(
+            architectures=[architecture], tokenprune={"setting": str(path), **beside}
+        )
+
+    read = Settings.read(configuration("LlavaForConditionalGeneration", max_keep=18))
+    plain = Settings.parse({**arguments, "max_keep": 18})
+    assert (read.method, read.budget, read.max_budget, read.digest) == (
+        plain.method, plain.budget, plain.max_budget, plain.digest,
+    )  # fmt: skip
+    with pytest.raises(tokenprune.InputError, match="not on a Gemma3ForConditionalGeneration"):
+        Settings.read(configuration("Gemma3ForConditionalGeneration"))
+    with pytest.raises(tokenprune.OptionError, match="keep"):
+        Settings.read(configuration("LlavaForConditionalGeneration", keep=3))
+    assert Settings.read(types.SimpleNamespace()) is None
