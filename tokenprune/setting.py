@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .api import method
+from .budget import cover
 from .errors import InputError, UntestedVersionWarning
 
 FORMAT = 1
@@ -30,8 +31,9 @@ class CalibratedSetting:
     Parameters
     ----------
     arguments
-        `method` (a name), its `options`, and arguments of `apply` with values of JSON; also what the engine
-        vLLM takes as its entry `tokenprune`.
+        `method` (a name), its `options`, and arguments of `apply` with values of JSON; `cover` has the
+        arguments of `tokenprune.cover`, in place of `keep`. The engine vLLM takes them as its entry
+        `tokenprune`.
     model
         The model that it was calibrated on: `name`, `architecture` (the class) and `weights` (`fingerprint`).
     certificate
@@ -76,7 +78,11 @@ class CalibratedSetting:
 
     def apply_arguments(self) -> dict[str, Any]:
         """Return keyword arguments of `tokenprune.apply`."""
-        arguments = {name: value for name, value in self.arguments.items() if name != "options"}
+        arguments = {
+            name: value for name, value in self.arguments.items() if name not in ("options", "cover")
+        }
+        if "cover" in self.arguments:
+            arguments["keep"] = cover(**self.arguments["cover"])
         return {**arguments, "method": method(arguments["method"], **self.arguments.get("options", {}))}
 
     def check(self, model: nn.Module) -> None:

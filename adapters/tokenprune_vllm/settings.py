@@ -227,6 +227,11 @@ def _from_file(entry: Mapping[str, Any], architectures: list[str]) -> dict[str, 
     _refuse_unknown(beside, BESIDE_FILE, f'"{KEY}" with "{FILE}"')
     setting = CalibratedSetting.load(entry[FILE])
     setting.check_architecture(architectures)
+    if "cover" in setting.arguments:
+        raise IncompatibleError(
+            f"the setting file '{entry[FILE]}' keeps as many tokens as cover each picture, but "
+            f"{COUNTED_FIRST}; calibrate with counts"
+        )
     return {**setting.arguments, **beside}
 
 

@@ -18,7 +18,7 @@ from tokenprune_evaluation.question_set import QuestionSet, check_questions
 from tokenprune_evaluation.records import Provenance
 from tokenprune_evaluation.settings import Setting, key
 
-from tokenprune import CalibratedSetting
+from tokenprune import CalibratedSetting, Cover
 
 from .collecting import Line, Traffic, collect, floor
 from .costs import FLOPS, SECONDS, costs_of
@@ -27,7 +27,7 @@ from .ladders import make_ladders
 from .losses import DROP
 from .record import CalibrationRecord
 from .sample import Sample
-from .verdict import Verdict
+from .verdict import Verdict, amount
 
 JOURNAL, RECORD, SETTING, PAGE = "answers.jsonl", "calibration.json", "setting.json", "calibration.html"
 FILES = (JOURNAL, RECORD, SETTING, PAGE)
@@ -36,11 +36,15 @@ PACKAGES = ("tokenprune-vlm", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Calibration:
-    """The record, the certified setting (None: none), and the journal's lines."""
+    """The record, the certified setting (None: none), the journal's lines, and a setting for examples.
+
+    `example` is the certified setting, or the most careful one of the first method.
+    """
 
     record: CalibrationRecord
     setting: CalibratedSetting | None
     lines: list[Line]
+    example: Setting
 
 
 def calibrate(
@@ -52,7 +56,7 @@ def calibrate(
     output: Path,
     name: str | None = None,
     methods: Sequence[str] = (),
-    keeps: Sequence[int] = (),
+    keeps: Sequence[int | Cover] = (),
     batch: int = 16,
     max_new_tokens: int = 16,
     seed: int = 0,
@@ -129,13 +133,12 @@ def calibrate(
         noise_floor=noise,
         cost_unit=SECONDS if in_seconds else FLOPS,
         ladders=ladder_records,
-        chosen=None if chosen is None else {"method": chosen.method, "keep": chosen.keep},
+        chosen=None if chosen is None else {"method": chosen.method, "keep": amount(chosen)},
         best_upper_bound=min(rung.upper_bound for ladder in ladder_records for rung in ladder.rungs),
         is_redacted=redact,
     )
-    return Calibration(
-        record, None if chosen is None else _setting(model, chosen, record, seed, max_new_tokens), lines
-    )
+    setting = None if chosen is None else _setting(model, chosen, record, seed, max_new_tokens)
+    return Calibration(record, setting, lines, chosen or settings[0])
 
 
 def verify(
@@ -164,9 +167,10 @@ def verify(
     setting.check(model)
     goal = Goal(**setting.certificate["goal"])
     arguments = setting.arguments
+    keep = Cover(**arguments["cover"]) if "cover" in arguments else arguments["keep"]
     return calibrate(
         model, processor, questions, goal, output=output, name=name, methods=[arguments["method"]],
-        keeps=[arguments["keep"]], batch=batch, max_new_tokens=max_new_tokens, seed=arguments["seed"],
+        keeps=[keep], batch=batch, max_new_tokens=max_new_tokens, seed=arguments["seed"],
         redact=redact, restart=restart, progress=progress,
     )  # fmt: skip
 
@@ -174,10 +178,12 @@ def verify(
 def _setting(
     model: Any, chosen: Setting, record: CalibrationRecord, seed: int, max_new_tokens: int
 ) -> CalibratedSetting:
-    ladder = next(ladder for ladder in record.ladders if ladder.method == chosen.method)
-    rung = next(rung for rung in ladder.rungs if rung.keep == chosen.keep)
+    rung = record.chosen_rung()
+    if rung is None:
+        raise ValueError("the record has no certified setting")
+    budget = {"keep": chosen.keep} if chosen.rule is None else {"cover": asdict(chosen.rule)}
     return CalibratedSetting(
-        arguments={"method": chosen.method, "options": {}, "keep": chosen.keep, "seed": seed},
+        arguments={"method": chosen.method, "options": {}, **budget, "seed": seed},
         model={"name": record.model, "architecture": type(model).__name__, "weights": record.weights},
         certificate={
             "goal": record.goal,

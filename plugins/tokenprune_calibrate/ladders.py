@@ -11,6 +11,7 @@ from tokenprune_evaluation.errors import BadInputError
 from tokenprune_evaluation.settings import BASELINES, Setting, refusal
 
 import tokenprune
+from tokenprune import Cover
 
 METHODS = ("zoo-exact", "divprune", "visionzip")  # by default, where the model has their signals
 SHARES = (3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 8, 1 / 16)  # default budgets, of the visual tokens
@@ -18,16 +19,19 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 8, 1 / 16)  # default budgets, 
 
 @dataclass(frozen=True)
 class Ladder:
-    """A method with its settings, the most tokens first; they are tested in this order until one fails."""
+    """A method with its settings, from careful to cheap; they are tested in this order until one fails.
+
+    The budgets are counts, the largest first, or rules, the smallest radius first.
+    """
 
     method: str
     rungs: tuple[Setting, ...]
 
 
 def make_ladders(
-    model: Any, methods: Sequence[str], keeps: Sequence[int], mean_tokens: float
+    model: Any, methods: Sequence[str], keeps: Sequence[int | Cover], mean_tokens: float
 ) -> tuple[Ladder, ...]:
-    """Return a ladder of each method.
+    """Return a ladder of each method, or two with counts and rules.
 
     Parameters
     ----------
@@ -39,24 +43,42 @@ def make_ladders(
     Raises
     ------
     BadInputError
-        If the model does not support a setting that was named.
+        If the model does not support a setting that was named, or rules differ in more than the radius.
     """
-    budgets = sorted(set(keeps), reverse=True) or _default_keeps(mean_tokens)
+    series = _series(keeps) or [_default_keeps(mean_tokens)]
     ladders = []
     for name in dict.fromkeys(methods or METHODS):
         if name in BASELINES:
             raise BadInputError(f"{name} is no method of tokenprune.apply; name a method")
-        rungs = [Setting(tokenprune.method(name).name, keep) for keep in budgets]
-        reason = next(filter(None, (refusal(model, rung) for rung in rungs)), None)
-        if reason is None:
-            ladders.append(Ladder(rungs[0].method or name, tuple(rungs)))
-        elif methods:
-            raise BadInputError(f"{reason}; leave the method or the budget out")
+        full_name = tokenprune.method(name).name
+        for budgets in series:
+            rungs = tuple(_setting(full_name, keep) for keep in budgets)
+            reason = next(filter(None, (refusal(model, rung) for rung in rungs)), None)
+            if reason is None:
+                ladders.append(Ladder(full_name, rungs))
+            elif methods:
+                raise BadInputError(f"{reason}; leave the method or the budget out")
     if not ladders:
         raise BadInputError(f"the model supports none of {', '.join(METHODS)}; name methods that it supports")
     return tuple(ladders)
 
 
-def _default_keeps(mean_tokens: float) -> list[int]:
+def _series(keeps: Sequence[int | Cover]) -> list[list[int | Cover]]:
+    """Return the counts from many to few, and the rules from the smallest radius to the largest."""
+    counts = sorted({keep for keep in keeps if not isinstance(keep, Cover)}, reverse=True)
+    rules = sorted({keep for keep in keeps if isinstance(keep, Cover)}, key=lambda rule: rule.radius)
+    if len({(rule.at_least, rule.at_most) for rule in rules}) > 1:
+        raise BadInputError(
+            f"{', '.join(map(str, rules))} differ in at_least or at_most, so that none is the most careful; "
+            "give rules that differ in the radius alone"
+        )
+    return [list(budgets) for budgets in (counts, rules) if budgets]
+
+
+def _setting(method: str, keep: int | Cover) -> Setting:
+    return Setting(method, rule=keep) if isinstance(keep, Cover) else Setting(method, keep)
+
+
+def _default_keeps(mean_tokens: float) -> list[int | Cover]:
     keeps = {max(1, round(mean_tokens * share)) for share in SHARES}
-    return sorted(keeps, reverse=True)
+    return list(sorted(keeps, reverse=True))

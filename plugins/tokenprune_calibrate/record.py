@@ -13,11 +13,12 @@ from tokenprune_evaluation.records import Provenance
 class RungRecord:
     """A setting: its units, their mean loss, a valid upper bound of its risk, and what was certified.
 
-    `p_value` is None where an earlier rung failed, so that this one was not tested. `cost` is the share of
-    the unpruned model's prefill. Each `upper_bound` holds with the method's own confidence, one at a time.
+    `keep` is a count, or a rule as a string. `p_value` is None where an earlier rung failed, so that this one
+    was not tested. `cost` is the share of the unpruned model's prefill. Each `upper_bound` holds with the
+    method's own confidence, one at a time.
     """
 
-    keep: int
+    keep: int | str
     n: int
     mean_loss: float
     upper_bound: float
@@ -57,3 +58,14 @@ class CalibrationRecord(Provenance):
     chosen: dict[str, Any] | None = None
     best_upper_bound: float = 1.0
     is_redacted: bool = False
+
+    def chosen_rung(self) -> RungRecord | None:
+        """Return the certified setting that was chosen."""
+        if self.chosen is None:
+            return None
+        return next(
+            rung
+            for ladder in self.ladders
+            for rung in ladder.rungs
+            if (ladder.method, rung.keep) == (self.chosen["method"], self.chosen["keep"])
+        )

@@ -90,7 +90,7 @@ class Verdict:
                     certified.append(setting)
                 rungs.append(
                     RungRecord(
-                        keep=setting.keep or 0,
+                        keep=amount(setting),
                         n=len(values),
                         mean_loss=float(values.mean()),
                         upper_bound=result.upper_bounds[number],
@@ -101,6 +101,11 @@ class Verdict:
                 )
             records.append(LadderRecord(ladder.method, self.delta, rungs))
         return records, min(certified, key=lambda setting: costs[setting], default=None)
+
+
+def amount(setting: Setting) -> int | str:
+    """Return the budget of a setting as a record has it: a count, or a rule as a string."""
+    return str(setting.rule) if setting.rule is not None else setting.keep or 0
 
 
 def unit_losses(lines: Sequence[Line], setting: Setting) -> Array:

@@ -12,15 +12,15 @@ def conclusion(record: CalibrationRecord) -> str:
     """Say which setting is certified, or that none is, and with which bound."""
     goal = record.goal
     meant = f"{goal['loss']} of at most {goal['limit']:.2%} at {goal['confidence']:.0%} confidence"
-    if record.chosen is None:
+    rung = record.chosen_rung()
+    if rung is None or record.chosen is None:
         return (
             f"No setting is certified for a {meant}: the best upper bound is {record.best_upper_bound:.2%}. "
             "Raise the limit, add requests, or name settings that keep more tokens."
         )
-    ladder = next(ladder for ladder in record.ladders if ladder.method == record.chosen["method"])
-    rung = next(rung for rung in ladder.rungs if rung.keep == record.chosen["keep"])
+    tokens = f"{rung.keep} tokens" if isinstance(rung.keep, int) else rung.keep
     return (
-        f"{ladder.method} with {rung.keep} tokens is certified for a {meant}: {rung.mean_loss:.2%} on "
+        f"{record.chosen['method']} with {tokens} is certified for a {meant}: {rung.mean_loss:.2%} on "
         f"{rung.n} {_units(goal['unit'])}, upper bound {rung.upper_bound:.2%}, at {rung.cost:.0%} "
         f"{COSTS[record.cost_unit]}."
     )

@@ -20,18 +20,26 @@ BASELINES = (downsample.NAME,)  # compared like methods, but applied before any 
 class Setting:
     """The name of a method and the number of visual tokens it keeps of each image; both None: unpruned.
 
-    `options` are further options of `tokenprune.apply`, as (name, value). A setting prepares the model
-    (`applied`) and its inputs (`prepared`).
+    `rule` is an adaptive budget in place of the number. `options` are further options of `tokenprune.apply`,
+    as (name, value). A setting prepares the model (`applied`) and its inputs (`prepared`).
     """
 
     method: str | None = None
     keep: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+    rule: tokenprune.Cover | None = None
 
     @property
     def label(self) -> str:
         """Name of the setting in tables and pictures."""
-        return "unpruned" if self.method is None else f"{self.method}, {self.keep} tokens"
+        if self.method is None:
+            return "unpruned"
+        return f"{self.method}, {self.keep} tokens" if self.rule is None else f"{self.method}, {self.rule}"
+
+    @property
+    def budget(self) -> int | tokenprune.Budget | None:
+        """What `tokenprune.apply` takes as `keep`."""
+        return self.keep if self.rule is None else tokenprune.Budget(rule=self.rule)
 
     @contextmanager
     def applied(self, model: nn.Module, seed: int = 0) -> Iterator[tokenprune.PruningHandle | None]:
@@ -44,7 +52,9 @@ class Setting:
                 yield None
         else:
             options: dict[str, Any] = dict(self.options)
-            with tokenprune.apply(model, method=self.method, keep=self.keep, seed=seed, **options) as handle:
+            with tokenprune.apply(
+                model, method=self.method, keep=self.budget, seed=seed, **options
+            ) as handle:
                 yield handle
 
     def prepared(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -78,4 +88,6 @@ def key(setting: Setting) -> str:
     """Return a setting's name in the journal; only equal settings have equal names."""
     if setting.method is None:
         return "unpruned"
-    return " ".join([setting.method, str(setting.keep), *(f"{k}={v}" for k, v in setting.options)])
+    return " ".join(
+        [setting.method, str(setting.rule or setting.keep), *(f"{k}={v}" for k, v in setting.options)]
+    )

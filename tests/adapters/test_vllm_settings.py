@@ -208,4 +208,8 @@ def test_a_setting_file_is_read_for_its_architecture(tmp_path):
         Settings.read(configuration("Gemma3ForConditionalGeneration"))
     with pytest.raises(tokenprune.OptionError, match="keep"):
         Settings.read(configuration("LlavaForConditionalGeneration", keep=3))
+    rule = {"method": "divprune", "cover": {"radius": 0.2}, "seed": 0}
+    tokenprune.CalibratedSetting(rule, model).save(path)
+    with pytest.raises(IncompatibleError, match="as many tokens as cover each picture, but vLLM counts"):
+        Settings.read(configuration("LlavaForConditionalGeneration"))
     assert Settings.read(types.SimpleNamespace()) is None

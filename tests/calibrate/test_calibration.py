@@ -305,3 +305,41 @@ def test_run_takes_a_setting_or_a_method(requests, result, tmp_path):
     for strategy, name in ((["--method", "fastv"], "fastv"), (["--scorer", "zoo"], "zoo+topk")):
         done = CliRunner().invoke(app, [*words, *strategy, "--keep", "9"])
         assert done.exit_code == 0 and done.stdout.splitlines()[1].startswith(f"{name}: ")
+
+
+def test_rules_are_certified_like_counts(embedded, questions, tmp_path):
+    """A larger radius keeps fewer tokens, so that rules are tested from the smallest on."""
+    rules = [tokenprune.Cover(radius, at_least=4) for radius in (0.5, 0.05)]
+    calibration = calibrate(
+        *embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=rules, batch=16
+    )
+    record = calibration.record
+    (ladder,) = record.ladders
+    assert [rung.keep for rung in ladder.rungs] == ["cover(0.05, at_least=4)", "cover(0.5, at_least=4)"]
+    assert ladder.rungs[0].cost > ladder.rungs[1].cost
+    chosen = record.chosen_rung()
+    assert chosen.keep == record.chosen["keep"] and chosen.is_certified
+    calibration.setting.save(tmp_path / "setting.json")
+    arguments = tokenprune.load_setting(tmp_path / "setting.json", embedded[0])
+    assert arguments["keep"] == tokenprune.cover(float(chosen.keep[6:].split(",")[0]), at_least=4)
+    again = verify(*embedded, questions, calibration.setting, output=tmp_path / "again", batch=16)
+    assert again.record.ladders[0].rungs[0].mean_loss == chosen.mean_loss
+
+
+def test_counts_and_rules_are_ladders_of_their_own(embedded, questions, tmp_path):
+    keeps = [144, tokenprune.Cover(0.1), 72]
+    record = calibrate(
+        *embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=keeps, batch=16
+    ).record
+    assert [[rung.keep for rung in ladder.rungs] for ladder in record.ladders] == [[144, 72], ["cover(0.1)"]]
+    assert [ladder.delta for ladder in record.ladders] == [pytest.approx(0.05)] * 2  # they share 1 - 0.9
+
+
+def test_rules_that_differ_in_their_counts_are_refused(embedded, questions, tmp_path):
+    rules = [tokenprune.Cover(0.1, at_least=2), tokenprune.Cover(0.2)]
+    with pytest.raises(
+        BadInputError, match="differ in at_least or at_most, so that none is the most careful"
+    ):
+        calibrate(*embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=rules)
+    with pytest.raises(BadInputError, match="pick.*; leave the method or the budget out"):
+        calibrate(*embedded, questions, GOAL, output=tmp_path, methods=["stride"], keeps=rules[1:])

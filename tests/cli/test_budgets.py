@@ -2,7 +2,7 @@
 """Budgets on the command line: numbers, ratios and the rule `cover`."""
 
 import pytest
-from tokenprune_cli.console.budgets import budget, budget_or_rule
+from tokenprune_cli.console.budgets import budget, budget_or_rule, rule_or_count
 from tokenprune_evaluation.errors import BadInputError
 
 import tokenprune
@@ -40,3 +40,10 @@ def test_a_ratio_is_a_budget():
 def test_bad_budgets_are_refused(keep, ratio, said):
     with pytest.raises((BadInputError, tokenprune.BudgetError), match=said):
         budget_or_rule(keep, ratio)
+
+
+def test_counts_and_rules_apart():
+    assert rule_or_count("64") == 64
+    assert rule_or_count("cover:0.2:16") == tokenprune.Cover(0.2, at_least=16)
+    with pytest.raises(tokenprune.BudgetError, match="keep must be an integer"):
+        rule_or_count("0.5")

@@ -44,7 +44,9 @@ def calibrate(
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option("--keep", "--budgets", help="Only this budget; may be repeated.", metavar="N"),
+        typer.Option(
+            "--keep", "--budgets", help="Only this budget, or cover:RADIUS; may be repeated.", metavar="N"
+        ),
     ] = None,
     unit: Annotated[str, typer.Option(help="picture, or question: one of each picture.")] = "picture",
     stop_early: Annotated[
@@ -79,7 +81,7 @@ def calibrate(
         from tokenprune_calibrate.collecting import Traffic
 
         import tokenprune
-        from tokenprune_cli.console.budgets import budget
+        from tokenprune_cli.console.budgets import rule_or_count
         from tokenprune_cli.console.progress import ProgressBar
 
         if verify is None:
@@ -90,7 +92,7 @@ def calibrate(
             setting = tokenprune.CalibratedSetting.load(verify)
             goal = _goal_of(setting)
         methods = tuple(tokenprune.method(name).name for name in method or ())
-        keeps = tuple(budget(text, None).keep or 0 for text in keep or ())
+        keeps = tuple(rule_or_count(text) for text in keep or ())
         questions = _questions(requests, metric, scenes, goal.loss == "drop")
         make_directory(output)
         for name in FILES:
@@ -164,13 +166,13 @@ def _write(output: Path, result: Calibration, traffic: Traffic) -> list[Path]:
     from tokenprune_calibrate.disagreements import disagreements
     from tokenprune_calibrate.page import page
     from tokenprune_evaluation.records import dumps
-    from tokenprune_evaluation.settings import Setting
 
     record = result.record
-    shown = record.chosen or {"method": record.ladders[0].method, "keep": record.ladders[0].rungs[0].keep}
-    example = Setting(**shown)
     write_text(output / RECORD, dumps(record))
-    write_text(output / PAGE, page(record, disagreements(traffic, result.lines, example), example.label))
+    write_text(
+        output / PAGE,
+        page(record, disagreements(traffic, result.lines, result.example), result.example.label),
+    )
     (output / SETTING).unlink(missing_ok=True)
     if result.setting is not None:
         result.setting.save(output / SETTING)

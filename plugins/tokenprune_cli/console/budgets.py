@@ -34,6 +34,12 @@ def budget_or_rule(keep: str | None, keep_ratio: str | None) -> tokenprune.Budge
     return tokenprune.cover(radius, at_most=at_most, at_least=at_least)
 
 
+def rule_or_count(keep: str) -> int | tokenprune.Cover:
+    """Return the count or the rule of `--keep`."""
+    kept = budget_or_rule(keep, None)
+    return kept.rule if kept.rule is not None else kept.keep or 0
+
+
 def _number(text: str | None) -> Any:
     """Return the number in a text; a text without a number is returned as it is, and Budget refuses it."""
     if text is None:
