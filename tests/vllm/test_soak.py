@@ -104,6 +104,30 @@ def test_every_good_answer_is_that_of_the_request_alone(checkpoint, tmp_path):
     print(f"soak: {json.dumps(figures)}")
 
 
+def test_memory_without_pruning(checkpoint, tmp_path):
+    """The same server and pictures without the plugin's work: how its memory develops, for comparison."""
+    draw = random.Random(0)
+    plan = [draw.randrange(len(KINDS)) for _ in range(REQUESTS)]
+    aborted = [draw.random() < 0.07 for _ in range(REQUESTS)]
+    sizes = []
+
+    def one(number):
+        kind = (KINDS[plan[number]][0], {})
+        if aborted[number]:
+            abort(client, kind)
+        else:
+            answered(client, kind)
+
+    with serving(checkpoint("qwen"), tmp_path / "log") as client, ThreadPoolExecutor(CLIENTS) as clients:
+        for pictures_of_one in GOOD:  # as the other server: first one after another
+            answered(client, (pictures_of_one, {}))
+        for part in range(4):
+            list(clients.map(one, range(part * REQUESTS // 4, (part + 1) * REQUESTS // 4)))
+            sizes.append(memory(client))
+    assert sizes[-1] < 1.05 * sizes[0], sizes
+    print(f"soak without pruning: {json.dumps({'megabytes': [size >> 20 for size in sizes]})}")
+
+
 def n_of(shape):
     """Visual tokens of a picture: squares of 8 pixels."""
     width, height = shape
