@@ -8,6 +8,8 @@ from checkpoints import picture
 from engines import Reference, ask, assert_same, engine, prompt
 from safetensors.torch import load_file, save_file
 
+import tokenprune
+
 TALL = (64, 176)  # 8 x 22 tokens in Qwen2.5-VL
 METHOD = {"llava": "divprune", "llava_next": "visionzip", "qwen": "zoo-exact"}
 MODELS = tuple(METHOD)
@@ -199,3 +201,15 @@ def test_models_in_half_precision_answer(method, checkpoint):
     with engine(checkpoint("llava"), {"method": method, "keep": 9}, dtype="bfloat16") as llm:
         (found,) = ask(llm, [prompt("llava", "w5 IMAGE w3", picture(1, 96, 96))])
     assert found.n_prompt == 1 + 1 + 9 + 1
+
+
+def test_a_calibrated_setting_is_what_its_entries_say(checkpoint, tmp_path):
+
+    arguments = {"method": "divprune", "options": {}, "keep": 40, "seed": 0}
+    model = {"name": "tiny", "architecture": "Qwen2_5_VLForConditionalGeneration", "weights": "0"}
+    path = tmp_path / "setting.json"
+    tokenprune.CalibratedSetting(arguments, model).save(path)
+    asked = prompt("qwen", "w5 IMAGE w3 w14 w15", picture(1, *TALL))
+    reference = Reference(checkpoint("qwen")).answer(asked, {"method": "divprune", "keep": 40})
+    with engine(checkpoint("qwen"), {"setting": str(path)}) as llm:
+        assert_same(ask(llm, [asked])[0], reference)
