@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +64,7 @@ def calibrate(
     redact: bool = False,
     restart: bool = False,
     progress: Progress = silent,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
     """Certify the cheapest setting whose risk on requests like these is at most the goal's limit.
 
@@ -88,6 +89,9 @@ def calibrate(
         Of methods that draw random numbers.
     in_seconds
         Measure costs as time; otherwise they are operations.
+    announce
+        Called once before any work, with a sentence that says how many pictures the goal takes at least, and
+        where answers are written.
 
     Raises
     ------
@@ -103,6 +107,7 @@ def calibrate(
     verdict = Verdict.prepare(goal, sample, questions.metrics, ladders)
     _check_pictures(questions)
     make_directory(output)
+    announce(verdict.announcement(len(sample), output / JOURNAL))
     settings = [rung for ladder in ladders for rung in ladder.rungs]
     about = configuration(
         name, model, processor, questions, goal=asdict(goal), settings=[key(s) for s in settings],
@@ -154,6 +159,7 @@ def verify(
     redact: bool = False,
     restart: bool = False,
     progress: Progress = silent,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
     """Test a calibrated setting again on new requests, alone, with the loss, limit and confidence it names.
 
@@ -171,7 +177,7 @@ def verify(
     return calibrate(
         model, processor, questions, goal, output=output, name=name, methods=[arguments["method"]],
         keeps=[keep], batch=batch, max_new_tokens=max_new_tokens, seed=arguments["seed"],
-        redact=redact, restart=restart, progress=progress,
+        redact=redact, restart=restart, progress=progress, announce=announce,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,14 @@ class Verdict:
                 "fewer methods, raise the limit or lower the confidence"
             )
         return cls(goal, test, delta, fewest, ladders, len(sample))
+
+    def announcement(self, n_pictures: int, journal: Path) -> str:
+        """Say how many pictures the goal takes at least, and where answers are written."""
+        return (
+            f"{n_pictures} pictures; a limit of {self.goal.limit:.2%} at {self.goal.confidence:.0%} confidence "
+            f"takes at least {self.fewest} without a single loss, and more with losses. Answers are written to "
+            f"'{journal}'"
+        )
 
     def is_decided(self, lines: Sequence[Line]) -> bool:
         """Return whether no further unit can change what is certified; False unless `stop_early`."""

@@ -221,6 +221,8 @@ def test_the_command_writes_a_setting_that_run_takes(requests, tmp_path):
     options = ("--method", "divprune", "--keep", 144, "--keep", 72, "--output", tmp_path)
     done = call("--requests", requests, "--max-disagreement", 0.7, "--confidence", 0.9, *options)
     assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("12 pictures; a limit of 70.00% at 90% confidence takes at least 2 without")
+    assert f"Answers are written to '{tmp_path / 'answers.jsonl'}'" in done.stderr
     words = " ".join(done.stdout.split())
     assert "is certified for a disagreement of at most 70.00% at 90% confidence" in words
     assert "holds the requests' answers (--redact leaves them out)" in words

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 import tokenprune
+from tokenprune.setting import fingerprint
 
 DOCS = [
     {"pictures": [tp.noise(40, 60)], "text": "what is in this picture ?"},
@@ -95,6 +96,19 @@ def test_unpruned_it_answers_as_generate(folder, size):
 def test_pruned_it_answers_as_the_pruned_model(folder, size):
     model = made(folder, method="divprune", keep=3, batch_size=size)
     assert answers(model) == by_hand(folder, method="divprune", keep=3)
+
+
+def test_a_setting_file_prunes_the_model_it_was_calibrated_on(folder, tmp_path):
+    network = AutoModelForImageTextToText.from_pretrained(folder)
+    about = {"name": folder.name, "architecture": type(network).__name__, "weights": fingerprint(network)}
+    setting = tokenprune.CalibratedSetting({"method": "divprune", "options": {}, "keep": 3, "seed": 0}, about)
+    setting.save(tmp_path / "setting.json")
+    model = made(folder, setting=str(tmp_path / "setting.json"), batch_size=2)
+    assert answers(model) == by_hand(folder, method="divprune", keep=3)
+    other = tokenprune.CalibratedSetting(setting.arguments, {**about, "weights": "0"})
+    other.save(tmp_path / "other.json")
+    with pytest.raises(tokenprune.InputError, match="other weights or another dtype"):
+        made(folder, setting=str(tmp_path / "other.json"))
 
 
 def test_pruning_changes_something(folder):

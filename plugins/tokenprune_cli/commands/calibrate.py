@@ -100,7 +100,7 @@ def calibrate(
         network, processor = load_model(model, device, dtype, trust_remote_code)
         answering: dict[str, Any] = {
             "output": output, "name": model, "batch": batch, "max_new_tokens": max_new_tokens,
-            "redact": redact, "restart": restart,
+            "redact": redact, "restart": restart, "announce": partial(typer.echo, err=True),
         }  # fmt: skip
         with ProgressBar() as progress:
             if setting is None:
