@@ -67,10 +67,10 @@ class Verdict:
 
     def announcement(self, n_pictures: int, journal: Path) -> str:
         """Say how many pictures the goal takes at least, and where answers are written."""
+        goal = f"a limit of {self.goal.limit:.2%} at {self.goal.confidence:.0%} confidence"
         return (
-            f"{n_pictures} pictures; a limit of {self.goal.limit:.2%} at {self.goal.confidence:.0%} confidence "
-            f"takes at least {self.fewest} without a single loss, and more with losses. Answers are written to "
-            f"'{journal}'"
+            f"{n_pictures} pictures; {goal} takes at least {self.fewest} without a single loss, and more with "
+            f"losses. Answers are written to '{journal}'"
         )
 
     def is_decided(self, lines: Sequence[Line]) -> bool:
