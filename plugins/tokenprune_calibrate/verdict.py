@@ -69,8 +69,8 @@ class Verdict:
         """Say how many pictures the goal takes at least, and where answers are written."""
         goal = f"a limit of {self.goal.limit:.2%} at {self.goal.confidence:.0%} confidence"
         return (
-            f"{n_pictures} pictures; {goal} takes at least {self.fewest} without a single loss, and more with "
-            f"losses. Answers are written to '{journal}'"
+            f"{n_pictures} pictures; {goal} takes at least {self.fewest} without a single loss, and more "
+            f"with losses. Answers are written to '{journal}'"
         )
 
     def is_decided(self, lines: Sequence[Line]) -> bool:

@@ -221,7 +221,7 @@ def test_the_command_writes_a_setting_that_run_takes(requests, tmp_path):
     options = ("--method", "divprune", "--keep", 144, "--keep", 72, "--output", tmp_path)
     done = call("--requests", requests, "--max-disagreement", 0.7, "--confidence", 0.9, *options)
     assert done.exit_code == 0, done.output
-    assert done.stderr.startswith("12 pictures; a limit of 70.00% at 90% confidence takes at least 2 without")
+    assert "12 pictures; a limit of 70.00% at 90% confidence takes at least 2 without a single" in done.stderr
     assert f"Answers are written to '{tmp_path / 'answers.jsonl'}'" in done.stderr
     words = " ".join(done.stdout.split())
     assert "is certified for a disagreement of at most 70.00% at 90% confidence" in words
@@ -266,8 +266,8 @@ def test_nothing_certified_is_said_with_the_best_bound(requests, tmp_path):
 def test_bad_input_gives_one_sentence(requests, words, said, tmp_path):
     done = call("--requests", requests, *words, "--output", tmp_path / "out")
     assert done.exit_code == 2 and done.stdout == ""
-    assert done.stderr.count("\n") <= 2
-    assert re.search(said, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert re.search(f"^tokenprune: .*({said})", done.stderr.splitlines()[-1])
 
 
 def test_a_damaged_picture_is_refused(requests, tmp_path):
