@@ -208,6 +208,18 @@ def qwen_inputs(*rows, seed=1):
     return inputs
 
 
+def packed_rows(inputs):
+    """Each row of `qwen_inputs` with one picture a row, alone and without its padding."""
+    start = 0
+    for row, (t, h, w) in enumerate(inputs["image_grid_thw"].tolist()):
+        alone = {name: value[row : row + 1] for name, value in inputs.items() if name != "pixel_values"}
+        real = alone["attention_mask"][0].bool()
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            alone[name] = alone[name][:, real]
+        yield alone | {"pixel_values": inputs["pixel_values"][start : start + t * h * w]}
+        start += t * h * w
+
+
 def _ready(model, attention):
     model.eval().set_attn_implementation(attention)
     model.generation_config.pad_token_id = PAD

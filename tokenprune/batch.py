@@ -16,10 +16,7 @@ from .tokens import VisualTokens
 
 
 def select_all(
-    method: Method,
-    images: Sequence[VisualTokens],
-    keeps: Sequence[int | Budget],
-    layer: int | None = None,
+    method: Method, images: Sequence[VisualTokens], keeps: Sequence[int | Budget], layer: int | None = None
 ) -> list[Selection]:
     """Return `method.select` of each image, computed in stacks where possible.
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .errors import PluginError
 from .selection import Selection
 from .similarity import unit_rows
 
@@ -43,9 +44,18 @@ def shortened(
     -------
     Selection
         `capped` says that all picks do not cover the image; all of them are then returned.
+
+    Raises
+    ------
+    PluginError
+        If the selection has no `order`.
     """
     order = selection.order
-    assert order is not None  # of a selector that picks tokens one by one
+    if order is None:
+        raise PluginError(
+            "the selector says that it picks tokens one by one (`nested`), but returned no `order`; "
+            "return Selection.from_order(...), or let `nested` return False"
+        )
     count = _first_covering(features, order, radius, at_least)
     for n in range(len(order) if count is None else count, len(order) + 1):
         picks = replace(selection, indices=order[:n].sort().values, order=order[:n])

@@ -21,6 +21,8 @@ from .errors import InputError, UntestedVersionWarning
 
 FORMAT = 1
 ADVICE = "make one with `tokenprune calibrate`"
+PARTS = ("arguments", "model", "certificate", "versions")
+BUDGETS = ("keep", "keep_ratio", "cover")
 N_VALUES = 64  # values of each weight that the fingerprint depends on
 
 
@@ -60,16 +62,15 @@ class CalibratedSetting:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"the setting file '{path}' cannot be read: {error}; {ADVICE}") from None
-        names = ("arguments", "model", "certificate", "versions")
-        is_setting = isinstance(values, dict) and all(isinstance(values.get(name), dict) for name in names)
-        if not is_setting or not isinstance(values["arguments"].get("method"), str):
-            raise InputError(f"'{path}' is no setting file (it lacks {', '.join(names)}); {ADVICE}")
+        lacking = _lacking(values)
+        if lacking:
+            raise InputError(f"'{path}' is no setting file: it lacks {', '.join(lacking)}; {ADVICE}")
         if values.get("format") != FORMAT:
             raise InputError(
                 f"the setting file '{path}' has format {values.get('format')!r}, and this version of "
                 f"tokenprune reads format {FORMAT}; {ADVICE}"
             )
-        return cls(**{name: values[name] for name in names})
+        return cls(**{name: values[name] for name in PARTS})
 
     def save(self, path: str | Path) -> None:
         """Write a setting file."""
@@ -143,6 +144,21 @@ def fingerprint(model: nn.Module) -> str:
         first = weight.detach().flatten()[:N_VALUES].to("cpu", torch.float32)
         digest.update(f"{name} {tuple(weight.shape)}".encode() + first.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _lacking(values: Any) -> list[str]:
+    """Return what the values of a file lack to be those of a setting, also where a type is another."""
+    values = values if isinstance(values, dict) else {}
+    lacking = [name for name in PARTS if not isinstance(values.get(name), dict)]
+    if lacking:
+        return lacking
+    arguments, model = values["arguments"], values["model"]
+    strings = [(arguments, "method"), *((model, name) for name in ("name", "architecture", "weights"))]
+    lacking = [name for part, name in strings if not isinstance(part.get(name), str)]
+    if sum(name in arguments for name in BUDGETS) != 1:
+        lacking.append(f"exactly one of {', '.join(BUDGETS)}")
+    objects = [name for name in ("options", "cover") if not isinstance(arguments.get(name, {}), dict)]
+    return [*lacking, *(f"an object as {name!r}" for name in objects)]
 
 
 def _dtype(model: nn.Module) -> str:

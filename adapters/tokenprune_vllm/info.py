@@ -14,7 +14,7 @@ from tokenprune.towers.checks import check_blocks, check_reducer
 
 from . import stock
 from .errors import EngineRefusedError, ItemSizeError, refusing
-from .settings import KEY, Settings, without_pruning_entry
+from .settings import KEY, Settings, entry_of, without_pruning_entry
 
 
 class PruningInfo:
@@ -40,7 +40,7 @@ class PruningInfo:
         self.config = self.options.configuration
         self._max_tokens: dict[str, int] = {}
         with refusing():
-            self.settings = self.of_tower(Settings.of(self.config), self.config)
+            self.settings = self.of_tower(Settings.parse(entry_of(self.config)), self.config)
             self.check()
         self.pruning = self.settings
 

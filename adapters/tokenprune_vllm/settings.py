@@ -81,16 +81,7 @@ class Settings:
         UnknownNameError, OptionError, BudgetError, IncompatibleError, InputError
             If they are invalid, or in a setting file of another model.
         """
-        entry = getattr(config, KEY, None)
-        if isinstance(entry, Mapping) and FILE in entry:
-            entry = _from_file(entry, list(getattr(config, "architectures", None) or ()))
-        return None if entry is None else cls.parse(entry)
-
-    @classmethod
-    def of(cls, config: Any) -> Settings:
-        """Read the settings of a configuration that has some; see `read`."""
-        settings = cls.read(config)
-        return cls.parse(None) if settings is None else settings
+        return None if getattr(config, KEY, None) is None else cls.parse(entry_of(config))
 
     @classmethod
     def parse(cls, entry: Any) -> Settings:
@@ -219,6 +210,14 @@ def _method(entry: Mapping[str, Any]) -> Method:
         )
     refuse_adaptive(method, COUNTED_FIRST)
     return method
+
+
+def entry_of(config: Any) -> Any:
+    """Return the value of "tokenprune" in a model's configuration, with the contents of a setting file."""
+    entry = getattr(config, KEY)
+    if isinstance(entry, Mapping) and FILE in entry:
+        return _from_file(entry, list(config.architectures or ()))
+    return entry
 
 
 def _from_file(entry: Mapping[str, Any], architectures: list[str]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sample = Sample.draw(questions, goal)
     ladders = make_ladders(model, METHODS, KEEPS, 0)
     settings = [rung for ladder in ladders for rung in ladder.rungs]
-    traffic = Traffic(model, processor, questions, arguments.batch, 16, redact=True)
+    traffic = Traffic(model, processor, questions, batch=arguments.batch, redact=True)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "answers.jsonl", {})
         lines = collect(traffic, goal, sample, settings, journal, report, lambda _: False)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokenprune_cli.tables import Table
 from tokenprune_evaluation.records import Provenance
+from tokenprune_evaluation.tables import Table
 
 NONE, IDLE = "no plugin", "plugin, idle"
 COLUMNS = (

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenprune_cli.tables import Table
+from tokenprune_evaluation.tables import Table
 
 from benchmarks.studies.study import StudyRecord
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokenprune_evaluation.answering import answer_batch
 from tokenprune_evaluation.prompts import placed
 from tokenprune_evaluation.settings import UNPRUNED, Setting
 from torch import Tensor
@@ -106,15 +107,12 @@ def answer_pruned(
     tokenprune.TokenPruneError
         If the model cannot run the batch under the setting.
     """
-    with setting.applied(model, seed):
-        inputs = placed(model, setting.prepared(model, batch))
-        start = inputs["input_ids"].shape[1]
-        output = _generate(model, inputs, max_new_tokens)
-        texts = processor.batch_decode(output[:, start:], skip_special_tokens=True)
-        divergences: list[float | None] = [None] * len(texts)
+    with setting.applied(model, seed) as handle:
+        answers = answer_batch(model, processor, batch, handle, setting, max_new_tokens)
+        divergences: list[float | None] = [None] * len(answers)
         if reference.distributions:
-            divergences = list(_divergences(model, inputs, reference))
-    return [Answer(text.strip(), value) for text, value in zip(texts, divergences, strict=True)]
+            divergences = list(_divergences(model, placed(model, batch), reference))
+    return [Answer(answer.text, value) for answer, value in zip(answers, divergences, strict=True)]
 
 
 def answer_again(

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,19 @@ from tokenprune_evaluation.records import Provenance
 from tokenprune_evaluation.settings import Setting, key
 
 from tokenprune import CalibratedSetting, Cover
+from tokenprune.setting import ADVICE
 
 from .collecting import Line, Traffic, collect, floor
 from .costs import FLOPS, SECONDS, costs_of
 from .goal import Goal
 from .ladders import make_ladders
 from .losses import DROP
-from .record import CalibrationRecord
+from .record import CalibrationRecord, RungRecord
 from .sample import Sample
 from .verdict import Verdict, amount
 
 JOURNAL, RECORD, SETTING, PAGE = "answers.jsonl", "calibration.json", "setting.json", "calibration.html"
 FILES = (JOURNAL, RECORD, SETTING, PAGE)
-PACKAGES = ("tokenprune-vlm", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,13 @@ class Calibration:
 
 
 def calibrate(
-    model: Any,
-    processor: Any,
-    questions: QuestionSet,
+    traffic: Traffic,
     goal: Goal,
-    *,
     output: Path,
-    name: str | None = None,
+    *,
     methods: Sequence[str] = (),
     keeps: Sequence[int | Cover] = (),
-    batch: int = 16,
-    max_new_tokens: int = 16,
-    seed: int = 0,
     in_seconds: bool = False,
-    redact: bool = False,
     restart: bool = False,
     progress: Progress = silent,
     announce: Callable[[str], None] = lambda _: None,
@@ -70,23 +62,15 @@ def calibrate(
 
     Parameters
     ----------
-    model, processor
-        As `from_pretrained` returns them.
-    questions
-        The requests; exchangeable with those to come.
+    traffic
+        The model, and a sample of its requests, exchangeable with those to come.
     goal
         What is to be certified.
     output
-        Directory of the journal `answers.jsonl`, which holds the requests' answers unless `redact`, and from
-        which an interrupted calibration resumes; `restart` discards it.
-    name
-        The model as the user named it; None: the embedded model.
+        Directory of the journal `answers.jsonl`, from which an interrupted calibration resumes; `restart`
+        discards it.
     methods, keeps
         The settings, decided before data are seen; see `make_ladders`.
-    batch, max_new_tokens
-        Questions answered at once, and the maximum length of an answer in tokens.
-    seed
-        Of methods that draw random numbers.
     in_seconds
         Measure costs as time; otherwise they are operations.
     announce
@@ -99,22 +83,22 @@ def calibrate(
         If the sample is too small for the goal, the limit is below the noise floor, requests cannot be
         answered, or the model does not support a setting.
     """
-    check_questions(processor, questions)
+    model, questions = traffic.model, traffic.questions
+    check_questions(traffic.processor, questions)
     _check_references(questions, goal)
     sample = Sample.draw(questions, goal)
     numbers = [number for unit in sample.units for number in unit]
-    ladders = make_ladders(model, methods, keeps, _mean_tokens(model, processor, questions, numbers[:batch]))
+    ladders = make_ladders(model, methods, keeps, _mean_tokens(traffic, numbers[: traffic.batch]))
     verdict = Verdict.prepare(goal, sample, questions.metrics, ladders)
     _check_pictures(questions)
     make_directory(output)
-    announce(verdict.announcement(len(sample), output / JOURNAL))
+    announce(verdict.announcement(output / JOURNAL))
     settings = [rung for ladder in ladders for rung in ladder.rungs]
     about = configuration(
-        name, model, processor, questions, goal=asdict(goal), settings=[key(s) for s in settings],
-        batch=batch, max_new_tokens=max_new_tokens, seed=seed, redact=redact,
+        traffic.name, model, traffic.processor, questions,
+        goal=asdict(goal), settings=[key(setting) for setting in settings], **traffic.options,
     )  # fmt: skip
-    journal = Journal(output / JOURNAL, about, restart)
-    traffic = Traffic(model, processor, questions, batch, max_new_tokens, seed, redact)
+    journal = Journal(output / JOURNAL, about, restart, "tokenprune calibrate")
     noise, n_answered = floor(traffic, goal, sample, journal, progress)
     if noise >= goal.limit:
         raise BadInputError(
@@ -123,7 +107,7 @@ def calibrate(
             "float32"
         )
     lines = collect(traffic, goal, sample, settings, journal, progress, verdict.is_decided)
-    costs = costs_of(model, processor, questions, numbers, settings, seed, in_seconds, progress)
+    costs = costs_of(traffic, numbers, settings, in_seconds, progress)
     ladder_records, chosen = verdict.ladders(lines, costs)
     record = CalibrationRecord(
         **vars(Provenance.here(model.device)),
@@ -139,58 +123,58 @@ def calibrate(
         cost_unit=SECONDS if in_seconds else FLOPS,
         ladders=ladder_records,
         chosen=None if chosen is None else {"method": chosen.method, "keep": amount(chosen)},
-        best_upper_bound=min(rung.upper_bound for ladder in ladder_records for rung in ladder.rungs),
-        is_redacted=redact,
+        is_redacted=traffic.redact,
     )
-    setting = None if chosen is None else _setting(model, chosen, record, seed, max_new_tokens)
-    return Calibration(record, setting, lines, chosen or settings[0])
+    rung = record.chosen_rung()
+    certified = None if chosen is None or rung is None else _certified(traffic, chosen, rung, record)
+    return Calibration(record, certified, lines, chosen or settings[0])
 
 
-def verify(
-    model: Any,
-    processor: Any,
-    questions: QuestionSet,
-    setting: CalibratedSetting,
-    *,
-    output: Path,
-    name: str | None = None,
-    batch: int = 16,
-    max_new_tokens: int = 16,
-    redact: bool = False,
-    restart: bool = False,
-    progress: Progress = silent,
-    announce: Callable[[str], None] = lambda _: None,
-) -> Calibration:
-    """Test a calibrated setting again on new requests, alone, with the loss, limit and confidence it names.
+def verify(traffic: Traffic, setting: CalibratedSetting, output: Path, **options: Any) -> Calibration:
+    """Test a calibrated setting again on new requests, alone, with the goal that it was certified for.
+
+    The answers' maximum length and the seed of its method are those of the setting, whatever `traffic` has.
+
+    Parameters
+    ----------
+    options
+        `in_seconds`, `restart`, `progress` and `announce`, as for `calibrate`.
 
     Raises
     ------
     BadInputError
-        As `calibrate` does.
+        As `calibrate` does, and for a setting without a certificate.
     InputError
         If it is the setting of another model.
     """
-    setting.check(model)
-    goal = Goal(**setting.certificate["goal"])
+    setting.check(traffic.model)
     arguments = setting.arguments
-    keep = Cover(**arguments["cover"]) if "cover" in arguments else arguments["keep"]
-    return calibrate(
-        model, processor, questions, goal, output=output, name=name, methods=[arguments["method"]],
-        keeps=[keep], batch=batch, max_new_tokens=max_new_tokens, seed=arguments["seed"],
-        redact=redact, restart=restart, progress=progress, announce=announce,
-    )  # fmt: skip
+    try:
+        keep = Cover(**arguments["cover"]) if "cover" in arguments else arguments["keep"]
+        length, seed = setting.certificate["max_new_tokens"], arguments["seed"]
+    except KeyError as error:
+        raise BadInputError(f"the setting has no {error}; {ADVICE}") from None
+    traffic = replace(traffic, max_new_tokens=length, seed=seed)
+    goal = certified_goal(setting)
+    return calibrate(traffic, goal, output, methods=[arguments["method"]], keeps=[keep], **options)
 
 
-def _setting(
-    model: Any, chosen: Setting, record: CalibrationRecord, seed: int, max_new_tokens: int
+def certified_goal(setting: CalibratedSetting) -> Goal:
+    """Return the goal that a setting was certified for; raise BadInputError if it names none."""
+    try:
+        return Goal(**setting.certificate["goal"])
+    except (KeyError, TypeError):
+        raise BadInputError(f"the setting names no goal that it was certified for; {ADVICE}") from None
+
+
+def _certified(
+    traffic: Traffic, chosen: Setting, rung: RungRecord, record: CalibrationRecord
 ) -> CalibratedSetting:
-    rung = record.chosen_rung()
-    if rung is None:
-        raise ValueError("the record has no certified setting")
     budget = {"keep": chosen.keep} if chosen.rule is None else {"cover": asdict(chosen.rule)}
+    architecture = type(traffic.model).__name__
     return CalibratedSetting(
-        arguments={"method": chosen.method, "options": {}, **budget, "seed": seed},
-        model={"name": record.model, "architecture": type(model).__name__, "weights": record.weights},
+        arguments={"method": chosen.method, "options": {}, **budget, "seed": traffic.seed},
+        model={"name": record.model, "architecture": architecture, "weights": record.weights},
         certificate={
             "goal": record.goal,
             "test": record.test,
@@ -198,9 +182,9 @@ def _setting(
             "mean_loss": rung.mean_loss,
             "upper_bound": rung.upper_bound,
             "cost": {record.cost_unit: rung.cost},
-            "max_new_tokens": max_new_tokens,
+            "max_new_tokens": traffic.max_new_tokens,
         },
-        versions={package: version(package) for package in PACKAGES},
+        versions=record.versions,
     )
 
 
@@ -219,6 +203,6 @@ def _check_pictures(questions: QuestionSet) -> None:
         questions.open_image(picture)
 
 
-def _mean_tokens(model: Any, processor: Any, questions: QuestionSet, numbers: Sequence[int]) -> float:
-    ids = questions.inputs(processor, numbers)["input_ids"]
-    return float((ids == model.config.image_token_id).sum() / len(ids))
+def _mean_tokens(traffic: Traffic, numbers: Sequence[int]) -> float:
+    ids = traffic.questions.inputs(traffic.processor, numbers)["input_ids"]
+    return float((ids == traffic.model.config.image_token_id).sum() / len(ids))

@@ -20,7 +20,7 @@ import tokenprune
 
 from .answering import answer_again, answer_pruned, answer_unpruned
 from .goal import Goal
-from .losses import DIVERGENCE, Answer, loss_of
+from .losses import DIVERGENCE, loss_of
 from .sample import Sample
 
 FLOOR_QUESTIONS = 200  # that the unpruned model answers twice
@@ -29,15 +29,35 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Traffic:
-    """A model, its processor, its questions, and the options for answering them."""
+    """A model, its processor, the questions that are put to it, and the options for answering them.
+
+    Parameters
+    ----------
+    model, processor
+        As `from_pretrained` returns them.
+    name
+        The model as the user named it; None: the embedded model.
+    batch, max_new_tokens
+        Questions answered at once, and the maximum length of an answer in tokens.
+    seed
+        Of methods that draw random numbers.
+    redact
+        Keep losses and numbers of questions only, no answers.
+    """
 
     model: Any
     processor: Any
     questions: QuestionSet
-    batch: int
-    max_new_tokens: int
+    name: str | None = None
+    batch: int = 16
+    max_new_tokens: int = 16
     seed: int = 0
     redact: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options, by name."""
+        return {name: getattr(self, name) for name in ("batch", "max_new_tokens", "seed", "redact")}
 
 
 def collect(
@@ -84,16 +104,17 @@ def floor(
     """
     batches = sample.batches(traffic.batch)
     lines = {line["floor"]: line for line in journal.lines if "floor" in line}
+    n_needed = min(FLOOR_QUESTIONS, sum(map(len, sample.units)))
     losses: list[float] = []
     for number, units in enumerate(batches):
-        if len(losses) >= FLOOR_QUESTIONS:
+        if len(losses) >= n_needed:
             break
-        progress("noise floor", len(losses), min(FLOOR_QUESTIONS, sum(map(len, sample.units))))
+        progress("noise floor", len(losses), n_needed)
         if number not in lines:
             lines[number] = {"floor": number, "losses": list(_floor_losses(traffic, goal, units))}
             journal.append(lines[number])
         losses += lines[number]["losses"]
-    progress("noise floor", 1, 1)
+    progress("noise floor", n_needed, n_needed)
     return sum(losses) / len(losses), len(losses)
 
 
@@ -130,22 +151,17 @@ def _answer(
 def _floor_losses(traffic: Traffic, goal: Goal, units: Sequence[tuple[int, ...]]) -> Iterator[float]:
     """Yield the losses of a batch that is answered again in halves, or of a single question as a pair."""
     numbers = [number for unit in units for number in unit]
-    items = [traffic.questions.items[number] for number in numbers]
-    if len(numbers) == 1:
-        numbers *= 2
-        halves = [numbers]
-    else:
-        halves = [numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]]
-    inputs = [traffic.questions.inputs(traffic.processor, half) for half in halves]
+    n, model, processor = len(numbers), traffic.model, traffic.processor
+    batch = traffic.questions.inputs(processor, numbers)
+    others = [numbers * 2] if n == 1 else [numbers[: n // 2], numbers[n // 2 :]]
+    length = traffic.max_new_tokens
     with _named(traffic, numbers):
-        model, length = traffic.model, traffic.max_new_tokens
-        whole = traffic.questions.inputs(traffic.processor, numbers[: len(items)])
-        reference = answer_unpruned(model, traffic.processor, whole, length, goal.loss == DIVERGENCE)
-        if len(items) < len(numbers):
-            reference = reference.repeated(len(numbers))
-        again: list[Answer] = answer_again(model, traffic.processor, inputs, reference, length)
-    for item, first, second in zip(items, reference.answers, again, strict=False):
-        yield round(loss_of(goal.loss, item, first, second), 9)
+        reference = answer_unpruned(model, processor, batch, length, goal.loss == DIVERGENCE)
+        whole = reference.repeated(2) if n == 1 else reference
+        inputs = [traffic.questions.inputs(processor, other) for other in others]
+        again = answer_again(model, processor, inputs, whole, length)
+    for number, first, second in zip(numbers, reference.answers, again, strict=False):  # a pair has two
+        yield round(loss_of(goal.loss, traffic.questions.items[number], first, second), 9)
 
 
 @contextmanager
@@ -154,10 +170,8 @@ def _named(traffic: Traffic, numbers: Sequence[int]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        items = [traffic.questions.items[number] for number in dict.fromkeys(numbers)]
-        places = ", ".join(
-            item.where or f"question {number}" for item, number in zip(items, numbers, strict=False)
-        )
+        where = {number: traffic.questions.items[number].where for number in numbers}
+        places = ", ".join(place or f"question {number}" for number, place in where.items())
         raise BadInputError(
             f"the unpruned model cannot answer {places}: {first_line(error)}; leave the request out"
         ) from error

@@ -8,18 +8,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tokenprune_visualize
-from PIL import Image
 from tokenprune_evaluation.answering import answer_batch
+from tokenprune_evaluation.pictures import draw_kept
 from tokenprune_evaluation.question_set import Item
 from tokenprune_evaluation.settings import Setting, key
-
-from tokenprune import IncompatibleError
 
 from .collecting import Line, Traffic
 
 N_SHOWN = 12
-COLORS = 64
 SIDE = 200  # approximate length of the longer side of a picture, in pixels
 
 
@@ -59,11 +55,9 @@ def _picture(traffic: Traffic, setting: Setting, number: int) -> str:
     if report is None:
         return ""
     (image,) = report.images
-    cell = max(2, round(SIDE / max(1, *image.layout.grid[1:])) if image.layout.tiles is None else 3)
-    try:
-        picture = tokenprune_visualize.kept(image, inputs=inputs, processor=traffic.processor, cell=cell)
-    except IncompatibleError:  # its tokens have no place in the picture
+    picture = draw_kept(image, inputs, traffic.processor, SIDE)
+    if picture is None:
         return ""
     content = io.BytesIO()
-    picture.quantize(COLORS, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    picture.save(content, "PNG", optimize=True)
     return base64.b64encode(content.getvalue()).decode()

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
+from tokenprune_evaluation.tables import templates
 
 from .disagreements import Disagreement
 from .plot import plot
 from .record import CalibrationRecord
-from .words import conclusion, meaning
+from .words import conclusion, meaning, table
 
 
 def page(record: CalibrationRecord, shown: Sequence[Disagreement], example: str) -> str:
@@ -22,14 +22,13 @@ def page(record: CalibrationRecord, shown: Sequence[Disagreement], example: str)
     shown
         Requests on which the setting named `example` loses; empty if the journal is redacted.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.get_template("page.html.jinja")
+    template = templates(Path(__file__).parent).get_template("page.html.jinja")
     return template.render(
         record=record,
         conclusion=conclusion(record),
         meaning=meaning(record),
         plot=plot(record),
+        table=table(record).html(),
         shown=shown,
         example=example,
     )

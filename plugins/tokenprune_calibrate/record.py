@@ -41,7 +41,7 @@ class CalibrationRecord(Provenance):
     """What was asked, what was found, and which setting is certified (None: none).
 
     `fewest` is the number of units that the goal takes at least, without a single loss. `noise_floor` is the
-    mean loss of the unpruned model against itself. `best_upper_bound` is the lowest of all settings.
+    mean loss of the unpruned model against itself.
     """
 
     model: str
@@ -56,8 +56,12 @@ class CalibrationRecord(Provenance):
     cost_unit: str
     ladders: list[LadderRecord] = field(default_factory=list)
     chosen: dict[str, Any] | None = None
-    best_upper_bound: float = 1.0
     is_redacted: bool = False
+
+    @property
+    def best_upper_bound(self) -> float:
+        """The lowest upper bound of all settings."""
+        return min(rung.upper_bound for ladder in self.ladders for rung in ladder.rungs)
 
     def chosen_rung(self) -> RungRecord | None:
         """Return the certified setting that was chosen."""

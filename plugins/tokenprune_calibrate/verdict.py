@@ -65,11 +65,11 @@ class Verdict:
             )
         return cls(goal, test, delta, fewest, ladders, len(sample))
 
-    def announcement(self, n_pictures: int, journal: Path) -> str:
+    def announcement(self, journal: Path) -> str:
         """Say how many pictures the goal takes at least, and where answers are written."""
         goal = f"a limit of {self.goal.limit:.2%} at {self.goal.confidence:.0%} confidence"
         return (
-            f"{n_pictures} pictures; {goal} takes at least {self.fewest} without a single loss, and more "
+            f"{self.n_units} pictures; {goal} takes at least {self.fewest} without a single loss, and more "
             f"with losses. Answers are written to '{journal}'"
         )
 

@@ -3,9 +3,36 @@
 
 from __future__ import annotations
 
+from tokenprune_evaluation.tables import Table
+
 from .record import CalibrationRecord
 
 COSTS = {"flops": "of the unpruned prefill's operations", "seconds": "of the unpruned prefill's time"}
+
+
+HEADS = ("tokens", "mean, %", "upper bound, %", "p-value", "cost, %", "certified")
+
+
+def table(record: CalibrationRecord) -> Table:
+    """Return the settings of each method, from careful to cheap."""
+    rows: list[tuple[str, ...]] = []
+    certified: dict[int, str] = {}
+    for ladder in record.ladders:
+        rows.append((ladder.method,))
+        for rung in ladder.rungs:
+            if rung.is_certified:
+                certified[len(rows)] = "bold"
+            rows.append(
+                (
+                    str(rung.keep),
+                    f"{100 * rung.mean_loss:.2f}",
+                    f"{100 * rung.upper_bound:.2f}",
+                    "not tested" if rung.p_value is None else f"{rung.p_value:.2g}",
+                    f"{100 * rung.cost:.0f}",
+                    "yes" if rung.is_certified else "no",
+                )
+            )
+    return Table(HEADS, rows, title=f"{record.goal['loss']} with the unpruned model", styles=certified)
 
 
 def conclusion(record: CalibrationRecord) -> str:

@@ -23,9 +23,17 @@ class Journal:
         Everything that the answers depend on. A file with another configuration is refused.
     restart
         Discard the contents of the file.
+    command
+        The command that writes it, for messages.
     """
 
-    def __init__(self, path: Path, configuration: Mapping[str, Any], restart: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        configuration: Mapping[str, Any],
+        restart: bool = False,
+        command: str = "tokenprune compare",
+    ) -> None:
         self.path = path
         self.lines: list[dict[str, Any]] = []
         make_directory(path.parent)
@@ -43,8 +51,7 @@ class Journal:
             earlier = dict(head["configuration"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise BadInputError(
-                f"'{path}' holds no answers of tokenprune compare; give another --output, or --restart to "
-                "overwrite it"
+                f"'{path}' holds no answers of {command}; give another --output, or --restart to overwrite it"
             ) from None
         changed = [
             f"{name}: {_short(earlier.get(name))}, now {_short(configuration.get(name))}"

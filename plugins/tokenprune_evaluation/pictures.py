@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw small pictures of what was kept for the example questions of the report."""
+"""Draw small pictures of what was kept, for the example questions of reports."""
 
 from __future__ import annotations
 
@@ -23,14 +23,28 @@ def picture_path(folder: Path, key: str, number: int) -> Path:
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{number}.png"
 
 
-def save_kept(path: Path, report: ImageReport, inputs: Mapping[str, Any], processor: Any) -> None:
-    """Draw what was kept of an image, unless its tokens have no place in the picture."""
-    cell = max(2, round(SIDE / max(1, *report.layout.grid[1:])) if report.layout.tiles is None else 3)
+def draw_kept(
+    report: ImageReport, inputs: Mapping[str, Any], processor: Any, side: int = SIDE
+) -> Image.Image | None:
+    """Draw what was kept of an image in few colours; None if its tokens have no place in the picture.
+
+    Parameters
+    ----------
+    side
+        Approximate length of the longer side in pixels; tiles are drawn at three pixels a token.
+    """
+    cell = max(2, round(side / max(1, *report.layout.grid[1:])) if report.layout.tiles is None else 3)
     try:
-        picture = tokenprune_visualize.kept(report, inputs=inputs, processor=processor, cell=cell)
+        return _few_colors(tokenprune_visualize.kept(report, inputs=inputs, processor=processor, cell=cell))
     except IncompatibleError:
-        return
-    _save(picture, path)
+        return None
+
+
+def save_kept(path: Path, report: ImageReport, inputs: Mapping[str, Any], processor: Any) -> None:
+    """Save a picture of what was kept of an image, unless its tokens have no place in the picture."""
+    picture = draw_kept(report, inputs, processor)
+    if picture is not None:
+        _save(picture, path)
 
 
 def save_seen(path: Path, image: Image.Image, share: float) -> None:
@@ -42,12 +56,16 @@ def save_seen(path: Path, image: Image.Image, share: float) -> None:
     scale = SIDE / max(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     smooth = Image.Resampling.BICUBIC if share == 1 else Image.Resampling.NEAREST
-    _save(coarse.resize(size, smooth), path)
+    _save(_few_colors(coarse.resize(size, smooth)), path)
+
+
+def _few_colors(picture: Image.Image) -> Image.Image:
+    return picture.quantize(COLORS, dither=Image.Dither.NONE)
 
 
 def _save(picture: Image.Image, path: Path) -> None:
     make_directory(path.parent)
     try:
-        picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.save(path, optimize=True)
     except OSError as error:
         raise cannot_write(path, error) from None

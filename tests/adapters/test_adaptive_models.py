@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from reference import decoder_by_hand, llava_by_hand
-from tiny_models import cut_row, qwen, qwen_inputs
+from tiny_models import cut_row, packed_rows, qwen, qwen_inputs
 from tiny_models import llava as tiny_llava
 from tokenprune_vllm.settings import Settings
 
@@ -136,17 +136,10 @@ def test_pictures_of_a_packed_tower_lose_their_own_duplicates(budget, keep):
             (96, len(want[0])),
             (24, len(want[1])),
         ]
-        start = 0
-        for row, (t, h, w) in enumerate(inputs["image_grid_thw"].tolist()):
-            one = {name: value[row : row + 1] for name, value in inputs.items() if name != "pixel_values"}
-            real = one["attention_mask"][0].bool()
-            for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-                one[name] = one[name][:, real]
-            one["pixel_values"] = inputs["pixel_values"][start : start + t * h * w]
-            start += t * h * w
+        for row, one in enumerate(packed_rows(inputs)):
             alone, by_itself = generated(model, one)
             n = by_itself.shape[1]
-            assert together[row, -together.shape[1] + len(real) :].tolist()[:n] == alone[0, -n:].tolist()
+            assert together[row, inputs["input_ids"].shape[1] :].tolist()[:n] == alone[0, -n:].tolist()
             torch.testing.assert_close(logits[row, :n], by_itself[0], **TOLERANCE)
 
 

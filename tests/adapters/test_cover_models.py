@@ -7,7 +7,7 @@ import pytest
 import torch
 from cache_names import cache_of
 from reference import llava_by_hand
-from tiny_models import cut_row, llava_inputs, llava_next, llava_next_inputs, qwen, qwen_inputs
+from tiny_models import cut_row, llava_inputs, llava_next, llava_next_inputs, packed_rows, qwen, qwen_inputs
 from tiny_models import llava as tiny_llava
 from tiny_towers import TIMM, filled, pictures
 from tokenprune_vllm.settings import Settings
@@ -141,18 +141,11 @@ def test_pictures_of_different_sizes_equal_each_alone(where):
         images = handle.last.images
         assert images[0].n_after > images[1].n_after >= 2
         assert [image.capped for image in images] == [images[0].n_after == 20, False]
-        start = 0
-        for row, (t, h, w) in enumerate(inputs["image_grid_thw"].tolist()):
-            one = {name: value[row : row + 1] for name, value in inputs.items() if name != "pixel_values"}
-            real = one["attention_mask"][0].bool()
-            for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-                one[name] = one[name][:, real]
-            one["pixel_values"] = inputs["pixel_values"][start : start + t * h * w]
-            start += t * h * w
+        for row, one in enumerate(packed_rows(inputs)):
             alone, by_itself = generated(model, one)
             assert handle.last.images[0].kept.tolist() == images[row].kept.tolist()
             n = by_itself.shape[1]
-            assert together[row, -together.shape[1] + len(real) :].tolist()[:n] == alone[0, -n:].tolist()
+            assert together[row, inputs["input_ids"].shape[1] :].tolist()[:n] == alone[0, -n:].tolist()
             torch.testing.assert_close(logits[row, :n], by_itself[0], **TOLERANCE)
 
 

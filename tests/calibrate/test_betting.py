@@ -70,6 +70,11 @@ def test_the_smallest_sample_certifies_and_one_less_does_not(limit, delta):
     assert binomial.fewest_samples(limit, delta) <= n <= 1.35 * binomial.fewest_samples(limit, delta)
 
 
+def test_the_smallest_samples_of_the_page():
+    fewest = {methods: betting.fewest_samples(0.02, 0.05 / methods) for methods in (1, 2, 5, 10)}
+    assert fewest == {1: 190, 2: 228, 5: 277, 10: 314}
+
+
 def test_a_hopeless_sample_is_recognised():
     values = np.r_[np.ones(30), np.zeros(10)]
     assert not betting.can_still_pass(values, 0.1, 0.05, n_left=10)

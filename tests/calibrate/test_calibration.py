@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from tokenprune_calibrate.answering import answer_pruned, answer_unpruned
-from tokenprune_calibrate.calibration import calibrate, verify
+from tokenprune_calibrate.calibration import calibrate, certified_goal, verify
+from tokenprune_calibrate.collecting import Traffic
 from tokenprune_calibrate.goal import Goal
 from tokenprune_calibrate.statistics import binomial
 from tokenprune_cli.app import app
@@ -27,6 +28,16 @@ import tokenprune
 
 N = 16
 GOAL = Goal("disagreement", 0.6, 0.9, unit="question")
+
+
+def calibrated(model, processor, questions, goal, output, batch=16, redact=False, **settings):
+    return calibrate(
+        Traffic(model, processor, questions, batch=batch, redact=redact), goal, output, **settings
+    )
+
+
+def verified(model, processor, questions, setting, output, batch=16):
+    return verify(Traffic(model, processor, questions, batch=batch), setting, output)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +65,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(embedded, questions, folder):
-    return calibrate(
+    return calibrated(
         *embedded, questions, GOAL, output=folder, methods=["divprune"], keeps=[36, 144], batch=5
     )
 
@@ -104,7 +115,7 @@ def test_the_setting_prunes_the_model_and_no_other(embedded, result, folder, oth
 def test_a_finished_calibration_is_read_from_its_journal(embedded, questions, result, folder, monkeypatch):
     monkeypatch.setattr("tokenprune_calibrate.collecting._answer", None)
     monkeypatch.setattr("tokenprune_calibrate.collecting._floor_losses", None)
-    again = calibrate(
+    again = calibrated(
         *embedded, questions, GOAL, output=folder, methods=["divprune"], keeps=[36, 144], batch=5
     )
     assert json.dumps(again.lines) == json.dumps(result.lines)
@@ -114,7 +125,7 @@ def test_a_finished_calibration_is_read_from_its_journal(embedded, questions, re
 def test_an_interrupted_one_resumes(embedded, questions, result, folder, tmp_path):
     lines = (folder / "answers.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "answers.jsonl").write_text("".join(lines[:-2]) + lines[-2][:20])
-    again = calibrate(
+    again = calibrated(
         *embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=[36, 144], batch=5
     )
     assert [line["losses"] for line in again.lines] == [line["losses"] for line in result.lines]
@@ -124,14 +135,14 @@ def test_another_goal_needs_another_journal(embedded, questions, result, folder,
     """The limit is decided before data are seen."""
     shutil.copy(folder / "answers.jsonl", tmp_path)
     with pytest.raises(BadInputError, match="another configuration.*goal"):
-        calibrate(
+        calibrated(
             *embedded, questions, Goal("disagreement", 0.7, 0.9, unit="question"), output=tmp_path,
             methods=["divprune"], keeps=[36, 144], batch=5,
         )  # fmt: skip
 
 
 def test_a_redacted_journal_holds_no_text(embedded, questions, tmp_path):
-    calibration = calibrate(
+    calibration = calibrated(
         *embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=[36], batch=16, redact=True
     )
     text = (tmp_path / "answers.jsonl").read_text()
@@ -181,19 +192,19 @@ def test_what_cannot_be_certified_is_refused_before_any_work(
     if said is None:
         return
     with pytest.raises(BadInputError, match=said):
-        calibrate(*embedded, questions, goal, output=tmp_path / "new", methods=methods, keeps=[36])
+        calibrated(*embedded, questions, goal, output=tmp_path / "new", methods=methods, keeps=[36])
     assert not (tmp_path / "new").exists()
 
 
 def test_a_limit_below_the_noise_floor_is_refused(embedded, questions, tmp_path, monkeypatch):
     monkeypatch.setattr("tokenprune_calibrate.calibration.floor", lambda *_: (0.61, 16))
     with pytest.raises(BadInputError, match="with itself, in other batches, is 61.00% on 16 questions"):
-        calibrate(*embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=[36])
+        calibrated(*embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=[36])
 
 
 def test_stopping_early_answers_less(embedded, tmp_path):
     goal = Goal("disagreement", 0.9, 0.6, unit="question", stop_early=True)
-    calibration = calibrate(
+    calibration = calibrated(
         *embedded, embedded_scenes(20), goal, output=tmp_path, methods=["divprune"], keeps=[144], batch=4
     )
     assert calibration.record.test == "betting"
@@ -261,6 +272,12 @@ def test_nothing_certified_is_said_with_the_best_bound(requests, tmp_path):
         (("--max-disagreement", 0.7, "--scenes", 5), "give either --requests or --scenes"),
         (("--verify", "nothing.json"), "'nothing.json' cannot be read"),
         (("--verify", "nothing.json", "--max-drop", 0.1), "--verify takes --max-drop from the setting file"),
+        (
+            ("--verify", "nothing.json", "--confidence", 0.9, "--unit", "question", "--seed", 0),
+            "--verify takes --confidence, --unit, --seed from the setting file",
+        ),
+        (("--verify", "nothing.json", "--stop-early"), "--verify takes --stop-early from the setting file"),
+        (("--verify", "nothing.json", "--max-new-tokens", 3), "--verify takes --max-new-tokens from"),
     ],
 )
 def test_bad_input_gives_one_sentence(requests, words, said, tmp_path):
@@ -290,7 +307,7 @@ def test_a_damaged_picture_is_refused(requests, tmp_path):
 
 def test_verify_refuses_another_model(result, other_model, embedded, questions, tmp_path):
     with pytest.raises(tokenprune.InputError, match="other weights"):
-        verify(other_model, embedded[1], questions, result.setting, output=tmp_path)
+        verified(other_model, embedded[1], questions, result.setting, output=tmp_path)
 
 
 def test_files_without_answers_are_read_where_none_are_needed(requests):
@@ -312,7 +329,7 @@ def test_run_takes_a_setting_or_a_method(requests, result, tmp_path):
 def test_rules_are_certified_like_counts(embedded, questions, tmp_path):
     """A larger radius keeps fewer tokens, so that rules are tested from the smallest on."""
     rules = [tokenprune.Cover(radius, at_least=4) for radius in (0.5, 0.05)]
-    calibration = calibrate(
+    calibration = calibrated(
         *embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=rules, batch=16
     )
     record = calibration.record
@@ -324,13 +341,13 @@ def test_rules_are_certified_like_counts(embedded, questions, tmp_path):
     calibration.setting.save(tmp_path / "setting.json")
     arguments = tokenprune.load_setting(tmp_path / "setting.json", embedded[0])
     assert arguments["keep"] == tokenprune.cover(float(chosen.keep[6:].split(",")[0]), at_least=4)
-    again = verify(*embedded, questions, calibration.setting, output=tmp_path / "again", batch=16)
+    again = verified(*embedded, questions, calibration.setting, output=tmp_path / "again", batch=16)
     assert again.record.ladders[0].rungs[0].mean_loss == chosen.mean_loss
 
 
 def test_counts_and_rules_are_ladders_of_their_own(embedded, questions, tmp_path):
     keeps = [144, tokenprune.Cover(0.1), 72]
-    record = calibrate(
+    record = calibrated(
         *embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=keeps, batch=16
     ).record
     assert [[rung.keep for rung in ladder.rungs] for ladder in record.ladders] == [[144, 72], ["cover(0.1)"]]
@@ -342,6 +359,40 @@ def test_rules_that_differ_in_their_counts_are_refused(embedded, questions, tmp_
     with pytest.raises(
         BadInputError, match="differ in at_least or at_most, so that none is the most careful"
     ):
-        calibrate(*embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=rules)
+        calibrated(*embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=rules)
     with pytest.raises(BadInputError, match="pick.*; leave the method or the budget out"):
-        calibrate(*embedded, questions, GOAL, output=tmp_path, methods=["stride"], keeps=rules[1:])
+        calibrated(*embedded, questions, GOAL, output=tmp_path, methods=["stride"], keeps=rules[1:])
+
+
+def test_verify_answers_as_the_setting_was_certified(embedded, questions, result, tmp_path):
+    """With its maximum length, whatever that of the traffic is."""
+    traffic = Traffic(*embedded, questions, max_new_tokens=1)
+    record = verify(traffic, result.setting, tmp_path).record
+    ((rung,),) = (ladder.rungs for ladder in record.ladders)
+    assert rung.mean_loss == result.record.chosen_rung().mean_loss
+    assert record.goal == result.record.goal
+    head = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
+    assert head["configuration"]["max_new_tokens"] == 16
+
+
+def test_verify_refuses_a_setting_without_a_certificate(embedded, questions, result, tmp_path):
+    plain = tokenprune.CalibratedSetting(result.setting.arguments, result.setting.model)
+    with pytest.raises(BadInputError, match="has no 'max_new_tokens'; make one with `tokenprune calibrate`"):
+        verified(*embedded, questions, plain, output=tmp_path)
+    with pytest.raises(BadInputError, match="names no goal that it was certified for"):
+        certified_goal(plain)
+
+
+def test_verify_does_not_overwrite_the_setting(requests, result, tmp_path):
+    path = tmp_path / "setting.json"
+    result.setting.save(path)
+    before = path.read_text()
+    done = call("--verify", path, "--requests", requests, "--output", tmp_path, "--restart")
+    assert done.exit_code == 2 and "give --verify another --output" in done.stderr
+    assert path.read_text() == before
+
+
+def test_the_journal_of_another_command_is_refused(embedded, questions, tmp_path):
+    (tmp_path / "answers.jsonl").write_text("[]\n")
+    with pytest.raises(BadInputError, match="holds no answers of tokenprune calibrate"):
+        calibrated(*embedded, questions, GOAL, output=tmp_path, methods=["divprune"], keeps=[36])

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from tokenprune_cli.compare import bootstrap
 from tokenprune_cli.compare.collected import SettingAnswers
-from tokenprune_cli.compare.plan import Line, Plan, key
+from tokenprune_cli.compare.plan import Line, Plan
 from tokenprune_cli.compare.protocols import DEFAULTS
 from tokenprune_cli.demo.pictures import columns, examples
 from tokenprune_cli.demo.preset import BUDGETS, METHODS, RECOMMENDED, closing_line, preset, results
@@ -17,7 +17,7 @@ from tokenprune_cli.demo.table import demo_table, right, runs
 from tokenprune_embedded import FAMILIES, Question
 from tokenprune_evaluation.costs import prefill_flops
 from tokenprune_evaluation.question_set import Item, QuestionSet, embedded_scenes
-from tokenprune_evaluation.settings import UNPRUNED, Setting
+from tokenprune_evaluation.settings import UNPRUNED, Setting, key
 from transformers import LlamaConfig
 
 import tokenprune

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tokenprune_cli.tables import Table
+from tokenprune_evaluation.tables import Table
 
 
 def printed(table, width=80):

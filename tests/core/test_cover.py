@@ -453,6 +453,25 @@ class Backwards(tokenprune.Selector):
         return Selection.from_order(torch.arange(keep).flip(0))
 
 
+@dataclass(frozen=True)
+class Orderless(tokenprune.Selector):
+    """Says that it picks one by one, and does not say in which order."""
+
+    name: ClassVar[str] = "orderless"
+
+    def nested(self, scored):
+        return True
+
+    def select(self, tokens, scores, keep):
+        return tokenprune.Selection(torch.arange(keep))
+
+
+def test_picks_without_an_order_are_refused():
+    method = tokenprune.Method("broken", selector=Orderless())
+    with pytest.raises(tokenprune.PluginError, match="returned no `order`; return Selection.from_order"):
+        method.select(example_tokens(), tokenprune.cover(0.5))
+
+
 def test_the_contract_check_compares_the_picks():
     for name in tokenprune.list_selectors():
         check_selector(tokenprune.selector(name))

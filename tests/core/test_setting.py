@@ -78,6 +78,34 @@ def test_another_file_is_refused(text, said, tmp_path):
         CalibratedSetting.load(path)
 
 
+@pytest.mark.parametrize(
+    ("part", "changed", "said"),
+    [
+        ("arguments", {"method": None}, "it lacks method"),
+        ("arguments", {"keep_ratio": 0.5}, "exactly one of keep, keep_ratio, cover"),
+        ("arguments", {"options": []}, "an object as 'options'"),
+        ("model", {"weights": 3, "architecture": None}, "it lacks architecture, weights"),
+    ],
+)
+def test_a_file_with_other_values_is_refused(setting, part, changed, said, tmp_path):
+    path = tmp_path / "setting.json"
+    setting.save(path)
+    values = json.loads(path.read_text())
+    values[part] |= changed
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"{said}; make one with"):
+        CalibratedSetting.load(path)
+
+
+def test_a_rule_is_read_as_a_budget(setting, tmp_path):
+    path, arguments = (
+        tmp_path / "setting.json",
+        {"method": "divprune", "cover": {"radius": 0.2, "at_least": 4}},
+    )
+    CalibratedSetting(arguments, setting.model).save(path)
+    assert tokenprune.load_setting(path, network())["keep"] == tokenprune.cover(0.2, at_least=4)
+
+
 def test_another_format_is_refused(setting, tmp_path):
     path = tmp_path / "setting.json"
     setting.save(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 from tokenprune_calibrate.statistics import binomial
-from tokenprune_cli.tables import Table
 from tokenprune_evaluation.records import from_dict
+from tokenprune_evaluation.tables import Table
 
 from benchmarks.calibration.__main__ import Record
 

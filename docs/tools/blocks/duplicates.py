@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from tokenprune_cli.tables import Table
 from tokenprune_evaluation.records import from_dict
+from tokenprune_evaluation.tables import Table
 
 from benchmarks.duplicates.__main__ import Record
 from benchmarks.duplicates.measure import TOLERANCES

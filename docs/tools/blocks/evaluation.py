@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenprune_cli.tables import Table
+from tokenprune_evaluation.tables import Table
 
 import tokenprune
 from tokenprune.schedule import mean_rows

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from tokenprune_cli.tables import Table
+from tokenprune_evaluation.tables import Table
 
 import tokenprune
 from tokenprune.schedule import BUDGET_UNITS

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 from tokenprune_cli.compare.table import percent
-from tokenprune_cli.tables import Table
 from tokenprune_evaluation.question_file import DEFAULT_METRIC
+from tokenprune_evaluation.tables import Table
 
 import tokenprune
 

@@ -9,9 +9,9 @@ from tokenprune_cli.bench.models import visual_tokens
 from tokenprune_cli.bench.presets import PRESETS
 from tokenprune_cli.bench.record import BenchRecord
 from tokenprune_cli.bench.table import full_table
-from tokenprune_cli.tables import Table
 from tokenprune_evaluation.costs import prefill_flops
 from tokenprune_evaluation.records import from_dict
+from tokenprune_evaluation.tables import Table
 from tokenprune_evaluation.tower_costs import tower_flops
 
 from benchmarks.official.sentences import official_lines

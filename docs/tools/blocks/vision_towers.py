@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenprune_cli.tables import Table
 from tokenprune_evaluation.downsample import NAME as DOWNSAMPLE
+from tokenprune_evaluation.tables import Table
 
 from benchmarks.towers.accuracy import ALWAYS, UNPRUNED
 

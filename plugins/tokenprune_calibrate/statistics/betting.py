@@ -68,15 +68,14 @@ def fewest_samples(limit: float, delta: float) -> int:
 def can_still_pass(values: ArrayLike, limit: float, delta: float, n_left: int) -> bool:
     """Return whether the p-value is delta or less after `n_left` further losses, if all of them are 0."""
     check_share("delta", delta)
-    now = log_capital(values, limit)
-    last = _log_shares(values, limit)[-1] + n_left * _log_gains(limit)
-    return bool(max(float(now.max()), _log_average(last)) >= -math.log(delta))
+    shares = _log_shares(values, limit)
+    later = shares[-1] + n_left * _log_gains(limit)
+    return bool(_log_average(np.vstack([shares, later])).max() >= -math.log(delta))
 
 
 def log_capital(values: ArrayLike, limit: float) -> Array:
     """Return the logarithm of the capital K_t after each loss, (n,)."""
-    capital: Array = np.logaddexp.reduce(_log_shares(values, limit) + np.log(WEIGHTS), axis=1)
-    return capital
+    return _log_average(_log_shares(values, limit))
 
 
 def _log_shares(values: ArrayLike, limit: float) -> Array:
@@ -96,5 +95,7 @@ def _log_gains(limit: float) -> Array:
     return gains
 
 
-def _log_average(logs: Array) -> float:
-    return float(np.logaddexp.reduce(logs + np.log(WEIGHTS)))
+def _log_average(logs: Array) -> Array:
+    """Return the logarithm of the gamblers' average capital, (..., gamblers) -> (...)."""
+    average: Array = np.logaddexp.reduce(logs + np.log(WEIGHTS), axis=-1)
+    return average

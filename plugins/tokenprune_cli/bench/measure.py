@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenprune_evaluation.costs import prefill_flops
 from tokenprune_evaluation.flop_counter import FlopCounter
-from tokenprune_evaluation.progress import Progress as Progress
+from tokenprune_evaluation.progress import Progress
 from tokenprune_evaluation.records import Provenance
 from tokenprune_evaluation.tower_costs import tower_flops
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rich.console import Console
+from tokenprune_evaluation.tables import Table
 
 from tokenprune_cli.bench.contenders import TOWER_ORACLE
 from tokenprune_cli.bench.record import BenchRecord, Run
-from tokenprune_cli.tables import Table
 
 FIRST = 2  # columns of every table: the batch size and the contender
 GAINS = ("prefill ms", "vs unpruned", "vs downsample", "vs oracle", "without tower", "vs tower oracle")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tokenprune_evaluation.progress import Progress as Progress
+from tokenprune_evaluation.progress import Progress
 from tokenprune_evaluation.prompts import placed, tokenized
 from tokenprune_evaluation.records import Provenance
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from tokenprune_evaluation.tables import Table
 
 from tokenprune.trial import ALL_PROMISES, CACHE, FAILED, NOT_APPLICABLE, PROMISES
 from tokenprune_cli.check.running import CheckRecord, is_broken
-from tokenprune_cli.tables import Table
 
 Record = Mapping[str, Any]  # of a model, or of a promise with a method
 

@@ -37,7 +37,9 @@ def calibrate(
     max_disagreement: Limit = None,
     max_drop: Limit = None,
     max_divergence: Limit = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of the certificate.")] = 0.95,
+    confidence: Annotated[
+        float | None, typer.Option(help="Confidence of the certificate (default 0.95).")
+    ] = None,
     model: options.ModelName = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", "--methods", help="Only this method; may be repeated.")
@@ -48,7 +50,9 @@ def calibrate(
             "--keep", "--budgets", help="Only this budget, or cover:RADIUS; may be repeated.", metavar="N"
         ),
     ] = None,
-    unit: Annotated[str, typer.Option(help="picture, or question: one of each picture.")] = "picture",
+    unit: Annotated[
+        str | None, typer.Option(help="picture (default), or question: one of each picture.")
+    ] = None,
     stop_early: Annotated[
         bool, typer.Option("--stop-early", help="Stop when the answer cannot change; wider bounds.")
     ] = False,
@@ -66,8 +70,13 @@ def calibrate(
     metric: options.Metric = None,
     scenes: options.Scenes = None,
     batch: options.Batch = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of answers, in tokens.")] = 16,
-    seed: options.Seed = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum length of answers, in tokens (default 16).")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Seed of samples and methods (default 0).", metavar="N"),
+    ] = None,
     device: options.OnDevice = Device.auto,
     dtype: options.InPrecision = Precision.auto,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -76,7 +85,7 @@ def calibrate(
     """Certify the cheapest setting whose risk on requests like yours is at most a limit."""
     limits = {"disagreement": max_disagreement, "drop": max_drop, "divergence": max_divergence}
     with plain_errors(), quietly():
-        from tokenprune_calibrate.calibration import FILES, calibrate
+        from tokenprune_calibrate.calibration import FILES, calibrate, certified_goal
         from tokenprune_calibrate.calibration import verify as verify_setting
         from tokenprune_calibrate.collecting import Traffic
 
@@ -84,13 +93,16 @@ def calibrate(
         from tokenprune_cli.console.budgets import rule_or_count
         from tokenprune_cli.console.progress import ProgressBar
 
+        setting = None
         if verify is None:
-            setting = None
-            goal = _goal(limits, confidence, unit, stop_early, seed)
+            goal = _goal(limits, confidence=confidence, unit=unit, seed=seed, stop_early=stop_early)
         else:
-            _refuse_with_verify({**limits, "method": method, "keep": keep})
+            named: dict[str, Any] = {f"max-{loss}": limit for loss, limit in limits.items()}
+            named |= {"confidence": confidence, "unit": unit, "seed": seed, "stop-early": stop_early or None}
+            _refuse_with_verify({**named, "method": method, "keep": keep, "max-new-tokens": max_new_tokens})
             setting = tokenprune.CalibratedSetting.load(verify)
-            goal = _goal_of(setting)
+            goal = certified_goal(setting)
+            _refuse_overwriting(verify, output)
         methods = tuple(tokenprune.method(name).name for name in method or ())
         keeps = tuple(rule_or_count(text) for text in keep or ())
         questions = _questions(requests, metric, scenes, goal.loss == "drop")
@@ -98,26 +110,26 @@ def calibrate(
         for name in FILES:
             check_folder(output / name)
         network, processor = load_model(model, device, dtype, trust_remote_code)
-        answering: dict[str, Any] = {
-            "output": output, "name": model, "batch": batch, "max_new_tokens": max_new_tokens,
-            "redact": redact, "restart": restart, "announce": partial(typer.echo, err=True),
-        }  # fmt: skip
+        traffic = Traffic(
+            network, processor, questions, model, batch, max_new_tokens or 16, goal.seed, redact
+        )
         with ProgressBar() as progress:
+            how: dict[str, Any] = {
+                "in_seconds": in_seconds,
+                "restart": restart,
+                "progress": progress,
+                "announce": partial(typer.echo, err=True),
+            }
             if setting is None:
-                result = calibrate(
-                    network, processor, questions, goal, methods=methods, keeps=keeps, seed=seed,
-                    in_seconds=in_seconds, progress=progress, **answering,
-                )  # fmt: skip
+                result = calibrate(traffic, goal, output, methods=methods, keeps=keeps, **how)
             else:
-                result = verify_setting(
-                    network, processor, questions, setting, progress=progress, **answering
-                )
-        traffic = Traffic(network, processor, questions, batch, max_new_tokens, seed, redact)
+                result = verify_setting(traffic, setting, output, **how)
         files = _write(output, result, traffic)
         deliver(result.record, partial(_show, files=files), as_json, None)
 
 
-def _goal(limits: dict[str, float | None], confidence: float, unit: str, stop_early: bool, seed: int) -> Goal:
+def _goal(limits: dict[str, float | None], **options: Any) -> Goal:
+    """Return the goal of the only limit that is given, with the other options that are."""
     from tokenprune_calibrate.goal import Goal
 
     named = {loss: limit for loss, limit in limits.items() if limit is not None}
@@ -125,26 +137,20 @@ def _goal(limits: dict[str, float | None], confidence: float, unit: str, stop_ea
         names = ", ".join(f"--max-{loss}" for loss in limits)
         raise BadInputError(f"give exactly one of {names}; got {len(named)} of them")
     ((loss, limit),) = named.items()
-    return Goal(loss, limit, confidence, unit, stop_early, seed)
-
-
-def _goal_of(setting: Any) -> Goal:
-    from tokenprune_calibrate.goal import Goal
-
-    if "goal" not in setting.certificate:
-        raise BadInputError("--verify takes a setting file of `tokenprune calibrate`; this one has no goal")
-    return Goal(**setting.certificate["goal"])
+    return Goal(loss, limit, **{name: value for name, value in options.items() if value is not None})
 
 
 def _refuse_with_verify(options: dict[str, Any]) -> None:
-    strategy = ("method", "keep")
-    given = [
-        f"--{name}" if name in strategy else f"--max-{name}"
-        for name, value in options.items()
-        if value is not None
-    ]
+    given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
         raise BadInputError(f"--verify takes {', '.join(given)} from the setting file; leave them out")
+
+
+def _refuse_overwriting(setting: Path, output: Path) -> None:
+    from tokenprune_calibrate.calibration import SETTING
+
+    if setting.resolve() == (output / SETTING).resolve():
+        raise BadInputError(f"'{setting}' would be written anew; give --verify another --output")
 
 
 def _questions(requests: Path | None, metric: str | None, scenes: int | None, needs: bool) -> QuestionSet:
@@ -183,31 +189,14 @@ def _write(output: Path, result: Calibration, traffic: Traffic) -> list[Path]:
 def _show(record: CalibrationRecord, files: list[Path]) -> None:
     """Print the tables, the conclusion, what it means, and the files."""
     from rich.console import Console
-    from tokenprune_calibrate.words import conclusion, meaning
-
-    from tokenprune_cli.tables import Table
+    from tokenprune_calibrate.words import conclusion, meaning, table
 
     console = Console(highlight=False, markup=False)
     console.print(
         f"{record.model}: {record.units} of {record.pictures} pictures of {record.questions}; test: "
         f"{record.test}; the goal takes at least {record.fewest}"
     )
-    heads = ("tokens", f"mean\n{record.goal['loss']}", "upper\nbound", "p-value", "cost", "certified")
-    rows: list[tuple[str, ...]] = []
-    for ladder in record.ladders:
-        rows.append((ladder.method,))
-        rows += [
-            (
-                str(rung.keep),
-                f"{rung.mean_loss:.2%}",
-                f"{rung.upper_bound:.2%}",
-                "not tested" if rung.p_value is None else f"{rung.p_value:.2g}",
-                f"{rung.cost:.0%}",
-                "yes" if rung.is_certified else "no",
-            )
-            for rung in ladder.rungs
-        ]
-    console.print(Table(heads, rows).rich())
+    console.print(table(record).rich())
     console.print(conclusion(record))
     for sentence in meaning(record):
         console.print(f"- {sentence}")

@@ -75,6 +75,8 @@ def compare(
 ) -> None:
     """Compare methods at several budgets on a set of questions, and write a report."""
     with plain_errors(), quietly():
+        from tokenprune_calibrate.goal import Goal
+        from tokenprune_calibrate.losses import DISAGREEMENT
         from tokenprune_evaluation.settings import known_method
 
         from tokenprune_cli.compare import comparison
@@ -86,6 +88,8 @@ def compare(
         from tokenprune_cli.console.budgets import budget
         from tokenprune_cli.console.progress import ProgressBar
 
+        if certify is not None:
+            Goal(DISAGREEMENT, certify)  # checks the limit before any work
         protocols = PROTOCOLS if protocol is Protocol.both else (protocol.value,)
         methods = tuple(known_method(name) for name in method or ())
         keeps = tuple(budget(text, None).keep or 0 for text in keep or ())

@@ -29,8 +29,7 @@ def plugins(as_json: options.OnlyJson = False) -> None:
         typer.echo(json.dumps(record, indent=2))
         return
     from rich.console import Console
-
-    from tokenprune_cli.tables import Table
+    from tokenprune_evaluation.tables import Table
 
     console = Console()
     heads = ("plugin", "distribution", "version", "delivers", "state")

@@ -11,13 +11,12 @@ from typing import Any
 
 from tokenprune_evaluation.answering import answer_batch
 from tokenprune_evaluation.pictures import picture_path, save_kept, save_seen
-from tokenprune_evaluation.progress import Progress as Progress
+from tokenprune_evaluation.progress import Progress
 from tokenprune_evaluation.question_set import QuestionSet
-from tokenprune_evaluation.settings import Setting
+from tokenprune_evaluation.settings import Setting, key
 from tokenprune_evaluation.shared_tower import shared_tower
 
 import tokenprune
-from tokenprune_cli.compare.plan import key
 
 QUESTIONS = "questions"  # the track in which every question is asked on its own
 

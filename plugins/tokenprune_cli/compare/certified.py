@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tokenprune_calibrate.goal import Goal
 from tokenprune_calibrate.losses import DISAGREEMENT, Answer, loss_of
 from tokenprune_calibrate.statistics import betting, sequence
 from tokenprune_evaluation.errors import BadInputError
 from tokenprune_evaluation.question_set import QuestionSet
 from tokenprune_evaluation.settings import UNPRUNED, key
+from tokenprune_evaluation.tables import Table
 
 from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.plan import Plan
-from tokenprune_cli.tables import Table
 
 DELTA = 0.05  # 1 - confidence
 
@@ -29,8 +30,7 @@ def check_certifiable(limit: float, plan: Plan, questions: QuestionSet) -> None:
     """Refuse a limit that no method can be certified for with so few pictures."""
     ladders = {(line.protocol, line.setting.method) for line in plan.lines if line.setting.method}
     n_methods, n_pictures = len(ladders), questions.n_images
-    if not 0 < limit < 1:
-        raise BadInputError(f"--certify takes a limit above 0 and below 1, got {limit}")
+    Goal(DISAGREEMENT, limit)  # checks the limit
     fewest = betting.fewest_samples(limit, sequence.share(DELTA, n_methods))
     if n_pictures < fewest:
         raise BadInputError(

@@ -10,14 +10,15 @@ from typing import Any
 
 from tokenprune_evaluation.configuration import configuration, describe_preprocessing
 from tokenprune_evaluation.journal import Journal
+from tokenprune_evaluation.progress import Progress
 from tokenprune_evaluation.question_set import QuestionSet, check_questions
-from tokenprune_evaluation.settings import Setting
+from tokenprune_evaluation.settings import Setting, key
 
 from tokenprune_cli.compare import conversation, timing
-from tokenprune_cli.compare.answers import QUESTIONS, AnswerOptions, Progress, Run
+from tokenprune_cli.compare.answers import QUESTIONS, AnswerOptions, Run
 from tokenprune_cli.compare.certified import DELTA, certified_budgets, check_certifiable
 from tokenprune_cli.compare.collected import SettingAnswers, collect
-from tokenprune_cli.compare.plan import Plan, default_keeps, key, make_plan
+from tokenprune_cli.compare.plan import Plan, default_keeps, make_plan
 from tokenprune_cli.compare.record import add_conversations, model_record
 from tokenprune_cli.compare.workers import Source, answer_in_processes, answer_pending
 from tokenprune_cli.console.failures import BadInputError

@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 from tokenprune_evaluation.answering import answer_batch
 from tokenprune_evaluation.question_set import QuestionSet
-from tokenprune_evaluation.settings import BASELINES, Setting
+from tokenprune_evaluation.settings import BASELINES, Setting, key
 from tokenprune_evaluation.shared_tower import shared_tower
 
 import tokenprune
 from tokenprune_cli.compare.answers import Run
 from tokenprune_cli.compare.dialogue import talk
-from tokenprune_cli.compare.plan import key
 
 TRACK = "conversation"
 TURNS = 4

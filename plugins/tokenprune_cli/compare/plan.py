@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenprune_evaluation.settings import BASELINES, UNPRUNED, Setting, refusal
-from tokenprune_evaluation.settings import key as key
 
 import tokenprune
 from tokenprune_cli.compare import protocols

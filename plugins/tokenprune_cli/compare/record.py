@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from tokenprune_evaluation.question_set import QuestionSet
-from tokenprune_evaluation.settings import UNPRUNED
+from tokenprune_evaluation.settings import UNPRUNED, key
 
 from tokenprune_cli.compare.answers import changes
 from tokenprune_cli.compare.collected import SettingAnswers
 from tokenprune_cli.compare.conversation import conversations, later
-from tokenprune_cli.compare.plan import RANDOM, Line, Plan, key
+from tokenprune_cli.compare.plan import RANDOM, Line, Plan
 from tokenprune_cli.compare.protocols import saw_the_question
 from tokenprune_cli.compare.scoring import Scores
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenprune_evaluation.pictures import picture_path
 from tokenprune_evaluation.question_set import QuestionSet
 from tokenprune_evaluation.records import Provenance
-from tokenprune_evaluation.settings import UNPRUNED
+from tokenprune_evaluation.settings import UNPRUNED, key
+from tokenprune_evaluation.tables import templates
 
 from tokenprune_cli.compare import table as tables
 from tokenprune_cli.compare.certified import certified_table
 from tokenprune_cli.compare.comparison import ModelResult
-from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.protocols import EXPLANATIONS
 from tokenprune_cli.compare.scoring import is_right
-from tokenprune_cli.tables import templates
 
 Plots = Mapping[tuple[str, str, str], Mapping[str, str]]  # by model, protocol and metric: SVG by axis
 
@@ -37,7 +37,7 @@ def report(
     plots
         The plots of every model, protocol and metric of the record, as `compare.plots.plots` draws them.
     """
-    template = templates().get_template("compare/report.html.jinja")
+    template = templates(Path(__file__).parents[1]).get_template("compare/report.html.jinja")
     return template.render(
         provenance=Provenance.of(record),
         models=[

@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from tokenprune_cli.tables import Table
+from tokenprune_evaluation.tables import Table
 
 LEGEND = (
     "rows: visual rows entering a layer of the language model, averaged over the layers. right: the metric, "

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from tokenprune_evaluation.costs import prefill_flops
 from tokenprune_evaluation.flop_counter import FlopCounter
+from tokenprune_evaluation.progress import Progress
 from tokenprune_evaluation.prompts import placed
-from tokenprune_evaluation.settings import Setting
+from tokenprune_evaluation.settings import Setting, key
 
 from tokenprune_cli.bench.clock import Clock
 from tokenprune_cli.bench.contenders import Contender
 from tokenprune_cli.bench.timing import time_prefill
-from tokenprune_cli.compare.answers import Progress, Run
-from tokenprune_cli.compare.plan import key
+from tokenprune_cli.compare.answers import Run
 
 N_QUESTIONS = 3  # questions that are timed: the first ones of the report's examples
 REPEATS = 7

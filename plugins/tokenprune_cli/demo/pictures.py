@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 from tokenprune_evaluation.question_set import QuestionSet
-from tokenprune_evaluation.settings import Setting
+from tokenprune_evaluation.settings import Setting, key
 from tokenprune_visualize import captioned, kept_picture, sheet
 
 from tokenprune_cli.compare.collected import SettingAnswers
-from tokenprune_cli.compare.plan import key
 from tokenprune_cli.compare.scoring import is_right
 
 CELL = 13  # size of a patch in pixels

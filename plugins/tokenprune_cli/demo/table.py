@@ -9,11 +9,11 @@ from itertools import groupby
 from typing import Any
 
 from tokenprune_evaluation.question_file import DEFAULT_METRIC
+from tokenprune_evaluation.tables import Table
 
 from tokenprune_cli.bench.oracle import rows_by_layer
 from tokenprune_cli.compare.protocols import DEFAULTS
 from tokenprune_cli.compare.table import Layout, percent, table
-from tokenprune_cli.tables import Table
 
 SHORT = {
     "attribute": "attr",

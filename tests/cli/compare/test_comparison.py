@@ -12,13 +12,13 @@ from tokenprune_cli.compare import comparison
 from tokenprune_cli.compare.answers import answer, changes
 from tokenprune_cli.compare.collected import SettingAnswers, collect
 from tokenprune_cli.compare.comparison import compare
-from tokenprune_cli.compare.plan import key, make_plan
+from tokenprune_cli.compare.plan import make_plan
 from tokenprune_cli.compare.timing import contender, count_flops
 from tokenprune_cli.compare.workers import answer_in_processes
 from tokenprune_evaluation.costs import prefill_flops
 from tokenprune_evaluation.journal import Journal
 from tokenprune_evaluation.prompts import tokenized
-from tokenprune_evaluation.settings import UNPRUNED, Setting
+from tokenprune_evaluation.settings import UNPRUNED, Setting, key
 
 
 def line_of(record, protocol, method, keep):

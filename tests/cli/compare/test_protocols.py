@@ -3,9 +3,9 @@
 
 import pytest
 import tiny_models
-from tokenprune_cli.compare.plan import ALWAYS, default_keeps, key, make_plan
+from tokenprune_cli.compare.plan import ALWAYS, default_keeps, make_plan
 from tokenprune_cli.compare.protocols import is_of_the_question, saw_the_question, setting
-from tokenprune_evaluation.settings import UNPRUNED, Setting
+from tokenprune_evaluation.settings import UNPRUNED, Setting, key
 
 import tokenprune
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 @cache
-def templates() -> jinja2.Environment:
-    """Return the environment of the package's templates, which are named by their paths in it."""
+def templates(folder: Path) -> jinja2.Environment:
+    """Return the environment of the templates in a package's folder, which are named by their paths in it."""
     import jinja2
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    loader = jinja2.FileSystemLoader(folder)
     return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
@@ -100,7 +100,7 @@ class Table:
                 sections.append([])
             sections[-1].append((self.styles.get(i, ""), row))
         heads = [head.replace("\n", " ") for head in self.heads]
-        template = templates().get_template("table.html.jinja")
+        template = templates(Path(__file__).parent).get_template("table.html.jinja")
         return template.render(heads=heads, sides=self._sides(), title=self.title, sections=sections)
 
     def _sides(self) -> list[str]:
