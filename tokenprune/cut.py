@@ -93,9 +93,10 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
     if cut.budget.rule is not None:
         method.check_rule(cut.budget.rule)
     n_cuts = 1 if method.schedule is None else len(method.schedule.layers)
-    if n_cuts > 1 and (method.scope == "tile" or method.newlines == "keep"):
+    if n_cuts > 1 and (method.scope != "image" or method.newlines == "keep"):
         raise IncompatibleError(
-            f"scope='tile' and newlines='keep' need a single cut, but method {method.name!r} makes {n_cuts}; "
+            f"scope='tile', scope='split' and newlines='keep' need a single cut, but method {method.name!r} "
+            f"makes {n_cuts}; "
             "use scope='image' and newlines='compete', or a single layer="
         )
     if cut.positions not in positions:

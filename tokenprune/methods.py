@@ -24,6 +24,7 @@ from .strategy import Reducer, Scorer, Selector, Strategy, check_options
 from .tokens import Layout, VisualTokens
 
 STAGES = ("vision", "projector", "decoder")
+SCOPES = ("image", "tile", "split")  # see tokenprune.scope
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Method:
     `scorer`, `selector` and `reducer` are names or instances. `positions` is `"contiguous"` (kept tokens
     are renumbered), `"original"` (they keep their positions) or None (the model's default). `deviations`
     lists the intended differences from the official code. The method's documentation page has more.
+    `scope` says how tiled images share a budget: all their tokens compete (`"image"`), or it is divided
+    equally among the tiles, at the model's full number of tiles (`"tile"`) or the image's own (`"split"`).
     `variant_of` names the method that this one stands in for on models that the other does not run on.
     `then` is a method at a later stage that cuts what this one leaves, at least the share `at_least`.
     At the decoder stage, `schedule` sets the layers of the cuts and the rows left after each, and `budget`
@@ -60,7 +63,7 @@ class Method:
         check_one_of("stage", self.stage, STAGES)
         check_one_of("budget", self.budget, BUDGET_UNITS)
         check_one_of("positions", self.positions, (None, "contiguous", "original"))
-        check_one_of("scope", self.scope, ("image", "tile"))
+        check_one_of("scope", self.scope, SCOPES)
         check_one_of("newlines", self.newlines, ("drop", "compete", "keep"))
 
     @functools.cached_property

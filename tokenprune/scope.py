@@ -4,8 +4,9 @@
 Scope `"image"`: all candidates compete for `keep` rows. Scope `"tile"`: `keep` is the budget of an image with
 the model's full number of tiles. With fewer tiles it shrinks in proportion (160 rows for 5 tiles are 96 for
 3). It is divided equally; the remainder goes to the first tiles, and rows that a tile has no candidates for
-go to the others. Newline tokens are dropped, compete, or are kept on top of the budget. The counts of a rule
-are divided in the same way.
+go to the others. Scope `"split"` divides in the same way a `keep` that is the budget of every image,
+whatever its number of tiles. Newline tokens are dropped, compete, or are kept on top of the budget. The
+counts of a rule are divided in the same way.
 """
 
 from __future__ import annotations
@@ -48,12 +49,11 @@ def share_out(layout: Layout, scope: str, newlines: str, budget: Budget) -> list
     slots = candidates(layout, newlines)
     if scope == "image" or layout.tiles is None:
         tiles, parts = [None], [slots]
-        shrink = 1.0 if scope == "image" else 1 / layout.full_tiles
     else:
         of_token = layout.tiles.cpu()[slots]
         tiles = sorted(set(of_token.tolist()))
         parts = [slots[of_token == tile] for tile in tiles]
-        shrink = len(tiles) / layout.full_tiles
+    shrink = len(tiles) / layout.full_tiles if scope == "tile" else 1.0
     own, sizes = budget.of_share(shrink), [len(part) for part in parts]
     rows = _equal_shares(min(own.rows(len(layout)), len(slots)), sizes)
     least = _equal_shares(min(own.least(len(layout)), len(slots)), sizes)

@@ -126,7 +126,7 @@ def test_an_adapter_that_records_no_traces_says_so(model):
         ({"min_tokens": True}, BudgetError, "min_tokens must be an integer, 0 or more, got True"),
         ({"stage": "retina"}, IncompatibleError, "stage must be one of 'vision', 'projector', 'decoder'"),
         ({"stage": "decoder"}, IncompatibleError, "adapter 'toy' cuts at: projector, vision"),
-        ({"scope": "page"}, IncompatibleError, "scope must be one of 'image', 'tile', got 'page'"),
+        ({"scope": "page"}, IncompatibleError, "scope must be one of 'image', 'tile', 'split', got 'page'"),
         ({"newlines": "some"}, IncompatibleError, "newlines must be one of"),
         ({"positions": "shuffled"}, IncompatibleError, "positions must be one of"),
         (

@@ -39,6 +39,21 @@ def test_tile_scope_shares_equally_and_shrinks_with_the_tiles(sizes, keep, want)
     assert [share.rows for share in shares] == want
 
 
+@pytest.mark.parametrize(
+    ("sizes", "keep", "want"),
+    [
+        ((576,) * 5, 160, [32] * 5),
+        ((576,) * 3, 160, [54, 53, 53]),  # the whole budget, whatever the number of tiles
+        ((576,), 160, [160]),
+        ((576, 10, 576), 160, [76, 10, 74]),
+        ((576,) * 5, 2, [1, 1]),
+    ],
+)
+def test_split_scope_shares_the_whole_budget_equally(sizes, keep, want):
+    shares = share_out(tiled(*sizes), "split", "drop", Budget(keep))
+    assert [share.rows for share in shares] == want
+
+
 def test_a_share_of_the_tokens_does_not_shrink_again():
     layout = tiled(100, 100, newlines=20)
     assert [s.rows for s in share_out(layout, "tile", "drop", Budget(keep_ratio=0.5))] == [55, 55]
@@ -57,7 +72,7 @@ def test_image_scope_and_newlines():
     st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any),
     st.integers(0, 5),
     st.integers(1, 80),
-    st.sampled_from(["image", "tile"]),
+    st.sampled_from(["image", "tile", "split"]),
     st.sampled_from(["drop", "compete", "keep"]),
 )
 def test_select_keeps_exactly_what_n_keep_says(sizes, newlines, keep, scope, policy):
@@ -129,7 +144,7 @@ def test_new_rows_of_tiles_of_different_budgets_stay_tile_by_tile():
 def test_newlines_that_stay_stand_among_the_rows_of_the_image():
     layout = Layout((1, 1, 6), torch.zeros(6), torch.tensor([0, 0, 1, 0, 0, 1], dtype=torch.bool))
     tokens = tokenprune.VisualTokens(torch.eye(6), layout=layout)
-    for scope in ("image", "tile"):
+    for scope in ("image", "tile", "split"):
         method = tokenprune.Method("m", scorer="uniform", newlines="keep", scope=scope)
         assert method.select(tokens, 2).indices.tolist() == [1, 2, 4, 5]
 
