@@ -8,6 +8,7 @@ from typing import Any
 ORDER = (
     "index",
     "quickstart",
+    "demo",
     "concepts",
     "methods",
     "models",

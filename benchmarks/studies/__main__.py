@@ -40,6 +40,7 @@ class Name(str, Enum):
     positions = "positions"
     place = "place"
     precision = "precision"
+    combinations = "combinations"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import tokenprune
+from benchmarks.studies.combinations import combinations
 from benchmarks.studies.encoder import EncoderScorer, EncoderWatch
 from benchmarks.studies.parts import HalfDifferences, Remembered, SumSelector
 from benchmarks.studies.study import EIGHTH, QUARTER, SIXTEENTH, Pair, Plan, Study, Variant
@@ -181,6 +182,11 @@ STUDIES = {
             "precision",
             "How does the ranking change when the model, or the differences, are in half precision?",
             precision,
+        ),
+        Study(
+            "combinations",
+            "Does another combination of parts answer better with the same number of operations?",
+            combinations,
         ),
     )
 }

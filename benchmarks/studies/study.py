@@ -20,15 +20,21 @@ QUARTER, EIGHTH, SIXTEENTH = 1 / 4, 1 / 8, 1 / 16
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with further options of `apply`."""
+    """A method with further options of `apply`.
+
+    `shares` maps a study's shares to those that this variant keeps instead, such as those at which it takes
+    as many operations.
+    """
 
     name: str
     method: tokenprune.Method
     options: Mapping[str, Any] = field(default_factory=dict)
+    shares: Mapping[float, float] = field(default_factory=dict)
 
     @contextmanager
     def applied(self, model: Any, share: float) -> Iterator[tokenprune.PruningHandle]:
-        """Prune the model to this share of its visual tokens, inside the block."""
+        """Prune the model to this share of its visual tokens, or the variant's own, inside the block."""
+        share = self.shares.get(share, share)
         with tokenprune.apply(model, method=self.method, keep_ratio=share, **self.options) as handle:
             yield handle
 

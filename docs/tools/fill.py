@@ -23,13 +23,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from blocks import calibrate, compare, duplicates, evaluation, methods, readme, speed, studies, vision_towers
+from blocks import (
+    calibrate,
+    compare,
+    demo,
+    duplicates,
+    evaluation,
+    guide,
+    methods,
+    saved,
+    speed,
+    studies,
+    vision_towers,
+)
 from blocks.sources import ROOT, Blocks
 
-MODULES = (readme, speed, compare, calibrate, studies, vision_towers, methods, duplicates, evaluation)
+MODULES = (demo, saved, speed, compare, calibrate, studies, vision_towers, methods, guide, duplicates, evaluation)
 BLOCKS: Blocks = {name: function for module in MODULES for name, function in module.BLOCKS.items()}
 PAGES = (
     "README.md",
+    "docs/demo.md",
     "docs/speed.md",
     "docs/compare.md",
     "docs/calibrate.md",
@@ -127,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--demo",
         type=Path,
         metavar="DIR",
-        help="first copy the record and the picture that `tokenprune demo` wrote to DIR into docs/",
+        help="first copy the record and the pictures that `tokenprune demo` wrote to DIR into docs/",
     )
     arguments = parser.parse_args(argv)
     names = [_name(page) for page in arguments.pages] or [*PAGES, *FILES]
@@ -137,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.demo is not None:
         if arguments.check:
             parser.error("--demo changes files and --check does not: give one of them")
-        readme.copy_demo(arguments.demo)
+        demo.copy_demo(arguments.demo)
     contents = {name: should_be(name) for name in names}
     stale = [name for name in names if (ROOT / name).read_text(encoding="utf-8") != contents[name]]
     for name in stale:

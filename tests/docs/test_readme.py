@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README.md and docs/cli.md say what the program says."""
+"""README.md, docs/check.md and docs/cli.md say what the program says."""
 
 import inspect
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fill
 import pytest
-from blocks import readme
+from blocks import demo as demo_block
 from blocks.methods import page_of
 from PIL import Image
 from tokenprune_cli.commands.check import check
@@ -22,23 +22,25 @@ from tokenprune.trial import PROMISES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+CHECK_PAGE = (ROOT / "docs" / "check.md").read_text()
 CLI_PAGE = (ROOT / "docs" / "cli.md").read_text()
 
 
-def test_every_method_is_in_the_catalogue_and_has_a_page():
-    for name in tokenprune.list_methods():
-        (line,) = [line for line in README.splitlines() if line.startswith(f"- [`{name}`](")]
-        assert (ROOT / re.search(r"\]\(([^)]*)\)", line)[1]).is_file()
+def test_every_method_is_in_the_readme_or_on_a_page_that_is():
+    section = README.split("## Methods\n")[1].split("\n## ")[0]
+    pages = {(ROOT / link).resolve() for link in re.findall(r"\]\((docs/methods/[^)]*)\)", section)}
+    assert all(page.is_file() for page in pages)
+    assert {page_of(name) for name in tokenprune.list_methods()} <= pages
 
 
-def test_the_demo_in_the_readme_is_of_the_embedded_model():
+def test_the_demo_on_its_page_is_of_the_embedded_model():
     record = json.loads((ROOT / "docs" / "benchmarks" / "demo.json").read_text())
     assert record["model"] == "embedded" and record["command"].startswith("tokenprune demo")
     assert record["questions"] >= 500
 
 
-def test_the_check_in_the_readme_has_every_method_and_promise():
-    section = README.split("## Does it work here?")[1].split("\n## ")[0]
+def test_the_example_of_check_has_every_method_and_promise():
+    section = CHECK_PAGE.split("## Example")[1].split("\n## ")[0]
     head, *lines = section.split("$ tokenprune check --model embedded\n")[1].splitlines()
     assert [word for word in head.split() if word in PROMISES] == list(PROMISES)
     rows = [line.split()[0] for line in lines[1 : len(tokenprune.list_methods())]]
@@ -49,28 +51,26 @@ def test_the_check_in_the_readme_has_every_method_and_promise():
 def test_a_method_is_on_the_page_whose_heading_names_it():
     assert page_of("sparsevlm").name == page_of("sparsevlm-plus").name == "sparsevlm.md"
     assert page_of("no-such") is None
-    lines = readme.catalogue().splitlines()
-    page = "docs/methods/sparsevlm.md"
-    linked = [line.split(":")[0] for line in lines if page in line]
-    assert linked == [f"- [`sparsevlm`]({page})", f"- [`sparsevlm-plus`]({page})"]
-    assert len(lines) == len(tokenprune.list_methods())
 
 
 def test_the_results_of_a_demo_are_copied_into_docs(tmp_path, monkeypatch):
     output, docs = tmp_path / "output", tmp_path / "docs"
     output.mkdir()
     docs.mkdir()
-    shutil.copy(readme.RECORD, output / "demo.json")
-    Image.effect_noise((30, 20), 50).convert("RGB").save(output / "all-methods-18-tokens.png")
-    monkeypatch.setattr(readme, "RECORD", docs / "demo.json")
-    monkeypatch.setattr(readme, "PICTURE", docs / "demo.png")
+    shutil.copy(demo_block.RECORD, output / "demo.json")
+    pictures = {name: docs / copy.name for name, copy in demo_block.PICTURES.items()}
+    for name in pictures:
+        Image.effect_noise((30, 20), 50).convert("RGB").save(output / name)
+    monkeypatch.setattr(demo_block, "RECORD", docs / "demo.json")
+    monkeypatch.setattr(demo_block, "PICTURES", pictures)
     filled = []
     monkeypatch.setattr(fill, "should_be", lambda name: filled.append(name) or README)
     assert fill.main(["README.md", "--demo", str(output)]) == 0
     assert filled == ["README.md"]
     assert (docs / "demo.json").read_text() == (output / "demo.json").read_text()
-    with Image.open(docs / "demo.png") as picture:
-        assert picture.mode == "P" and picture.size == (30, 20)
+    for copy in pictures.values():
+        with Image.open(copy) as picture:
+            assert picture.mode == "P" and picture.size == (30, 20)
 
 
 def test_no_text_installs_the_namesake():

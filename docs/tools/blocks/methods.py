@@ -94,7 +94,7 @@ def choices_table() -> str:
         )
         rows.append(
             [
-                *(_link(name), method.paper, method.stage, layers, method.positions or "the model's"),
+                *(link(name), method.paper, method.stage, layers, method.positions or "the model's"),
                 *(method.scope, method.newlines, ", ".join(budgets), signals or "none"),
             ]
         )
@@ -107,7 +107,7 @@ def code_table() -> str:
     for name in built_in():
         files, parts = files_of(name), [part.name for part in tokenprune.method(name).parts]
         counts = [lines_of_code(path) for path in files]
-        rows.append([_link(name), ", ".join(f"`{p}`" for p in parts), str(counts[0]), str(sum(counts))])
+        rows.append([link(name), ", ".join(f"`{p}`" for p in parts), str(counts[0]), str(sum(counts))])
     own = [lines_of_code(files_of(name)[0]) for name in built_in()]
     whole = [sum(map(lines_of_code, files_of(name))) for name in built_in()]
     rows.append(["**median**", "", f"{median(own):.0f}", f"{median(whole):.0f}"])
@@ -123,7 +123,7 @@ def page_of(name: str) -> Path | None:
     return None
 
 
-def _link(name: str) -> str:
+def link(name: str) -> str:
     page = page_of(name)
     if page is None:
         raise ValueError(f"the method {name!r} has no page in docs/methods")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of README.md: the demo's results, and the catalogue of methods."""
+"""Block of docs/demo.md: the demo's results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tokenprune_cli.compare.table import percent
 from tokenprune_evaluation.question_file import DEFAULT_METRIC
 from tokenprune_evaluation.tables import Table
 
-import tokenprune
-
-from .methods import page_of
-from .sources import DOCS, RECORDS, ROOT, Blocks, read_record, render
+from .sources import DOCS, RECORDS, Blocks, read_record, render
 
 RECORD = RECORDS / "demo.json"
-PICTURE, PICTURE_BUDGET = DOCS / "images" / "demo.png", 18
+PICTURES = {
+    "zoo-exact.png": DOCS / "images" / "demo-zoo-exact.png",
+    "all-methods-18-tokens.png": DOCS / "images" / "demo.png",
+}
 
 
 def demo() -> str:
@@ -48,22 +48,12 @@ def demo_table(record: Mapping[str, Any]) -> Table:
     return Table([*heads, "KV cache, kB", "prefill, MFLOP"], rows)
 
 
-def catalogue() -> str:
-    """The installed methods, one line each, with a link to the page that explains it."""
-    lines = []
-    for name in tokenprune.list_methods():
-        method = tokenprune.method(name)
-        page = page_of(name)
-        link = f"[`{name}`]({page.relative_to(ROOT).as_posix()})" if page else f"`{name}`"
-        lines.append(f"- {link}: {method.title}; {method.paper or 'no paper'}")
-    return "\n".join(lines)
-
-
 def copy_demo(output: Path) -> None:
-    """Copy a demo's record into docs/, and its picture of all methods at one budget in 256 colours."""
+    """Copy a demo's record into docs/, and two of its pictures in 256 colours: a method's and a budget's."""
     RECORD.write_text((output / RECORD.name).read_text(encoding="utf-8"), encoding="utf-8")
-    with Image.open(output / f"all-methods-{PICTURE_BUDGET}-tokens.png") as picture:
-        picture.quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+    for name, copy in PICTURES.items():
+        with Image.open(output / name) as picture:
+            picture.quantize(256, dither=Image.Dither.NONE).save(copy, optimize=True)
 
 
-BLOCKS: Blocks = {"demo": demo, "methods": catalogue}
+BLOCKS: Blocks = {"demo": demo}
