@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -35,12 +36,23 @@ class Layout:
         return Layout((1, h, w) if h * w == n else (1, 1, n))
 
     def among(self, slots: Tensor) -> Layout:
-        """Return the layout of some tokens (n,) of the image, a single row; tiles and newlines are kept."""
+        """Return the layout of some tokens (n,) of the image, a single row; tiles and newlines are kept.
+
+        So are the grids of the tiles if all their patches are among the tokens.
+        """
         tiles, newlines = (
             None if per_token is None else per_token[slots.to(per_token.device)]
             for per_token in (self.tiles, self.newlines)
         )
-        return Layout((1, 1, len(slots)), tiles, newlines, self.full_tiles)
+        some = Layout((1, 1, len(slots)), tiles, newlines, self.full_tiles)
+        return dataclasses.replace(some, tile_grids=self.tile_grids) if some._fills(self.tile_grids) else some
+
+    def _fills(self, grids: tuple[tuple[int, int], ...]) -> bool:
+        """Whether each tile has as many patches as its grid has cells."""
+        if self.tiles is None or not grids:
+            return False
+        of_patch = self.tiles if self.newlines is None else self.tiles[~self.newlines]
+        return of_patch.bincount(minlength=len(grids)).tolist() == [h * w for h, w in grids]
 
     def __len__(self) -> int:
         for per_token in (self.tiles, self.newlines):

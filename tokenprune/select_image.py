@@ -76,7 +76,7 @@ class ImageSelector:
             raise IncompatibleError("tiled images must be passed one at a time, (N, D), not as a stack")
         pipeline, layout, rule = self.pipeline, tokens.layout, budget.rule
         shares = share_out(layout, self.scope, self.newlines, budget)
-        scores = pipeline.score(tokens.part(torch.cat([share.slots for share in shares])))
+        scores = pipeline.score(tokens.among(torch.cat([share.slots for share in shares])))
         sizes = [len(share.slots) for share in shares]
         part_scores = [None] * len(shares) if scores is None else torch.split(scores, sizes)
         parts = [tokens.part(share.slots, share.tile) for share in shares]
