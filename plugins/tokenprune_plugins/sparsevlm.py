@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import tokenprune
 
+from .nominal_rows import check_number_of_layers, rows_between
 from .raters import RaterScorer
 from .recycle import n_recycled_rows
 
@@ -37,22 +38,10 @@ class SparseVlmSchedule(tokenprune.Schedule):
         OptionError
             If the number of layers differs from the number of cuts in the lists.
         """
-        n_cuts = len(self.table[0][1])
-        if len(self.layers) != n_cuts:
-            raise tokenprune.OptionError(
-                f"SparseVLM's lists have rows for {n_cuts} cuts, got layers "
-                f"{', '.join(map(str, self.layers)) or 'none'}; pass {n_cuts} layers, such as "
-                "layer=[3, 7, 16], or set the rows yourself: schedule={layer: rows, ...}"
-            )
-        nominal = level * OFFICIAL_N / n
-        ends = ((0, (0,) * len(self.layers)), *self.table, (OFFICIAL_N, (OFFICIAL_N,) * len(self.layers)))
-        (low, low_rows), (high, high_rows) = next(
-            (a, b) for a, b in zip(ends, ends[1:], strict=False) if nominal <= b[0]
-        )
-        t = (nominal - low) / (high - low)
+        check_number_of_layers("SparseVLM", self.layers, self.table, [3, 7, 16])
         rows, remaining = [], n
-        for a, b in zip(low_rows, high_rows, strict=True):
-            kept = max(1, min(remaining - 1, round((a + t * (b - a)) * n / OFFICIAL_N)))
+        for of_official in rows_between(self.table, level * OFFICIAL_N / n, OFFICIAL_N):
+            kept = max(1, min(remaining - 1, round(of_official * n / OFFICIAL_N)))
             remaining = kept + n_recycled_rows(remaining - kept) if self.recycles else kept
             rows.append(remaining)
         return tuple(rows)
