@@ -16,3 +16,8 @@ def load(name: str) -> dict[str, Tensor]:
         return {
             key: torch.from_numpy(arrays[key]) for key in arrays.files if arrays[key].dtype.kind in "fiub"
         }
+
+
+def names(pattern: str, *known: str) -> list[str]:
+    """Names of the golden files of a pattern, in order, those in `known` among them even if they are lost."""
+    return sorted({*known, *(path.stem for path in FOLDER.glob(f"{pattern}.npz"))})
