@@ -48,10 +48,10 @@ def test_so_they_do_on_the_other_two_models(name, method):
 
 def equals_by_hand(model, inputs, method, positions):
     chosen = tokenprune.method(method)
-    tokens, want, decisions = decoder_by_hand.generate(model, inputs, chosen, 4, positions, 6)
     with tokenprune.apply(model, method=chosen, keep=4) as handle:
         out, logits = generated(model, inputs)
     image = handle.last.images[0]
+    tokens, want, decisions = decoder_by_hand.generate(model, inputs, chosen, 4, positions, 6, image.layout)
     assert decisions and set(image.cuts) == set(decisions)
     assert image.selection.indices.tolist() == decisions[max(decisions)].indices.tolist()
     assert image.n_after == 4

@@ -28,6 +28,42 @@ def test_grids(size, grids):
     assert patches.tolist() == [h * w for h, w in grids]
 
 
+class Looks(tokenprune.Scorer):
+    """Notes the layout of the tokens that it is given."""
+
+    name = "looks"
+
+    def __init__(self):
+        self.layouts = []
+
+    def score(self, tokens):
+        self.layouts.append(tokens.layout)
+
+
+@pytest.mark.parametrize(
+    ("rules", "has_newlines"),
+    [
+        ({"stage": "projector", "newlines": "compete"}, True),
+        ({"stage": "projector", "newlines": "drop", "scope": "tile"}, False),
+        ({"stage": "decoder", "newlines": "compete"}, True),
+        ({"stage": "decoder", "newlines": "drop"}, False),
+    ],
+    ids=str,
+)
+def test_a_scorer_sees_the_tiles_and_their_grids_before_the_first_cut(rules, has_newlines):
+    case, looks = Case("llava_next"), Looks()
+    inputs = case.inputs((3, ("I", 40, 64), 5))[0]
+    schedule = tokenprune.GeometricSchedule((1, 2), depth=None) if rules["stage"] == "decoder" else None
+    method = tokenprune.Method(name="m", scorer=looks, selector="topk", schedule=schedule, **rules)
+    with tokenprune.apply(case.model, method=method, keep=10):
+        case.model(**inputs)
+    first, *later = looks.layouts
+    assert first.tile_grids == ((4, 4), (3, 4), (3, 4), (3, 4), (3, 4))
+    assert bool(first.newlines.any()) == has_newlines
+    assert torch.bincount(first.tiles[~first.newlines]).tolist() == [16, 12, 12, 12, 12]
+    assert [layout.tiles for layout in later] == [None] * (schedule is not None)
+
+
 def test_pooling_a_tiled_picture_is_pooling_its_tiles():
     """4 rows a tile of 4 x 4 patches are 2 x 2 pooling of what the projector gave."""
     case = Case("llava_next")

@@ -110,6 +110,22 @@ def test_a_tile_keeps_its_own_grid_where_it_is_whole():
     assert unknown.part(slots[2], 2).layout.grid == (1, 1, 6)
 
 
+def test_tiles_keep_their_grids_among_all_patches_and_lose_them_among_some():
+    tiles = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    newlines = torch.tensor([0, 0, 0, 0, 0, 0, 1, 0, 0, 1]).bool()
+    grids = ((2, 2), (1, 2), (2, 1))
+    layout = Layout((1, 1, 10), tiles, newlines, 5, grids)
+    everything, patches = torch.arange(10), (~newlines).nonzero().squeeze(1)
+    for slots in (everything, patches, patches.flip(0)):
+        some = layout.among(slots)
+        assert (some.tile_grids, some.full_tiles, len(some)) == (grids, 5, len(slots))
+        assert torch.equal(some.tiles, tiles[slots]) and torch.equal(some.newlines, newlines[slots])
+    assert layout.among(everything[1:]).tile_grids == ()
+    assert layout.among(patches[:-1]).tile_grids == ()
+    assert Layout((1, 1, 10), tiles).among(everything).tile_grids == ()
+    assert Layout((1, 2, 5)).among(everything) == Layout((1, 1, 10))
+
+
 def test_functions_of_a_part_answer_about_its_tokens():
     tokens, slots = example_tokens(12), torch.tensor([7, 2, 3])
     part = tokens.part(slots)

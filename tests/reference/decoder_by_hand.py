@@ -37,8 +37,9 @@ def slots_of_new_rows(indices, n):
 class Decoder:
     """The layers of a tiny language model, with cuts; `places` (A, P) are positions on one axis or three."""
 
-    def __init__(self, model, method, keep, positions, places):
+    def __init__(self, model, method, keep, positions, places, layout=None):
         self.method, self.keep, self.positions, self.places = method.resolved(), keep, positions, places
+        self.layout = layout  # of the whole image
         self.language = model.model.language_model
         self.decisions = {}
 
@@ -105,7 +106,8 @@ class Decoder:
             "text_position_ids": places[:, text].squeeze(0),
             "rotary": rotary,
         }
-        tokens = tokenprune.VisualTokens(hidden[0, image], signals)
+        layout = self.layout if len(image) == len(visual) else None
+        tokens = tokenprune.VisualTokens(hidden[0, image], signals, layout)
         return self.method.select(tokens, keep, layer=i)
 
     def drop(self, i, hidden, places, image, text, prompt):
@@ -126,8 +128,8 @@ class Decoder:
         return hidden, places, first + torch.arange(len(rows)), text - gone, prompt - gone
 
 
-def generate(model, inputs, method, keep, positions, n_new):
-    """Greedy decoding of one row with one image: tokens, logits, the decisions by layer."""
+def generate(model, inputs, method, keep, positions, n_new, layout=None):
+    """Greedy decoding of one row with one image of a layout: tokens, logits, the decisions by layer."""
     ids = inputs["input_ids"]
     visual = (ids[0] == model.config.image_token_id).nonzero().squeeze(1)
     given = entered(model, inputs)
@@ -136,7 +138,7 @@ def generate(model, inputs, method, keep, positions, n_new):
         places = torch.arange(ids.shape[1])[None]
     else:  # Qwen: rows for three axes, in some versions behind one for text
         places = places[-3:, 0]
-    decoder = Decoder(model, method, keep, positions, places)
+    decoder = Decoder(model, method, keep, positions, places, layout)
     tokens, seen = [], []
     for _ in range(n_new):
         out = decoder.run(embeds, visual, ids.shape[1])
