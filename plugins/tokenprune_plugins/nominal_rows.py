@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tokenprune
 
-Lists = Sequence[tuple[int, tuple[float, ...]]]  # (nominal budget, rows after each cut), ascending
+Lists = Sequence[tuple[float, tuple[float, ...]]]  # (nominal budget, rows after each cut), ascending
 
 
 def rows_between(lists: Lists, nominal: float, full: int) -> tuple[float, ...]:
@@ -23,7 +23,7 @@ def rows_between(lists: Lists, nominal: float, full: int) -> tuple[float, ...]:
         More than 0, at most `full`.
     """
     n_cuts = len(lists[0][1])
-    ends = ((0, (0,) * n_cuts), *lists, (full, (full,) * n_cuts))
+    ends: Lists = ((0, (0,) * n_cuts), *lists, (full, (full,) * n_cuts))
     (low, low_rows), (high, high_rows) = next(
         (a, b) for a, b in zip(ends, ends[1:], strict=False) if nominal <= b[0]
     )

@@ -29,6 +29,7 @@ def test_a_method_is_made_of_its_own_file_its_parts_and_what_they_import():
     assert [path.stem for path in methods.files_of("fastv")] == ["fastv", "attention", "topk"]
     assert set(p.stem for p in methods.files_of("sparsevlm")) == {
         "sparsevlm",
+        "nominal_rows",
         "raters",
         "topk",
         "recycle",
