@@ -90,7 +90,7 @@ def _rows(tokens: tokenprune.VisualTokens, layer: int, rows: Tensor | list[int])
 
 def _null_and_mean(tokens: tokenprune.VisualTokens, layer: int, n_rows: int) -> tuple[Tensor, Tensor]:
     """Text row 0 and the mean of rows 0 to `n_rows` - 1, (H, N) each; few rows are in memory at once."""
-    first, *others = torch.arange(n_rows, device=tokens.features.device).split(ROWS_AT_ONCE)
+    first, *others = torch.split(torch.arange(n_rows, device=tokens.features.device), ROWS_AT_ONCE)
     attention = _rows(tokens, layer, first)
     null, total = attention[:, 0], attention.sum(1)
     for block in others:

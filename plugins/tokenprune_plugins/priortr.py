@@ -27,7 +27,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             deviations=(
                 "without a question after the image, tokens are ranked by the attention of the prompt's last "
                 "row; the official code gives all of them the score 0",
-                "the question's rows are text after the image and in its own prompt: no other image, no answer",
+                "the question is the text after the image, in its own prompt: no other image, no answer",
                 "scores stay in float32; the official code rounds them to the model's precision",
                 "the layer is rescaled to models of another depth; the official code cuts before layer 3",
             ),

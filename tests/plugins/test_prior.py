@@ -65,9 +65,7 @@ def test_by_hand():
     rows = torch.tensor([[[0.3, 0.3], [0.9, 0.1]]])
     assert scores_of(rows).tolist() == pytest.approx([0.75 * math.log(1.5), 0.25 * math.log(0.5)])
     # the last row alone: P = (.9, .1)
-    assert scores_of(rows, query="last").tolist() == pytest.approx(
-        [0.9 * math.log(1.8), 0.1 * math.log(0.2)]
-    )
+    assert scores_of(rows, query="last").tolist() == pytest.approx([0.9 * math.log(1.8), 0.1 * math.log(0.2)])
 
 
 def test_heads_are_combined_before_the_division():
