@@ -20,6 +20,8 @@ METHODS = (
     "sparsevlm",
     "sparsevlm-plus",
     "dart",
+    "priortr",
+    "clse",
     {"scorer": "relevance", "reads": "language"},
 )
 ANSWER = torch.tensor([[11, 23, 37, 41]])
@@ -76,7 +78,7 @@ def test_of_two_images_before_one_answer(llava_sdpa, method, positions):
     check(llava_sdpa, tiny_models.llava_inputs((2, "I", 4, "I", 3), seed=4), method, positions=positions)
 
 
-@pytest.mark.parametrize("method", ["pyramiddrop", "sparsevlm"])
+@pytest.mark.parametrize("method", ["pyramiddrop", "sparsevlm", "priortr", "clse"])
 def test_of_a_prompt_that_ends_with_its_image(llava_sdpa, method):
     check(llava_sdpa, tiny_models.llava_inputs((4, "I"), seed=4), method)
 
