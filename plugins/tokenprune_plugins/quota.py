@@ -14,7 +14,8 @@ from tokenprune.functional import even_slots, top_slots
 
 VARIANCE_WEIGHT = 0.09  # of the variance of the cosines, in the official score of a run
 SCALE = 1000  # the official code multiplies attention by it, except in a run of one token
-EPS = 1e-6
+EPS = 1e-6  # of the official code
+ROUNDING = 1e-9  # shares this close below a whole number are that number
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def quotas(means: Tensor, sizes: Tensor, keep: int) -> Tensor:
     weights = torch.where(total > 0, weights, torch.ones_like(weights))
     ideal = weights * keep / weights.sum(-1, keepdim=True)
     order = top_slots(weights, weights.shape[-1])
-    shares = torch.minimum(_with_remainder(ideal.floor().long(), order, keep), sizes)
+    shares = torch.minimum(_with_remainder((ideal + ROUNDING).floor().long(), order, keep), sizes)
     rounds = torch.arange(int(sizes.max()) + 1)  # how many a run may have got after each round
     after = torch.minimum(shares.unsqueeze(-1) + rounds, sizes.unsqueeze(-1))  # (..., P, rounds)
     n_full_rounds = (after.sum(-2, keepdim=True) <= keep).sum(-1, keepdim=True) - 1
