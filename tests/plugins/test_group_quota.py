@@ -18,7 +18,7 @@ def quotas_of(survivors, sizes, keep, reserved=0):
 
 
 def assert_official(found, survivors, official):
-    """Equal quotas; among groups with equally many survivors, whose official order is undefined, equal sums."""
+    """Equal quotas; among groups with equally many survivors, whose order is undefined, equal sums."""
     for count in survivors.unique():
         alike = survivors == count
         assert found[alike].sum() == official[alike].sum()
