@@ -38,7 +38,10 @@ from blocks import (
 )
 from blocks.sources import ROOT, Blocks
 
-MODULES = (demo, saved, speed, compare, calibrate, studies, vision_towers, methods, guide, duplicates, evaluation)
+MODULES = (
+    *(demo, saved, speed, compare, calibrate, studies, vision_towers),
+    *(methods, guide, duplicates, evaluation),
+)
 BLOCKS: Blocks = {name: function for module in MODULES for name, function in module.BLOCKS.items()}
 PAGES = (
     "README.md",

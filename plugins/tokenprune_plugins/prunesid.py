@@ -73,8 +73,8 @@ class PruneSidSelector(tokenprune.Selector):
             rows = tokens.signal("pre_features").flatten(rows.ndim - 1).to(rows.device)
         if not tokens.is_batch:
             return tokenprune.Selection.from_order(self._pick(rows, scores, keep))
-        given = [None] * len(rows) if scores is None else scores
-        picks = [self._pick(image, score, keep) for image, score in zip(rows, given, strict=True)]
+        of_images = [None] * len(rows) if scores is None else scores
+        picks = [self._pick(image, score, keep) for image, score in zip(rows, of_images, strict=True)]
         return tokenprune.Selection.from_order(torch.stack(picks))
 
     def _pick(self, rows: Tensor, scores: Tensor | None, keep: int) -> Tensor:

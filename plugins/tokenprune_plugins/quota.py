@@ -137,19 +137,19 @@ def crop_scores(features: Tensor, scores: Tensor, sizes: Tensor) -> Tensor:
     """
     rows, attention = features.detach().cpu().double(), scores.detach().cpu().double()
     lengths = sizes.tolist()
-    found = []
-    for run, given in zip(torch.split(rows, lengths), torch.split(attention, lengths), strict=True):
+    of_runs = []
+    for run, own in zip(torch.split(rows, lengths), torch.split(attention, lengths), strict=True):
         if len(run) == 1:
-            found.append(given[0])
+            of_runs.append(own[0])
             continue
         unit = run / (run.norm(dim=-1, keepdim=True) + EPS)
         cosine = (unit @ unit.mT).fill_diagonal_(0)
         mean = cosine.sum(-1, keepdim=True) / (len(run) - 1)
         variance = (cosine - mean).square().sum(-1) / (len(run) - 1)
-        scaled = SCALE * given
+        scaled = SCALE * own
         scale = scaled.abs().mean() / (variance.mean() + EPS)
-        found.append((scaled + VARIANCE_WEIGHT * variance * scale).mean())
-    return torch.stack(found)
+        of_runs.append((scaled + VARIANCE_WEIGHT * variance * scale).mean())
+    return torch.stack(of_runs)
 
 
 def best_of_runs(scores: Tensor, sizes: Tensor, shares: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Block of docs/methods/index.md: every method under one protocol here, beside what was published elsewhere."""
+"""Block of docs/methods/index.md: all methods under one protocol, beside published figures."""
 
 from __future__ import annotations
 

@@ -124,6 +124,7 @@ def page_of(name: str) -> Path | None:
 
 
 def link(name: str) -> str:
+    """Link a method to its page, from another page of the methods."""
     page = page_of(name)
     if page is None:
         raise ValueError(f"the method {name!r} has no page in docs/methods")
