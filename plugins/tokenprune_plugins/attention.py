@@ -7,6 +7,7 @@ FastV and PyramidDrop (attention of the prompt's last token in the decoder; arXi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,12 +16,13 @@ from torch import Tensor
 
 import tokenprune
 
+HEADS: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}
 SIGNAL_OF = {"cls": "cls_attention", "received": "received_attention", "text": "attention_rows"}
 
 
 @dataclass(frozen=True)
 class AttentionScorer(tokenprune.Scorer):
-    """Mean over heads of the attention probabilities a token receives.
+    """Attention probabilities that a token receives, averaged over heads by default.
 
     Parameters
     ----------
@@ -35,12 +37,22 @@ class AttentionScorer(tokenprune.Scorer):
     name: ClassVar[str] = "attention"
     source: str = "cls"
     offset: int = -1
+    heads: str = "mean"
     batched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.source not in SIGNAL_OF:
             raise tokenprune.OptionError(
                 f"source must be one of {', '.join(map(repr, SIGNAL_OF))}, got {self.source!r}"
+            )
+        if self.heads not in HEADS:
+            raise tokenprune.OptionError(
+                f"heads must be one of {', '.join(map(repr, HEADS))}, got {self.heads!r}"
+            )
+        if self.source == "received" and self.heads != "mean":
+            raise tokenprune.OptionError(
+                "with source='received' attention is given as a mean over heads, so that heads must be "
+                f"'mean', got {self.heads!r}"
             )
 
     @property
@@ -56,7 +68,7 @@ class AttentionScorer(tokenprune.Scorer):
         if self.source == "text":
             last = torch.tensor([-1], device=tokens.features.device)
             signal = signal(attention_layer(tokens, self.offset), last).squeeze(-2)  # (H, 1, N) -> (H, N)
-        received: Tensor = signal.float().mean(-2)
+        received: Tensor = HEADS[self.heads](signal.float(), -2)
         return received
 
 

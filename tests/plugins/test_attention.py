@@ -17,6 +17,24 @@ def test_cls_attention_is_the_mean_over_heads():
     assert scores.tolist() == pytest.approx([0.3, 0.15, 0.3, 0.25])
 
 
+@pytest.mark.parametrize(
+    ("heads", "want"),
+    [("mean", [0.3, 0.15, 0.3, 0.25]), ("sum", [0.6, 0.3, 0.6, 0.5]), ("max", [0.5, 0.2, 0.3, 0.4])],
+)
+def test_heads_are_combined_as_asked(heads, want):
+    of_cls = AttentionScorer(heads=heads).score(tokens_of(cls_attention=HEADS))
+    assert of_cls.tolist() == pytest.approx(want)
+    rows = {"attention_rows": lambda layer, rows: HEADS.unsqueeze(1)}
+    assert torch.equal(AttentionScorer(source="text", heads=heads).score(tokens_of(2, **rows)), of_cls)
+
+
+def test_other_ways_to_combine_heads_are_refused():
+    with pytest.raises(tokenprune.OptionError, match="'mean', 'sum', 'max', got 'median'"):
+        tokenprune.scorer("attention", heads="median")
+    with pytest.raises(tokenprune.OptionError, match="source='received' .* must be 'mean', got 'max'"):
+        tokenprune.scorer("attention", source="received", heads="max")
+
+
 def test_received_attention_is_taken_as_it_is():
     received = torch.tensor([0.4, 0.3, 0.2, 0.1])
     assert torch.equal(
