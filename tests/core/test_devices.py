@@ -7,6 +7,7 @@ import torch
 import tokenprune
 
 METHODS = ["zoo-exact", "zoo-prune", "divprune", "visionzip", "vispruner", "random", "stride"]
+METHODS += ["otprune"]
 
 
 def tokens_on(device, n=96, width=32):

@@ -9,6 +9,7 @@ PRESETS = {
     "zoo-prune": ("zoo", "diverse"),
     "zoo-exact": ("zoo-exact", "diverse"),
     "divprune": ("uniform", "diverse"),
+    "otprune": ("uniform", "logdet"),
     "fastv": ("attention", "topk"),
     "pyramiddrop": ("attention", "topk"),
     "random": ("random", "topk"),
