@@ -7,7 +7,7 @@ import torch
 import tokenprune
 
 METHODS = ["zoo-exact", "zoo-prune", "divprune", "visionzip", "vispruner", "random", "stride"]
-METHODS += ["otprune"]
+METHODS += ["otprune", "scope"]
 
 
 def tokens_on(device, n=96, width=32):

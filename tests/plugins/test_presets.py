@@ -10,6 +10,8 @@ PRESETS = {
     "zoo-exact": ("zoo-exact", "diverse"),
     "divprune": ("uniform", "diverse"),
     "otprune": ("uniform", "logdet"),
+    "scope": ("attention", "coverage"),
+    "scope-received": ("attention", "coverage"),
     "fastv": ("attention", "topk"),
     "pyramiddrop": ("attention", "topk"),
     "random": ("random", "topk"),
