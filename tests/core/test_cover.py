@@ -36,7 +36,7 @@ from tokenprune.stack import stack
 from tokenprune.testing import check_scorer, check_selector, example_tokens
 
 DIVERSE = tokenprune.method("divprune")
-NESTED = ["coverage", "diverse", "dpp", "hybrid", "logdet", "topk"]
+NESTED = ["coverage", "diverse", "dpp", "hybrid", "logdet", "mmr", "topk"]
 
 
 @dataclass(frozen=True)
