@@ -4,6 +4,7 @@
 import pytest
 import torch
 from model_cases import Case
+from reference.received import tokens_in_windows
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as stock
 
 import tokenprune
@@ -21,18 +22,6 @@ class Looker(tokenprune.Scorer):
     def score(self, tokens):
         self.seen.append({name: tokens.signal(name) for name in self.needs})
         return tokens.signal("received_attention")
-
-
-def patches_of_tokens(t, h, w, window=2):
-    """Numbers of a picture's tokens in the order the tower works in: frame by frame, window by window."""
-    return [
-        (frame * h + row) * w + column
-        for frame in range(t)
-        for top in range(0, h, window)
-        for left in range(0, w, window)
-        for row in range(top, min(top + window, h))
-        for column in range(left, min(left + window, w))
-    ]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -61,6 +50,6 @@ def test_attention_received_and_keys(monkeypatch, attention, picture):
     assert len(maps) == t  # a map a frame
     received = torch.cat([m.mean((0, 1)) for m in maps]).view(-1, 4).mean(1)
     key = torch.cat([k.mean(0) for k in keys]).view(t * h * w, 4, -1).mean(1)
-    order = torch.tensor(patches_of_tokens(t, h, w)).argsort()
+    order = torch.tensor(tokens_in_windows(t, h, w)).argsort()
     torch.testing.assert_close(seen["received_attention"], received[order], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(seen["key_metric"], key[order], atol=1e-5, rtol=1e-4)
