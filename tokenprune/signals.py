@@ -52,6 +52,20 @@ _KNOWN = (
     Signal("key_metric", "(N, d_head)", "head mean of the keys of the layer the features come from", 0),
     Signal("received_attention", "(N,)", "attention each token receives, mean over heads and queries", 0),
     Signal(
+        "tower_received",
+        "(block) -> (N,)",
+        "attention each token receives in a block of the vision tower that `Strategy.tower_blocks` names, "
+        "mean over heads and all queries, the class token's included",
+        function=True,
+        result_axis=0,
+    ),
+    Signal(
+        "tower_depth",
+        "an integer",
+        "number of the tower's blocks, up to the last whose output is projected",
+        of_the_model=True,
+    ),
+    Signal(
         "cls_hidden",
         "(1, D_v)",
         "the CLS row of the layer the features come from; one row per tile",

@@ -33,6 +33,19 @@ class Strategy(ABC):
         """Signals that the strategy uses; may depend on its options."""
         return frozenset()
 
+    def tower_blocks(self, depth: int) -> tuple[int, ...]:
+        """Return the blocks of the vision tower of which it reads `tower_received`; none by default.
+
+        `apply` asks once, and only the attention of these blocks is observed.
+
+        Parameters
+        ----------
+        depth
+            Number of the tower's blocks, up to the last whose output is projected; the signal `tower_depth`.
+            Blocks are counted from 0.
+        """
+        return ()
+
     @property
     def stacks(self) -> bool:
         """Whether images of equal layout and budget can be passed to it as a stack."""

@@ -114,16 +114,8 @@ class LlavaAdapter(TransformersAdapter):
             return pictures.sized(draw, config, config.vision_config.patch_size)
         return super().example_picture(draw)
 
-    # one call encodes all images, (images or tiles, N, D_v); models with tiles override how its rows become
-    # an image's tokens
-
-    def tiles(self, encoded: Encoded, number: int) -> range:
-        """Indices of the tower images that belong to an image of the prompt."""
-        return range(number, number + 1)
-
-    def token_rows(self, encoded: Encoded, number: int, rows: Tensor) -> Tensor:
-        """Rearrange the rows of an image's tower images (tiles, N, ...) into its tokens (N, ...)."""
-        return rows[0]
+    # one call encodes all images, (images or tiles, N, D_v); models with tiles override `tiles` and
+    # `token_rows`
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Tower rows without the class token, (N, D_v)."""

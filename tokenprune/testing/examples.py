@@ -55,6 +55,8 @@ def example_tokens(n: int = 24, seed: int = 0) -> VisualTokens:
         "clip_text_embeds": normal(1, 8),
         "pixels": normal(3, 12)[torch.randint(0, 3, (n,), generator=draw, device="cpu")],  # with duplicates
     }
+    received: Tensor = signals["received_attention"]
+    signals |= {"tower_received": received.roll, "tower_depth": 4}  # another order in each block
     rows = next(h for h in range(int(n**0.5), 0, -1) if n % h == 0)
     return VisualTokens(features, signals, Layout((1, rows, n // rows)), layer=2)
 

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..errors import IncompatibleError, UnsupportedCallError
+from ..errors import IncompatibleError, PluginError, TokenPruneError, UnsupportedCallError
 from ..methods import Method
 
 FROM_ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
 FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
 PIXELS, SIZES = "pixels", "sizes"
+RECEIVED, DEPTH = "tower_received", "tower_depth"
+OF_BLOCKS = frozenset({RECEIVED, DEPTH})
 PROBE = (7, 64)  # rows to keep of how many, with which a reducer is asked whether it makes new ones
 
 
@@ -41,6 +44,49 @@ def check_blocks(method: Method, boundaries: Sequence[int], provided: frozenset[
             f"method {method.name!r} reads the pixels of patches, which are mixed from block 0 on; give "
             "layer=0"
         )
+
+
+def blocks_read(method: Method, depth: int) -> tuple[int, ...]:
+    """Return the blocks of a tower whose attention the parts of a method read, ascending.
+
+    Parameters
+    ----------
+    depth
+        Number of the tower's blocks, up to the last whose output is projected.
+
+    Raises
+    ------
+    IncompatibleError
+        When a part reads a block that the tower does not have.
+    PluginError
+        When `Strategy.tower_blocks` fails, or does not return a tuple of integers.
+    """
+    blocks: set[int] = set()
+    for part in method.parts:
+        if RECEIVED not in part.needs:
+            continue
+        who = f"the {part.kind} {part.name!r}"
+        try:
+            read = part.tower_blocks(depth)
+        except TokenPruneError:
+            raise
+        except Exception as error:  # third-party code
+            raise PluginError(f"{who}: tower_blocks failed: {type(error).__name__}: {error}") from error
+        if not isinstance(read, tuple) or not all(map(_is_integer, read)):
+            raise PluginError(f"{who}: tower_blocks must return a tuple of integers, got {read!r}")
+        outside = sorted(block for block in read if not 0 <= block < depth)
+        if outside:
+            raise IncompatibleError(
+                f"{who} reads the attention of block {', '.join(map(str, outside))} of the vision tower, but "
+                f"the rows that reach the projector are taken after block {depth - 1}; choose from "
+                f"0 ... {depth - 1}"
+            )
+        blocks.update(map(int, read))
+    return tuple(sorted(blocks))
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_reducer(method: Method) -> None:

@@ -7,7 +7,9 @@ encodes them itself; both call `get_image_features` of the inner model, which is
 
 from __future__ import annotations
 
+import functools
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from .interposed import interpose
 from .refusals import refuse_changed_settings
 from .resolved import encoder_signature
 from .tap import AttentionFunctionTap
+from .tower.received import ReceivedTap
 from .turn import Turn
 from .undo import UndoStack
 
@@ -32,12 +35,15 @@ FROM_TOWER = frozenset({"cls_hidden"})
 class FeatureCapture:
     """Wraps `get_<modality>_features` of a model and records the inputs of the signals in `needs`.
 
-    `running` is the encoding that is running, None outside of one.
+    `blocks` are those of the tower of which `tower_received` is read. `running` is the encoding that is
+    running, None outside of one.
     """
 
     running: Encoding | None
 
-    def __init__(self, adapter: VisionLanguageFacts, needs: frozenset[str], turn: Turn) -> None:
+    def __init__(
+        self, adapter: VisionLanguageFacts, needs: frozenset[str], blocks: Sequence[int], turn: Turn
+    ) -> None:
         self._adapter, self._turn = adapter, turn
         self._encoded: dict[str, list[Encoded]] = {}  # encodings whose output is still alive
         self._current: dict[str, Encoded] = {}  # encodings of the current call
@@ -47,6 +53,7 @@ class FeatureCapture:
         self._undo = UndoStack()
         try:
             self._install(adapter, needs)
+            self._tap_blocks(adapter, blocks)
         except BaseException:
             self.remove()
             raise
@@ -62,6 +69,14 @@ class FeatureCapture:
         attention = adapter.vision_attention() if needs & FROM_ATTENTION else None
         if attention is not None:
             self._undo.do(lambda: AttentionFunctionTap(attention, self._on_attention).remove)
+
+    def _tap_blocks(self, adapter: VisionLanguageFacts, blocks: Sequence[int]) -> None:
+        parts = adapter.tower() if blocks else None
+        for block in blocks:
+            assert parts is not None and parts.attention is not None  # refused by the adapter's check
+            note = functools.partial(self._on_received, block)
+            tap = functools.partial(ReceivedTap, parts.attention(block), note)
+            self._undo.do(lambda tap=tap: tap().remove)  # type: ignore[misc]
 
     def encoded(self, modality: str, output: Any = None) -> Encoded | None:
         """Return the current call's encoding, or the one that returned `output`; None if there is none."""
@@ -108,6 +123,10 @@ class FeatureCapture:
 
     def _on_attention(self, query: Tensor, key: Tensor, scaling: float | None) -> None:
         self._seen.attention.append((query.detach(), key.detach(), scaling))
+
+    def _on_received(self, block: int, received: Tensor) -> None:
+        if self.running is not None:
+            self._seen.received.setdefault(block, []).append(received)
 
     def _on_tower(self, module: nn.Module, args: Any, output: Any) -> None:
         self._seen.tower_outputs.append(self._adapter.class_rows(output))

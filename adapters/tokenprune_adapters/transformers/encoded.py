@@ -18,12 +18,15 @@ from tokenprune.towers.survivors import Survivors
 class Seen:
     """Tensors recorded in one encoding: projector inputs, class rows of tower outputs, queries and keys.
 
-    `tower` says which tokens a cut inside the vision tower left; None if there was none.
+    `received` is what the rows of a block received, by block, in a tensor (B, n) for each call of its
+    attention; see `tower.received`. `tower` says which tokens a cut inside the vision tower left; None if
+    there was none.
     """
 
     projector_inputs: list[Tensor] = field(default_factory=list)
     tower_outputs: list[Tensor] = field(default_factory=list)
     attention: list[tuple[Tensor, Tensor, float | None]] = field(default_factory=list)
+    received: dict[int, list[Tensor]] = field(default_factory=dict)
     tower: Outcome | None = None
 
 

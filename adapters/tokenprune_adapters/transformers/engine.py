@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenprune import Cut, PruningReport, UnsupportedCallError
 from tokenprune.gather import take
+from tokenprune.towers.checks import blocks_read
 
 from . import receipts, stock
 from .blocks import masks_of_kept
@@ -83,6 +84,7 @@ class Engine(NotCopied):
         self._signatures = adapter.signatures(decoder is not None)
         self._masks, self._kv_class = MaskMakers.resolve(), stock.kv_class()
         needs = frozenset() if front is None else front.method.needs
+        blocks = () if front is None else blocks_read(front.method, adapter.tower_depth)
         self._reads_text = bool(needs & READS_TEXT)
         self._closes_up = any(cut.closes_up for cut in cuts)
         self._tracer = CallTracer.of(
@@ -106,7 +108,7 @@ class Engine(NotCopied):
             self._hook(adapter.rotary.register_forward_pre_hook, self._set_positions)
             for i in range(len(adapter.layers)) if self._chunked else ():
                 self._hook_attention(i)
-            self._undo.do(functools.partial(self._watch_encoders, needs))
+            self._undo.do(functools.partial(self._watch_encoders, needs, blocks))
             if tower is not None:
                 self._undo.do(functools.partial(self._cut_tower, tower))
             self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
@@ -139,8 +141,8 @@ class Engine(NotCopied):
         after = functools.partial(attention.register_forward_hook, always_call=True)
         self._undo.do(lambda: after(lambda *_: set_attending(False)).remove)
 
-    def _watch_encoders(self, needs: frozenset[str]) -> Callable[[], None]:
-        self._capture = FeatureCapture(self.adapter, needs, self.turn)
+    def _watch_encoders(self, needs: frozenset[str], blocks: Sequence[int]) -> Callable[[], None]:
+        self._capture = FeatureCapture(self.adapter, needs, blocks, self.turn)
         return self._capture.remove
 
     def _cut_tower(self, cut: Cut) -> Callable[[], None]:

@@ -81,6 +81,12 @@ class VisionLanguageFacts(ModelAdapter):
         """Why tokens cannot be cut inside the vision tower; empty if they can."""
         return "" if self.tower() is not None else UNTESTED_TOWER
 
+    @property
+    def tower_depth(self) -> int:
+        """Blocks of the tower up to the last that is projected; 0 if their attention cannot be observed."""
+        parts = self.tower()
+        return 0 if parts is None or parts.attention is None else parts.n_projected
+
     def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
         """The images in one run of the tower over (B, M) rows, from the encoder's arguments.
 
@@ -89,6 +95,14 @@ class VisionLanguageFacts(ModelAdapter):
         parts = self.tower()
         assert parts is not None
         return square_images(shape, parts.n_prefix)
+
+    def tiles(self, encoded: Encoded, number: int) -> range:
+        """Indices of the tower images that belong to an image of the prompt."""
+        return range(number, number + 1)
+
+    def token_rows(self, encoded: Encoded, number: int, rows: Tensor) -> Tensor:
+        """Rearrange the rows of an image's tower images (tiles, N, ...) into its tokens (N, ...)."""
+        return rows[0]
 
     def pixels_of(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """Pixels (N, P * values) of the tokens made of the tower's rows (N, P), from those of all images."""

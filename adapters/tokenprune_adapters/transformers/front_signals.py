@@ -16,6 +16,7 @@ from .encoded import Encoded
 from .facts import VisionLanguageFacts
 from .rows import Image
 from .text import text_after
+from .tower.received import signals_of
 
 
 def tokens_before_language(
@@ -51,6 +52,7 @@ def tokens_before_language(
         "text_embeds": lambda: embeds[row, text()],
         "text_ids": text_ids,
         **{name: _lazy(supply, encoded, number) for name, supply in adapter.image_signals().items()},
+        **signals_of(adapter, encoded, number),
     }
     tokens = VisualTokens(features, signals, image.layout)
     return tokens.among(image.origin) if image.tower_cuts else tokens

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokenprune import Cut, IncompatibleError, PruningReport
 from tokenprune.at_hand import check_at_hand
 from tokenprune.methods import STAGES
+from tokenprune.towers.checks import OF_BLOCKS, blocks_read
 from tokenprune.trial import Trial
 
 from . import rehearsal, stock
@@ -41,6 +42,8 @@ class TransformersAdapter(VisionLanguageFacts):
         """Signals by stage."""
         from_text = frozenset({"input_features", "text_embeds"})
         signals = {"projector": from_text | {"projector", "text_ids"} | frozenset(self.image_signals())}
+        if self.tower_depth:
+            signals["projector"] |= OF_BLOCKS
         if not self.why_no_decoder():
             absent = frozenset() if self.has_final_norm else {"final_norm"}
             signals["decoder"] = from_text | DECODER_SIGNALS - absent
@@ -116,9 +119,13 @@ class TransformersAdapter(VisionLanguageFacts):
                 self.attention_signature(boundary)
 
     def _check_projector(self, cut: Cut) -> None:
-        """Refuse a method that reads projector weights that are not in memory."""
+        """Refuse projector weights that are not in memory, and blocks of the tower that cannot be read."""
         if "projector" in cut.method.needs:
             check_at_hand(self.projector_parts(), f"method {cut.method.name!r}", in_call=False)
+        for block in blocks_read(cut.method, self.tower_depth):
+            parts = self.tower()
+            assert parts is not None and parts.attention is not None  # otherwise refused before
+            check_attention(parts.attention(block), f"block {block} of {type(parts.module).__name__}")
 
     def check_together(self, cuts: Sequence[Cut]) -> None:
         """Refuse more than one cut per stage, and cuts that are not in the order of stages."""
