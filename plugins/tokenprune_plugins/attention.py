@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score visual tokens by the attention they receive.
 
-Used by VisionZip and VisPruner (attention of the tower's CLS token; arXiv 2412.04467 and 2412.01818), and by
-FastV and PyramidDrop (attention of the prompt's last token in the decoder; arXiv 2403.06764 and 2410.17247).
+Used by VisionZip and VisPruner (attention of the tower's CLS token; arXiv 2412.04467 and 2412.01818), by
+HiPrune (attention of all tokens in a block of the tower; arXiv 2508.00553), and by FastV and PyramidDrop
+(attention of the prompt's last token in the decoder; arXiv 2403.06764 and 2410.17247).
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from torch import Tensor
 import tokenprune
 
 HEADS: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}
-SIGNAL_OF = {"cls": "cls_attention", "received": "received_attention", "text": "attention_rows"}
+SIGNAL_OF = {
+    "cls": "cls_attention",
+    "received": "received_attention",
+    "tower": "tower_received",
+    "text": "attention_rows",
+}
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,24 @@ class AttentionScorer(tokenprune.Scorer):
     ----------
     source
         `"cls"`: from the tower's CLS token. `"received"`: from all patches, for towers without a CLS token.
+        `"tower"`: from all patches and the CLS token if there is one, in the block `block` of the tower.
         `"text"`: from the last token of the prompt, in the decoder.
     offset
         For `"text"`, the layer whose attention is used, relative to the layer before the cut: -1 for the last
         layer run, 0 for the next layer to run.
+    heads
+        How the attention of the heads is combined, `"mean"`, `"sum"` or `"max"`; for `"received"` and
+        `"tower"` it is a mean.
+    block
+        For `"tower"`, the block whose attention is used, from 0; by default the last whose output is
+        projected.
     """
 
     name: ClassVar[str] = "attention"
     source: str = "cls"
     offset: int = -1
     heads: str = "mean"
+    block: int | None = None
     batched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -49,22 +63,39 @@ class AttentionScorer(tokenprune.Scorer):
             raise tokenprune.OptionError(
                 f"heads must be one of {', '.join(map(repr, HEADS))}, got {self.heads!r}"
             )
-        if self.source == "received" and self.heads != "mean":
+        if self.source in ("received", "tower") and self.heads != "mean":
             raise tokenprune.OptionError(
-                "with source='received' attention is given as a mean over heads, so that heads must be "
+                f"with source={self.source!r} attention is given as a mean over heads, so that heads must be "
                 f"'mean', got {self.heads!r}"
+            )
+        if self.block is not None and self.source != "tower":
+            raise tokenprune.OptionError(
+                f"block={self.block!r} is for source='tower', got source={self.source!r}"
+            )
+        if self.offset != -1 and self.source != "text":
+            raise tokenprune.OptionError(
+                f"offset={self.offset!r} is for source='text', got source={self.source!r}"
             )
 
     @property
     def needs(self) -> frozenset[str]:
-        """Name of the attention signal that `source` selects."""
-        return frozenset({SIGNAL_OF[self.source]})
+        """Name of the attention signal that `source` selects, and the tower's depth for its last block."""
+        return frozenset({SIGNAL_OF[self.source]} | ({"tower_depth"} if self.source == "tower" else set()))
+
+    def tower_blocks(self, depth: int) -> tuple[int, ...]:
+        """Return the block of `source="tower"`."""
+        if self.source != "tower":
+            return ()
+        return (depth - 1 if self.block is None else self.block,)
 
     def score(self, tokens: tokenprune.VisualTokens) -> Tensor:
         """Return the attention each token receives, (N,) or (B, N)."""
         signal = tokens.signal(SIGNAL_OF[self.source])
         if self.source == "received":
             return torch.as_tensor(signal).float()
+        if self.source == "tower":
+            (block,) = self.tower_blocks(tokens.signal("tower_depth"))
+            return torch.as_tensor(signal(block)).float()
         if self.source == "text":
             last = torch.tensor([-1], device=tokens.features.device)
             signal = signal(attention_layer(tokens, self.offset), last).squeeze(-2)  # (H, 1, N) -> (H, N)

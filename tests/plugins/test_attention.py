@@ -42,6 +42,21 @@ def test_received_attention_is_taken_as_it_is():
     )
 
 
+@pytest.mark.parametrize(("block", "read"), [(None, 22), (8, 8)])
+def test_attention_of_a_block_of_the_tower_is_that_of_the_last_by_default(block, read):
+    received = {read: torch.tensor([0.4, 0.3, 0.2, 0.1])}
+    scorer = AttentionScorer(source="tower", block=block)
+    assert scorer.tower_blocks(23) == (read,)
+    assert scorer.needs == {"tower_received", "tower_depth"}
+    tokens = tokens_of(tower_received=received.__getitem__, tower_depth=23)
+    assert torch.equal(scorer.score(tokens), received[read])
+
+
+@pytest.mark.parametrize("source", ["cls", "received", "text"])
+def test_other_sources_read_no_block(source):
+    assert AttentionScorer(source=source, block=8).tower_blocks(23) == ()
+
+
 @pytest.mark.parametrize(("offset", "layer"), [(-1, 6), (0, 7)])
 def test_text_attention_asks_one_layer_for_the_prompts_last_row(offset, layer):
     asked = []
@@ -83,7 +98,7 @@ def test_only_the_signal_of_the_source_is_needed():
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(tokenprune.OptionError, match="'cls', 'received', 'text', got 'image'"):
+    with pytest.raises(tokenprune.OptionError, match="'cls', 'received', 'tower', 'text', got 'image'"):
         tokenprune.scorer("attention", source="image")
 
 
