@@ -13,6 +13,7 @@ import torch
 from family_towers import NAMES, TOWERS, blocks_of, model_of
 from model_cases import Case
 from reference.received import Maps, attention_of, tokens_in_windows
+from tokenprune_adapters.transformers.tower import received as of_tower
 from tokenprune_adapters.transformers.tower.received import received_sums
 
 import tokenprune
@@ -62,20 +63,20 @@ def test_llava(attention):
     for number, of_image in enumerate(seen):
         assert of_image["depth"] == 2  # the last of three blocks is not projected
         for block in (0, 1):
-            received = maps[block][number].mean((0, 1))  # the query of the class token is one of them
-            torch.testing.assert_close(of_image[block], received[1:], **CLOSE)
+            want = maps[block][number].mean((0, 1))  # the query of the class token is one of them
+            torch.testing.assert_close(of_image[block], want[1:], **CLOSE)
 
 
 def test_the_last_block_is_the_one_whose_attention_the_projected_rows_come_from():
     """LLaVA-1.5 projects hidden state -2; `attentions[-2]` is the attention of the block that made it."""
     case = Case("llava", "eager")
     inputs, tower = case.single()[0], case.model.model.vision_tower
-    received, method = [], tokenprune.Method("m", scorer=tokenprune.scorer("attention", source="tower"))
+    method = tokenprune.Method("m", scorer=tokenprune.scorer("attention", source="tower"))
     with tokenprune.apply(case.model, method=method, keep=5) as handle:
         case.model(**inputs)
-        received.append(handle.last.images[0].scores)
+        scores = handle.last.images[0].scores
     maps = tower(inputs["pixel_values"], output_attentions=True).attentions
-    torch.testing.assert_close(received[0], maps[-2][0].mean((0, 1))[1:], **CLOSE)
+    torch.testing.assert_close(scores, maps[-2][0].mean((0, 1))[1:], **CLOSE)
     assert case.model.config.vision_feature_layer == -2
 
 
@@ -222,6 +223,20 @@ def test_nothing_but_a_number_for_each_row_is_kept(monkeypatch):
     (received,) = [received for _, received in recorded]
     assert received.shape == (3, 17)
     assert received.untyped_storage().nbytes() == 3 * 17 * 4
+
+
+def test_under_autocast_it_is_computed_in_float32(monkeypatch):
+    case, given = Case("llava"), []
+
+    def watch(*arguments):
+        given.append(arguments)
+        return received_sums(*arguments)
+
+    monkeypatch.setattr(of_tower, "received_sums", watch)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen, _ = looked(case.model, case.single()[0])
+    assert given[0][0].dtype == torch.bfloat16  # queries as the model computes them
+    torch.testing.assert_close(seen[0][0], received_sums(*given[0])[0, 1:] / 17, atol=0, rtol=0)
 
 
 def test_configurations_of_attention_are_the_same_objects_after_removal():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokenprune import IncompatibleError, UnsupportedCallError
 from tokenprune.functional import MAP_BYTES, mean_attention
+from tokenprune.precision import without_autocast
 from tokenprune.towers.checks import DEPTH, RECEIVED
 from tokenprune.towers.image import TowerImage, on_device
 
@@ -41,7 +42,7 @@ class ReceivedTap(AttentionFunctionTap):
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any
     ) -> Any:
         scaling, borders = stock.scaling_of(options), stock.segments_of(options)
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(query.device):
             self._note(received_sums(query, key, scaling, stock.mask_of(mask, options), borders))
         return super().__call__(module, query, key, value, *mask, **options)
 
