@@ -61,8 +61,8 @@ _KNOWN = (
     ),
     Signal(
         "tower_depth",
-        "an integer",
-        "number of the tower's blocks, up to the last whose output is projected",
+        "()",
+        "number of the tower's blocks, up to the last whose output is projected; an integer",
         of_the_model=True,
     ),
     Signal(

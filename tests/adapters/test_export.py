@@ -14,6 +14,7 @@ MODELS = {
 }
 METHODS = {
     "divprune": {},
+    "hiprune": {},
     "pyramiddrop": {"layer": (1, 2)},
 }
 

@@ -10,7 +10,7 @@ import torch
 
 import tokenprune
 
-METHODS = ("zoo-exact", "divprune", "vispruner", "visionzip")
+METHODS = ("zoo-exact", "divprune", "hiprune", "vispruner", "visionzip")
 
 
 def build(name):

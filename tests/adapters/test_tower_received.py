@@ -10,7 +10,7 @@ import pytest
 import tiny_families
 import tiny_models
 import torch
-from family_towers import NAMES, TOWERS, blocks_of, model_of
+from family_towers import KNOWN, NAMES, TOWERS, blocks_of, model_of
 from model_cases import Case
 from reference.received import Maps, attention_of, tokens_in_windows
 from tokenprune_adapters.transformers.tower import received as of_tower
@@ -135,6 +135,30 @@ def test_in_a_block_with_full_attention_it_is_received_attention():
     with tokenprune.apply(case.model, method=method, keep=5) as handle:
         case.model(**inputs)
         torch.testing.assert_close(seen[0][1], handle.last.images[0].scores, **CLOSE)
+
+
+QWEN_LIKE = ("qwen2_vl", "qwen3_vl", "qwen3_5", "glm4v", "qwen2_5_omni", "qwen3_omni")
+
+
+@pytest.mark.parametrize("name", [name for name in QWEN_LIKE if name in KNOWN])
+def test_adapters_like_that_of_qwen(monkeypatch, name):
+    """Patches of a token follow each other; those of Qwen2.5 in the order of windows, of 2 x 2 tokens."""
+    model, inputs = tiny_families.model(name), tiny_families.inputs(name, (2, "I", 3, "I", 2))
+    seen, _ = looked(model, inputs, keep=3)
+    reference = copy.deepcopy(model)
+    reference.set_attn_implementation("eager")
+    blocks = (getattr(reference, "visual", None) or reference.model.visual).blocks
+    maps = Maps(monkeypatch, blocks[0].attn)
+    reference(**inputs)
+    for block in range(seen[0]["depth"]):
+        start, sums = 0, maps.sums(blocks[block].attn)[0]
+        for of_image, (t, h, w) in zip(seen, inputs["image_grid_thw"].tolist(), strict=True):
+            part = sums[start : start + t * h * w].view(-1, 4).mean(1) / (t * h * w)
+            if name == "qwen2_5_omni":
+                part = part[torch.tensor(tokens_in_windows(t, h // 2, w // 2)).argsort()]
+            torch.testing.assert_close(of_image[block], part, atol=1e-6, rtol=5e-4)
+            start += t * h * w
+        assert start == len(sums)
 
 
 @pytest.mark.parametrize("name", NAMES)
