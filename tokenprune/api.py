@@ -21,6 +21,7 @@ from .registry import default_registry
 from .restore import restored_on_error
 from .schedule import Schedule
 from .strategy import Reducer, Scorer, Selector
+from .trimming import check_trimmed
 from .variants import AUTO, NAMED, cut_of_variant
 
 _APPLYING = threading.RLock()
@@ -42,6 +43,7 @@ def apply(
     scope: str | None = None,
     newlines: str | None = None,
     positions: str | None = None,
+    trim_early_cache: bool | None = None,
     variant: str = "named",
     min_tokens: int = 0,
     seed: int = 0,
@@ -64,6 +66,8 @@ def apply(
         ``keep=tokenprune.cover(0.2)``, the number depends on the picture.
     stage, scope, newlines, positions
         Override the method's own choice; see `Method`.
+    trim_early_cache
+        The same of the cut in the decoder: whether dropped tokens also leave the caches of earlier layers.
     layer
         Decoder layer (or block of a vision tower), or a list of them, before which tokens are cut. A scorer
         and a selector given with a layer cut in the decoder.
@@ -119,6 +123,8 @@ def apply(
             where = (stage, layer, schedule) if placed_here else (None, None, None)
             placed = place_cut(requested, *where, len(methods), adapter)
             placed = placed.with_options(**options)
+            if trim_early_cache is False or (trim_early_cache is not None and placed.stage == "decoder"):
+                placed = placed.with_options(trim_early_cache=trim_early_cache)
             rule = position_rule(placed, positions, adapter.positions)
             cut = Cut(seeded(placed, seed), method_budget, min_tokens, rule)
             adapter.check(cut)
@@ -134,6 +140,7 @@ def apply(
                 make = functools.partial(cut_of, method_budget=method_budget, placed_here=False)
                 cuts.append(cut_of_variant(follower, variant, make))
         adapter.check_together(cuts)
+        check_trimmed(adapter, cuts, trim_early_cache)
         with restored_on_error(model):
             rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
         handle = PruningHandle(model, cuts, rehearsal, trace, adapter.name)

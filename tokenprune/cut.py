@@ -11,6 +11,7 @@ from .budget import Budget
 from .errors import IncompatibleError, OptionError, PluginError, TokenPruneError
 from .methods import Method
 from .schedule import Schedule
+from .trimming import check_trimming
 
 EXAMPLE = (64, 576)  # level and number of tokens for which every schedule must have rows
 
@@ -65,7 +66,7 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
     ------
     IncompatibleError
         For a wrong stage, a signal or position rule that the model does not support, or a rule for the
-        number of tokens that the method cannot follow.
+        number of tokens that the method cannot follow; for early caches that it cannot trim.
     OptionError
         For a schedule whose rows do not match its layers.
     """
@@ -88,6 +89,7 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
                 f"{name!r} cannot give at the stage {method.stage!r} for this model. It gives: "
                 f"{', '.join(sorted(provided))}. Choose a {part.kind} that needs only these"
             )
+    check_trimming(method)
     if method.schedule is not None:
         check_schedule(method.schedule)
     if cut.budget.rule is not None:

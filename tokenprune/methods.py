@@ -39,7 +39,8 @@ class Method:
     `variant_of` names the method that this one stands in for on models that the other does not run on.
     `then` is a method at a later stage that cuts what this one leaves, at least the share `at_least`.
     At the decoder stage, `schedule` sets the layers of the cuts and the rows left after each, and `budget`
-    what `keep` counts there (see `Schedule.cuts`).
+    what `keep` counts there (see `Schedule.cuts`); with `trim_early_cache`, dropped tokens also leave the
+    caches of the layers before the cut once the prompt was read, so that decoding sees them in no layer.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Method:
     variant_of: str = ""
     then: str | Method | None = None
     at_least: float = 0.0
+    trim_early_cache: bool = False
 
     def __post_init__(self) -> None:
         check_one_of("stage", self.stage, STAGES)

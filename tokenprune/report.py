@@ -67,7 +67,9 @@ class PruningReport:
     """Report of one prefill: what was kept of each image, and its cost.
 
     `kv_bytes` is the size of the key-value cache for this prefill, `kv_bytes_unpruned` its size without
-    pruning; both are 0 without a cache. Sliding-window layers count at most their window.
+    pruning; both are 0 without a cache. Sliding-window layers count at most their window. `kv_bytes_trimmed`
+    is what was freed by trimming the layers before a cut (`Method.trim_early_cache`): `kv_bytes` does not
+    include it, and is larger by it without trimming.
     `seconds_choosing` is the time spent on scoring and selecting. `towers` is what cuts inside the vision
     tower left of its rows, as the model's adapter records it for checks.
     """
@@ -77,6 +79,7 @@ class PruningReport:
     kv_bytes_unpruned: int = 0
     seconds_choosing: float = 0.0
     towers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    kv_bytes_trimmed: int = 0
 
     @property
     def n_before(self) -> int:
@@ -91,8 +94,9 @@ class PruningReport:
     def __str__(self) -> str:
         n_capped = sum(bool(image.capped) for image in self.images)
         capped = f"{n_capped} of them capped by at_most, " if n_capped else ""
+        trimmed = f" ({self.kv_bytes_trimmed} trimmed from early layers)" if self.kv_bytes_trimmed else ""
         return (
             f"{self.n_after} of {self.n_before} visual tokens kept in {len(self.images)} image(s), {capped}"
-            f"key-value cache {self.kv_bytes} of {self.kv_bytes_unpruned} bytes, "
+            f"key-value cache {self.kv_bytes} of {self.kv_bytes_unpruned} bytes{trimmed}, "
             f"chosen in {1e3 * self.seconds_choosing:.1f} ms"
         )

@@ -171,6 +171,13 @@ class Call:
         boundaries = [boundary for boundary in self.remaining if boundary <= layer]
         return self.remaining[max(boundaries)] if boundaries else None
 
+    def remaining_among(self, layer: int, later: int) -> Tensor | None:
+        """Rows of a layer's input that remain at a later layer, in its order (B, P'); None if all do."""
+        own, last = self.remaining_at(layer), self.remaining_at(later)
+        if last is None or last is own:
+            return None
+        return last.plan.index if own is None else own.plan.slot.gather(1, last.plan.index)
+
     def dropped(self, layer: int) -> int:
         """Number of this call's tokens that were dropped before a layer."""
         cuts = (self.front, self.remaining_at(layer))
@@ -224,9 +231,12 @@ class Call:
         past = self.past if self.past is not None else like.new_ones(len(like), n_past)
         return torch.cat([past, valid if valid is not None else like.new_ones(len(like), n_new)], 1)
 
-    def tokens(self, index: int, cached: PrunedLayer) -> Tensor:
-        """Indices of all tokens that a pruned layer stores after this call, (B, S), before `commit`."""
-        remaining, before = self.remaining_at(index), self.stored_at(index)
+    def tokens(self, index: int, before: int, cached: PrunedLayer) -> Tensor:
+        """Indices of all tokens that a pruned layer stores after this call, (B, S), before `commit`.
+
+        `before` slots were used before the call, and this call's tokens are those that enter layer `index`.
+        """
+        remaining = self.remaining_at(index)
         key = id(cached.tokens), before, cached.dropped, id(remaining)  # the same for many layers
         if key not in self.numbers:
             plans = [cut.plan.index for cut in (self.front, remaining) if cut is not None]

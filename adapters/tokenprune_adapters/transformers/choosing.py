@@ -25,6 +25,7 @@ from .encoded import Encoded
 from .facts import VisionLanguageFacts
 from .front_signals import tokens_before_language
 from .images import ImageSpan, locate
+from .refusals import refuse_changed_rows
 from .rows import Image, RowChoice
 from .text import last_token, text_after
 
@@ -204,6 +205,8 @@ class MethodChooser:
         with torch.no_grad(), without_autocast(hidden.device):
             tokens = [view.tokens(image) for image in images]
             selections = select_all(self._decoder.method, tokens, keeps, layer=i)
+        if self._decoder.method.trim_early_cache:
+            refuse_changed_rows(self._decoder.method.name, selections)
         for image, selection in zip(images, selections, strict=True):
             image.entered = call.choice.cut(image, _entered(image), selection, i)
         call.seconds += time.perf_counter() - start

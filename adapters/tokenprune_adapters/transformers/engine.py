@@ -39,6 +39,7 @@ from .refusals import (
     refuse_unknown_layers,
     refuse_unknown_masks,
     refuse_unknown_rows,
+    refuse_untrimmed,
 )
 from .resolved import MaskMakers
 from .tap import ATTENTION_SIGNALS
@@ -86,6 +87,7 @@ class Engine(NotCopied):
         needs = frozenset() if front is None else front.method.needs
         blocks = () if front is None else blocks_read(front.method, adapter.tower_depth)
         self._reads_text = bool(needs & READS_TEXT)
+        self._trims = decoder is not None and decoder.method.trim_early_cache
         self._closes_up = any(cut.closes_up for cut in cuts)
         self._tracer = CallTracer.of(
             adapter.record_trace,
@@ -219,6 +221,8 @@ class Engine(NotCopied):
         if self.brought is not None and self.decoder is not None:
             refuse_recomputing(self.adapter.layers)
         refuse_unknown_layers(call)
+        if self._trims:
+            refuse_untrimmed(call)
         refuse_unknown_masks(call)
         if self.brought is None:
             if not is_exporting():
@@ -363,7 +367,7 @@ class Engine(NotCopied):
 
     def _commit(self, call: Call, kv: Any) -> None:
         """Record in each cache layer what was dropped, and report."""
-        kept = unpruned = 0
+        kept = unpruned = trimmed = 0
         tail = 0 if call.front is None or call.remaining or self._reads_text else call.front.plan.tail
         is_cut = call.front is not None or bool(call.remaining)
         if not is_cut and not call.images and call.real is None:
@@ -373,25 +377,35 @@ class Engine(NotCopied):
                 continue  # a state of the kept rows, which needs no change
             if is_cut:
                 receipts.check_stored(call, i, layer)
-            if call.front is not None or call.remaining_at(i) is not None:
+            # the layer whose input this one's cache holds from now on
+            held = len(self.adapter.layers) if self._trims else i
+            if call.front is not None or call.remaining_at(held) is not None:
                 before = call.stored_at(i)
                 if not isinstance(layer, PrunedLayer):
                     layer = as_pruned(kv, i, self.lease)
                     layer.valid = call.past if before else None
                 layer.lease = self.lease
-                tokens = call.tokens(i, layer)
-                layer.commit(call.dropped(i), before, call.valid(i), call.shift(i), tokens, tail)
+                rows = call.remaining_among(i, held)
+                if rows is not None:
+                    stock.keep_rows(layer, before, call.n_new - call.dropped(i), rows)
+                    receipts.check_stored(call, i, layer, held)
+                tokens = call.tokens(held, before, layer)
+                # positions stay those at which this layer rotated its keys
+                layer.commit(call.dropped(held), before, call.valid(held), call.shift(i), tokens, tail)
             elif isinstance(layer, PrunedLayer) and call.real is not None:
                 layer.commit(0, call.stored_at(i), call.real, None, None)  # an unpruned chunk with padding
             if call.images:
                 stored = stored_length(layer)
-                kept += stock.bytes_held(layer, call.n_new - call.dropped(i), stored)
+                entered, remained = (call.n_new - call.dropped(at) for at in (i, held))
+                kept += stock.bytes_held(layer, remained, stored)
+                trimmed += stock.bytes_held(layer, entered - remained, stored)
                 unpruned += stock.bytes_held(layer, call.n_new, stored)
         if is_cut:
             guard_states(kv)
         if call.images:
             images = tuple(image.report() for image in call.images)
-            self.record(PruningReport(images, kept, unpruned, call.seconds, tuple(call.towers)))
+            report = PruningReport(images, kept, unpruned, call.seconds, tuple(call.towers), trimmed)
+            self.record(report)
 
 
 def _stage_in_language(cut: Cut) -> str:

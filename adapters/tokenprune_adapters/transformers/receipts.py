@@ -68,9 +68,12 @@ def check_returned(call: Call, language: Any, kv: Any) -> None:
         raise broken("the rotary embedding was not called")
 
 
-def check_stored(call: Call, index: int, layer: Any) -> None:
-    """Check that a cache layer stores the planned number of tokens."""
-    planned = call.stored_at(index) + call.n_new - call.dropped(index)
+def check_stored(call: Call, index: int, layer: Any, held: int | None = None) -> None:
+    """Check that a cache layer stores the planned number of tokens: of this call those entering `held`.
+
+    Without `held` those entering the layer itself.
+    """
+    planned = call.stored_at(index) + call.n_new - call.dropped(index if held is None else held)
     stored = stored_length(layer)
     if stored != planned:
         raise broken(f"cache layer {index} stores {stored} tokens per sequence, {planned} were planned")

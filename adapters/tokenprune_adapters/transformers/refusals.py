@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune import UnsupportedCallError
+from tokenprune import Selection, UnsupportedCallError
 
 from . import stock
 from .call import Call
@@ -106,6 +106,25 @@ def refuse_unknown_layers(call: ModelCall) -> None:
                 f"a prompt with images cannot be pruned into a cache with a {type(layer).__name__}, which "
                 "derives from no cache layer of transformers; pass another cache, or remove() the pruning"
             )
+
+
+def refuse_untrimmed(call: ModelCall) -> None:
+    """Refuse images in a call from whose cache dropped tokens cannot be removed again."""
+    what = stock.why_not_trimmed(call.kv) if call.brings_images else ""
+    if what:
+        raise UnsupportedCallError(
+            f"trim_early_cache=True removes dropped tokens from the layers before a cut, which {what} does not "
+            "allow; pass another cache, or prune with trim_early_cache=False"
+        )
+
+
+def refuse_changed_rows(name: str, selections: Sequence[Selection]) -> None:
+    """Refuse new or changed rows, of which the layers before the cut have no keys and values."""
+    if any(selection.features is not None for selection in selections):
+        raise UnsupportedCallError(
+            f"the selector of method {name!r} made new rows, of which there are no keys and values in the "
+            "layers before the cut; prune with trim_early_cache=False"
+        )
 
 
 def refuse_padding_inside(call: Call, valid: Tensor | None, chunked: bool) -> None:

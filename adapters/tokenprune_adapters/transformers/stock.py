@@ -119,7 +119,9 @@ STATES = ("linear_attention", "conv")
 
 # Classes of cache layers: of those that hold tokens, a state, and nothing.
 TOKEN_LAYERS, STATE_LAYERS, EMPTY_LAYERS = "CacheLayerMixin", "LinearAttentionCacheLayerMixin", "DummyLayer"
+STOCK_LAYER = "stock_layer"  # attribute of a class of pruned cache layers: the class it was made of
 LAYER_KIND = "_layer_type"  # attribute of a class of cache layers, under which transformers finds it
+TRIMMED_LAYERS = ("DynamicLayer", "StaticLayer")  # classes of which `keep_rows` removes tokens
 LAST_ROWS = "logits_to_keep"  # a language model that is passed it may return its last rows only
 
 # Attributes that are read or set, by what they are for.
@@ -128,9 +130,11 @@ ATTRIBUTES: Mapping[str, str] = {
     "keys of a cache layer": "keys",
     "values of a cache layer": "values",
     "whether a cache is preallocated": "is_compileable",
+    "whether a cache is offloaded": "offloading",
     "whether a cache layer slides": "is_sliding",
     "whether a sliding layer keeps its past": "record_past",
     "slots of a preallocated layer": "max_cache_len",
+    "slots in use of a preallocated layer": "cumulative_length",
     "window of a layer": "sliding_window",
     "kinds of a language model's layers": "layer_types",
     "name of an attention implementation": "_attn_implementation",
@@ -507,6 +511,33 @@ def contents_of(layer: Any) -> list[Tensor]:
     return [stored for stored in held if stored is not None and stored.numel()]
 
 
+def why_not_trimmed(kv: Any) -> str:
+    """Why tokens cannot be removed from all layers of a cache; empty if they can."""
+    if getattr(kv, attribute("whether a cache is offloaded"), False):
+        return "a cache that is offloaded"
+    kinds = [type(layer) for layer in layers_of(kv)]
+    kinds = [getattr(kind, STOCK_LAYER, kind) for kind in kinds]
+    return next((f"a {kind.__name__}" for kind in kinds if kind not in map(_cache_class, TRIMMED_LAYERS)), "")
+
+
+def keep_rows(layer: Any, before: int, n: int, rows: Tensor) -> None:
+    """Of the last `n` tokens of a cache layer, which `before` others precede, keep `rows` (B, P) in order."""
+    n_kept, length = rows.shape[1], attribute("slots in use of a preallocated layer")
+    is_preallocated = hasattr(layer, attribute("slots of a preallocated layer"))
+    if is_preallocated:
+        _need(layer, length)
+    for what in ("keys of a cache layer", "values of a cache layer"):
+        stored = getattr(layer, attribute(what))
+        index = (rows.to(stored.device) + before)[:, None, :, None]
+        kept = stored.gather(2, index.expand(-1, stored.shape[1], -1, stored.shape[3]))
+        if is_preallocated:
+            stored[:, :, before : before + n_kept] = kept
+        else:
+            setattr(layer, attribute(what), torch.cat([stored[:, :, :before], kept], 2) if before else kept)
+    if is_preallocated:
+        getattr(layer, length).sub_(n - n_kept)
+
+
 def is_preallocated(kv: Any) -> bool:
     """Whether a cache has all its slots from the start; `generate` then makes masks of four dimensions."""
     return bool(getattr(kv, attribute("whether a cache is preallocated"), False))
@@ -629,7 +660,8 @@ def pruned_class(mixin: type, layer_class: type) -> type:
         if hasattr(layer_class, name) and hasattr(mixin, word)
     }
     # no class of this kind of layer: transformers registers those that are, for every new cache
-    return type("Pruned" + layer_class.__name__, (mixin, layer_class), {**methods, LAYER_KIND: None})
+    attributes = {**methods, LAYER_KIND: None, STOCK_LAYER: layer_class}
+    return type("Pruned" + layer_class.__name__, (mixin, layer_class), attributes)
 
 
 # -- decoder layers

@@ -30,6 +30,7 @@ class TransformersAdapter(VisionLanguageFacts):
     """Adapter for a vision-language model of transformers; subclasses override what differs in a family."""
 
     can_trace: ClassVar[bool] = True
+    can_trim: ClassVar[bool] = True
     classes: ClassVar[tuple[str, ...]] = ()  # transformers' classes of this family
 
     @classmethod
@@ -96,6 +97,8 @@ class TransformersAdapter(VisionLanguageFacts):
                 f"method {cut.method.name!r} cuts in the decoder but names no layer; give layer= (the cut "
                 "is made before it) or schedule={layer: rows, ...}"
             )
+        if cut.method.trim_early_cache:
+            self._check_trimming(cut)
         ranks = stock.tensor_parallel_size(self.model)
         if ranks > 1 and cut.method.needs & ATTENTION_SIGNALS:
             raise IncompatibleError(
@@ -117,6 +120,16 @@ class TransformersAdapter(VisionLanguageFacts):
                     where = f"layer {layer} of {type(self.language_model).__name__}"
                     check_attention(self.attention(layer), where)
                 self.attention_signature(boundary)
+
+    def _check_trimming(self, cut: Cut) -> None:
+        """Refuse to trim the caches of earlier layers if they are not of a kind that allows it."""
+        what = stock.why_not_trimmed(stock.new_kv(self.language_model.config))
+        if what:
+            raise IncompatibleError(
+                f"method {cut.method.name!r} cannot trim the caches of the layers before its cut: "
+                f"{type(self.model).__name__} uses {what}, from which tokens cannot be removed; pass "
+                "trim_early_cache=False"
+            )
 
     def _check_projector(self, cut: Cut) -> None:
         """Refuse projector weights that are not in memory, and blocks of the tower that cannot be read."""
