@@ -35,9 +35,13 @@ def slots_of_new_rows(indices, n):
 
 
 class Decoder:
-    """The layers of a tiny language model, with cuts; `places` (A, P) are positions on one axis or three."""
+    """The layers of a tiny language model, with cuts; `places` (A, P) are positions on one axis or three.
 
-    def __init__(self, model, method, keep, positions, places, layout=None):
+    With `trims`, tokens of the answer see in no layer what was dropped of the prompt.
+    """
+
+    def __init__(self, model, method, keep, positions, places, layout=None, trims=False):
+        self.trims = trims
         self.method, self.keep, self.positions, self.places = method.resolved(), keep, positions, places
         self.layout = layout  # of the whole image
         self.language = model.model.language_model
@@ -59,21 +63,36 @@ class Decoder:
         image = visual  # where the image's rows stand now
         text = torch.arange(int(visual.max()) + 1, n_prompt)
         prompt = n_prompt
-        attended = None
+        attended, origin = None, torch.arange(embeds.shape[1])
+        gone = self.dropped(visual) if self.trims else visual[:0]
         for i, layer in enumerate(language.layers):
             if i in cuts and cuts[i] < len(image):
                 if i not in self.decisions:
                     self.decisions[i] = self.decide(
                         i, hidden, places, image, text, attended, embeds, visual, cuts[i]
                     )
+                origin = self.origin_after(i, origin, image)
                 hidden, places, image, text, prompt = self.drop(i, hidden, places, image, text, prompt)
             cos, sin = self.rotary(hidden, places)
             attended = explicit_attention(layer, hidden, cos, sin)
             mask = torch.ones(1, 1, hidden.shape[1], hidden.shape[1], dtype=torch.bool).tril()
+            mask[:, :, prompt:, torch.isin(origin, gone)] = False
             if layer.self_attn.config._attn_implementation == "eager":
                 mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
             hidden = layer(hidden, attention_mask=mask, position_embeddings=(cos, sin))
         return language.norm(hidden)
+
+    def dropped(self, visual):
+        """The image's slots that no cut left, of all cuts that were decided."""
+        left = visual
+        for i in sorted(self.decisions):
+            left = left[self.decisions[i].indices]
+        return visual[~torch.isin(visual, left)]
+
+    def origin_after(self, i, origin, image):
+        """Which of all tokens each row is, (P,), after the cut before layer `i`."""
+        kept = origin[image][self.decisions[i].indices]
+        return torch.cat([origin[: int(image.min())], kept, origin[int(image.max()) + 1 :]])
 
     def decide(self, i, hidden, places, image, text, attended, embeds, visual, keep):
         """What the method picks before layer `i`, from signals made by hand."""
@@ -128,7 +147,7 @@ class Decoder:
         return hidden, places, first + torch.arange(len(rows)), text - gone, prompt - gone
 
 
-def generate(model, inputs, method, keep, positions, n_new, layout=None):
+def generate(model, inputs, method, keep, positions, n_new, layout=None, trims=False):
     """Greedy decoding of one row with one image of a layout: tokens, logits, the decisions by layer."""
     ids = inputs["input_ids"]
     visual = (ids[0] == model.config.image_token_id).nonzero().squeeze(1)
@@ -138,7 +157,7 @@ def generate(model, inputs, method, keep, positions, n_new, layout=None):
         places = torch.arange(ids.shape[1])[None]
     else:  # Qwen: rows for three axes, in some versions behind one for text
         places = places[-3:, 0]
-    decoder = Decoder(model, method, keep, positions, places, layout)
+    decoder = Decoder(model, method, keep, positions, places, layout, trims)
     tokens, seen = [], []
     for _ in range(n_new):
         out = decoder.run(embeds, visual, ids.shape[1])
