@@ -140,7 +140,7 @@ def apply(
                 make = functools.partial(cut_of, method_budget=method_budget, placed_here=False)
                 cuts.append(cut_of_variant(follower, variant, make))
         adapter.check_together(cuts)
-        check_trimmed(adapter, cuts, trim_early_cache)
+        check_trimmed([cut.method for cut in cuts], trim_early_cache, adapter.name, adapter.can_trim)
         with restored_on_error(model):
             rehearsal = adapter.rehearse(cuts) if verify else "not rehearsed: verify=False"
         handle = PruningHandle(model, cuts, rehearsal, trace, adapter.name)

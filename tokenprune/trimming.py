@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import IncompatibleError, OptionError
+from .methods import Method
 
-if TYPE_CHECKING:
-    from .adapter import ModelAdapter
-    from .cut import Cut
-    from .methods import Method
-
-REMEDY = "choose a method that cuts in the decoder (fastv, pyramiddrop ...), or pass trim_early_cache=False"
+REMEDY = "choose a method that cuts in the decoder, or pass trim_early_cache=False"
 
 
 def check_trimming(method: Method) -> None:
@@ -40,13 +36,17 @@ def check_trimming(method: Method) -> None:
         )
 
 
-def check_trimmed(adapter: ModelAdapter, cuts: Sequence[Cut], requested: Any) -> None:
-    """Raise if caches are to be trimmed, and no cut or not this adapter does so.
+def check_trimmed(methods: Sequence[Method], requested: Any, adapter: str, can_trim: bool) -> None:
+    """Raise if caches are to be trimmed, and no cut does so or an adapter cannot.
 
     Parameters
     ----------
+    methods
+        Those of all cuts.
     requested
         The argument `trim_early_cache` of `apply`; None leaves the choice to the methods.
+    adapter, can_trim
+        The adapter's name, and whether it can.
 
     Raises
     ------
@@ -57,15 +57,15 @@ def check_trimmed(adapter: ModelAdapter, cuts: Sequence[Cut], requested: Any) ->
     """
     if requested is not None and not isinstance(requested, bool):
         raise OptionError(f"trim_early_cache must be True or False, got {requested!r}")
-    trims = any(cut.method.trim_early_cache for cut in cuts)
+    trims = any(method.trim_early_cache for method in methods)
     if requested and not trims:
-        names = ", ".join(f"{cut.method.name!r} ({cut.method.stage})" for cut in cuts)
+        cuts = ", ".join(f"{method.name!r} ({method.stage})" for method in methods)
         raise IncompatibleError(
-            "trim_early_cache=True has nothing to trim: no cut is made in the decoder, so no cache holds "
-            f"what is dropped by {names}; {REMEDY}"
+            f"trim_early_cache=True has nothing to trim: the cuts are {cuts}, none of them in the decoder, so "
+            f"no cache holds what they drop; {REMEDY}"
         )
-    if trims and not adapter.can_trim:
+    if trims and not can_trim:
         raise IncompatibleError(
-            f"the adapter {adapter.name!r} cannot remove tokens from the caches of the layers before a cut; "
-            "pass trim_early_cache=False"
+            f"the adapter {adapter!r} cannot remove tokens from the caches of the layers before a cut; pass "
+            "trim_early_cache=False"
         )

@@ -31,6 +31,7 @@ from tokenprune.arguments import methods_from_arguments, seeded
 from tokenprune.cut import refuse_adaptive
 from tokenprune.image_plan import plan_image
 from tokenprune.scope import share_out
+from tokenprune.trimming import check_trimming
 
 from .errors import MisplacedError
 
@@ -203,6 +204,7 @@ def _method(entry: Mapping[str, Any]) -> Method:
             f"method {method.name!r} cuts at the stage {method.stage!r}; inside vLLM only methods that cut "
             f"before the language model can be used, because all layers share one key-value cache layout"
         )
+    check_trimming(method)
     if method.then is not None:
         raise IncompatibleError(
             f"method {method.name!r} cuts a second time ('then'); inside vLLM tokens are pruned once, before "

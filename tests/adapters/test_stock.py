@@ -14,6 +14,7 @@ import tiny_families
 import tiny_models
 import torch
 import transformers
+from cache_names import CACHE
 from tokenprune_adapters.transformers import calls, signature, stock
 from transformers import cache_utils, masking_utils, modeling_outputs, modeling_utils
 
@@ -73,6 +74,7 @@ PARTS = {
     "block": lambda model: type(model.model.visual.blocks[0]),
 }
 FRONT, DECODER, TOWER = "divprune", "pyramiddrop", "tower-diverse"
+TRIMMED = tokenprune.method("fastv", trim_early_cache=True)
 # word, model, part of it (or a function), method
 ARGUMENTS = [
     ("answers", "llava", "outer", FRONT),
@@ -309,6 +311,11 @@ ATTRIBUTES = {
         FRONT,
         lambda patch, model: remove_everywhere(patch, cache_utils, "is_compileable"),
     ),
+    "offloading": (
+        "llava",
+        TRIMMED,
+        lambda patch, model: without_on_instances(patch, cache_utils.Cache, "offloading"),
+    ),
     "is_sliding": ("llava", FRONT, lambda patch, model: remove_everywhere(patch, cache_utils, "is_sliding")),
     "record_past": ("gemma3", FRONT, on_cache_layers("record_past", "DynamicSlidingWindowLayer")),
     "sliding_window": ("gemma3", FRONT, renamed_window),
@@ -359,7 +366,7 @@ ATTRIBUTES = {
     ),
 }
 # read on other occasions than apply; each has a test of its own below
-LATER = {"max_cache_len", "_supports_mm_encoder_outputs"}
+LATER = {"max_cache_len", "cumulative_length", "_supports_mm_encoder_outputs"}
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
@@ -383,6 +390,23 @@ def test_slots_of_a_preallocated_layer_under_another_name_end_the_report():
 
     with pytest.raises(AttributeError, match="record_past"):
         stock.bytes_held(Layer(), 3, 3)
+
+
+def test_slots_in_use_under_another_name_are_refused_where_they_are_counted(monkeypatch):
+    model = llava()
+    kv = cache_utils.StaticCache(config=model.config.get_text_config(), max_cache_len=40)
+    del kv.layers[0].cumulative_length
+    with tokenprune.apply(model, method=TRIMMED, keep=5):
+        with pytest.raises(tokenprune.UnsupportedModelError, match="cumulative_length"):
+            model(**tiny_models.llava_inputs((3, "I", 5)), **{CACHE: kv})
+
+
+@pytest.mark.parametrize("name", [stock.GROWING_LAYER, stock.PREALLOCATED_LAYER])
+def test_a_renamed_class_that_is_trimmed_is_refused_by_name(monkeypatch, name):
+    kv = cache_utils.DynamicCache(config=llava().config.get_text_config())
+    monkeypatch.delattr(cache_utils, name)
+    with pytest.raises(tokenprune.UnsupportedModelError, match=name):
+        stock.why_not_trimmed(kv)
 
 
 def test_a_token_that_is_not_in_the_configuration_is_refused_by_name():

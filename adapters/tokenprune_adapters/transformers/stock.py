@@ -121,7 +121,8 @@ STATES = ("linear_attention", "conv")
 TOKEN_LAYERS, STATE_LAYERS, EMPTY_LAYERS = "CacheLayerMixin", "LinearAttentionCacheLayerMixin", "DummyLayer"
 STOCK_LAYER = "stock_layer"  # attribute of a class of pruned cache layers: the class it was made of
 LAYER_KIND = "_layer_type"  # attribute of a class of cache layers, under which transformers finds it
-TRIMMED_LAYERS = ("DynamicLayer", "StaticLayer")  # classes of which `keep_rows` removes tokens
+# Classes of cache layers from which tokens can be removed: one that grows, and a preallocated one.
+GROWING_LAYER, PREALLOCATED_LAYER = "DynamicLayer", "StaticLayer"
 LAST_ROWS = "logits_to_keep"  # a language model that is passed it may return its last rows only
 
 # Attributes that are read or set, by what they are for.
@@ -513,19 +514,23 @@ def contents_of(layer: Any) -> list[Tensor]:
 
 def why_not_trimmed(kv: Any) -> str:
     """Why tokens cannot be removed from all layers of a cache; empty if they can."""
-    if getattr(kv, attribute("whether a cache is offloaded"), False):
+    if kv is None:
+        return ""
+    _need(kv, attribute("whether a cache is offloaded"))
+    if getattr(kv, attribute("whether a cache is offloaded")):
         return "a cache that is offloaded"
-    kinds = [type(layer) for layer in layers_of(kv)]
-    kinds = [getattr(kind, STOCK_LAYER, kind) for kind in kinds]
-    return next((f"a {kind.__name__}" for kind in kinds if kind not in map(_cache_class, TRIMMED_LAYERS)), "")
+    for layer in layers_of(kv):
+        kind = getattr(layer, STOCK_LAYER, type(layer))
+        if kind not in (_cache_class(GROWING_LAYER), _cache_class(PREALLOCATED_LAYER)):
+            return f"a {kind.__name__}"
+        if kind is _cache_class(PREALLOCATED_LAYER):
+            _need(layer, attribute("slots in use of a preallocated layer"))
+    return ""
 
 
 def keep_rows(layer: Any, before: int, n: int, rows: Tensor) -> None:
     """Of the last `n` tokens of a cache layer, which `before` others precede, keep `rows` (B, P) in order."""
-    n_kept, length = rows.shape[1], attribute("slots in use of a preallocated layer")
-    is_preallocated = hasattr(layer, attribute("slots of a preallocated layer"))
-    if is_preallocated:
-        _need(layer, length)
+    n_kept, is_preallocated = rows.shape[1], isinstance(layer, _cache_class(PREALLOCATED_LAYER))
     for what in ("keys of a cache layer", "values of a cache layer"):
         stored = getattr(layer, attribute(what))
         index = (rows.to(stored.device) + before)[:, None, :, None]
@@ -535,7 +540,7 @@ def keep_rows(layer: Any, before: int, n: int, rows: Tensor) -> None:
         else:
             setattr(layer, attribute(what), torch.cat([stored[:, :, :before], kept], 2) if before else kept)
     if is_preallocated:
-        getattr(layer, length).sub_(n - n_kept)
+        getattr(layer, attribute("slots in use of a preallocated layer")).sub_(n - n_kept)
 
 
 def is_preallocated(kv: Any) -> bool:
