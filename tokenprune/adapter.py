@@ -22,7 +22,7 @@ class ModelAdapter(ABC):
 
     `provides` maps each stage the adapter can cut at to the signals it can supply there. `positions` are the
     position rules the family allows, its default first. `can_trace` says that an installed model passes a
-    trace of each call to `record_trace`, which `apply(..., trace=True)` sets beforehand. `can_trim` says that it
+    trace of each call to `record_trace`, which `apply(..., trace=True)` sets beforehand; `can_trim`, that it
     follows a method's `trim_early_cache`. A `fallback` adapter recognises models by their parts, and is used
     for a model that no other adapter matches.
     """

@@ -31,8 +31,8 @@ def check_trimming(method: Method) -> None:
     if method.reducer is not None:
         raise IncompatibleError(
             f"method {method.name!r} makes new rows, and there are no keys and values of them in the layers "
-            "before the cut, to which trim_early_cache=True would trim the caches; pass trim_early_cache=False, "
-            "or choose a method that only drops tokens"
+            "before the cut, to which trim_early_cache=True would trim the caches; choose a method that only "
+            "drops tokens, or pass trim_early_cache=False"
         )
 
 
@@ -61,8 +61,8 @@ def check_trimmed(methods: Sequence[Method], requested: Any, adapter: str, can_t
     if requested and not trims:
         cuts = ", ".join(f"{method.name!r} ({method.stage})" for method in methods)
         raise IncompatibleError(
-            f"trim_early_cache=True has nothing to trim: the cuts are {cuts}, none of them in the decoder, so "
-            f"no cache holds what they drop; {REMEDY}"
+            f"trim_early_cache=True has nothing to trim: the cuts are {cuts}, none of them in the decoder, "
+            f"so no cache holds what they drop; {REMEDY}"
         )
     if trims and not can_trim:
         raise IncompatibleError(

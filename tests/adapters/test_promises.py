@@ -87,6 +87,46 @@ def test_a_pruned_answer_of_a_specimen_is_far_from_the_unpruned_one(llava):
     assert differences.of_rows(pruned, stock_logits) > 0.05
 
 
+# -- caches that are trimmed
+
+
+TRIMMED = [tokenprune.method(name, trim_early_cache=True) for name in ("fastv", "pyramiddrop")]
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2.5-vl", "qwen3-vl", "idefics3", "glm-4v"])
+def test_trimmed_caches_keep_every_promise(name):
+    """Positions on one axis and three, rows added in early layers."""
+    check = check_model(tiny_model(name), methods=TRIMMED)
+    assert check.passed and not check.failures, str(check)
+    for promise in ("exactness", "batch", "cache"):
+        assert 0 <= check.worst(promise).difference < 1e-4 and check.worst(promise).allowed == 1e-3
+
+
+@pytest.mark.parametrize("broken", ["other rows", "not trimmed", "miscounted"])
+def test_a_cache_that_is_trimmed_wrongly_breaks_promises(llava, monkeypatch, broken):
+    original = Call.remaining_among
+    if broken == "other rows":
+
+        def among(self, layer, later):
+            rows = original(self, layer, later)
+            return None if rows is None else (rows - 1).clamp(min=0)
+
+        monkeypatch.setattr(Call, "remaining_among", among)
+    elif broken == "not trimmed":
+        monkeypatch.setattr(Call, "remaining_among", lambda *_: None)
+    else:
+        record = engine.PruningReport
+        monkeypatch.setattr(engine, "PruningReport", lambda *values: record(*values[:-1], values[-1] - 4))
+    check = check_model(llava, methods=TRIMMED)
+    failures = {(record.method, record.promise): record for record in check.failures}
+    assert {method for method, _ in failures} == {"fastv", "pyramiddrop"}
+    if broken == "other rows":
+        assert {promise for _, promise in failures} >= {"exactness", "cache"}
+    if broken == "miscounted":
+        assert set(failures) == {("fastv", "cache"), ("pyramiddrop", "cache")}
+        assert "bytes trimmed, and" in failures["fastv", "cache"].note
+
+
 # -- what is reported
 
 

@@ -30,7 +30,10 @@ def refused(model, match, error=tokenprune.IncompatibleError, **arguments):
         ({"method": "divprune"}, r"'divprune' \(projector\), none of them in the decoder"),
         ({}, "nothing to trim"),
         ({"method": "tower-diverse"}, r"\(vision\), .*, none of them in the decoder"),
-        ({"method": tokenprune.method("divprune", **TRIM)}, "'divprune' cuts at the stage 'projector', before"),
+        (
+            {"method": tokenprune.method("divprune", **TRIM)},
+            "'divprune' cuts at the stage 'projector', before",
+        ),
         ({"method": INSIDE, "stage": "projector", "trim_early_cache": None}, "cuts at the stage 'projector'"),
         ({"method": "sparsevlm"}, "'sparsevlm' makes new rows, and there are no keys and values of them"),
         ({"method": ["visionzip", "sparsevlm"], "keep": [8, 4]}, "'sparsevlm' makes new rows"),

@@ -113,8 +113,8 @@ def refuse_untrimmed(call: ModelCall) -> None:
     what = stock.why_not_trimmed(call.kv) if call.brings_images else ""
     if what:
         raise UnsupportedCallError(
-            f"trim_early_cache=True removes dropped tokens from the layers before a cut, which {what} does not "
-            "allow; pass another cache, or prune with trim_early_cache=False"
+            f"trim_early_cache=True removes dropped tokens from the layers before a cut, which {what} does "
+            "not allow; pass another cache, or prune with trim_early_cache=False"
         )
 
 

@@ -528,6 +528,11 @@ def why_not_trimmed(kv: Any) -> str:
     return ""
 
 
+def store(layer: Any, keys: Tensor, values: Tensor) -> None:
+    """Let a cache layer store keys and values (B, H, S, d)."""
+    getattr(layer, LAYER_METHODS["store"])(keys, values)
+
+
 def keep_rows(layer: Any, before: int, n: int, rows: Tensor) -> None:
     """Of the last `n` tokens of a cache layer, which `before` others precede, keep `rows` (B, P) in order."""
     n_kept, is_preallocated = rows.shape[1], isinstance(layer, _cache_class(PREALLOCATED_LAYER))

@@ -136,6 +136,11 @@ def apply_replayed(run: Run, setting: Setting) -> tuple[AbstractContextManager[A
     if setting.method is None or setting.method in BASELINES:
         return setting.applied(run.model, run.options.seed), Selections()
     method = tokenprune.method(setting.method)
+    if method.trim_early_cache:
+        raise tokenprune.IncompatibleError(
+            f"method {method.name!r} trims the caches of early layers after the first question, and a later "
+            "one asked anew would see there what it dropped; its conversations cannot be compared"
+        )
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(tokenprune.Method)}
     replayed, seed = ReplayedMethod(**fields), run.options.seed
     options = dict[str, Any](setting.options)

@@ -21,6 +21,8 @@ from tokenprune_embedded import load_embedded_model
 from tokenprune_evaluation.prompts import tokenized
 from tokenprune_evaluation.settings import UNPRUNED, Setting
 
+import tokenprune
+
 METHODS = ("zoo-exact", "visionzip", "fastv", "sparsevlm", "pyramiddrop")
 SETTINGS = [UNPRUNED, *(Setting(method, 18) for method in METHODS)]
 
@@ -118,6 +120,13 @@ def test_a_refusal_is_a_line_too(run):
     setting = Setting("fastv", 9, (("budget", "average"),))
     (line,) = converse(run, 0, [setting])
     assert "an average of 9 rows a layer is not possible" in line["refused"]
+
+
+def test_a_method_that_trims_early_caches_is_not_asked_anew(run, monkeypatch):
+    original = tokenprune.method
+    monkeypatch.setattr(tokenprune, "method", lambda name: original(name, trim_early_cache=True))
+    (line,) = converse(run, 0, [Setting("fastv", 9)])
+    assert "trims the caches of early layers after the first question" in line["refused"]
 
 
 def test_a_template_that_changes_earlier_turns_is_refused():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,11 +29,15 @@ from .observed import StockRow
 
 @dataclass
 class HandRun:
-    """A reference run: last T rows (1, T, D), cache layers, and the number of rows entering each layer."""
+    """A reference run: last T rows (1, T, D), cache layers, and the number of rows entering each layer.
+
+    If caches are trimmed, `entering` counts the rows left of them, and `trimmed` those removed.
+    """
 
     rows: Tensor
     layers: list[Any]
     entering: list[int]
+    trimmed: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -104,12 +108,16 @@ def run_by_hand(row: StockRow, images: Sequence[ImageReport], in_decoder: bool, 
     closes_up
         Whether the kept rows are renumbered.
     """
-    cuts: dict[int, list[Selection | None]] = {}
-    for layer in sorted({layer for image in images for layer in image.selections}):
-        cuts[layer] = [_of_all_tokens(image, layer) for image in images]
+    cuts = cuts_of(images)
     if not in_decoder or not cuts:
         return _before_language(row, cuts.get(0, []), closes_up)
     return _inside(row, cuts, closes_up)
+
+
+def cuts_of(images: Sequence[ImageReport]) -> dict[int, list[Selection | None]]:
+    """The selections from each image before each layer with a cut, None for images that are not cut there."""
+    layers = sorted({layer for image in images for layer in image.selections})
+    return {layer: [_of_all_tokens(image, layer) for image in images] for layer in layers}
 
 
 def _of_all_tokens(image: ImageReport, layer: int) -> Selection | None:
@@ -130,7 +138,7 @@ def _before_language(row: StockRow, chosen: Sequence[Selection | None], closes_u
     # consecutive, since gaps would look like packed prompts; the rotary embedding gets the real positions
     counted = torch.arange(n, device=run.rows.device)[None]
     kv = stock.new_kv(adapter.language_model.config)
-    call = LanguageCall(_others(row, run), run.rows, torch.ones_like(counted), counted, kv, True)
+    call = LanguageCall(others_of(row, run), run.rows, torch.ones_like(counted), counted, kv, True)
     layer_inputs = row.all_layer_inputs()
     if layer_inputs is not None:
         call.layer_inputs = layer_inputs[:, run.source.to(layer_inputs.device)]
@@ -168,7 +176,7 @@ def _enters_below(row: StockRow) -> bool:
     return adapter.position_axes > 1 or row.visual is not None or (has_inputs_of_layers and not takes_them)
 
 
-def _others(row: StockRow, run: Passage) -> dict[str, Any]:
+def others_of(row: StockRow, run: Passage) -> dict[str, Any]:
     """Further arguments of the language model for the current rows; zeros for the answer."""
     n_more = len(row.tokens) - 1
     wide = {name: torch.cat([v, v.new_zeros(1, n_more, *v.shape[2:])], 1) for name, v in row.others.items()}
@@ -220,7 +228,7 @@ def _inside(row: StockRow, cuts: dict[int, list[Selection | None]], closes_up: b
             mask = masks.make(stock.FULL, config, run.rows, None, None)
         layer = adapter.layers[number]
         names = Signature.of_forward(layer, ("hidden", "mask", "rotated", "kv"), first=("hidden",)).names
-        options = {names["mask"]: mask, names["rotated"]: rotated, names["kv"]: kv, **_others(row, run)}
+        options = {names["mask"]: mask, names["rotated"]: rotated, names["kv"]: kv, **others_of(row, run)}
         output = layer(run.rows, **options)
         run.rows = output[0] if isinstance(output, tuple) else output
         entering.append(run.rows.shape[1])

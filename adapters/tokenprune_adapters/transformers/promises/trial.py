@@ -23,6 +23,7 @@ from .examples import text_tokens
 from .masked_tower import masked_tower
 from .observed import Answered, StockRow, answered
 from .prompts import IDS, checked, joined_for, longer, rows_of
+from .trimmed import run_trimmed
 
 N_ANSWER = 4  # tokens of the answer: a prefill and three decoding steps
 
@@ -171,7 +172,10 @@ class _Pruned:
 
     def by_hand(self, images: list[ImageReport], row: StockRow | None = None) -> HandRun:
         """Run the reference for a selection, on this row or another."""
-        in_decoder = self.cut.method.stage == "decoder"
+        method = self.cut.method
+        if method.trim_early_cache:
+            return run_trimmed(row or self.row, images, self.cut.closes_up)
+        in_decoder = method.stage == "decoder"
         return run_by_hand(row or self._seen_by_language(), images, in_decoder, self.cut.closes_up)
 
     def _seen_by_language(self) -> StockRow:
@@ -194,8 +198,11 @@ class _Pruned:
         layers = stock.layers_of(self.row.answer.kv)
         unpruned = differences.bytes_of(layers, [whole] * len(layers))
         counted = self.report.kv_bytes, self.report.kv_bytes_unpruned
-        if counted == (kept, unpruned):
+        trimmed = differences.bytes_of(layers, self.hand.trimmed or [0] * len(layers))
+        if counted == (kept, unpruned) and self.report.kv_bytes_trimmed == trimmed:
             return ""
+        if self.report.kv_bytes_trimmed != trimmed:
+            return f"the report counts {self.report.kv_bytes_trimmed} bytes trimmed, and {trimmed} were"
         return (
             f"the report counts {counted[0]} of {counted[1]} bytes of the cache, and {kept} of {unpruned} "
             "are stored"
