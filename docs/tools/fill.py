@@ -32,6 +32,7 @@ from blocks import (
     guide,
     methods,
     saved,
+    serving,
     speed,
     studies,
     vision_towers,
@@ -40,7 +41,7 @@ from blocks.sources import ROOT, Blocks
 
 MODULES = (
     *(demo, saved, speed, compare, calibrate, studies, vision_towers),
-    *(methods, guide, duplicates, evaluation),
+    *(methods, guide, duplicates, evaluation, serving),
 )
 BLOCKS: Blocks = {name: function for module in MODULES for name, function in module.BLOCKS.items()}
 PAGES = (
@@ -55,6 +56,7 @@ PAGES = (
     "docs/methods/duplicates.md",
     "docs/methods/tower-diverse.md",
     "docs/evaluation.md",
+    "docs/serving.md",
 )
 FILES = {"docs/data/commands.csv": evaluation.commands}  # generated as a whole
 MARK = re.compile(r"<!-- (?:block (?P<call>.+?)|end) -->")

@@ -4,7 +4,7 @@
 raise ImportError(
     "tokenprune_bench was split in tokenprune 0.2: the embedded model and its scenes are in "
     "`tokenprune_embedded`, the command line and its parts are `tokenprune_cli` "
-    "(`python -m tokenprune_cli`), and training, scenes, studies, towers and serving are run in a checkout "
+    "(`python -m tokenprune_cli`), and training, scenes, studies and towers are run in a checkout "
     "as `python -m benchmarks.NAME`",
     name=__name__,
 )

@@ -10,6 +10,8 @@ PATCHES = 24  # along a side of the image
 N_TOKENS = PATCHES**2
 N_TOWER_BLOCKS = 7  # before the layer whose output is projected, the last but one of eight
 IMAGE, WORDS = 3, 4096
+MAX_LENGTH = 1024  # of prompt and answer, that the engines accept
+LAYERS, KV_HEADS, HEAD_WIDTH = 12, 4, 64
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 
 
@@ -29,15 +31,20 @@ def configuration() -> Any:
         vocab_size=WORDS,
         hidden_size=1024,
         intermediate_size=2816,
-        num_hidden_layers=12,
-        num_attention_heads=16,
-        num_key_value_heads=4,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=1024 // HEAD_WIDTH,
+        num_key_value_heads=KV_HEADS,
         max_position_embeddings=4096,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
     )
     return LlavaConfig(vision_config=tower, text_config=text, image_token_id=IMAGE)
+
+
+def cache_bytes(tokens: int) -> int:
+    """Return the size of the keys and values of this many tokens in float32."""
+    return tokens * LAYERS * 2 * KV_HEADS * HEAD_WIDTH * 4
 
 
 def save(folder: Path) -> int:

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Measure the speed-up of a vLLM server by pruning."""
