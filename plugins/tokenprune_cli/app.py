@@ -16,22 +16,24 @@ from tokenprune_cli.commands.listing import list_names
 from tokenprune_cli.commands.plugins import plugins
 from tokenprune_cli.commands.run import run
 from tokenprune_cli.commands.study import study
+from tokenprune_cli.console.help import Command, Group
 
 app = typer.Typer(
+    cls=Group,
     help="Prune the visual tokens of vision-language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("demo")(demo)
-app.command("run")(run)
-app.command("compare")(compare)
-app.command("calibrate")(calibrate)
-app.command("study", hidden=True)(study)  # until 0.3
-app.command("bench")(bench)
-app.command("check")(check)
-app.command("list")(list_names)
-app.command("plugins")(plugins)
+app.command("demo", cls=Command)(demo)
+app.command("run", cls=Command)(run)
+app.command("compare", cls=Command)(compare)
+app.command("calibrate", cls=Command)(calibrate)
+app.command("study", cls=Command, hidden=True)(study)  # until 0.3
+app.command("bench", cls=Command)(bench)
+app.command("check", cls=Command)(check)
+app.command("list", cls=Command)(list_names)
+app.command("plugins", cls=Command)(plugins)
 
 
 def _print_version(value: bool) -> None:

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 import tokenprune
 
 
-def invoke(*arguments):
+def invoke(*arguments, exit_code=0):
     result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == exit_code, result.output
     return result
 
 
@@ -32,6 +32,12 @@ def test_help_loads_no_heavy_module():
 def test_help_names_every_command():
     text = invoke("--help").output
     assert all(command in text for command in ("demo", "run", "list", "plugins"))
+
+
+@pytest.mark.parametrize("command", [None, *(command.name for command in app.registered_commands)])
+def test_help_shows_flags_without_a_type(command):
+    text = invoke(*filter(None, [command]), "--help").stdout
+    assert "--help" in text and "bool" not in text
 
 
 def test_the_console_script_and_the_module_are_the_same_program():
@@ -58,6 +64,42 @@ def test_list_without_a_kind_gives_all_kinds_and_takes_the_singular():
     assert json.loads(invoke("list", "method", "--json").stdout) == {"methods": everything["methods"]}
     (zoo,) = [entry for entry in everything["methods"] if entry["name"] == "zoo-prune"]
     assert zoo["paper"] == "arXiv 2509.24837 (CVPR 2026)"
+
+
+def test_list_shows_the_stages_and_signals_of_methods():
+    methods = {
+        entry["name"]: entry for entry in json.loads(invoke("list", "methods", "--json").stdout)["methods"]
+    }
+    shown = {name: (methods[name]["stages"], methods[name]["signals"]) for name in ("fastv", "tower-diverse")}
+    assert shown == {
+        "fastv": (["decoder"], ["attention_rows"]),
+        "tower-diverse": (["vision", "projector"], []),
+    }
+    lines = [line.strip() for line in invoke("list", "methods").stdout.splitlines()]
+    assert lines[lines.index("stage decoder; signals attention_rows") - 2].startswith("fastv  ")
+    assert "stage vision, then projector; no signals" in lines
+
+
+def test_lists_fit_eighty_columns():
+    lines = invoke("list").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = " ".join(invoke("list").stdout.split())
+    assert "SparseVLM+: attention of text tokens, corrected for rotary, without recycling" in words
+
+
+def test_a_method_with_a_broken_part_is_listed(install_plugin):
+    install_plugin(
+        """
+        @tokenprune.hookimpl
+        def tokenprune_methods():
+            return [tokenprune.Method("lost", title="Needs another plugin.", scorer="no-such-scorer")]
+        """
+    )
+    found = json.loads(invoke("list", "methods", "--json").stdout)["methods"]
+    (lost,) = [entry for entry in found if entry["name"] == "lost"]
+    assert (lost["stages"], lost["signals"]) == (["projector"], None)
+    words = " ".join(invoke("list", "methods").stdout.split())
+    assert "stage projector; a part of it cannot be loaded, see tokenprune plugins" in words
 
 
 def test_list_says_where_a_strangers_strategy_is_from(install_plugin):
@@ -110,12 +152,12 @@ def test_plugins_shows_what_is_broken_and_what_clashes(install_plugin):
         name="clash",
         distribution="tokenprune-clash",
     )
-    record = json.loads(invoke("plugins", "--json").stdout)
+    record = json.loads(invoke("plugins", "--json", exit_code=1).stdout)
     (broken,) = [entry for entry in record["plugins"] if entry["name"] == "broken"]
     assert broken["state"] == "broken" and "no_such_module_at_all" in broken["problem"]
     (conflict,) = record["conflicts"]
     assert "'zoo' is offered twice" in conflict and "tokenprune-clash" in conflict
-    text = invoke("plugins").stdout
+    text = invoke("plugins", exit_code=1).stdout
     assert broken["problem"] in text and conflict in text
     assert "'zoo' is offered twice" in invoke("list", "scorers").stdout
 

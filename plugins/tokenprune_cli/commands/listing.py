@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,8 @@ import typer
 from tokenprune_cli.console import options
 from tokenprune_cli.console.failures import BadInputError, plain_errors
 
+MARGIN = "  "
+NAME_WIDTH = 14  # columns for names, at least
 KINDS = ("methods", "scorers", "selectors", "reducers", "adapters")
 
 
@@ -33,8 +36,32 @@ def list_names(
         if not entries[name] and kind is None:
             continue
         console.print(name, style="bold")
-        for entry in entries[name] or [{"name": "none installed", "about": "", "distribution": ""}]:
-            console.print(f"  {entry['name']:<14} {entry['about']}{_source(entry)}")
+        listed = entries[name] or [{"name": "none installed", "about": "", "distribution": ""}]
+        indent = max(NAME_WIDTH, *(len(entry["name"]) for entry in listed)) + len(MARGIN) + 1
+        for entry in listed:
+            console.print(_text(entry, indent, console.width))
+
+
+def _text(entry: dict[str, Any], indent: int, width: int) -> str:
+    """Return the lines of an entry: its name beside what it is and, of a method, its stage and signals."""
+    paragraphs = [entry["about"] + _source(entry)]
+    if "stages" in entry:
+        paragraphs.append(f"stage {', then '.join(entry['stages'])}; {_signals(entry['signals'])}")
+    wrapper = textwrap.TextWrapper(
+        max(width, indent + NAME_WIDTH),
+        initial_indent=" " * indent,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    text = "\n".join(wrapper.fill(paragraph) for paragraph in paragraphs)
+    return f"{MARGIN}{entry['name']}".ljust(indent) + text[indent:]
+
+
+def _signals(names: list[str] | None) -> str:
+    if names is None:
+        return "a part of it cannot be loaded, see tokenprune plugins"
+    return f"signals {', '.join(names)}" if names else "no signals"
 
 
 def _kind(name: str) -> str:
@@ -59,8 +86,22 @@ def _entries(kind: str) -> list[dict[str, Any]]:
             continue
         about = getattr(item, "title", "") or (item.__doc__ or "").strip().split("\n")[0]
         entry = {"name": name, "about": about, "distribution": plugin.distribution, "plugin": plugin.name}
-        entries.append({**entry, "paper": getattr(item, "paper", "")} if kind == "method" else entry)
+        entries.append({**entry, **_of_method(item)} if kind == "method" else entry)
     return entries
+
+
+def _of_method(method: Any) -> dict[str, Any]:
+    """Return the paper, the stages and the signals of a method; None if it names a strategy that is broken."""
+    import tokenprune
+
+    try:
+        methods = [method]
+        while (then := methods[-1].then) is not None:
+            methods.append(tokenprune.method(then) if isinstance(then, str) else then)
+        signals = sorted(frozenset().union(*(one.needs for one in methods)))
+    except tokenprune.TokenPruneError:
+        return {"paper": method.paper, "stages": [method.stage], "signals": None}
+    return {"paper": method.paper, "stages": [one.stage for one in methods], "signals": signals}
 
 
 def _source(entry: dict[str, Any]) -> str:

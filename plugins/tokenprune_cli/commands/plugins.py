@@ -12,11 +12,12 @@ import typer
 from tokenprune_cli.console import options
 from tokenprune_cli.console.failures import plain_errors
 
+BROKEN = 1  # exit code if a plugin is broken
 NAMESAKE = "tokenprune"  # an unrelated distribution on the package index, with our import name
 
 
 def plugins(as_json: options.OnlyJson = False) -> None:
-    """List installed plugins, their problems and conflicts."""
+    """List installed plugins, their problems and conflicts; exit code 1 if one is broken."""
     with plain_errors():
         import tokenprune
 
@@ -27,7 +28,14 @@ def plugins(as_json: options.OnlyJson = False) -> None:
     if as_json:
         record = {"plugins": entries, "conflicts": conflicts, "warnings": [warning] if warning else []}
         typer.echo(json.dumps(record, indent=2))
-        return
+    else:
+        problems = [entry["problem"] for entry in entries]
+        _show(entries, [sentence for sentence in [*problems, *conflicts, warning] if sentence])
+    if any(entry["problem"] for entry in entries):
+        raise typer.Exit(BROKEN)
+
+
+def _show(entries: list[dict[str, Any]], sentences: list[str]) -> None:
     from rich.console import Console
     from tokenprune_evaluation.tables import Table
 
@@ -37,9 +45,8 @@ def plugins(as_json: options.OnlyJson = False) -> None:
         [e["name"], e["distribution"], e["version"], ", ".join(e["delivers"]), e["state"]] for e in entries
     ]
     console.print(Table(heads, rows, align="lllll", wrap=True).rich())
-    for sentence in [*(entry["problem"] for entry in entries if entry["problem"]), *conflicts, warning]:
-        if sentence:
-            console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for sentence in sentences:
+        console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def namesake_warning() -> str | None:
