@@ -91,7 +91,7 @@ def _entries(kind: str) -> list[dict[str, Any]]:
 
 
 def _of_method(method: Any) -> dict[str, Any]:
-    """Return the paper, the stages and the signals of a method; None if it names a strategy that is broken."""
+    """Return the paper, the stages and the signals of a method; None for signals of a broken strategy."""
     import tokenprune
 
     try:
