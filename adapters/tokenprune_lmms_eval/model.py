@@ -16,12 +16,13 @@ from lmms_eval.protocol import ChatMessages
 from loguru import logger
 from tokenprune_adapters.loading import load_model
 from tokenprune_embedded import embedded_model_path
+from tokenprune_evaluation.clip_checkpoint import role_with_clip, with_clip
+from tokenprune_evaluation.model_name import EMBEDDED
+from tokenprune_evaluation.pruning_arguments import SETTING, read_pruning
 from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
 import tokenprune
-from tokenprune_lmms_eval.arguments import EMBEDDED, SETTING, read_pruning
-from tokenprune_lmms_eval.clip import role_with_clip, with_clip
 from tokenprune_lmms_eval.generation import Generation, StopAtStrings, batches, truncate
 from tokenprune_lmms_eval.kept_rows import KeptRows
 from tokenprune_lmms_eval.loading import split_arguments

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import pytest
 import torch
 from tokenprune_adapters.loading import Device, Precision
-from tokenprune_lmms_eval.arguments import APPLY_ARGUMENTS, read_pruning, read_value
+from tokenprune_evaluation.pruning_arguments import APPLY_ARGUMENTS, read_pruning, read_value
 from tokenprune_lmms_eval.generation import StopAtStrings, batches, read_generation, truncate
 from tokenprune_lmms_eval.kept_rows import KeptRows
 from tokenprune_lmms_eval.loading import Loading, split_arguments

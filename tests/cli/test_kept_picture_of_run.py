@@ -3,7 +3,7 @@
 
 import numpy as np
 import torch
-from tokenprune_cli.commands.run import _kept_picture
+from tokenprune_cli.run.picture import kept_picture
 from tokenprune_visualize import captioned, in_rows, kept
 
 from tokenprune import ImageReport, Layout, PruningReport
@@ -23,7 +23,7 @@ def report(numbers):
 
 def test_one_picture_with_its_lines():
     inputs = {"pixel_values": torch.full((1, 3, 20, 30), 80.0)}
-    drawn = _kept_picture(Parts, inputs, report([0]), ["what ?", "this"])
+    drawn = kept_picture(Parts, inputs, report([0]), ["what ?", "this"])
     alone = kept(report([0]), inputs=inputs, processor=Parts)
     assert drawn.tobytes() == captioned(alone, ["what ?", "this"]).tobytes()
     assert alone.getpixel((384 // 6, 256 // 4)) == (80, 80, 80)  # slot 0 is kept
@@ -32,7 +32,7 @@ def test_one_picture_with_its_lines():
 
 def test_pieces_stand_beside_each_other():
     inputs = {"pixel_values": torch.stack([torch.full((3, 20, 30), value) for value in (80.0, 160.0)])}
-    drawn = _kept_picture(Parts, inputs, report([0, 1]), [])
+    drawn = kept_picture(Parts, inputs, report([0, 1]), [])
     pieces = [kept(report([n]), inputs=inputs, processor=Parts) for n in (0, 1)]
     whole = in_rows(pieces)
     assert (np.asarray(drawn)[: whole.height] == np.asarray(whole)).all()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 from blocks import evaluation
-from tokenprune_lmms_eval.arguments import read_pruning, read_value
+from tokenprune_evaluation.pruning_arguments import read_pruning, read_value
 from tokenprune_lmms_eval.loading import split_arguments
 
 NAMES = ("table-b", "table-c", "table-d")

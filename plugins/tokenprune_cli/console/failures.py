@@ -18,8 +18,9 @@ from tokenprune_evaluation.errors import BadInputError as BadInputError
 BAD_INPUT = 2
 CLIP_SIGNAL = "clip_text_embeds"
 CLIP_ADVICE = (
-    "; this method needs a CLIP model that is passed in Python: tokenprune.method('cdpruner', clip=...) with "
-    "tokenprune_adapters.clip_space.ClipSpace, see docs/methods/cdpruner.md"
+    "; this method needs a CLIP model: give its checkpoint to tokenprune run as --clip, or in Python "
+    "tokenprune.method('cdpruner', clip=...) with tokenprune_adapters.clip_space.ClipSpace, see "
+    "docs/methods/cdpruner.md"
 )
 
 
@@ -32,7 +33,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except (TokenPruneError, BadInputError) as error:
         message = str(error)
-        if CLIP_SIGNAL in message:  # the command line cannot pass a CLIP model
+        if CLIP_SIGNAL in message:
             message = message.rstrip(".") + CLIP_ADVICE
         typer.echo(f"tokenprune: {message}", err=True)
         raise typer.Exit(BAD_INPUT) from None

@@ -23,7 +23,8 @@ def refused(*arguments):
     result = compare(*arguments)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
-    (line,) = result.stderr.strip().splitlines()
+    *progress, line = result.stderr.strip().splitlines()
+    assert all(done.startswith("answering: ") for done in progress)
     return line.removeprefix("tokenprune: ")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The argument `clip`: the CLIP checkpoint that CDPruner encodes the question with."""
+"""The argument `clip` of lmms-eval and the command line: a checkpoint that encodes the question."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenprune_adapters.loading import first_line
 
 import tokenprune
 from tokenprune import InputError
-from tokenprune_lmms_eval.arguments import option_names
+from tokenprune_evaluation.pruning_arguments import option_names
 
 
 def role_with_clip(pruning: Mapping[str, Any] | None) -> str:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse and validate the pruning arguments in `--model_args` before any model is loaded.
+"""Parse and validate pruning arguments that are text, before any model is loaded.
 
-lmms-eval converts numbers and booleans, and passes everything else as strings: lists `[192,64]` and schedules
-`{3:66,7:30}` are parsed here.
+They come from lmms-eval's `--model_args`, which converts numbers and booleans and passes everything else as
+strings, and from the command line, where a name has its options behind it. Lists `[192,64]` and schedules
+`{3:66,7:30}` are written in the same way in both.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +20,7 @@ from tokenprune.strategy import check_options
 UNPRUNED = "unpruned"
 ROLES = ("method", "scorer", "selector", "reducer")
 APPLY_ARGUMENTS = tuple(inspect.signature(tokenprune.apply).parameters)[1:]  # all but the model
-EMBEDDED = "embedded"
+COMMA = re.compile(r",(?![^\[{]*[\]}])")  # outside of lists and schedules
 SETTING = "setting"  # a file of `tokenprune calibrate`
 
 
@@ -89,6 +91,34 @@ def read_value(value: Any) -> Any:
             raise InputError(f"a schedule has the form {{layer:rows,layer:rows}}, got {text}")
         return {_scalar(key): _scalar(item) for key, _, item in pairs}
     return None if text.lower() == "none" else text
+
+
+def read_text(text: str) -> Any:
+    """Parse a string as lmms-eval and `read_value` do: also numbers, `true` and `false`."""
+    value = read_value(text)
+    if not isinstance(value, str):
+        return value
+    return value.lower() == "true" if value.lower() in ("true", "false") else _scalar(value)
+
+
+def split_options(text: str) -> tuple[str, dict[str, Any]]:
+    """Parse a name with its options, as in `zoo-prune,n_directions=16`.
+
+    Raises
+    ------
+    InputError
+        If an option is not `name=value`, or is given twice.
+    """
+    name, *parts = COMMA.split(text)
+    options: dict[str, Any] = {}
+    for part in parts:
+        option, sign, value = (piece.strip() for piece in part.partition("="))
+        if not sign or not option:
+            raise InputError(f"options must have the form NAME,option=value,option=value, got {text!r}")
+        if option in options:
+            raise InputError(f"the option {option!r} is given twice: {text!r}")
+        options[option] = read_text(value)
+    return name.strip(), options
 
 
 def option_names(strategy: Any) -> set[str]:
