@@ -101,6 +101,9 @@ class CallTrace:
         lines = [HEADER, *(line for boundary in self.boundaries for line in boundary.lines())]
         return "\n".join(_aligned(lines))
 
+    def __repr__(self) -> str:
+        return f"<CallTrace of {len(self.boundaries)} boundaries, {self.n_new} new tokens>"
+
 
 def _span(row: RowTrace) -> str:
     """Format the first and the last position, without parentheses if there is a single axis."""

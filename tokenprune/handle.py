@@ -14,6 +14,7 @@ from torch import nn
 from .boundaries import CallTrace
 from .cut import Cut
 from .errors import AlreadyPrunedError, OptionError, UnsupportedCallError
+from .notebook import html_table
 from .report import PruningReport
 from .restore import restored_on_error
 
@@ -136,6 +137,11 @@ class PruningHandle:
         cuts = ", ".join(f"{cut.method.name} {cut.budget}" for cut in self.cuts)
         state = "active" if self.is_active else "removed"
         return f"<PruningHandle {cuts}, adapter {self.adapter}, {state}>"
+
+    def _repr_html_(self) -> str:
+        cuts = [(cut.method.name, cut.budget, cut.method.stage) for cut in self.cuts]
+        table = html_table(repr(self)[1:-1], ("method", "budget", "stage"), cuts)
+        return table + ("" if self.last is None else self.last._repr_html_())
 
 
 def forget_compiled() -> None:

@@ -60,3 +60,8 @@ class Layout:
                 return len(per_token)
         t, h, w = self.grid
         return t * h * w
+
+    def __repr__(self) -> str:
+        tiles = "" if self.tiles is None else f", {len(self.tile_grids) or 'some'} tiles of {self.full_tiles}"
+        newlines = "" if self.newlines is None else f", {int(self.newlines.sum())} newlines"
+        return f"Layout({self.grid}{tiles}{newlines})"

@@ -9,9 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from .notebook import html_table
 from .schedule import entering
 from .selection import Selection
 from .tokens import Layout
+
+HEADS = ("image", "row", "grid", "tokens", "kept", "cuts")  # of the table in notebooks
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,29 @@ class ImageReport:
         """Scores (n,) that the last cut is based on, or None if there are none."""
         return None if self.selection is None else self.selection.scores
 
+    def _done(self) -> str:
+        """Say where the image's tokens were cut, or why they were not."""
+        if self.note:
+            return f"left alone: {self.note}"
+        cuts = [f"{n} from tower block {block} on" for block, n in self.tower_cuts.items()]
+        cuts += [
+            f"{n} from layer {layer} on" if layer else f"{n} before the language model"
+            for layer, n in self.cuts.items()
+        ]
+        return ", ".join(cuts) + (", capped" if self.capped else "")
+
+    def _cells(self) -> tuple[object, ...]:
+        grid = " x ".join(map(str, self.layout.grid))
+        return f"{self.modality} {self.number}", self.row, grid, self.n_before, self.n_after, self._done()
+
+    def __repr__(self) -> str:
+        kept = f"{self.n_after} of {self.n_before} tokens kept"
+        note = f", left alone: {self.note}" if self.note else ""
+        return f"<ImageReport {self.modality} {self.number} in row {self.row}: {kept}{note}>"
+
+    def _repr_html_(self) -> str:
+        return html_table("", HEADS, [self._cells()])
+
 
 @dataclass(frozen=True)
 class PruningReport:
@@ -100,3 +126,9 @@ class PruningReport:
             f"key-value cache {self.kv_bytes} of {self.kv_bytes_unpruned} bytes{trimmed}, "
             f"chosen in {1e3 * self.seconds_choosing:.1f} ms"
         )
+
+    def __repr__(self) -> str:
+        return f"<PruningReport {self}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(str(self), HEADS, [image._cells() for image in self.images])

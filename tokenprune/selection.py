@@ -42,6 +42,11 @@ class Selection:
         """Number of rows kept, K."""
         return self.indices.shape[-1]
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.indices.shape))
+        held = [name for name in ("features", "scores", "merged_into") if getattr(self, name) is not None]
+        return f"<Selection of {shape} rows{', with ' * bool(held)}{', '.join(held)}>"
+
 
 def sizes_after(indices: Tensor, merged_into: Tensor | None, before: Tensor) -> Tensor:
     """Count the patches that each kept row stands for, (K,) or (B, K), as the signal `sizes`.

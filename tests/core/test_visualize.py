@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drawing reports made by hand: which patch is clear, which is faded, which colour a score has."""
 
+import io
 import subprocess
 import sys
 
@@ -55,6 +56,12 @@ def test_kept_patches_are_clear_and_dropped_ones_faded():
     drawn = tokenprune_visualize.kept(report(Layout((1, 2, 3)), [1, 5]), image, cell=CELL)
     assert drawn.size == (30, 20)
     assert [is_clear(drawn, image, i // 3, i % 3) for i in range(6)] == [0, 1, 0, 0, 0, 1]
+
+
+def test_a_notebook_gets_the_picture_as_png():
+    drawn = tokenprune_visualize.kept(report(Layout((1, 2, 3)), [1, 5]), coloured(2, 3), cell=CELL)
+    with Image.open(io.BytesIO(drawn._repr_png_())) as shown:
+        assert shown.format == "PNG" and shown.convert("RGB").tobytes() == drawn.tobytes()
 
 
 def test_an_image_left_alone_is_all_clear():
