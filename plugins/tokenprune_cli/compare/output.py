@@ -15,6 +15,7 @@ from tokenprune_evaluation.question_set import QuestionSet
 from tokenprune_evaluation.records import Provenance, dumps, to_dict
 
 from tokenprune_cli.compare.comparison import ModelResult
+from tokenprune_cli.compare.looks import looks
 from tokenprune_cli.compare.plots import plots
 from tokenprune_cli.compare.report import report
 
@@ -39,8 +40,9 @@ def write_all(
     models = [model.record for model in compared]
     device = torch.device(models[0]["configuration"]["device"])
     record = {**to_dict(Provenance.here(device, command=command)), "models": models}
+    drawn_as = looks(models)
     drawn = {
-        (model["name"], protocol, metric): plots(model, protocol, metric)
+        (model["name"], protocol, metric): plots(model, protocol, metric, drawn_as)
         for model in models
         for protocol in dict.fromkeys(line["protocol"] for line in model["lines"])
         for metric in model["metrics"]

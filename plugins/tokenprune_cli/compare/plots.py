@@ -12,23 +12,22 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from tokenprune_cli.compare.plan import ALWAYS
+from tokenprune_cli.compare.looks import Look
 
 AXES = {
     "rows": "mean visual rows entering a layer",
     "flops": "MFLOP before the first token: tower, token selection, language model",
 }
-COLORS = (
-    "#4269d0", "#c98a00", "#d6453d", "#2f9e8f", "#3c8f4a", "#d3609b", "#8a56c9", "#5f8fc7", "#8c5b2e",
-    "#c2410c", "#0f766e", "#a21caf", "#65820f", "#334155", "#b45309", "#be123c",
-)  # fmt: skip
-GREYS = ("#555555", "#8a8a8a", "#b0b0b0")  # of baselines
+MARGIN = 2.0  # points between the plot's border and the bars
 # text stays text: it is not converted to paths
 TEXT: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "text.parse_math": False}
 
 
-def plots(record: Mapping[str, Any], protocol: str, metric: str) -> dict[str, str]:
-    """Draw both plots of a protocol as SVG documents, by axis; the same record gives the same bytes."""
+def plots(record: Mapping[str, Any], protocol: str, metric: str, looks: Mapping[str, Look]) -> dict[str, str]:
+    """Draw both plots of a protocol as SVG documents, by axis; the same record gives the same bytes.
+
+    `looks` are those of all methods of the page.
+    """
     lines = [line for line in record["lines"] if line["protocol"] == protocol and line["refused"] is None]
     unpruned = next(line for line in lines if line["method"] is None)
     pruned = [line for line in lines if line["method"] is not None]
@@ -37,7 +36,7 @@ def plots(record: Mapping[str, Any], protocol: str, metric: str) -> dict[str, st
     drawn = {}
     for axis, label in AXES.items():
         with matplotlib.rc_context({**TEXT, "svg.hashsalt": f"{protocol} {metric} {axis}"}):
-            figure = _figure(pruned, axis, metric, 100 * unpruned["scores"][metric]["value"])
+            figure = _figure(pruned, axis, metric, looks, 100 * unpruned["scores"][metric]["value"])
             figure.axes[0].set(xlabel=label, ylabel=f"{metric}, %")
             svg = io.StringIO()
             no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -46,25 +45,27 @@ def plots(record: Mapping[str, Any], protocol: str, metric: str) -> dict[str, st
     return drawn
 
 
-def _figure(lines: Sequence[Mapping[str, Any]], axis: str, metric: str, unpruned: float) -> Figure:
-    """Draw a line for each method: squares for those that saw the question, grey and dashed for baselines."""
+def _figure(
+    lines: Sequence[Mapping[str, Any]], axis: str, metric: str, looks: Mapping[str, Look], unpruned: float
+) -> Figure:
+    """Draw a line for each method."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(unpruned, color="black", linestyle=":", linewidth=1)
-    colors = {True: iter(GREYS * len(lines)), False: iter(COLORS * len(lines))}
-    saw = {(line["method"], line["saw_the_question"]) for line in lines}
-    last = {}
+    last, lowest, highest = {}, 90.0, 100.0
     for method in dict.fromkeys(line["method"] for line in lines):
         points = sorted(_point(line, axis, metric) for line in lines if line["method"] == method)
         x, y, below, above = zip(*points, strict=True)
+        look = looks[method]
         axes.errorbar(
-            x, y, [below, above], label=method, color=next(colors[method in ALWAYS]), linewidth=1.2,
-            linestyle="--" if method in ALWAYS else "-", elinewidth=0.6, markersize=4,
-            marker="s" if (method, True) in saw else "o",
+            x, y, [below, above], label=method, color=look.color, linewidth=1.2, linestyle=look.linestyle,
+            elinewidth=0.6, markersize=4.5, marker=look.marker,
+            markerfacecolor="white" if look.is_hollow else look.color,
         )  # fmt: skip
         last[method] = y[-1]
-    least = min(90.0, *(_point(line, axis, metric)[1] for line in lines))
-    axes.set(xscale="log", ylim=(10 * math.floor(least / 10), 102))
+        lowest = min(lowest, *(value - length for value, length in zip(y, below, strict=True)))
+        highest = max(highest, *(value + length for value, length in zip(y, above, strict=True)))
+    axes.set(xscale="log", ylim=(10 * math.floor(lowest / 10) - MARGIN, highest + MARGIN))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

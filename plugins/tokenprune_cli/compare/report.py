@@ -53,14 +53,18 @@ def report(
 
 
 def _html_table(record: Mapping[str, Any], protocol: str, metric: str, later: bool = False) -> str:
-    """Return a table whose lines have the class `refused`, or `above` or `below` if they are so of random."""
+    """Return a table whose lines have the class `refused`, or `above` or `below` if they are so of random.
+
+    With too few questions or pictures no line is above or below.
+    """
+    few = tables.too_few(record)
 
     def style(line: Mapping[str, Any]) -> str:
         if line["refused"] is not None:
             return "refused"
         scores = line["conversation"]["anew"] if later else line["scores"]
         random = scores[metric]["minus_random"]
-        if random is None or random["low"] is None or random["low"] <= 0 <= random["high"]:
+        if few or random is None or random["low"] is None or random["low"] <= 0 <= random["high"]:
             return ""
         return "above" if random["low"] > 0 else "below"
 

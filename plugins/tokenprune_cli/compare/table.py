@@ -11,19 +11,21 @@ from typing import Any
 
 from tokenprune_evaluation.tables import Table
 
+from tokenprune_cli.compare.enough import too_few
+
 LEGEND = (
-    "rows: visual rows entering a layer of the language model, averaged over the layers. right: the metric, "
-    "in per cent. of own: in per cent of the unpruned model's score. to own, to random: 95 % interval of the "
-    "difference, in points, to the unpruned model and to random tokens at the same budget, on the same "
+    "rows: visual rows entering a layer of the language model, mean over the layers. right %: the metric. "
+    "left %: what is left of the unpruned model's score. against unpruned, against random: 95 % interval of "
+    "the difference, in points, to the unpruned model and to random tokens at the same budget, on the same "
     "questions (paired bootstrap over pictures); an interval that contains 0 is noise. FLOP: operations "
     "before the first token, in the vision tower, token selection and language model. ms: time to the first "
     "token of one question. ?: the method saw the question."
 )
 CONVERSATION_LEGEND = (
-    "first: the questions for which tokens were selected. anew: later questions about the same pictures, "
-    "each asked on the rows that the first one left in the cache, without its words. talk: the same "
-    "questions in turn, on the whole cache with all earlier questions and answers. of own, to random: as "
-    "above, for the column to the left."
+    "first %: the questions for which tokens were selected. anew %: later questions about the same pictures, "
+    "each asked on the rows that the first one left in the cache, without its words. in turn %: the same "
+    "questions one after the other, on the whole cache with all earlier questions and answers. left %, "
+    "against random: as above, for the column to the left."
 )
 Line = Mapping[str, Any]  # one of a record's lines
 
@@ -91,10 +93,12 @@ def _conversation_cells(line: Line, metric: str) -> list[str]:
 
 
 QUESTIONS = Layout(
-    ("method", "rows", "right", "of own", "to own", "to random", "FLOP", "ms"), _question_cells
+    ("method", "rows", "right\n%", "left\n%", "against\nunpruned", "against\nrandom", "FLOP", "ms"),
+    _question_cells,
 )
 CONVERSATION = Layout(
-    ("method", "rows", "first", "anew", "of own", "to random", "talk", "of own"), _conversation_cells
+    ("method", "rows", "first\n%", "anew\n%", "left\n%", "against\nrandom", "in turn\n%", "left\n%"),
+    _conversation_cells,
 )
 
 
@@ -105,7 +109,13 @@ def refusals(record: Mapping[str, Any]) -> dict[str, int]:
 
 
 def conclusions(record: Mapping[str, Any], protocol: str) -> list[str]:
-    """Return a sentence for each budget: the best methods, and those that are not clearly below them."""
+    """Return a sentence for each budget: the best methods, and those that are not clearly below them.
+
+    With too few questions or pictures, the only sentence says so.
+    """
+    few = too_few(record)
+    if few is not None:
+        return [few]
     sentences = []
     for at in record["leaders"]:
         if at["protocol"] != protocol:

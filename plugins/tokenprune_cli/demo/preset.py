@@ -11,6 +11,7 @@ from tokenprune_evaluation.settings import BASELINES
 
 import tokenprune
 from tokenprune_cli.compare.collected import SettingAnswers
+from tokenprune_cli.compare.enough import too_few
 from tokenprune_cli.compare.plan import Plan, make_plan
 from tokenprune_cli.compare.protocols import DEFAULTS
 from tokenprune_cli.compare.record import model_record
@@ -58,7 +59,7 @@ def results(
         **record,
         "families": questions.families,
         "conclusions": conclusions(record, DEFAULTS),
-        "closing_line": closing_line(record["leaders"]),
+        "closing_line": closing_line(record["leaders"] if too_few(record) is None else []),
     }
 
 

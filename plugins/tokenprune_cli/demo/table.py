@@ -12,6 +12,7 @@ from tokenprune_evaluation.question_file import DEFAULT_METRIC
 from tokenprune_evaluation.tables import Table
 
 from tokenprune_cli.bench.oracle import rows_by_layer
+from tokenprune_cli.compare.enough import too_few
 from tokenprune_cli.compare.protocols import DEFAULTS
 from tokenprune_cli.compare.table import Layout, percent, table
 
@@ -25,7 +26,7 @@ SHORT = {
 
 
 def demo_table(record: Mapping[str, Any], by_layer: bool = False) -> Table:
-    """Lay out the results for 80 columns, with the best methods at each budget in bold.
+    """Lay out the results for 80 columns, with the best methods at each budget in bold, if enough was asked.
 
     With `by_layer` the table has the visual rows entering each layer instead of the families of questions.
     """
@@ -42,7 +43,8 @@ def demo_table(record: Mapping[str, Any], by_layer: bool = False) -> Table:
             f"{line['flops']['language'] / 1e6:.0f}",
         ]
 
-    best = {(at["keep"], method) for at in record["leaders"] for method in at["best"]}
+    leaders = record["leaders"] if too_few(record) is None else []
+    best = {(at["keep"], method) for at in leaders for method in at["best"]}
     layers = ["rows per layer"] * by_layer
     heads = ("method", "kept", *layers, "right %", *(SHORT.get(f, f) for f in families), "KV\nkB", "M\nFLOP")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tokenprune_cli.compare.looks import COLORS, GREYS, Look, looks
 from tokenprune_cli.compare.output import write_all
 from tokenprune_cli.compare.plots import _figure, plots
 from tokenprune_cli.compare.table import CONVERSATION, QUESTIONS, conclusions, operations, table
@@ -36,6 +37,8 @@ def line(method, keep, scored, rows=36.0, saw=False, refused=None):
 
 
 HAND = {
+    "questions": 541,
+    "pictures": 40,
     "lines": [
         line(None, None, score(0.9625, 1.0), rows=144.0),
         line("fastv", 9, score(0.9, 0.935, (-0.0625, 0.0), (0.273, 0.4333)), rows=20.25, saw=True),
@@ -76,6 +79,21 @@ def test_what_the_tables_say():
     assert conclusions(HAND, "matched") == ["keep 9: x, z are highest; not clearly below: y"]
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"questions": 29}, "29 questions"),
+        ({"pictures": 29}, "29 pictures"),
+        ({"questions": 29, "pictures": 2}, "29 questions, 2 pictures"),
+    ],
+)
+def test_few_questions_or_pictures_have_no_verdict(counts, said):
+    assert conclusions({**HAND, **counts}, "paper") == [
+        f"too few to say which method is best: {said}; it takes at least 30"
+    ]
+    assert len(conclusions({**HAND, "questions": 30, "pictures": 30}, "paper")) == 1
+
+
 @pytest.mark.parametrize("layout", [QUESTIONS, CONVERSATION], ids=["questions", "conversation"])
 @pytest.mark.parametrize("protocol", ["paper", "matched"])
 def test_tables_fit_eighty_columns(layout, protocol):
@@ -90,13 +108,31 @@ def test_tables_fit_eighty_columns(layout, protocol):
 
 
 def test_plots_by_hand():
-    drawn = plots(HAND, "paper", "exact_match")
+    drawn = plots(HAND, "paper", "exact_match", looks([HAND]))
     assert list(drawn) == ["rows", "flops"]
-    assert drawn == plots(HAND, "paper", "exact_match")  # byte for byte
+    assert drawn == plots(HAND, "paper", "exact_match", looks([HAND]))  # byte for byte
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn["rows"])
     assert {"fastv", "20", "90", "100", "exact_match, %", "mean visual rows entering a layer"} <= set(texts)
     assert "pyramiddrop" not in texts  # it was refused
     assert "#4269d0" in drawn["rows"]
+
+
+def test_a_method_looks_the_same_on_the_whole_page():
+    first = {"lines": [line(None, None, None), line("zoo", 9, None), line("random", 9, None)]}
+    names = ["fastv", "zoo", "stride", "random", "dart"]
+    second = {"lines": [line(name, 9, None, saw=name == "fastv") for name in names]}
+    assert looks([first, second]) == {
+        "zoo": Look(COLORS[0], "o"),
+        "fastv": Look(COLORS[1], "s", is_hollow=True),
+        "dart": Look(COLORS[2], "^"),
+        "random": Look(GREYS[0], "<", "--"),
+        "stride": Look(GREYS[1], ">", "--"),
+    }
+
+
+def test_many_methods_look_different():
+    many = {"lines": [line(f"method-{i}", 9, None) for i in range(112)]}
+    assert len({(look.color, look.marker) for look in looks([many]).values()}) == 112
 
 
 def test_points_and_intervals_stand_at_their_values():
@@ -106,19 +142,28 @@ def test_points_and_intervals_stand_at_their_values():
         line("fastv", 9, wide, rows=20.25, saw=True),
         line("random", 9, {**score(0.5), "low": None, "high": None}, rows=9.0),
     ]
-    (axes,) = _figure(lines, "rows", "exact_match", 96.25).axes
+    page = {"lines": [line("zoo", 9, None), *lines]}
+    (axes,) = _figure(lines, "rows", "exact_match", looks([page]), 96.25).axes
     level, fastv, random = axes.lines[0], *(container.lines for container in axes.containers)
     assert list(level.get_ydata()) == [96.25, 96.25] and level.get_linestyle() == ":"
     assert fastv[0].get_xydata().tolist() == [[20.25, 80.0], [40.0, 90.0]]
     assert fastv[2][0].get_segments()[0].ravel() == pytest.approx([20.25, 70.0, 20.25, 85.0])
-    assert (fastv[0].get_marker(), fastv[0].get_linestyle(), fastv[0].get_color()) == ("s", "-", "#4269d0")
-    assert (random[0].get_marker(), random[0].get_linestyle(), random[0].get_color()) == (
-        "o",
-        "--",
-        "#555555",
-    )
+    assert (fastv[0].get_marker(), fastv[0].get_linestyle(), fastv[0].get_color()) == ("s", "-", COLORS[1])
+    assert (fastv[0].get_markerfacecolor(), random[0].get_markerfacecolor()) == ("white", GREYS[0])
+    assert (random[0].get_marker(), random[0].get_linestyle(), random[0].get_color()) == ("<", "--", GREYS[0])
     assert random[2][0].get_segments()[0].tolist() == [[9.0, 50.0], [9.0, 50.0]]
-    assert axes.get_ylim() == (50, 102)
+    assert axes.get_ylim() == (48, 102)
+
+
+def test_bars_end_inside_the_plot():
+    low = {**score(0.6), "low": 0.38, "high": 0.7}
+    high = {**score(0.99), "low": 0.9, "high": 1.0}
+    lines = [line("zoo", 9, low, rows=9.0), line("fastv", 9, high, rows=36.0)]
+    (axes,) = _figure(lines, "rows", "exact_match", looks([{"lines": lines}]), 96.25).axes
+    bottom, top = axes.get_ylim()
+    ends = [y for bars in axes.containers for (_, y) in bars.lines[2][0].get_segments()[0]]
+    assert (bottom, top) == (28, 102) and bottom < min(ends) and max(ends) < top
+    assert min(ends) == pytest.approx(38) and max(ends) == pytest.approx(100)
 
 
 class Links(HTMLParser):
@@ -165,6 +210,8 @@ def test_the_report_shows_questions_verdicts_and_what_cannot_be_reached(written,
         assert questions.items[i].question.text in text
     assert "(wrong)</b>" in text
     assert "fastv (matched): not reachable" in text
+    assert "too few to say which method is best: 8 questions, 2 pictures; it takes at least 30" in text
+    assert 'class="above"' not in text and 'class="below"' not in text
     assert "the least is 12.9" in text
     assert text.count("<svg") == 4
     assert text.count("<table>") == 4 and text.count('<tr class="refused"><td>fastv ?</td>') == 2
