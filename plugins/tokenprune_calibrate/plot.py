@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 
 from .record import CalibrationRecord
 
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX"  # 7 of them and 10 colours: 70 methods before a pair returns
+N_COLORS = 10
+MARGIN = 0.05  # share of the height that is left free below 0 and above the highest bar
 COST_LABELS = {
     "flops": "operations of the prefill, share of the unpruned model's",
     "seconds": "time of the prefill, share of the unpruned model's",
@@ -19,10 +21,19 @@ COST_LABELS = {
 
 def plot(record: CalibrationRecord) -> str:
     """Return the plot as an SVG element: filled markers are certified, bars end at the upper bounds."""
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    text = io.StringIO()
+    FigureCanvasSVG(figure(record)).print_svg(text, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def figure(record: CalibrationRecord) -> Figure:
+    """Draw a line for each method, in the order of the record, and the limit."""
+    drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = drawn.add_subplot()
+    highest = float(record.goal["limit"])
     for number, ladder in enumerate(record.ladders):
-        color, marker = f"C{number}", MARKERS[number % len(MARKERS)]
+        color, marker = f"C{number % N_COLORS}", MARKERS[number % len(MARKERS)]
         costs = [rung.cost for rung in ladder.rungs]
         risks = [rung.mean_loss for rung in ladder.rungs]
         above = [max(0.0, rung.upper_bound - rung.mean_loss) for rung in ladder.rungs]
@@ -30,20 +41,13 @@ def plot(record: CalibrationRecord) -> str:
         for rung in ladder.rungs:
             fill = color if rung.is_certified else "white"
             axes.plot(rung.cost, rung.mean_loss, marker, color=color, markerfacecolor=fill)
+            highest = max(highest, rung.mean_loss, rung.upper_bound)
         axes.plot([], [], marker, color=color, label=ladder.method)
     axes.axhline(record.goal["limit"], color="black", linestyle="--", linewidth=1, label="limit")
     axes.set_xlabel(COST_LABELS[record.cost_unit])
     axes.set_ylabel(f"{record.goal['loss']} (mean, upper bound)")
-    axes.set_ylim(0, _top(record))
+    axes.set_ylim(-MARGIN * highest, (1 + MARGIN) * highest)
     axes.set_xlim(left=0)
-    axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    text = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def _top(record: CalibrationRecord) -> float:
-    bounds = [rung.upper_bound for ladder in record.ladders for rung in ladder.rungs]
-    return min(1.0, 1.1 * max(float(record.goal["limit"]), *bounds))
+    drawn.legend(loc="outside right upper", frameon=False)
+    return drawn
