@@ -17,6 +17,7 @@ from tokenprune_evaluation.tables import templates
 from tokenprune_cli.compare import table as tables
 from tokenprune_cli.compare.certified import certified_table
 from tokenprune_cli.compare.comparison import ModelResult
+from tokenprune_cli.compare.enough import too_few
 from tokenprune_cli.compare.protocols import EXPLANATIONS
 from tokenprune_cli.compare.scoring import is_right
 
@@ -57,7 +58,7 @@ def _html_table(record: Mapping[str, Any], protocol: str, metric: str, later: bo
 
     With too few questions or pictures no line is above or below.
     """
-    few = tables.too_few(record)
+    few = too_few(record)
 
     def style(line: Mapping[str, Any]) -> str:
         if line["refused"] is not None:
