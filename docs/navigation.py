@@ -1,46 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Order of the documentation's pages; a page that is not named here comes after those that are."""
+"""Order of the documentation's pages; a page that is not named here comes last."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-ORDER = (
-    "index",
-    "quickstart",
-    "demo",
-    "concepts",
-    "methods",
-    "models",
-    "tower-cuts",
-    "cli",
-    "check",
-    "speed",
-    "compare",
-    "calibrate",
-    "visualize",
-    "lmms-eval",
-    "evaluation",
-    "studies",
-    "serving",
-    "sglang",
-    "transformers",
-    "reliability",
-    "upstream",
-    "vision-towers",
-    "writing-a-plugin",
-    "writing-an-adapter",
-    "hooks",
-    "reference",
-)
+SECTIONS = {
+    "Start": ("index", "quickstart", "demo", "concepts", "faq"),
+    "Methods and models": ("methods", "models", "tower-cuts", "vision-towers"),
+    "Command line": ("cli", "check", "calibrate", "visualize"),
+    "Measurements": ("speed", "compare", "studies", "lmms-eval", "evaluation"),
+    "Serving": ("serving", "sglang"),
+    "Reliability": ("transformers", "reliability", "upstream"),
+    "Extensions": ("writing-a-plugin", "writing-an-adapter", "hooks"),
+    "Reference": ("reference", "signals", "api"),
+    "More": (),
+}
+TITLES = {"methods": "Methods", "api": "Signatures"}
 
 
-def on_nav(nav: Any, config: Any, files: Any) -> Any:
-    """Sort the top level of the navigation (called by mkdocs)."""
+def navigation(pages: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the navigation, as mkdocs takes it.
 
-    def place(item: Any) -> tuple[int, str]:
-        name = item.file.name if item.is_page else str(item.title).lower()
-        return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+    Parameters
+    ----------
+    pages
+        Paths of all pages below docs, in the order in which pages of a folder are to stand (its index first).
+    """
+    groups: dict[str, list[str]] = {}
+    for page in pages:
+        groups.setdefault(page.split("/")[0].removesuffix(".md"), []).append(page)
+    rest = [name for name in groups if not any(name in names for names in SECTIONS.values())]
+    sections = []
+    for title, names in SECTIONS.items():
+        items: list[Any] = []
+        for name in [*names, *(rest if title == "More" else ())]:
+            folder = groups.get(name, [])
+            if folder == [f"{name}.md"]:
+                items += folder
+            elif folder:
+                folder = sorted(folder, key=lambda page: not page.endswith("/index.md"))
+                items.append({TITLES.get(name, name.capitalize()): folder})
+        if items:
+            sections.append({title: items})
+    return sections
 
-    nav.items.sort(key=place)
-    return nav
+
+def on_files(files: Any, config: Any) -> Any:
+    """Set the navigation (called by mkdocs)."""
+    config.nav = navigation([Path(file.src_uri).as_posix() for file in files.documentation_pages()])
+    return files

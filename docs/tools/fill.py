@@ -33,6 +33,7 @@ from blocks import (
     methods,
     saved,
     serving,
+    signals,
     speed,
     studies,
     vision_towers,
@@ -41,7 +42,7 @@ from blocks.sources import ROOT, Blocks
 
 MODULES = (
     *(demo, saved, speed, compare, calibrate, studies, vision_towers),
-    *(methods, guide, duplicates, evaluation, serving),
+    *(methods, guide, duplicates, evaluation, serving, signals),
 )
 BLOCKS: Blocks = {name: function for module in MODULES for name, function in module.BLOCKS.items()}
 PAGES = (
@@ -57,6 +58,7 @@ PAGES = (
     "docs/methods/tower-diverse.md",
     "docs/evaluation.md",
     "docs/serving.md",
+    "docs/signals.md",
 )
 FILES = {"docs/data/commands.csv": evaluation.commands}  # generated as a whole
 MARK = re.compile(r"<!-- (?:block (?P<call>.+?)|end) -->")
