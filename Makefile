@@ -137,7 +137,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 docs: $(DOCS_READY)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(LOW) .venv-tf-* .venv-newest .venv-main $(LMMS) $(VLLM) $(VLLM_NEW) $(UPSTREAM) .upstream site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,8 +2,8 @@
 """Pages of signatures, made of docs/reference.md when the site is built.
 
 Each section of the reference lists public names in a table. Here it becomes a page of its own, on which
-mkdocstrings writes the signature and the docstring of each name; and each name in the table becomes a link there.
-A name without a signature is thus a link without a target, an error of `make docs`.
+mkdocstrings writes the signature and the docstring of each name, and each name in the table becomes a link
+there. A name without a signature is thus a link without a target, an error of `make docs`.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ PAGES = (
     "docs/methods/tower-diverse.md",
     "docs/evaluation.md",
     "docs/serving.md",
+    "docs/faq.md",
     "docs/signals.md",
 )
 FILES = {"docs/data/commands.csv": evaluation.commands}  # generated as a whole

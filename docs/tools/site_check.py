@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check every page of the site as it is built: for readers who listen, and for readers without network.
 
-A page has one heading of level 1, no heading skips a level, every image says in words what it shows, and nothing
-is loaded from another host. What is not so is a warning of mkdocs, an error of `make docs`.
+A page has one heading of level 1, no heading skips a level, every image says in words what it shows, and
+nothing is loaded from another host. What is not so is a warning of mkdocs, an error of `make docs`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         """Read text."""
         if self._heading is not None:
-            self.headings[-1] += data
+            self.headings[-1] += data.replace("¶", "")  # the mark that links the heading
 
     def handle_endtag(self, tag: str) -> None:
         """Read the end of an element."""
