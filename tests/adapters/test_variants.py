@@ -16,7 +16,7 @@ def kept(model, inputs, **call):
         return handle.cuts[0].method.name, handle.last.images[0].kept.tolist(), logits
 
 
-@pytest.mark.parametrize("method", ["visionzip", "vispruner"])
+@pytest.mark.parametrize("method", ["visionzip", "vispruner", "scope"])
 def test_the_refusal_names_the_variant_and_auto_takes_it(method):
     model, inputs = families.model("qwen2_vl"), families.inputs("qwen2_vl", (3, "I", 5))
     variant = f"{method}-received"
