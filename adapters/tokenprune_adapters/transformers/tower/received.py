@@ -36,20 +36,22 @@ class ReceivedTap(AttentionFunctionTap):
     """Calls `note` with what each row receives, (B, n), whenever an attention module attends."""
 
     def __init__(self, attention: Any, note: Callable[[Tensor], None]) -> None:
-        self._note, self._sum_up = note, untraced(self._note_sums)
+        self._note, self._sum_up = note, untraced(_sum_up)
         super().__init__(attention, lambda query, key, scaling: None)
 
     def __call__(  # noqa: D102  (the class says it)
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any
     ) -> Any:
         if not is_exporting():  # nothing is dropped then
-            self._sum_up(query, key, mask, options)
+            self._note(self._sum_up(query, key, mask, options))
         return super().__call__(module, query, key, value, *mask, **options)
 
-    def _note_sums(self, query: Tensor, key: Tensor, mask: tuple[Any, ...], options: dict[str, Any]) -> None:
-        scaling, borders = stock.scaling_of(options), stock.segments_of(options)
-        with torch.no_grad(), without_autocast(query.device):
-            self._note(received_sums(query, key, scaling, stock.mask_of(mask, options), borders))
+
+def _sum_up(query: Tensor, key: Tensor, mask: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    """What each row receives in a call of an attention function with these arguments."""
+    scaling, borders = stock.scaling_of(options), stock.segments_of(options)
+    with torch.no_grad(), without_autocast(query.device):
+        return received_sums(query, key, scaling, stock.mask_of(mask, options), borders)
 
 
 def received_sums(
