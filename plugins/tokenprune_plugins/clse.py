@@ -74,6 +74,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             stage="decoder",
             schedule=ClseSchedule(),
             positions="original",
+            trim_early_cache=True,
             scope="image",
             newlines="compete",
             paper="arXiv 2606.24165 (ECCV 2026)",

@@ -21,6 +21,7 @@ def tokenprune_methods() -> list[tokenprune.Method]:
             stage="decoder",
             schedule=tokenprune.GeometricSchedule(layers=(3,)),
             positions="original",
+            trim_early_cache=True,
             scope="image",
             newlines="compete",
             paper="arXiv 2606.24156 (ECCV 2026)",
