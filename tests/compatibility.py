@@ -92,12 +92,13 @@ STRUCTURAL = {  # families that need little more than their structure
 }
 MODELS |= STRUCTURAL
 GROUPS = (  # columns of the table, by what the methods read
-    ("divprune", "random", "stride", "pool"),
+    ("divprune", "otprune", "prunesid-merged", "random", "stride", "pool"),
     ("zoo-exact", "zoo-prune"),
-    ("visionzip", "vispruner"),
-    ("visionzip-received", "vispruner-received"),
+    ("visionzip", "vispruner", "scope", "holov", "prunesid"),
+    ("visionzip-received", "vispruner-received", "scope-received", "holov-received"),
+    ("hiprune", "hiprune-qwen"),
     ("cdpruner",),
-    ("dart", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus"),
+    ("dart", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus", "priortr", "clse"),
 )
 TOWER = ("tome", "tower-diverse")  # inside the vision tower, in a table of their own
 
