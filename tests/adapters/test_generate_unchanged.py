@@ -142,11 +142,12 @@ def test_assisted_decoding(llava_sdpa, method):
     assert torch.equal(plain, drafted)
 
 
-def test_drafts_are_refused_where_the_choice_depends_on_the_text(llava_sdpa):
+@pytest.mark.parametrize("trim", [False, True])
+def test_drafts_are_refused_where_the_choice_depends_on_the_text(llava_sdpa, trim):
     inputs = llava_inputs((3, "I", 5))
     inputs["input_ids"][0, -5:] = torch.tensor([7, 8, 9, 7, 8])
     with (
-        tokenprune.apply(llava_sdpa, method="fastv", layer=2, keep=6),
+        tokenprune.apply(llava_sdpa, method="fastv", layer=2, keep=6, trim_early_cache=trim),
         pytest.raises(tokenprune.UnsupportedCallError, match="not read the text"),
     ):
         llava_sdpa.generate(**inputs, max_new_tokens=12, do_sample=False, prompt_lookup_num_tokens=3)

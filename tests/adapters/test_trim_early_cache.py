@@ -313,6 +313,64 @@ def test_a_second_turn_of_unequal_pictures(llava):
     assert len(set(lengths(kv))) == 1
 
 
+@pytest.mark.parametrize("method", ["fastv", "pyramiddrop"])
+def test_a_picture_on_a_padded_turn_of_text(llava, method):
+    """The first turn was not pruned: its padding stays hidden, and only rows of the picture are removed."""
+    first, more = llava_inputs((3,), (9,)), llava_inputs((2, "I", 3), (2, "I", 3), seed=7)
+
+    def turns(one, two):
+        start = one["attention_mask"]
+        kv = cache_of(llava(**one, position_ids=places(start), use_cache=True))
+        mask = torch.cat([start, two["attention_mask"]], 1)
+        at = places(mask)[:, start.shape[1] :]
+        logits = [llava(**{**two, "attention_mask": mask}, position_ids=at, **{CACHE: kv}).logits[:, -1]]
+        for token in STEPS:
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            ids, at = torch.full((len(mask), 1), token), places(mask)[:, -1:]
+            given = {"input_ids": ids, "attention_mask": mask, "position_ids": at}
+            logits.append(llava(**given, **{CACHE: kv}).logits[:, -1])
+        return torch.stack(logits, 1), kv
+
+    with tokenprune.apply(llava, method=trimmed(method), keep=5):
+        together, kv = turns(first, more)
+        alone = [turns(cut_row(first, row), cut_row(more, row))[0] for row in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), **TOLERANCE)
+    assert lengths(kv) == [10 + 6 + 5 + 4] * 4
+    with tokenprune.apply(llava, method=method, keep=5), hiding_dropped(llava):
+        want = turns(cut_row(first, 1), cut_row(more, 1))[0]
+    torch.testing.assert_close(alone[1], want, **TOLERANCE)
+
+
+@pytest.mark.parametrize("method", ["fastv", "pyramiddrop"])
+def test_later_masks_hide_answers_that_a_trimmed_cache_stores(llava, method):
+    """The PADs after a shorter answer, which the mask of the next question hides."""
+    first = llava_inputs((3, "I", 5), (2, "I", 6))
+    answer, real = (
+        torch.tensor([[11, EOS, 0, 0], [21, 22, 23, 24]]),
+        torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]),
+    )
+
+    def talk(one, said, said_real):
+        start = one["attention_mask"]
+        kv = cache_of(llava(**one, position_ids=places(start), use_cache=True))
+        n = said.shape[1]
+        mask = torch.nn.functional.pad(start, (0, n), value=1)
+        given = {"attention_mask": mask, "position_ids": places(mask)[:, -n:]}
+        llava(input_ids=said, **given, **{CACHE: kv})
+        mask = torch.nn.functional.pad(torch.cat([start, said_real], 1), (0, 3), value=1)
+        given = {"attention_mask": mask, "position_ids": places(mask)[:, -3:]}
+        ids = torch.tensor([[31, 32, 33]]).expand(len(mask), -1)
+        return llava(input_ids=ids, **given, **{CACHE: kv}).logits[:, -1]
+
+    with tokenprune.apply(llava, method=trimmed(method), keep=5):
+        together = talk(first, answer, real)
+        alone = []
+        for row in range(2):
+            n = int(real[row].sum())
+            alone.append(talk(cut_row(first, row), answer[row : row + 1, :n], real[row : row + 1, :n]))
+    torch.testing.assert_close(together, torch.cat(alone), **TOLERANCE)
+
+
 # -- the cache afterwards
 
 
