@@ -11,13 +11,17 @@ WITH_CLASS_TOKEN = (
     "divprune",
     "vispruner",
     "visionzip",
+    "otprune",
+    "scope",
+    "holov",
+    "prunesid",
     "random",
     "stride",
     "pool",
 )
-WITHOUT = tuple(
-    {"vispruner": "vispruner-received", "visionzip": "visionzip-received"}.get(m, m) for m in WITH_CLASS_TOKEN
-)
+VARIANTS = {name: f"{name}-received" for name in ("vispruner", "visionzip", "scope", "holov")}
+VARIANTS |= {"prunesid": "prunesid-merged"}
+WITHOUT = tuple(VARIANTS.get(name, name) for name in WITH_CLASS_TOKEN)
 KEEP = {"llava": 48, "llava_siglip": 48, "llava_next": 250, "qwen": 40}
 KEEP |= {"qwen3_vl": 40, "qwen3_vl_moe": 40, "gemma3": 12, "internvl": 12}
 MORE = {
@@ -25,9 +29,9 @@ MORE = {
     "gemma3": ("zoo-exact", "zoo-prune", "divprune", "random", "pool"),
     "internvl": ("zoo-exact", "zoo-prune", "divprune", "random", "pool"),
 }
-OF_CLIP = ("zoo-exact", "divprune", "vispruner", "visionzip")
-IN_CI = {"llava": (*OF_CLIP, "zoo-prune"), "llava_next": OF_CLIP, "llava_siglip": ("zoo-exact",)}
-IN_CI |= {"qwen": ("zoo-exact", "vispruner-received", "visionzip-received")}
+OF_CLIP = ("zoo-exact", "divprune", "vispruner", "visionzip", "scope")
+IN_CI = {"llava": (*OF_CLIP, "zoo-prune", "prunesid"), "llava_next": OF_CLIP, "llava_siglip": ("zoo-exact",)}
+IN_CI |= {"qwen": ("zoo-exact", "vispruner-received", "visionzip-received", "prunesid-merged")}
 IN_CI |= {name: methods[:1] for name, methods in MORE.items()}
 ALL = {
     "llava": WITH_CLASS_TOKEN,
