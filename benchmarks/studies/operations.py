@@ -26,7 +26,8 @@ def operations(model: Any, variant: Variant, share: float) -> int:
         model(**inputs)  # whatever is computed once, such as a closed form, is not counted
         with FlopCounter() as counter:
             model(**inputs)
-    return counter.total
+    total: int = counter.total
+    return total
 
 
 def equal_share(model: Any, variant: Variant, base: Variant, share: float) -> float:
