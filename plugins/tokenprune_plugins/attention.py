@@ -17,7 +17,11 @@ from torch import Tensor
 
 import tokenprune
 
+from .attention_layer import attention_layer
+
 HEADS: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}
+# default of an option, and the sources that it belongs to
+OF_SOURCES = {"offset": (-1, ["text"]), "heads": ("mean", ["cls", "text"]), "block": (None, ["tower"])}
 SIGNAL_OF = {
     "cls": "cls_attention",
     "received": "received_attention",
@@ -63,19 +67,12 @@ class AttentionScorer(tokenprune.Scorer):
             raise tokenprune.OptionError(
                 f"heads must be one of {', '.join(map(repr, HEADS))}, got {self.heads!r}"
             )
-        if self.source in ("received", "tower") and self.heads != "mean":
-            raise tokenprune.OptionError(
-                f"with source={self.source!r} attention is given as a mean over heads, so that heads must be "
-                f"'mean', got {self.heads!r}"
-            )
-        if self.block is not None and self.source != "tower":
-            raise tokenprune.OptionError(
-                f"block={self.block!r} is for source='tower', got source={self.source!r}"
-            )
-        if self.offset != -1 and self.source != "text":
-            raise tokenprune.OptionError(
-                f"offset={self.offset!r} is for source='text', got source={self.source!r}"
-            )
+        for option, (default, sources) in OF_SOURCES.items():
+            value = getattr(self, option)
+            if value != default and self.source not in sources:
+                raise tokenprune.OptionError(
+                    f"{option}={value!r} is for source={' or '.join(map(repr, sources))}, got {self.source!r}"
+                )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -101,17 +98,6 @@ class AttentionScorer(tokenprune.Scorer):
             signal = signal(attention_layer(tokens, self.offset), last).squeeze(-2)  # (H, 1, N) -> (H, N)
         received: Tensor = HEADS[self.heads](signal.float(), -2)
         return received
-
-
-def attention_layer(tokens: tokenprune.VisualTokens, offset: int) -> int:
-    """Return the index of the layer `offset` layers from the cut."""
-    layer = tokens.cut_layer + offset
-    if layer < 0:
-        raise tokenprune.IncompatibleError(
-            f"a cut before layer {tokens.cut_layer} needs attention of layer {layer}, which does not exist; "
-            "cut before layer 1 or later"
-        )
-    return layer
 
 
 @tokenprune.hookimpl

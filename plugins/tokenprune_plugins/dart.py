@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import tokenprune
 from tokenprune.functional import even_slots, top_slots, unit_rows
 
-from .attention import attention_layer
+from .attention_layer import attention_layer
 from .key_norm import key_norm
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import tokenprune
 
-from .attention import attention_layer
+from .attention_layer import attention_layer
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import tokenprune
 
-from .attention import attention_layer
+from .attention_layer import attention_layer
 
 EPS = 1e-10  # of the official code
 ROWS_AT_ONCE = 64  # rows of attention that are in memory together

@@ -16,7 +16,7 @@ from torch import Tensor
 import tokenprune
 from tokenprune.functional import top_slots
 
-from .attention import attention_layer
+from .attention_layer import attention_layer
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,6 @@ def test_heads_are_combined_as_asked(heads, want):
 def test_other_ways_to_combine_heads_are_refused():
     with pytest.raises(tokenprune.OptionError, match="'mean', 'sum', 'max', got 'median'"):
         tokenprune.scorer("attention", heads="median")
-    with pytest.raises(tokenprune.OptionError, match="source='received' .* must be 'mean', got 'max'"):
-        tokenprune.scorer("attention", source="received", heads="max")
 
 
 def test_received_attention_is_taken_as_it_is():
@@ -54,7 +52,24 @@ def test_attention_of_a_block_of_the_tower_is_that_of_the_last_by_default(block,
 
 @pytest.mark.parametrize("source", ["cls", "received", "text"])
 def test_other_sources_read_no_block(source):
-    assert AttentionScorer(source=source, block=8).tower_blocks(23) == ()
+    assert AttentionScorer(source=source).tower_blocks(23) == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "value", "sources"),
+    [
+        ("cls", "block", 8, "'tower'"),
+        ("text", "block", 0, "'tower'"),
+        ("received", "heads", "max", "'cls' or 'text'"),
+        ("tower", "heads", "sum", "'cls' or 'text'"),
+        ("cls", "offset", 0, "'text'"),
+    ],
+)
+def test_an_option_of_another_source_is_refused(source, option, value, sources):
+    with pytest.raises(
+        tokenprune.OptionError, match=f"{option}={value!r} is for source={sources}, got '{source}'"
+    ):
+        AttentionScorer(source=source, **{option: value})
 
 
 @pytest.mark.parametrize(("offset", "layer"), [(-1, 6), (0, 7)])

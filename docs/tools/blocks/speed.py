@@ -16,7 +16,7 @@ from tokenprune_evaluation.tower_costs import tower_flops
 
 from benchmarks.official.sentences import official_lines
 
-from .sources import NOT_MEASURED, Blocks, has_record, read_record, render
+from .sources import NOT_MEASURED, Blocks, has_record, measured, read_record, render
 from .speed_goals import goals, official_goals
 
 SCREENSHOT = (29, 46)  # height and width in visual tokens
@@ -47,6 +47,24 @@ def speed(preset: str) -> str:
     record = read_record(preset)
     table = full_table(from_dict(BenchRecord, record))
     return render("speed", record=record, table=table.markdown(), goals=goals(record))
+
+
+def choosing(name: str) -> str:
+    """How long each method of a record takes to choose, and its share of the pruned prefill."""
+    record = read_record(name)
+    rows = [
+        [
+            run["name"],
+            str(run["batch"]),
+            f"{1e3 * run['seconds']['choosing']['median']:.0f}",
+            f"{1e3 * run['seconds']['prefill']['median']:.0f}",
+            f"{100 * run['seconds']['choosing']['median'] / run['seconds']['prefill']['median']:.1f} %",
+        ]
+        for run in record["runs"]
+        if "apply" in run["seconds"]  # those that prune
+    ]
+    heads = ("method", "batch", "choosing ms", "prefill ms", "share")
+    return f"{Table(heads, rows, align='lrrrr').markdown()}\n\n{measured(record)}"
 
 
 def official() -> str:
@@ -91,4 +109,4 @@ def tower_shares() -> str:
     return Table(heads, rows).markdown()
 
 
-BLOCKS: Blocks = {"speed": speed, "tower-shares": tower_shares, "official": official}
+BLOCKS: Blocks = {"choosing": choosing, "speed": speed, "tower-shares": tower_shares, "official": official}
