@@ -53,6 +53,10 @@ def study(
     questions: QuestionFile = None,
     metric: Metric = None,
     scenes: Scenes = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this variant beside the base; may be repeated.", metavar="NAME"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the record to this file, as JSON.", metavar="FILE")
     ] = None,
@@ -74,13 +78,14 @@ def study(
         from benchmarks.studies.study import StudyRecord
 
         check_folder(output)
+        chosen = STUDIES[name.value].only(tuple(variant or ()))
         source = Source(model, device, dtype, trust_remote_code, questions, metric, scenes)
         asked = source.load_questions()
         network, processor = source.load_model()
         check_questions(processor, asked)
         with ProgressBar() as progress:
             found = run_study(
-                STUDIES[name.value],
+                chosen,
                 network,
                 processor,
                 asked,

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from tokenprune_evaluation.errors import BadInputError
 from tokenprune_evaluation.records import Provenance
 
 import tokenprune
@@ -76,6 +77,30 @@ class Study:
     name: str
     asks: str
     plan: Callable[[Any], Plan]
+
+    def only(self, names: Sequence[str]) -> Study:
+        """Return the study of the base and the variants of these names; without names, the study itself.
+
+        Raises
+        ------
+        BadInputError
+            When the plan is made, if there is no variant of a name.
+        """
+        if not names:
+            return self
+
+        def plan(model: Any) -> Plan:
+            whole = self.plan(model)
+            known = [variant.name for variant in whole.variants]
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise BadInputError(
+                    f"the study {self.name} has no variant {unknown[0]!r}; it has {', '.join(known)}"
+                )
+            wanted = {whole.base, *names}
+            return replace(whole, variants=tuple(v for v in whole.variants if v.name in wanted))
+
+        return replace(self, plan=plan)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@
 import dataclasses
 
 import pytest
+from tokenprune_evaluation.errors import BadInputError
 
 import tokenprune
-from benchmarks.studies import combinations
+from benchmarks.studies import STUDIES, combinations
 from benchmarks.studies.operations import equal_share, operations
 
 
@@ -55,6 +56,15 @@ def test_the_plan_compares_with_zoo_prune_and_keeps_its_budgets_after_the_tower(
             assert all(own > share for share, own in variant.shares.items())
         else:
             assert not variant.shares
+
+
+def test_a_study_can_be_narrowed_to_some_variants_and_the_base(model):
+    study = STUDIES["combinations"]
+    assert study.only(()) is study
+    plan = study.only(("mmr", "max")).plan(model)
+    assert [variant.name for variant in plan.variants] == ["zoo-prune", "max", "mmr"]
+    with pytest.raises(BadInputError, match="has no variant 'best'; it has zoo-prune, max"):
+        study.only(("best",)).plan(model)
 
 
 def test_a_variant_keeps_its_own_share(model):
