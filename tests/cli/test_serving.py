@@ -10,15 +10,15 @@ import pytest
 import torch
 from rich.console import Console
 from tokenprune_cli.app import app
-from tokenprune_cli.bench.presets import TowerCut
-from tokenprune_cli.bench.serving import checkpoint, child
-from tokenprune_cli.bench.serving.intervals import median_interval
-from tokenprune_cli.bench.serving.load import Load, check_contenders, make_load
-from tokenprune_cli.bench.serving.measure import check_memory, order, percentile, run_of
-from tokenprune_cli.bench.serving.record import ServingRecord, with_ratios
-from tokenprune_cli.bench.serving.table import SHORT, caption, table, tower_sentences
 from tokenprune_cli.console.failures import BadInputError
 from tokenprune_evaluation.records import read, to_dict
+from tokenprune_evaluation.tower_cut import TowerCut
+from tokenprune_serving import checkpoint, child
+from tokenprune_serving.intervals import median_interval
+from tokenprune_serving.load import Load, check_contenders, make_load
+from tokenprune_serving.measure import check_memory, order, percentile, run_of
+from tokenprune_serving.record import ServingRecord, with_ratios
+from tokenprune_serving.table import SHORT, caption, table, tower_sentences
 from typer.testing import CliRunner
 
 RECORDS = Path(__file__).parents[2] / "docs/benchmarks"
@@ -232,7 +232,7 @@ def test_what_cannot_be_measured_is_refused(options, words):
 
 def test_without_vllm_nothing_is_begun(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("tokenprune_cli.bench.serving.checkpoint.save", lambda *_: pytest.fail("begun"))
+    monkeypatch.setattr("tokenprune_serving.checkpoint.save", lambda *_: pytest.fail("begun"))
     assert refused("--engine", "vllm") == (
         "vLLM is not installed; run pip install '.[vllm]' in a clone, or see docs/serving.md for machines "
         "without a GPU"

@@ -6,10 +6,10 @@ import json
 import sys
 
 import pytest
-from tokenprune_cli.bench.serving import child, measure
-from tokenprune_cli.bench.serving.engine import EngineProcess, last_words
-from tokenprune_cli.bench.serving.load import make_load
 from tokenprune_cli.console.failures import BadInputError
+from tokenprune_serving import child, measure
+from tokenprune_serving.engine import EngineProcess, last_words
+from tokenprune_serving.load import make_load
 
 # takes 6 s a request unpruned, 1.5 s after the tower and 1 s inside it; says what vLLM might say
 STAND_IN = """
@@ -34,7 +34,7 @@ FAILS = "import sys; sys.exit('tokenprune: keep is too large\\nTypeError: None')
 def stand_in(monkeypatch):
     def use(code):
         program = (sys.executable, "-c", code)
-        monkeypatch.setattr("tokenprune_cli.bench.serving.engine.PROGRAM", program)
+        monkeypatch.setattr("tokenprune_serving.engine.PROGRAM", program)
 
     return use
 
@@ -78,7 +78,7 @@ def test_of_an_engines_last_words_ours_count():
 
 def test_all_contenders_answer_the_same_requests(stand_in, monkeypatch):
     stand_in(STAND_IN)
-    monkeypatch.setattr("tokenprune_cli.bench.serving.checkpoint.save", lambda folder: 150)
+    monkeypatch.setattr("tokenprune_serving.checkpoint.save", lambda folder: 150)
     said = []
     parameters, runs = measure.measure(make_load(), said.append)
     assert parameters == 150

@@ -17,13 +17,14 @@ from blocks.speed_goals import goals
 from rich.console import Console
 from tokenprune_cli.app import app
 from tokenprune_cli.bench.measure import Amount, measure
-from tokenprune_cli.bench.presets import PRESETS, TowerCut
+from tokenprune_cli.bench.presets import PRESETS
 from tokenprune_cli.bench.record import BenchRecord
 from tokenprune_cli.bench.table import full_table, label, terminal_tables
 from tokenprune_cli.bench.tower_oracle import check_tower, projected_rows
 from tokenprune_cli.bench.workload import make_workload
 from tokenprune_evaluation.records import from_dict, to_dict
 from tokenprune_evaluation.tower_costs import evenly_spaced, groups_in_windows, window_side
+from tokenprune_evaluation.tower_cut import TowerCut
 from typer.testing import CliRunner
 
 import tokenprune

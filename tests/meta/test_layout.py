@@ -24,11 +24,12 @@ CALIBRATE = sorted((ROOT / "plugins/tokenprune_calibrate").rglob("*.py"))
 EVALUATION = sorted((ROOT / "plugins/tokenprune_evaluation").rglob("*.py"))
 LMMS_EVAL = sorted((ROOT / "adapters/tokenprune_lmms_eval").rglob("*.py"))
 PYTEST = sorted((ROOT / "plugins/tokenprune_pytest").rglob("*.py"))
+SERVING = sorted((ROOT / "plugins/tokenprune_serving").rglob("*.py"))
 VISUALIZE = sorted((ROOT / "plugins/tokenprune_visualize").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 DOCS = sorted((ROOT / "docs").glob("*.py")) + sorted((ROOT / "docs/tools").rglob("*.py"))
-PROGRAMS = CALIBRATE + CLI + EMBEDDED + EVALUATION + LMMS_EVAL + PYTEST + VISUALIZE
+PROGRAMS = CALIBRATE + CLI + EMBEDDED + EVALUATION + LMMS_EVAL + PYTEST + SERVING + VISUALIZE
 OURS = CORE + PLUGINS + ADAPTERS + VLLM + PROGRAMS
 HEAVY = {"transformers", "timm", "open_clip", "torchvision", "PIL", "rich", "typer"}
 

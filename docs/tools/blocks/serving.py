@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from tokenprune_cli.bench.serving.record import Run, ServingRecord
-from tokenprune_cli.bench.serving.table import ends, table, tower_sentences
 from tokenprune_evaluation.records import from_dict
+from tokenprune_serving.record import Run, ServingRecord
+from tokenprune_serving.table import ends, table, tower_sentences
 
 from .sources import Blocks, measured, read_record
 

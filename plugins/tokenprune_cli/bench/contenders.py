@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any
 
 from tokenprune_evaluation.downsample import NAME, downsample, grid_side, interpolated_positions
+from tokenprune_evaluation.tower_cut import TowerCut
 from torch import Tensor
 
 import tokenprune
 from tokenprune_cli.bench.oracle import Profile, oracle_arguments, shrinking
-from tokenprune_cli.bench.presets import TowerCut
 from tokenprune_cli.bench.tower_oracle import check_tower
 from tokenprune_cli.bench.workload import Workload, make_workload
 

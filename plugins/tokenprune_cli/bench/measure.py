@@ -12,6 +12,7 @@ from tokenprune_evaluation.flop_counter import FlopCounter
 from tokenprune_evaluation.progress import Progress
 from tokenprune_evaluation.records import Provenance
 from tokenprune_evaluation.tower_costs import tower_flops
+from tokenprune_evaluation.tower_cut import TowerCut
 
 import tokenprune
 from tokenprune_cli.bench.clock import Clock
@@ -27,7 +28,7 @@ from tokenprune_cli.bench.contenders import (
 )
 from tokenprune_cli.bench.models import make_model
 from tokenprune_cli.bench.oracle import Profile, rows_by_layer
-from tokenprune_cli.bench.presets import Amount, Preset, TowerCut
+from tokenprune_cli.bench.presets import Amount, Preset
 from tokenprune_cli.bench.record import (
     BenchRecord,
     Run,

@@ -9,18 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune_evaluation.records import read
-
-
-@dataclass(frozen=True)
-class TowerCut:
-    """A cut by `method` to `keep` tokens before block `layer` of the vision tower.
-
-    For a smaller budget, the same method then cuts the tokens left before the language model.
-    """
-
-    method: str
-    layer: int
-    keep: int
+from tokenprune_evaluation.tower_cut import TowerCut
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ def bench_transformers(
     as_json: bool,
 ) -> None:
     """Measure what the options of the command say, as they are given; empty or None: the preset's."""
+    from tokenprune_evaluation.tower_cut import TowerCut
+
     import tokenprune
     from tokenprune_cli.bench.measure import measure_preset
-    from tokenprune_cli.bench.presets import TowerCut
     from tokenprune_cli.bench.table import show
     from tokenprune_cli.console.budgets import budget
     from tokenprune_cli.console.progress import ProgressBar

@@ -14,8 +14,8 @@ from tokenprune_cli.console.failures import BadInputError
 from tokenprune_cli.console.tower_cuts import layer_and_keep
 
 if TYPE_CHECKING:
-    from tokenprune_cli.bench.serving.load import Load
-    from tokenprune_cli.bench.serving.record import ServingRecord
+    from tokenprune_serving.load import Load
+    from tokenprune_serving.record import ServingRecord
 
 
 def bench_vllm(
@@ -31,11 +31,11 @@ def bench_vllm(
 ) -> None:
     """Measure what the options of the command say, as they are given; empty or None: the default."""
     import torch
+    from tokenprune_serving.load import N_ROUNDS, check_contenders, make_load
+    from tokenprune_serving.measure import check_memory, check_vllm
+    from tokenprune_serving.table import show
 
     from tokenprune_cli.bench.models import free_bytes
-    from tokenprune_cli.bench.serving.load import N_ROUNDS, check_contenders, make_load
-    from tokenprune_cli.bench.serving.measure import check_memory, check_vllm
-    from tokenprune_cli.bench.serving.table import show
     from tokenprune_cli.console.budgets import budget
 
     if len(new_tokens) > 1:
@@ -64,9 +64,8 @@ def serving_record(load: Load) -> ServingRecord:
     import torch
     from rich.console import Console
     from tokenprune_evaluation.records import Provenance
-
-    from tokenprune_cli.bench.serving.measure import measure
-    from tokenprune_cli.bench.serving.record import Served, ServingRecord
+    from tokenprune_serving.measure import measure
+    from tokenprune_serving.record import Served, ServingRecord
 
     console = Console(stderr=True)
     parameters, runs = measure(load, lambda what: console.print(f"vLLM: {what} ...", highlight=False))

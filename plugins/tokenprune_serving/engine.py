@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from tokenprune_cli.bench.serving.child import MARK
-from tokenprune_cli.console.failures import BadInputError
+from tokenprune_evaluation.errors import BadInputError
 
-PROGRAM = (sys.executable, "-m", "tokenprune_cli.bench.serving.child")
+from tokenprune_serving.child import MARK
+
+PROGRAM = (sys.executable, "-m", "tokenprune_serving.child")
 # vLLM's own settings; the name of a plugin that does not exist disables all plugins
 SETTINGS = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 WITHOUT_PLUGIN = {"VLLM_PLUGINS": "none"}

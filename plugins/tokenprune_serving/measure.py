@@ -20,10 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tokenprune_cli.bench.serving.engine import EngineProcess
-from tokenprune_cli.bench.serving.load import IDLE, NONE, Load
-from tokenprune_cli.bench.serving.record import Run, with_ratios
-from tokenprune_cli.console.failures import BadInputError
+from tokenprune_evaluation.errors import BadInputError
+
+from tokenprune_serving.engine import EngineProcess
+from tokenprune_serving.load import IDLE, NONE, Load
+from tokenprune_serving.record import Run, with_ratios
 
 GIB = 2**30
 ENGINE_BYTES = 3 * GIB  # of the processes of one engine on a CPU, most of it vLLM and PyTorch
@@ -51,7 +52,7 @@ def check_memory(load: Load, free: int) -> None:
 
 def measure(load: Load, tick: Callable[[str], None]) -> tuple[int, tuple[Run, ...]]:
     """Time all contenders, calling `tick` with what is done; return the number of parameters and the runs."""
-    from tokenprune_cli.bench.serving.checkpoint import save
+    from tokenprune_serving.checkpoint import save
 
     contenders: dict[str, dict[str, Any] | None] = {NONE: None, IDLE: None, **load.contenders()}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:

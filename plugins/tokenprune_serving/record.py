@@ -10,8 +10,8 @@ from statistics import median
 
 from tokenprune_evaluation.records import Provenance
 
-from tokenprune_cli.bench.serving.intervals import median_interval
-from tokenprune_cli.bench.serving.load import NONE, Load
+from tokenprune_serving.intervals import median_interval
+from tokenprune_serving.load import NONE, Load
 
 Ends = tuple[float, float]
 

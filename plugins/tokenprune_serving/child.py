@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a vLLM engine that answers rounds of requests: `python -m tokenprune_cli.bench.serving.child TASK`.
+"""Run a vLLM engine that answers rounds of requests: `python -m tokenprune_serving.child TASK`.
 
 TASK is JSON: `folder`, `pruning` (null: none), `new_tokens`, `text_tokens`, `max_clients`, and `engines`, how
 many share the device. Prints "RESULT {}" when the engine has started. For each line of stdin, JSON with
@@ -23,7 +23,7 @@ def prompts(n: int, text_tokens: int, seed: int) -> list[dict[str, Any]]:
     import numpy as np
     from PIL import Image
 
-    from tokenprune_cli.bench.serving.checkpoint import IMAGE, SPECIAL, WORDS
+    from tokenprune_serving.checkpoint import IMAGE, SPECIAL, WORDS
 
     numbers = np.random.default_rng(seed)
     requests: list[dict[str, Any]] = []
@@ -42,7 +42,7 @@ def make_engine(task: dict[str, Any]) -> Any:
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from tokenprune_cli.bench.serving.checkpoint import MAX_LENGTH, cache_bytes
+    from tokenprune_serving.checkpoint import MAX_LENGTH, cache_bytes
 
     on_cpu, pruning = current_platform.is_cpu(), task["pruning"]
     sequences = min(MAX_SEQUENCES, task["max_clients"]) + 1  # a block is left unused

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from tokenprune_evaluation.tables import Table
 
-from tokenprune_cli.bench.serving.record import Ends, Run, ServingRecord
+from tokenprune_serving.record import Ends, Run, ServingRecord
 
 COLUMNS = (
     "what",

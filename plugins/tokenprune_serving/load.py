@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tokenprune_cli.bench.presets import TowerCut
-from tokenprune_cli.console.failures import BadInputError
+from tokenprune_evaluation.errors import BadInputError
+from tokenprune_evaluation.tower_cut import TowerCut
 
 T = TypeVar("T")
 NONE, IDLE = "no plugin", "plugin, idle"
@@ -114,7 +114,7 @@ def check_contenders(load: Load) -> None:
 
     from tokenprune.cut import check_cut
     from tokenprune.towers.checks import check_blocks, check_reducer
-    from tokenprune_cli.bench.serving.checkpoint import MAX_LENGTH, N_TOKENS, N_TOWER_BLOCKS
+    from tokenprune_serving.checkpoint import MAX_LENGTH, N_TOKENS, N_TOWER_BLOCKS
 
     for keep in load.keeps:
         if keep >= N_TOKENS:
