@@ -8,7 +8,7 @@ import csv
 from tokenprune_evaluation.tables import Table
 
 from .methods import built_in, link
-from .sources import DOCS, Blocks, read_record
+from .sources import DOCS, Blocks, measured, read_record
 
 KEEPS = (36, 18, 9)  # mean rows entering a layer, of 144
 SOURCES = {  # letters of docs/data/reported.csv; "a" is table B of ZOO-Prune's supplement
@@ -30,7 +30,8 @@ TABLE_B = {
 
 def guide() -> str:
     """A row for each method: right answers under the matched protocol, and reported figures."""
-    (model,) = read_record("compare")["models"]
+    record = read_record("compare-matched")
+    (model,) = record["models"]
     (metric,) = model["metrics"]
     here = {
         (line["method"], line["keep"]): f"{100 * line['scores'][metric]['value']:.1f}"
@@ -38,15 +39,17 @@ def guide() -> str:
         if line["protocol"] == "matched" and "scores" in line
     }
     elsewhere = reported()
-    measured = [name for name in built_in() if any((name, keep) in here for keep in KEEPS)]
+    shown = [name for name in built_in() if any((name, keep) in here for keep in KEEPS)]
     rows = [
         [link(name), *(here.get((name, keep), "") for keep in KEEPS), ", ".join(elsewhere.get(name, ()))]
-        for name in measured
+        for name in shown
     ]
     rows += [["downsample", *(here[("downsample", keep)] for keep in KEEPS), ""]]
     rows += [["unpruned", *[here[(None, None)]] * len(KEEPS), "100"]]
     heads = ("method", *(f"{keep} of 144" for keep in KEEPS), f"reported at {REPORTED_AT} of 576")
-    return Table(heads, rows, align="lrrrl").markdown()
+    table = Table(heads, rows, align="lrrrl").markdown()
+    asked = f"{model['questions']} questions about {model['pictures']} pictures."
+    return f"{table}\n\n{asked} {measured(record)}"
 
 
 def reported() -> dict[str, list[str]]:
