@@ -13,6 +13,7 @@ from tokenprune_cli.commands.check import check
 from tokenprune_cli.commands.compare import compare
 from tokenprune_cli.commands.demo import demo
 from tokenprune_cli.commands.listing import list_names
+from tokenprune_cli.commands.new_plugin import new_plugin
 from tokenprune_cli.commands.plugins import plugins
 from tokenprune_cli.commands.run import run
 from tokenprune_cli.commands.study import study
@@ -34,6 +35,7 @@ app.command("bench", cls=Command)(bench)
 app.command("check", cls=Command)(check)
 app.command("list", cls=Command)(list_names)
 app.command("plugins", cls=Command)(plugins)
+app.command("new-plugin", cls=Command)(new_plugin)
 
 
 def _print_version(value: bool) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from tokenprune_cli.commands.check import check
 from tokenprune_cli.commands.demo import demo
 from tokenprune_cli.commands.listing import KINDS
+from tokenprune_cli.commands.new_plugin import new_plugin
 from tokenprune_cli.commands.run import run
 
 import tokenprune
@@ -79,10 +80,14 @@ def test_no_text_installs_the_namesake():
         assert not re.search(r"pip install\s+tokenprune(?!-)", page.read_text()), page
 
 
-@pytest.mark.parametrize("command", [demo, run, check])
+@pytest.mark.parametrize("command", [demo, run, check, new_plugin])
 def test_every_option_is_on_the_page(command):
-    section = CLI_PAGE.split(f"## tokenprune {command.__name__}")[1].split("\n## ")[0]
+    title = command.__name__.replace("_", "-")
+    section = CLI_PAGE.split(f"## tokenprune {title}\n")[1].split("\n## ")[0]
     for name in inspect.signature(command).parameters:
+        if command is new_plugin and name == "name":  # an argument
+            assert "`NAME`" in section
+            continue
         option = "--" + {"as_json": "json"}.get(name, name).replace("_", "-")
         assert f"`{option}" in section, option
 

@@ -99,10 +99,10 @@ def test_signals_say_what_they_are():
 
 
 def test_the_tutorial_shows_the_package_that_the_tests_install():
-    example = DOCS / "examples" / "tokenprune-example"
+    example = DOCS / "examples" / "outlier"
     page = (DOCS / "writing-a-plugin.md").read_text()
     assert (example / "pyproject.toml").read_text() in page
-    code = (example / "tokenprune_example.py").read_text()
+    code = (example / "tokenprune_outlier.py").read_text()
     assert code[code.index("from dataclasses") :] in page
 
 

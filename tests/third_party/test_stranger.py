@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stranger's package, built and installed with pip into an environment of its own, works by name.
 
-The package is the one the documentation shows. The environment borrows torch and tokenprune from the one the
-tests run in (installing torch again would take minutes and network); pip gets no index.
+The package is the one the documentation shows.
 """
 
 import json
 import os
 import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
+from plugin_environments import make_environment, pip_install
 
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/tokenprune-example"
+EXAMPLE = Path(__file__).parents[2] / "docs/examples/outlier"
 
 # evaluates expressions; prints what each gives, or the class and the message of its error
 PROBE = """
@@ -33,25 +31,6 @@ print(json.dumps([attempt(expression) for expression in sys.argv[1:]]))
 """
 
 
-def make_environment(path):
-    """Make an environment without pip that sees the packages of this one, and return its python."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
-    python = path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
-    borrowed = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-    Path(site, "borrowed.pth").write_text(borrowed)
-    return python
-
-
-def pip_install(python, *packages):
-    """Build and install packages with pip, without index, isolation or dependencies."""
-    options = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "--python", python, "install", *options, *packages]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def probe(python, *expressions, **environment):
     """Evaluate expressions in an environment."""
     done = subprocess.run(
@@ -66,10 +45,10 @@ def variant(folder, name, *edits):
     package = folder / f"tokenprune-{name}"
     package.mkdir()
     project = (EXAMPLE / "pyproject.toml").read_text()
-    project = project.replace('"tokenprune-example"', f'"tokenprune-{name}"')
-    project = project.replace('outlier = "tokenprune_example"', f'{name} = "tokenprune_{name}"')
+    project = project.replace('"tokenprune-outlier"', f'"tokenprune-{name}"')
+    project = project.replace('outlier = "tokenprune_outlier"', f'{name} = "tokenprune_{name}"')
     (package / "pyproject.toml").write_text(project)
-    module = (EXAMPLE / "tokenprune_example.py").read_text()
+    module = (EXAMPLE / "tokenprune_outlier.py").read_text()
     for old, new in edits:
         assert old in module
         module = module.replace(old, new)
@@ -115,7 +94,7 @@ def test_its_scorer_is_listed_and_works_by_name(stranger):
         f"{whole}.order.tolist()",
     )
     assert {"outlier", "zoo", "zoo-exact"} <= set(listed)
-    assert origin == "plugin 'outlier' (tokenprune_example) of distribution tokenprune-example 0.1.0"
+    assert origin == "plugin 'outlier' (tokenprune_outlier) of distribution tokenprune-outlier 0.1.0"
     assert contract is None
     assert scores == pytest.approx([1 - 0.5**0.5] * 2)
     assert len(picks) == 3
