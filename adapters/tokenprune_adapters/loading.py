@@ -8,6 +8,7 @@ Importing this module loads neither torch nor transformers, so that a command li
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ def load_model(
     attention: str | None = None,
     local_files_only: bool = False,
     label: str | None = None,
+    revision: str | None = None,
+    device_map: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model and its processor, in evaluation mode.
 
@@ -58,6 +61,10 @@ def load_model(
         Never contact the Hub.
     label
         What error messages call the model; None means by its source.
+    revision
+        Branch, tag or commit of a model id on the Hub.
+    device_map
+        Distribution over devices as in transformers, which requires accelerate; instead of `device`.
 
     Raises
     ------
@@ -66,12 +73,13 @@ def load_model(
     """
     from tokenprune import InputError
 
-    place = place_of(device)
+    place = "cpu" if device_map == "cpu" else place_of(device)
     dtype = "float32" if precision is Precision.auto and place == "cpu" else precision.value
     what = _called(source, label)
-    load_config(source, trust_remote_code, local_files_only, label)
+    load_config(source, trust_remote_code, local_files_only, label, revision)
+    options = _hub_options(trust_remote_code, local_files_only, revision)
     try:
-        model, processor, missing = _load(source, dtype, trust_remote_code, attention, local_files_only)
+        model, processor, missing = _load(source, dtype, attention, device_map, options)
     except Exception as error:  # transformers and the Hub raise many types; all mean that it does not load
         raise InputError(f"{what} does not load: {first_line(error)}") from None
     if missing:
@@ -80,7 +88,7 @@ def load_model(
         )
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise InputError(f"{what} has no processor with an image processor and a chat template beside it")
-    return model.to(place).eval(), processor
+    return (model if device_map is not None else model.to(place)).eval(), processor
 
 
 def load_config(
@@ -88,13 +96,14 @@ def load_config(
     trust_remote_code: bool = False,
     local_files_only: bool = False,
     label: str | None = None,
+    revision: str | None = None,
 ) -> Any:
     """Load the configuration of a chat model that takes images; the parameters are those of `load_model`.
 
     Raises
     ------
     InputError
-        If the configuration does not load or, without `trust_remote_code`, is of another kind of model.
+        If the configuration does not load, a revision of a directory is requested or, without `trust_remote_code`, is of another kind of model.
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
@@ -102,9 +111,11 @@ def load_config(
 
     what = _called(source, label)
     check_directory(source, what)
+    if revision is not None and os.path.isdir(source):
+        raise InputError(f"revision={revision} requires a model id on the Hub; {what} is a directory")
     try:
         config = AutoConfig.from_pretrained(
-            source, trust_remote_code=trust_remote_code, local_files_only=local_files_only
+            source, **_hub_options(trust_remote_code, local_files_only, revision)
         )
     except Exception as error:  # transformers and the Hub raise many types; all mean that it does not load
         raise InputError(f"{what} does not load: {first_line(error)}") from None
@@ -178,20 +189,30 @@ def _called(source: str | Path, label: str | None) -> str:
     return f"the model '{source}'" if label is None else label
 
 
+def _hub_options(trust_remote_code: bool, local: bool, revision: str | None) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that say where files come from."""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    return options if revision is None else {**options, "revision": revision}
+
+
 def _load(
-    source: str | Path, dtype: str, trust_remote_code: bool, attention: str | None, local: bool
+    source: str | Path,
+    dtype: str,
+    attention: str | None,
+    device_map: str | None,
+    options: Mapping[str, Any],
 ) -> tuple[Any, Any, list[str]]:
     """Load the model and the processor; also return the names of missing weights."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    chosen = {"attn_implementation": attention, "device_map": device_map}
     processor = AutoProcessor.from_pretrained(source, **options)
     model, info = AutoModelForImageTextToText.from_pretrained(
         source,
         dtype=dtype,
         use_safetensors=True,
         output_loading_info=True,
-        **({} if attention is None else {"attn_implementation": attention}),
+        **{name: value for name, value in chosen.items() if value is not None},
         **options,
     )
     return model, processor, sorted(info["missing_keys"])

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from tokenprune_adapters.loading import Device, Precision
 
 from tokenprune import InputError
+from tokenprune_lmms_eval.system_prompts import read_system_prompt
+
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,14 @@ class Loading:
         auto (float32 on the CPU, the checkpoint's own on a GPU), float32, bfloat16 or float16.
     trust_remote_code
         Whether to run code from the checkpoint.
+    revision
+        Branch, tag or commit of a model id on the Hub.
+    attn_implementation
+        Name of an attention implementation of transformers; None lets transformers choose.
+    device_map
+        How to distribute the model over devices, for accelerate; instead of `--device`.
     system_prompt
-        A file whose text is prepended to every conversation.
+        A name of `system_prompts`, or a file, whose text is prepended to every conversation.
     max_new_tokens
         Default for tasks that do not set it; 1024 as in lmms-eval's own LLaVA.
     pad_to_square
@@ -42,6 +51,9 @@ class Loading:
     pretrained: str
     dtype: str = "auto"
     trust_remote_code: bool = False
+    revision: str | None = None
+    attn_implementation: str | None = None
+    device_map: str | None = None
     system_prompt: str | None = None
     max_new_tokens: int = 1024
     pad_to_square: bool = False
@@ -56,6 +68,14 @@ class Loading:
         for name in ("trust_remote_code", "pad_to_square"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        for name in ("revision", "attn_implementation", "device_map"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise InputError(f"{name} must be a string, got {value!r}")
+        is_map = self.device_map in DEVICE_MAPS or re.fullmatch(r"cpu|cuda(:\d+)?", self.device_map or "cpu")
+        if not is_map:
+            listed = ", ".join(DEVICE_MAPS)
+            raise InputError(f"device_map must be {listed}, cpu, cuda or cuda:N, got {self.device_map!r}")
         for name in ("max_new_tokens", "min_pixels", "max_pixels"):
             value = getattr(self, name)
             is_set = value is not None or name == "max_new_tokens"
@@ -68,22 +88,29 @@ class Loading:
         return tuple(field.name for field in dataclasses.fields(cls))
 
     def system_text(self) -> str | None:
-        """Return the text of the system prompt's file, without surrounding whitespace, or None.
+        """Return the text of the system prompt, without surrounding whitespace, or None.
 
         Raises
         ------
         InputError
-            If it cannot be read or is empty.
+            If it is neither a name nor a file that can be read, or is empty.
         """
-        if self.system_prompt is None:
-            return None
-        try:
-            text = Path(str(self.system_prompt)).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"system_prompt: cannot read the file '{self.system_prompt}': {error}") from None
-        if not text:
-            raise InputError(f"system_prompt: the file '{self.system_prompt}' is empty")
-        return text
+        return None if self.system_prompt is None else read_system_prompt(str(self.system_prompt))
+
+    def check_device_map(self, device: str | None) -> None:
+        """Check that the map does not contradict `--device` or the number of processes.
+
+        Raises
+        ------
+        InputError
+            If both are given, or several processes would each take all devices.
+        """
+        if self.device_map is None:
+            return
+        if device is not None:
+            raise InputError(f"device_map={self.device_map} cannot be combined with --device {device}")
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            raise InputError(f"device_map={self.device_map} requires a single process")
 
     @property
     def precision(self) -> Precision:
@@ -125,4 +152,6 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Loading, dict[str, An
     if not loading.get("pretrained"):
         raise InputError("--model_args must name a checkpoint: pretrained=embedded, a directory or a hub id")
     loading["pretrained"] = str(loading["pretrained"])
+    if isinstance(loading.get("revision"), int):  # lmms-eval parses digits
+        loading["revision"] = str(loading["revision"])
     return Loading(**loading), {name: value for name, value in arguments.items() if name not in loading}

@@ -63,6 +63,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
             role_with_clip(pruning)
         self._batch_size = _as_batch_size(batch_size)
         system = loading.system_text()
+        loading.check_device_map(device)
         embedded = loading.pretrained == EMBEDDED
         self._model, self.processor = load_model(
             embedded_model_path() if embedded else loading.pretrained,
@@ -71,6 +72,9 @@ class TokenPrune(lmms):  # type: ignore[misc]
             loading.trust_remote_code,
             local_files_only=embedded,
             label="the embedded model" if embedded else None,
+            attention=loading.attn_implementation,
+            revision=loading.revision,
+            device_map=loading.device_map,
         )
         self.tokenizer = self.processor.tokenizer
         if self.tokenizer.pad_token_id is None:

@@ -117,11 +117,37 @@ def test_loading_is_told_from_pruning():
         ({"trust_remote_code": "yes"}, "trust_remote_code must be true or false, got 'yes'"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer, 1 or more, got 0"),
         ({"max_pixels": True}, "max_pixels must be an integer"),
+        ({"revision": 1.5}, "revision must be a string, got 1.5"),
+        ({"attn_implementation": 2}, "attn_implementation must be a string, got 2"),
+        ({"device_map": "gpu"}, "device_map must be auto, balanced, .* cpu, cuda or cuda:N, got 'gpu'"),
+        ({"device_map": ""}, "device_map must be a string, got ''"),
     ],
 )
 def test_loading_arguments_that_cannot_be_used(given, said):
     with pytest.raises(tokenprune.InputError, match=said):
         split_arguments(given if not given else {"pretrained": "embedded", **given})
+
+
+def test_digits_are_a_revision():
+    assert split_arguments({"pretrained": "a/b", "revision": 1234567})[0].revision == "1234567"
+
+
+def test_a_device_map_stands_for_the_device():
+    for device_map in ("auto", "cpu", "cuda:1"):
+        Loading("embedded", device_map=device_map).check_device_map(None)
+    Loading("embedded").check_device_map("cuda")
+    with pytest.raises(tokenprune.InputError, match="device_map=auto cannot be combined with --device cuda"):
+        Loading("embedded", device_map="auto").check_device_map("cuda")
+
+
+def test_a_system_prompt_has_a_name():
+    text = Loading("embedded", system_prompt="vicuna_v1").system_text()
+    assert text == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+        "helpful, detailed, and polite answers to the user's questions."
+    )
+    with pytest.raises(tokenprune.InputError, match="must be vicuna_v1 or a file: cannot read the file 'v2'"):
+        Loading("embedded", system_prompt="v2").system_text()
 
 
 def test_a_system_prompt_is_a_files_text(tmp_path):

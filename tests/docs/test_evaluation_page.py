@@ -76,6 +76,7 @@ def test_every_command_is_understood():
     for line in lines:
         loading, rest = split_arguments(arguments(line["command"]))
         pruning = read_pruning(rest)
+        loading.system_text()  # found without a file of the user's
         assert (pruning is None) == (line["method"] == line["model"])
         assert loading.pretrained.count("/") == 1 and line["measured"] == "not attempted here"
         assert f"--tasks {evaluation.BENCHMARKS[line['benchmark']]['task']} " in line["command"]

@@ -111,6 +111,39 @@ def test_a_setting_file_prunes_the_model_it_was_calibrated_on(folder, tmp_path):
         made(folder, setting=str(tmp_path / "other.json"))
 
 
+def test_attention_and_devices_are_those_that_were_named(folder, monkeypatch):
+    asked, load = {}, AutoModelForImageTextToText.from_pretrained
+
+    def record(source, **options):
+        asked.update(options)
+        return load(source, **options)
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", record)
+    model = TokenPrune(
+        pretrained=str(folder), method="divprune", keep=3, attn_implementation="eager", device_map="cpu"
+    )
+    assert model.model.config.get_text_config()._attn_implementation == "eager"
+    assert asked["device_map"] == "cpu" and model.device.type == "cpu" and "revision" not in asked
+    model.task_dict = {TASK: {SPLIT: DOCS}}
+    assert answers(model) == by_hand(folder, method="divprune", keep=3)
+
+
+def test_the_revision_reaches_the_hub(monkeypatch):
+    from tokenprune_adapters import loading
+    from transformers import AutoConfig
+
+    asked = []
+
+    def refuse(source, **options):
+        asked.append((source, options["revision"]))
+        raise OSError("offline")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(tokenprune.InputError, match="does not load: offline"):
+        loading.load_model("owner/name", revision="v2")
+    assert asked == [("owner/name", "v2")]
+
+
 def test_pruning_changes_something(folder):
     assert by_hand(folder) != by_hand(folder, method="divprune", keep=3)
 
@@ -235,6 +268,17 @@ def test_what_it_cannot_do_is_refused(folder):
         ),
         ("pretrained=embedded,method=cdpruner,keep=9,clip=./nothing", {}, "clip: './nothing' does not load"),
         ("pretrained=./nothing,method=zoo-prune,keep=9", {}, "there is no such directory"),
+        ("pretrained=embedded,method=unpruned,revision=main", {}, "requires a model id on the Hub"),
+        (
+            "pretrained=embedded,method=unpruned,attn_implementation=fast",
+            {},
+            "the embedded model does not load",
+        ),
+        (
+            "pretrained=embedded,method=unpruned,device_map=auto",
+            {"device": "cpu"},
+            "device_map=auto cannot be combined with --device cpu",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(capsys, text, more, said):

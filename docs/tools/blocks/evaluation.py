@@ -37,7 +37,7 @@ class PublishedTable:
         return DATA / f"{self.name}.csv"
 
 
-LLAVA = "dtype=float16,system_prompt=vicuna_v1.txt,pad_to_square=true"
+LLAVA = "dtype=float16,system_prompt=vicuna_v1,pad_to_square=true"
 TABLES = {
     table.name: table
     for table in (
@@ -46,7 +46,7 @@ TABLES = {
         PublishedTable(
             "table-d",
             "LLaVA-NeXT-7B",
-            "pretrained=llava-hf/llava-v1.6-vicuna-7b-hf,dtype=float16,system_prompt=vicuna_v1.txt",
+            "pretrained=llava-hf/llava-v1.6-vicuna-7b-hf,dtype=float16,system_prompt=vicuna_v1",
             32,
         ),
     )
