@@ -103,7 +103,8 @@ def load_config(
     Raises
     ------
     InputError
-        If the configuration does not load, a revision of a directory is requested or, without `trust_remote_code`, is of another kind of model.
+        If the configuration does not load, a revision of a directory is requested or, without
+        `trust_remote_code`, it is of another kind of model.
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure published tables with lmms-eval: `python -m benchmarks.paper`."""
