@@ -266,3 +266,44 @@ def test_an_interrupt_leaves_nothing_running(tmp_path, slots, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         work([job(tmp_path, "A"), job(tmp_path, "B")], slots, lambda _: None)
     assert [process.returncode for process in started] == [-9, -9]
+
+
+@pytest.fixture
+def slots_of(tmp_path, monkeypatch):
+    """Return a function of options and of the GPUs there are: the slots that rows are run in."""
+    seen = []
+    monkeypatch.setattr("benchmarks.paper.run.importlib.util.find_spec", lambda _: True)
+    monkeypatch.setattr("benchmarks.paper.run.signal.signal", lambda *_: None)
+    monkeypatch.setattr("benchmarks.paper.run.work", lambda jobs, slots, after: seen.append(slots) or [])
+
+    def run(*options, gpus=0, visible=None):
+        monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert main(["--rows", "table-c", "--output", str(tmp_path), *options]) == 0
+        return [slot["CUDA_VISIBLE_DEVICES"] for slot in seen.pop()]
+
+    return run
+
+
+def test_a_process_has_a_gpu_of_its_own(slots_of):
+    assert slots_of("--gpus", "2", gpus=4) == ["0", "1"]
+    assert slots_of(gpus=3) == ["0", "1", "2"]
+    assert slots_of("--gpus", "1", gpus=2, visible="5,7") == ["5"]
+    assert slots_of(gpus=2, visible="5,7") == ["5", "7"]
+    assert slots_of("--processes", "3", gpus=4) == ["", "", ""]
+
+
+@pytest.mark.parametrize(("options", "gpus"), [(["--gpus", "8"], 2), ([], 0)])
+def test_gpus_that_are_not_there_are_refused(slots_of, capsys, options, gpus):
+    with pytest.raises(SystemExit):
+        slots_of(*options, gpus=gpus)
+    assert f"PyTorch finds {gpus} NVIDIA GPUs; give --gpus at most that number" in capsys.readouterr().err
+
+
+def test_without_lmms_eval_it_says_so(slots_of, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.paper.run.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(SystemExit):
+        slots_of(gpus=1)
+    assert "lmms-eval is not installed here" in capsys.readouterr().err
