@@ -93,7 +93,7 @@ STRUCTURAL = {  # families that need little more than their structure
 MODELS |= STRUCTURAL
 GROUPS = (  # columns of the table, by what the methods read
     ("divprune", "otprune", "prunesid-merged", "random", "stride", "pool"),
-    ("zoo-exact", "zoo-prune"),
+    ("zoo-exact", "zoo-prune", "zoo-max"),
     ("visionzip", "vispruner", "scope", "holov", "prunesid"),
     ("visionzip-received", "vispruner-received", "scope-received", "holov-received"),
     ("hiprune", "hiprune-qwen"),

@@ -56,6 +56,7 @@ PAGES = (
     "docs/methods/index.md",
     "docs/methods/duplicates.md",
     "docs/methods/tower-diverse.md",
+    "docs/methods/zoo-max.md",
     "docs/evaluation.md",
     "docs/serving.md",
     "docs/faq.md",

@@ -2,8 +2,9 @@
 """Run the vision tower once for all methods: repeated calls with equal pictures return the stored output.
 
 The returned tensors are the same, so that answers cannot differ. For signals that methods read inside the
-tower, the attention module that adapters hook is run again on its stored inputs. If there are other hooks
-inside the tower, such as those of a cut there, the tower runs, and its output is not stored.
+tower, the attention module that adapters hook is run again on its stored inputs. If other parts of the tower
+have hooks, such as those of a cut there, or a configuration of their own, which adapters give to modules
+whose attention is observed, the tower runs, and its output is not stored.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class TowerMemory:
         self._call: tuple[Any, Any] | None = None
         self._attended: list[tuple[Any, Any]] = []
         self._output: Any = None
+        self._configurations = [(part, part.config) for part in self._others() if hasattr(part, "config")]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the tower, or return the stored output."""
@@ -51,15 +53,22 @@ class TowerMemory:
     def _attend(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._attended.append((args, dict(kwargs)))
 
+    def _others(self) -> list[nn.Module]:
+        """Return the parts of the tower but the attention module that is run again."""
+        return [
+            part for part in self.tower.modules() if part is not self.tower and part is not self.attention
+        ]
+
     def _is_watched(self) -> bool:
-        """Return whether parts of the tower have hooks that would not be called without running it.
+        """Return whether parts of the tower are observed, which they would not be without running it.
 
         The hooks of transformers itself collect hidden states, which are in the output.
         """
+        if any(part.config is not configuration for part, configuration in self._configurations):
+            return True
         return any(
             not str(getattr(hook, "__module__", "")).startswith("transformers.")
-            for part in self.tower.modules()
-            if part is not self.tower and part is not self.attention
+            for part in self._others()
             for hooks in (part._forward_hooks, part._forward_pre_hooks)
             for hook in hooks.values()
         )

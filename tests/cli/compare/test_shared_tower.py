@@ -41,9 +41,10 @@ def test_all_methods_answer_bit_by_bit_as_without_sharing(untrained_model, batch
             assert (a is None and b is None) or torch.equal(a, b)
 
 
-def test_a_cut_inside_the_tower_is_not_shared(untrained_model, batch):
-    """Its rows are its own, and a method after it gets those of the whole tower."""
-    settings = (UNPRUNED, Setting("tower-diverse", 36), Setting("divprune", 36), Setting("tower-diverse", 18))
+@pytest.mark.parametrize("method", ["tower-diverse", "hiprune"])
+def test_methods_inside_the_tower_do_not_share_it(method, untrained_model, batch):
+    """Rows left by a cut are its own, and attention is observed in other blocks than for other methods."""
+    settings = (UNPRUNED, Setting(method, 36), Setting("divprune", 36), Setting(method, 18))
     alone = [answers(untrained_model, batch, setting)[0] for setting in settings]
     with shared_tower(untrained_model[0]):
         assert [answers(untrained_model, batch, setting)[0] for setting in settings] == alone

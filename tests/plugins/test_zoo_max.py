@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""zoo-max: ZOO-Prune with scores divided by their maximum, at original positions."""
+
+import tiny_models
+import torch
+
+import tokenprune
+from tokenprune.testing import example_tokens
+
+
+def test_the_weights_are_the_scores_divided_by_the_largest():
+    """Three tokens at distance 1 from each other: after the first, the larger score is next."""
+    method, tokens = tokenprune.method("zoo-max"), example_tokens()
+    scorer, selector = method.parts
+    scores = torch.tensor([4.0, 2.0, 3.0])
+    assert selector.weights(scores).tolist() == [1.0, 0.5, 0.75]
+    by_hand = selector.select(tokens, scorer.score(tokens), keep=7)
+    assert method.select(tokens, keep=7).indices.tolist() == by_hand.indices.tolist()
+
+
+def test_it_differs_from_zoo_exact_only_in_weights_and_positions():
+    own, exact = tokenprune.method("zoo-max"), tokenprune.method("zoo-exact")
+    assert own.parts[0] == exact.parts[0]
+    assert (own.scope, own.newlines, own.stage) == (exact.scope, exact.newlines, exact.stage)
+    assert (own.positions, exact.positions) == ("original", None)
+
+
+def test_kept_tokens_keep_their_positions():
+    model, inputs = tiny_models.llava(), tiny_models.llava_inputs((3, "I", 5))
+    seen = []
+    language = model.model.language_model
+    hook = language.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    with tokenprune.apply(model, method="zoo-max", keep=5) as handle, torch.no_grad():
+        model(**inputs)
+        kept = handle.last.images[0].kept
+    hook.remove()
+    n = inputs["input_ids"].shape[1]
+    first = int((inputs["input_ids"][0] == model.config.image_token_id).nonzero()[0])
+    want = [*range(first), *(first + slot for slot in kept.tolist()), *range(first + 16, n)]
+    assert seen[0].flatten().tolist() == want
