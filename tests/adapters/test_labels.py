@@ -30,7 +30,8 @@ ANSWER = torch.tensor([[11, 23, 37, 41]])
 def named(method):
     """Arguments of `apply` for a method, or for a scorer that reads the text before the language model."""
     if isinstance(method, str):
-        return {"method": method}
+        trims = tokenprune.method(method).trim_early_cache
+        return {"method": method} | ({"trim_early_cache": False} if trims else {})
     return {"scorer": tokenprune.scorer("relevance", source="language"), "selector": "topk"}
 
 
@@ -70,6 +71,16 @@ def check(model, prompt, method, keep=5, answer=ANSWER, **options):
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_the_loss_is_the_answers_likelihood(llava, method):
     check(llava, tiny_models.llava_inputs((3, "I", 5), seed=4), method)
+
+
+@pytest.mark.parametrize("method", ["priortr", "clse"])
+def test_caches_that_are_trimmed_take_no_labels(llava_sdpa, method):
+    prompt = tiny_models.llava_inputs((3, "I", 5), seed=4)
+    whole, labels = with_answer(prompt, ANSWER)
+    with tokenprune.apply(llava_sdpa, keep=5, method=method):
+        with pytest.raises(tokenprune.UnsupportedCallError, match="labels are not supported with trim_early"):
+            llava_sdpa(**whole, labels=labels)
+        llava_sdpa(**prompt)
 
 
 @pytest.mark.parametrize("method", ["fastv", METHODS[-1]], ids=str)

@@ -222,7 +222,7 @@ class Engine(NotCopied):
             refuse_recomputing(self.adapter.layers)
         refuse_unknown_layers(call)
         if self._trims:
-            refuse_untrimmed(call)
+            refuse_untrimmed(call, self._answers)
         refuse_unknown_masks(call)
         if self.brought is None:
             if not is_exporting():

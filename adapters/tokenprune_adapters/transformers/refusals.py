@@ -108,8 +108,18 @@ def refuse_unknown_layers(call: ModelCall) -> None:
             )
 
 
-def refuse_untrimmed(call: ModelCall) -> None:
-    """Refuse images in a call from whose cache dropped tokens cannot be removed again."""
+def refuse_untrimmed(call: ModelCall, answers: Tensor | None) -> None:
+    """Refuse images in a call from whose cache dropped tokens cannot be removed again, or with labels.
+
+    The tokens of an answer in the same call see what is only removed at its end, so that the loss would not
+    be the answer's likelihood in decoding.
+    """
+    if call.brings_images and answers is not None:
+        raise UnsupportedCallError(
+            "labels are not supported with trim_early_cache=True: the answer in this call would see tokens "
+            "that are removed from the cache at its end, other than in decoding; prune with "
+            "trim_early_cache=False"
+        )
     what = stock.why_not_trimmed(call.kv) if call.brings_images else ""
     if what:
         raise UnsupportedCallError(

@@ -85,7 +85,8 @@ def test_budgets_when_none_are_asked_for():
 
 def test_who_saw_the_question_follows_from_the_signals():
     seen = {name for name in tokenprune.list_methods() if saw_the_question(name)}
-    assert seen == {"cdpruner", "dart", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus"}
+    decoder = {"clse", "dart", "fastv", "priortr", "pyramiddrop", "sparsevlm", "sparsevlm-plus"}
+    assert seen == {"cdpruner"} | decoder
     assert not saw_the_question(None) and not saw_the_question("downsample")
 
 
