@@ -80,6 +80,7 @@ def test_caches_that_are_trimmed_take_no_labels(llava_sdpa, method):
     with tokenprune.apply(llava_sdpa, keep=5, method=method):
         with pytest.raises(tokenprune.UnsupportedCallError, match="labels are not supported with trim_early"):
             llava_sdpa(**whole, labels=labels)
+        assert llava_sdpa(**whole, labels=labels, use_cache=False).loss.isfinite()
         llava_sdpa(**prompt)
 
 

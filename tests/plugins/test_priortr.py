@@ -98,5 +98,11 @@ def test_the_answer_is_no_part_of_the_question():
         ids = torch.cat([prompt["input_ids"], answer], 1)
         labels = ids.clone()
         labels[:, :-6] = -100
-        whole = {**prompt, "input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        whole = {
+            **prompt,
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "labels": labels,
+            "use_cache": False,
+        }
         assert kept_by(case.model, whole) == alone

@@ -29,6 +29,7 @@ from .lease import Lease
 from .pruned_layer import PrunedLayer, as_pruned, guard_states, stored_length
 from .refusals import (
     refuse_ambiguous_packing,
+    refuse_answer_before_trimming,
     refuse_bent_positions,
     refuse_chunked_prefill,
     refuse_images_into,
@@ -222,7 +223,7 @@ class Engine(NotCopied):
             refuse_recomputing(self.adapter.layers)
         refuse_unknown_layers(call)
         if self._trims:
-            refuse_untrimmed(call, self._answers)
+            refuse_untrimmed(call)
         refuse_unknown_masks(call)
         if self.brought is None:
             if not is_exporting():
@@ -268,6 +269,8 @@ class Engine(NotCopied):
         call = self._call = Call.read(language, self.brought, packs, self._answers)
         refuse_ambiguous_packing(call, language, self.adapter.position_axes)
         refuse_packing_into_states(call, self._carries_state)
+        if self._trims and self.brought is not None:
+            refuse_answer_before_trimming(module, call)
         first = call.layer(call.counting)
         shift = first.shift if isinstance(first, PrunedLayer) else None
         if shift is not None:  # continue from the renumbered positions

@@ -108,23 +108,27 @@ def refuse_unknown_layers(call: ModelCall) -> None:
             )
 
 
-def refuse_untrimmed(call: ModelCall, answers: Tensor | None) -> None:
-    """Refuse images in a call from whose cache dropped tokens cannot be removed again, or with labels.
-
-    The tokens of an answer in the same call see what is only removed at its end, so that the loss would not
-    be the answer's likelihood in decoding.
-    """
-    if call.brings_images and answers is not None:
-        raise UnsupportedCallError(
-            "labels are not supported with trim_early_cache=True: the answer in this call would see tokens "
-            "that are removed from the cache at its end, other than in decoding; prune with "
-            "trim_early_cache=False"
-        )
+def refuse_untrimmed(call: ModelCall) -> None:
+    """Refuse images in a call from whose cache dropped tokens cannot be removed again."""
     what = stock.why_not_trimmed(call.kv) if call.brings_images else ""
     if what:
         raise UnsupportedCallError(
             f"trim_early_cache=True removes dropped tokens from the layers before a cut, which {what} does "
             "not allow; pass another cache, or prune with trim_early_cache=False"
+        )
+
+
+def refuse_answer_before_trimming(language_model: Any, call: Call) -> None:
+    """Refuse labels in a call whose cache is trimmed at its end.
+
+    The tokens of the answer would see what is removed only then, so that the loss would not be the answer's
+    likelihood in decoding. Without a cache, decoding reads the whole prompt again, and it is.
+    """
+    if call.answers is not None and stock.uses_cache(language_model, call.kv, call.caching):
+        raise UnsupportedCallError(
+            "labels are not supported with trim_early_cache=True and a cache: the answer in this call would "
+            "see tokens that are removed from the cache at its end, other than in decoding; pass "
+            "use_cache=False, or prune with trim_early_cache=False"
         )
 
 

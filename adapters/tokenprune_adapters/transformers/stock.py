@@ -393,14 +393,17 @@ def packs(language_model: Any, kv: Any, caching: bool | None) -> bool:
 
     Not where a cache is used, one passed or one the model makes; flash attention reads positions in any case.
     """
-    config, name = language_model.config, attribute("whether layers are checkpointed")
-    if is_flash(config):
-        return True
+    return is_flash(language_model.config) or not uses_cache(language_model, kv, caching)
+
+
+def uses_cache(language_model: Any, kv: Any, caching: bool | None) -> bool:
+    """Whether a call of the language model stores keys and values, in a cache passed or one that it makes."""
+    name = attribute("whether layers are checkpointed")
     if caching is None:
-        caching = bool(config_value(config, "caching"))
+        caching = bool(config_value(language_model.config, "caching"))
     if getattr(language_model, name) and language_model.training and torch.is_grad_enabled():
         caching = False
-    return kv is None and not caching
+    return kv is not None or caching
 
 
 # -- caches
