@@ -102,6 +102,15 @@ def children(pid):
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def wait_until(condition, seconds=60):
+    """Whether a condition holds within this time."""
+    for _ in range(10 * seconds):
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -116,16 +125,13 @@ def test_a_killed_run_is_resumed_and_its_tables_have_the_own_figures(data, own, 
 
     first = start(data, out, "--processes", "2")
     done = line_that_says(first, ": finished in").split(":")[0]
-    busy = children(first.pid)
-    assert len(busy) >= 1
-    os.kill(first.pid, signal.SIGKILL)
-    finish(first)
-    for pid in busy:
-        for _ in range(100):
-            if not is_running(pid):
-                break
-            time.sleep(0.1)
-        assert not is_running(pid)
+    try:  # the row that was running too may have finished at the same time; the third is started then
+        assert wait_until(lambda: children(first.pid))
+        busy = children(first.pid)
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        finish(first)
+    assert wait_until(lambda: not any(map(is_running, busy)))
     kept = {row: path.read_bytes() for row, path in results(out).items()}
     assert done in {"/".join(("table-e", *row)) for row in kept}
 
