@@ -98,8 +98,7 @@ def check_cut(cut: Cut, name: str, provides: Mapping[str, frozenset[str]], posit
     if n_cuts > 1 and (method.scope != "image" or method.newlines == "keep"):
         raise IncompatibleError(
             f"scope='tile', scope='split' and newlines='keep' need a single cut, but method {method.name!r} "
-            f"makes {n_cuts}; "
-            "use scope='image' and newlines='compete', or a single layer="
+            f"makes {n_cuts}; use scope='image' and newlines='compete', or a single layer="
         )
     if cut.positions not in positions:
         raise IncompatibleError(

@@ -36,7 +36,7 @@ class Strategy(ABC):
     def tower_blocks(self, depth: int) -> tuple[int, ...]:
         """Return the blocks of the vision tower of which it reads `tower_received`; none by default.
 
-        `apply` asks once, and only the attention of these blocks is observed.
+        `apply` asks before it changes the model, and only the attention of these blocks is observed.
 
         Parameters
         ----------

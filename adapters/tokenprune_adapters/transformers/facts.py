@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ class VisionLanguageFacts(ModelAdapter):
         """Why tokens cannot be cut inside the vision tower; empty if they can."""
         return "" if self.tower() is not None else UNTESTED_TOWER
 
-    @property
+    @functools.cached_property
     def tower_depth(self) -> int:
         """Blocks of the tower up to the last that is projected; 0 if their attention cannot be observed."""
         parts = self.tower()
