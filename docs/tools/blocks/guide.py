@@ -7,6 +7,7 @@ import csv
 
 from tokenprune_evaluation.tables import Table
 
+from .evaluation import PRUNING
 from .methods import built_in, link
 from .sources import DOCS, Blocks, measured, read_record
 
@@ -19,13 +20,6 @@ SOURCES = {  # letters of docs/data/reported.csv; "a" is table B of ZOO-Prune's 
     "holov": "e",
 }
 REPORTED_AT = "64"  # of 576
-TABLE_B = {
-    "FastV": "fastv",
-    "SparseVLM": "sparsevlm",
-    "VisionZip": "visionzip",
-    "DivPrune": "divprune",
-    "ZOO-Prune": "zoo-prune",
-}
 
 
 def guide() -> str:
@@ -56,8 +50,9 @@ def reported() -> dict[str, list[str]]:
     """Return published percentages of the unpruned model's scores, by method, as in "95.5 (a)"."""
     figures: dict[str, list[str]] = {}
     for row in _lines("table-b"):
-        if row["tokens"] == REPORTED_AT and row["method"] in TABLE_B:
-            figures.setdefault(TABLE_B[row["method"]], []).append(f"{row['average']} ({SOURCES['zoo']})")
+        if row["tokens"] == REPORTED_AT:
+            method = PRUNING[row["method"]].split(",")[0].removeprefix("method=")
+            figures.setdefault(method, []).append(f"{row['average']} ({SOURCES['zoo']})")
     for row in _lines("reported"):
         if row[REPORTED_AT]:
             figures.setdefault(row["method"], []).append(f"{row[REPORTED_AT]} ({SOURCES[row['source']]})")
