@@ -16,6 +16,8 @@ from torch import Tensor
 import tokenprune
 from tokenprune.functional import Similarity
 
+from .stacked import select_in_stack
+
 FLAT_VOLUME = 1e-6  # below this squared sine to the chosen tokens, a volume is only rounding error
 
 
@@ -35,10 +37,7 @@ class DppSelector(tokenprune.Selector):
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:
         """Return `keep` tokens; without scores all have equal weight."""
-        features = tokens.features if tokens.is_batch else tokens.features.unsqueeze(0)
-        relevance = features.new_ones(features.shape[:2]) if scores is None else scores
-        order = largest_volume(features, relevance.view(features.shape[:2]), keep)
-        return tokenprune.Selection.from_order(order if tokens.is_batch else order.squeeze(0))
+        return select_in_stack(tokens, scores, lambda rows, weights: largest_volume(rows, weights, keep))
 
 
 def largest_volume(features: Tensor, relevance: Tensor, keep: int) -> Tensor:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 import tokenprune
 
+from .stacked import select_in_stack
+
 
 @dataclass(frozen=True)
 class LogDetSelector(tokenprune.Selector):
@@ -47,10 +49,9 @@ class LogDetSelector(tokenprune.Selector):
         self, tokens: tokenprune.VisualTokens, scores: Tensor | None, keep: int
     ) -> tokenprune.Selection:
         """Return `keep` tokens; without scores all have equal weight."""
-        features = tokens.features if tokens.is_batch else tokens.features.unsqueeze(0)
-        weights = features.new_ones(features.shape[:2]) if scores is None else scores
-        order = largest_log_det(features, weights.view(features.shape[:2]), self.gamma, keep)
-        return tokenprune.Selection.from_order(order if tokens.is_batch else order.squeeze(0))
+        return select_in_stack(
+            tokens, scores, lambda rows, weights: largest_log_det(rows, weights, self.gamma, keep)
+        )
 
 
 class ColumnKernel:

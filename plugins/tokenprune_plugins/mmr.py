@@ -15,6 +15,8 @@ from torch import Tensor
 import tokenprune
 from tokenprune.functional import Similarity, max_min_diversity, min_max
 
+from .stacked import select_in_stack
+
 
 @dataclass(frozen=True)
 class MmrSelector(tokenprune.Selector):
@@ -48,10 +50,11 @@ class MmrSelector(tokenprune.Selector):
         """Return `keep` tokens, the highest score first."""
         if scores is None:
             return tokenprune.Selection.from_order(max_min_diversity(tokens.features, keep))
-        features = tokens.features if tokens.is_batch else tokens.features.unsqueeze(0)
-        relevance = min_max(scores.detach()).view(features.shape[:2])
-        order = marginal_relevance(features, relevance, self.weight, keep)
-        return tokenprune.Selection.from_order(order if tokens.is_batch else order.squeeze(0))
+        return select_in_stack(
+            tokens,
+            min_max(scores.detach()),
+            lambda rows, relevance: marginal_relevance(rows, relevance, self.weight, keep),
+        )
 
 
 @torch.no_grad()
