@@ -95,13 +95,13 @@ def _of_method(method: Any) -> dict[str, Any]:
     import tokenprune
 
     try:
-        methods = [method]
-        while (then := methods[-1].then) is not None:
-            methods.append(tokenprune.method(then) if isinstance(then, str) else then)
-        signals = sorted(frozenset().union(*(one.needs for one in methods)))
+        cuts = [method]
+        while (then := cuts[-1].then) is not None:
+            cuts.append(tokenprune.method(then) if isinstance(then, str) else then)
+        signals = sorted(frozenset().union(*(cut.needs for cut in cuts)))
     except tokenprune.TokenPruneError:
         return {"paper": method.paper, "stages": [method.stage], "signals": None}
-    return {"paper": method.paper, "stages": [one.stage for one in methods], "signals": signals}
+    return {"paper": method.paper, "stages": [cut.stage for cut in cuts], "signals": signals}
 
 
 def _source(entry: dict[str, Any]) -> str:

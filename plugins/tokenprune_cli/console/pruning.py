@@ -81,9 +81,9 @@ def _check_names(role: str, name: str, options: Mapping[str, Any], own: set[str]
 def _check_values(arguments: Mapping[str, Any]) -> None:
     """Check the values that `apply` would refuse after the model is loaded."""
     fields = ("stage", "positions", "scope", "newlines", "budget")
-    given = tokenprune.Method("given", **{name: arguments[name] for name in fields if name in arguments})
+    method = tokenprune.Method("method", **{name: arguments[name] for name in fields if name in arguments})
     if "layer" in arguments:
-        given.with_options(layer=arguments["layer"])
+        method.with_options(layer=arguments["layer"])
     schedule = arguments.get("schedule")
     if schedule is None:
         return
