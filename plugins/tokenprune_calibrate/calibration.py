@@ -12,6 +12,7 @@ from tokenprune_evaluation.configuration import configuration
 from tokenprune_evaluation.errors import BadInputError
 from tokenprune_evaluation.files import make_directory
 from tokenprune_evaluation.journal import Journal
+from tokenprune_evaluation.named_methods import name_and_options, text_of
 from tokenprune_evaluation.progress import Progress, silent
 from tokenprune_evaluation.question_set import QuestionSet, check_questions
 from tokenprune_evaluation.records import Provenance
@@ -151,12 +152,13 @@ def verify(traffic: Traffic, setting: CalibratedSetting, output: Path, **options
     arguments = setting.arguments
     try:
         keep = Cover(**arguments["cover"]) if "cover" in arguments else arguments["keep"]
+        method = text_of(arguments["method"], arguments.get("options", {}))
         length, seed = setting.certificate["max_new_tokens"], arguments["seed"]
     except KeyError as error:
         raise BadInputError(f"the setting has no {error}; {ADVICE}") from None
     traffic = replace(traffic, max_new_tokens=length, seed=seed)
     goal = certified_goal(setting)
-    return calibrate(traffic, goal, output, methods=[arguments["method"]], keeps=[keep], **options)
+    return calibrate(traffic, goal, output, methods=[method], keeps=[keep], **options)
 
 
 def certified_goal(setting: CalibratedSetting) -> Goal:
@@ -172,8 +174,9 @@ def _certified(
 ) -> CalibratedSetting:
     budget = {"keep": chosen.keep} if chosen.rule is None else {"cover": asdict(chosen.rule)}
     architecture = type(traffic.model).__name__
+    method, options = name_and_options(str(chosen.method))
     return CalibratedSetting(
-        arguments={"method": chosen.method, "options": {}, **budget, "seed": traffic.seed},
+        arguments={"method": method, "options": options, **budget, "seed": traffic.seed},
         model={"name": record.model, "architecture": architecture, "weights": record.weights},
         certificate={
             "goal": record.goal,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenprune_evaluation.errors import BadInputError
+from tokenprune_evaluation.named_methods import plain_text
 from tokenprune_evaluation.settings import BASELINES, Setting, refusal
 
-import tokenprune
 from tokenprune import Cover
 
 METHODS = ("zoo-exact", "divprune", "visionzip")  # by default, where the model has their signals
@@ -36,7 +36,7 @@ def make_ladders(
     Parameters
     ----------
     methods
-        Names of methods; those of `METHODS` that the model supports if empty.
+        Names of methods, with options; those of `METHODS` that the model supports if empty.
     keeps
         Budgets; shares of `mean_tokens`, the mean number of visual tokens of a picture, if empty.
 
@@ -50,7 +50,7 @@ def make_ladders(
     for name in dict.fromkeys(methods or METHODS):
         if name in BASELINES:
             raise BadInputError(f"{name} is no method of tokenprune.apply; name a method")
-        full_name = tokenprune.method(name).name
+        full_name = plain_text(name)
         for budgets in series:
             rungs = tuple(_setting(full_name, keep) for keep in budgets)
             reason = next(filter(None, (refusal(model, rung) for rung in rungs)), None)

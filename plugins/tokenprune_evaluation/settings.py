@@ -12,6 +12,7 @@ from torch import nn
 
 import tokenprune
 from tokenprune_evaluation import downsample
+from tokenprune_evaluation.named_methods import method_named, plain_text
 
 BASELINES = (downsample.NAME,)  # compared like methods, but applied before any stage
 
@@ -20,8 +21,9 @@ BASELINES = (downsample.NAME,)  # compared like methods, but applied before any 
 class Setting:
     """The name of a method and the number of visual tokens it keeps of each image; both None: unpruned.
 
-    `rule` is an adaptive budget in place of the number. `options` are further options of `tokenprune.apply`,
-    as (name, value). A setting prepares the model (`applied`) and its inputs (`prepared`).
+    The name may have options behind it; see `named_methods`. `rule` is an adaptive budget in place of the
+    number. `options` are further options of `tokenprune.apply`, as (name, value). A setting prepares the
+    model (`applied`) and its inputs (`prepared`).
     """
 
     method: str | None = None
@@ -52,9 +54,8 @@ class Setting:
                 yield None
         else:
             options: dict[str, Any] = dict(self.options)
-            with tokenprune.apply(
-                model, method=self.method, keep=self.budget, seed=seed, **options
-            ) as handle:
+            method = method_named(self.method)
+            with tokenprune.apply(model, method=method, keep=self.budget, seed=seed, **options) as handle:
                 yield handle
 
     def prepared(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -79,9 +80,9 @@ def refusal(model: nn.Module, setting: Setting) -> str | None:
         return str(error)
 
 
-def known_method(name: str) -> str:
-    """Return the name of a method or a baseline; raise UnknownNameError if it is neither."""
-    return name if name in BASELINES else tokenprune.method(name).name
+def known_method(text: str) -> str:
+    """Return the name of a method, with its options, or of a baseline; raise if it is neither."""
+    return text if text in BASELINES else plain_text(text)
 
 
 def key(setting: Setting) -> str:

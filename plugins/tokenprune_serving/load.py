@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tokenprune_evaluation.errors import BadInputError
+from tokenprune_evaluation.named_methods import name_and_options
 from tokenprune_evaluation.tower_cut import TowerCut
 
 T = TypeVar("T")
@@ -38,13 +39,13 @@ class Load:
     def contenders(self) -> dict[str, dict[str, Any]]:
         """Return the pruning configuration of each contender that prunes, by its name."""
         after = {
-            after_tower(method, keep): {"method": method, "keep": keep}
+            after_tower(method, keep): {**_named(method), "keep": keep}
             for method in self.methods
             for keep in self.keeps
         }
         inside = {
             f"tower {after_tower(cut.method, cut.keep)} @{cut.layer}": {
-                "method": cut.method,
+                **_named(cut.method),
                 "keep": cut.keep,
                 "stage": "vision",
                 "layer": cut.layer,
@@ -92,6 +93,12 @@ def make_load(
         tower_cuts=tuple(TowerCut(method, *cut) for method in methods for cut in _once(tower_cuts)),
         rounds=rounds,
     )
+
+
+def _named(text: str) -> dict[str, Any]:
+    """Return the method and its options as the plugin's configuration has them."""
+    name, options = name_and_options(text)
+    return {"method": name, "options": options} if options else {"method": name}
 
 
 def _once(values: tuple[T, ...]) -> tuple[T, ...]:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from tokenprune_evaluation.downsample import NAME, downsample, grid_side, interpolated_positions
+from tokenprune_evaluation.named_methods import method_named
 from tokenprune_evaluation.tower_cut import TowerCut
 from torch import Tensor
 
@@ -51,8 +52,8 @@ def unpruned(workload: Workload) -> Contender:
 
 
 def pruned(model: Any, workload: Workload, method: str, keep: int) -> Contender:
-    """Prune the model by a method."""
-    return _pruned(model, workload, method, keep, method=method, keep=keep)
+    """Prune the model by a method, whose name may have options."""
+    return _pruned(model, workload, method, keep, method=method_named(method), keep=keep)
 
 
 def tower_name(cut: TowerCut) -> str:

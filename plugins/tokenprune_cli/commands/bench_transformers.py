@@ -40,19 +40,17 @@ def bench_transformers(
     as_json: bool,
 ) -> None:
     """Measure what the options of the command say, as they are given; empty or None: the preset's."""
+    from tokenprune_evaluation.named_methods import plain_text
     from tokenprune_evaluation.tower_cut import TowerCut
 
-    import tokenprune
     from tokenprune_cli.bench.measure import measure_preset
     from tokenprune_cli.bench.table import show
     from tokenprune_cli.console.budgets import budget
     from tokenprune_cli.console.progress import ProgressBar
 
     chosen = _preset(preset, model)
-    for name in methods:
-        tokenprune.method(name)
     changes: dict[str, Any] = {
-        "methods": tuple(methods),
+        "methods": tuple(dict.fromkeys(map(plain_text, methods))),
         "keeps": tuple(budget(text, None).keep or 0 for text in keeps),
         "tower_cuts": tuple(TowerCut(TOWER_METHOD, *layer_and_keep(text)) for text in tower_cuts),
         "batches": tuple(batches),

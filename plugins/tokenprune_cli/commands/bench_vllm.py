@@ -31,6 +31,7 @@ def bench_vllm(
 ) -> None:
     """Measure what the options of the command say, as they are given; empty or None: the default."""
     import torch
+    from tokenprune_evaluation.named_methods import plain_text
     from tokenprune_serving.load import N_ROUNDS, check_contenders, make_load
     from tokenprune_serving.measure import check_memory, check_vllm
     from tokenprune_serving.table import show
@@ -44,7 +45,7 @@ def bench_vllm(
             "time"
         )
     load = make_load(
-        methods=tuple(methods),
+        methods=tuple(map(plain_text, methods)),
         keeps=tuple(budget(text, None).keep or 0 for text in keeps),
         tower_cuts=tuple(map(layer_and_keep, tower_cuts)),
         clients=tuple(clients),

@@ -42,7 +42,12 @@ def calibrate(
     ] = None,
     model: options.ModelName = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", "--methods", help="Only this method; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "--methods",
+            help="Only this method, with options as in zoo-prune,n_directions=16; may be repeated.",
+        ),
     ] = None,
     keep: Annotated[
         list[str] | None,
@@ -88,6 +93,7 @@ def calibrate(
         from tokenprune_calibrate.calibration import FILES, calibrate, certified_goal
         from tokenprune_calibrate.calibration import verify as verify_setting
         from tokenprune_calibrate.collecting import Traffic
+        from tokenprune_evaluation.named_methods import plain_text
 
         import tokenprune
         from tokenprune_cli.console.budgets import rule_or_count
@@ -103,7 +109,7 @@ def calibrate(
             setting = tokenprune.CalibratedSetting.load(verify)
             goal = certified_goal(setting)
             _refuse_overwriting(verify, output)
-        methods = tuple(tokenprune.method(name).name for name in method or ())
+        methods = tuple(plain_text(text) for text in method or ())
         keeps = tuple(rule_or_count(text) for text in keep or ())
         questions = _questions(requests, metric, scenes, goal.loss == "drop")
         make_directory(output)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from tokenprune_evaluation.answering import answer_batch
+from tokenprune_evaluation.named_methods import method_named
 from tokenprune_evaluation.question_set import QuestionSet
 from tokenprune_evaluation.settings import BASELINES, Setting, key
 from tokenprune_evaluation.shared_tower import shared_tower
@@ -135,7 +136,7 @@ def apply_replayed(run: Run, setting: Setting) -> tuple[AbstractContextManager[A
     """
     if setting.method is None or setting.method in BASELINES:
         return setting.applied(run.model, run.options.seed), Selections()
-    method = tokenprune.method(setting.method)
+    method = method_named(setting.method)
     if method.trim_early_cache:
         raise tokenprune.IncompatibleError(
             f"method {method.name!r} trims the caches of early layers after the first question, and a later "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenprune_evaluation.named_methods import method_named
 from tokenprune_evaluation.settings import BASELINES, Setting
 
 import tokenprune
@@ -35,7 +36,7 @@ def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
     protocol
         `"paper"`, `"matched"` or `"defaults"`, which has no options.
     method
-        Name of a method, or of a baseline, which has no options.
+        Name of a method, with options, or of a baseline, which has none.
     keep
         The budget.
     model
@@ -43,7 +44,7 @@ def setting(protocol: str, method: str, keep: int, model: Any) -> Setting:
     """
     if method in BASELINES or protocol == DEFAULTS:
         return Setting(method, keep)
-    published = tokenprune.method(method)
+    published = method_named(method)
     allowed = tokenprune.default_registry().adapter_for(model)(model).positions
     positions = published.positions
     if protocol == MATCHED or positions not in allowed:
@@ -69,4 +70,4 @@ def saw_the_question(method: str | None) -> bool:
     """Return whether the tokens that a method keeps depend on the question."""
     if method is None or method in BASELINES:
         return False
-    return any(map(is_of_the_question, tokenprune.method(method).needs))
+    return any(map(is_of_the_question, method_named(method).needs))

@@ -17,7 +17,10 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
 
-MethodNames = Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")]
+MethodNames = Annotated[
+    list[str] | None,
+    typer.Option(help="Only this method, with options as in zoo-prune,n_directions=16; may be repeated."),
+]
 Keeps = Annotated[list[str] | None, typer.Option(help="Only this budget; may be repeated.", metavar="N")]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**63 - 1, help="Seed of methods that draw random numbers.", metavar="N")
