@@ -7,11 +7,10 @@ import io
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from tokenprune_evaluation.plot_colors import COLORS, MARKERS
 
 from .record import CalibrationRecord
 
-MARKERS = "osD^vPX"  # 7 of them and 10 colours: 70 methods before a pair returns
-N_COLORS = 10
 MARGIN = 0.05  # share of the height that is left free below 0 and above the highest bar
 COST_LABELS = {
     "flops": "operations of the prefill, share of the unpruned model's",
@@ -33,7 +32,7 @@ def figure(record: CalibrationRecord) -> Figure:
     axes = drawn.add_subplot()
     highest = float(record.goal["limit"])
     for number, ladder in enumerate(record.ladders):
-        color, marker = f"C{number % N_COLORS}", MARKERS[number % len(MARKERS)]
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
         costs = [rung.cost for rung in ladder.rungs]
         risks = [rung.mean_loss for rung in ladder.rungs]
         above = [max(0.0, rung.upper_bound - rung.mean_loss) for rung in ladder.rungs]

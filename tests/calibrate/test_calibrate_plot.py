@@ -2,9 +2,10 @@
 """The plot and the table of a calibration, of a record by hand."""
 
 import pytest
-from tokenprune_calibrate.plot import MARKERS, figure, plot
+from tokenprune_calibrate.plot import figure, plot
 from tokenprune_calibrate.record import CalibrationRecord, LadderRecord, RungRecord
 from tokenprune_calibrate.words import table
+from tokenprune_evaluation.plot_colors import COLORS, MARKERS
 from tokenprune_evaluation.records import Provenance, to_dict
 
 
@@ -48,10 +49,10 @@ def test_each_method_has_its_colour_and_marker_and_the_axes_their_names(record):
     marked = [
         (line.get_marker(), line.get_color()) for line in axes.lines if line.get_label() in ("zoo", "fastv")
     ]
-    assert marked == [(MARKERS[0], "C0"), (MARKERS[1], "C1")]
+    assert marked == [(MARKERS[0], COLORS[0]), (MARKERS[1], COLORS[1])]
     points = [line for line in axes.lines if line.get_marker() in MARKERS and len(line.get_xdata()) == 1]
     filled = {(float(line.get_xdata()[0]), line.get_markerfacecolor()) for line in points}
-    assert filled == {(0.6, "C0"), (0.4, "white"), (0.7, "white")}
+    assert filled == {(0.6, COLORS[0]), (0.4, "white"), (0.7, "white")}
     assert plot(record).startswith("<svg")
 
 

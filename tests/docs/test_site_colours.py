@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from contrast import contrast
 
 CSS = (Path(__file__).parents[2] / "docs" / "stylesheets" / "site.css").read_text()
 SCHEMES = {
@@ -31,18 +32,6 @@ ON = {
     "accent-fg-color": ("accent-bg-color",),
 }
 PAIRS = [(scheme, text, behind) for scheme in SCHEMES for behind in ON for text in ON[behind]]
-
-
-def luminance(colour):
-    """Relative luminance of a colour #rrggbb, from 0 (black) to 1 (white)."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(first, second):
-    darker, lighter = sorted((luminance(first), luminance(second)))
-    return (lighter + 0.05) / (darker + 0.05)
 
 
 def test_contrast_by_hand():

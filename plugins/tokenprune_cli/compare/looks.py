@@ -7,15 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenprune_cli.compare.plan import ALWAYS
+from tokenprune_evaluation.plot_colors import BASELINE_MARKERS, COLORS, GREYS, MARKERS
 
-COLORS = (
-    "#4269d0", "#c98a00", "#d6453d", "#2f9e8f", "#3c8f4a", "#d3609b", "#8a56c9", "#5f8fc7", "#8c5b2e",
-    "#c2410c", "#0f766e", "#a21caf", "#65820f", "#334155", "#b45309", "#be123c",
-)  # fmt: skip
-MARKERS = "os^vDPX"  # 7 of them and 16 colours: 112 methods before a pair returns
-GREYS = ("#555555", "#8a8a8a", "#b0b0b0")  # of baselines
-BASELINE_MARKERS = "<>h"
+from tokenprune_cli.compare.plan import ALWAYS
 
 
 @dataclass(frozen=True)

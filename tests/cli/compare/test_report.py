@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tokenprune_cli.compare.looks import COLORS, GREYS, Look, looks
+from tokenprune_cli.compare.looks import Look, looks
 from tokenprune_cli.compare.output import write_all
 from tokenprune_cli.compare.plots import _figure, plots
 from tokenprune_cli.compare.table import CONVERSATION, QUESTIONS, conclusions, operations, table
+from tokenprune_evaluation.plot_colors import COLORS, GREYS
 
 RECORD = Path(__file__).parents[3] / "docs/benchmarks/compare.json"
 
