@@ -41,7 +41,7 @@ def figure(record: CalibrationRecord) -> Figure:
             fill = color if rung.is_certified else "white"
             axes.plot(rung.cost, rung.mean_loss, marker, color=color, markerfacecolor=fill)
             highest = max(highest, rung.mean_loss, rung.upper_bound)
-        axes.plot([], [], marker, color=color, label=ladder.method)
+        axes.plot([], [], marker, color=color, label=ladder.title)
     axes.axhline(record.goal["limit"], color="black", linestyle="--", linewidth=1, label="limit")
     axes.set_xlabel(COST_LABELS[record.cost_unit])
     axes.set_ylabel(f"{record.goal['loss']} (mean, upper bound)")

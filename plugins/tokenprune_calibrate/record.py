@@ -35,6 +35,11 @@ class LadderRecord:
     delta: float
     rungs: list[RungRecord]
 
+    @property
+    def title(self) -> str:
+        """The method, and that its budgets are rules if they are: a method may have a ladder of each."""
+        return self.method if isinstance(self.rungs[0].keep, int) else f"{self.method}, by rule"
+
 
 @dataclass(frozen=True)
 class CalibrationRecord(Provenance):

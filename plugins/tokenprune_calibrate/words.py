@@ -15,7 +15,7 @@ def table(record: CalibrationRecord) -> Table:
     rows: list[tuple[str, ...]] = []
     certified: dict[int, str] = {}
     for ladder in record.ladders:
-        rows.append((ladder.method,))
+        rows.append((ladder.title,))
         for rung in ladder.rungs:
             if rung.is_certified:
                 certified[len(rows)] = "bold"

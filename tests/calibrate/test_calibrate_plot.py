@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plot and the table of a calibration, of a record by hand."""
 
+import dataclasses
+
 import pytest
+from tokenprune_calibrate.page import page
 from tokenprune_calibrate.plot import figure, plot
 from tokenprune_calibrate.record import CalibrationRecord, LadderRecord, RungRecord
 from tokenprune_calibrate.words import table
@@ -37,6 +40,16 @@ def test_bars_and_markers_stand_inside_the_plot_area(record):
         [[0.9, 1.0]],
     ]
     assert axes.get_xlim()[0] == 0 and axes.get_xlim()[1] > 0.7
+
+
+def test_counts_and_rules_of_a_method_have_names_of_their_own(record):
+    rules = LadderRecord("zoo", 0.025, [rung("cover(0.1)", 0.2, 0.3, 0.5)])
+    both = dataclasses.replace(record, ladders=[record.ladders[0], rules])
+    (legend,) = figure(both).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["zoo", "zoo, by rule", "limit"]
+    assert [row for row in table(both).rows if len(row) == 1] == [("zoo",), ("zoo, by rule",)]
+    written = page(both, [], "zoo, 72 tokens")
+    assert "<code>tokenprune calibrate --verify</code>" in written and "`" not in written
 
 
 def test_each_method_has_its_colour_and_marker_and_the_axes_their_names(record):
