@@ -68,6 +68,14 @@ def test_a_table_with_the_largest_differences(two_specimens):
     assert "passed: all 5 checks on llava" in result.stdout
 
 
+def test_the_tiny_models_of_some_families():
+    record = json.loads(
+        invoke("--family", "qwen2-vl", "--family", "llava", "--method", "stride", "--json").stdout
+    )
+    assert [model["name"] for model in record["models"]] == ["llava", "qwen2-vl"]
+    assert record["passed"] and record["left_out"] == []
+
+
 def test_a_broken_promise_ends_with_exit_code_1(two_specimens, monkeypatch):
     original = Engine._enter_language
 
@@ -172,6 +180,10 @@ def test_a_saved_model_of_every_other_family_without_a_processor(name, tmp_path,
     ("arguments", "said"),
     [
         (["--keep", "4"], "--keep goes with --model"),
+        (["--model", "embedded", "--family", "llava"], "give either it or --model"),
+        (["--family", "lava"], "no tiny model of this name. Did you mean llava?"),
+        (["--family", "xyz"], "no tiny model of this name. There are: llava, far-away"),
+        (["--family", "far-away"], "no_such_package is not installed: pip install no-such-package"),
         (["--keep-ratio", "0"], "keep_ratio must lie in (0, 1], got 0"),
         (["--keep-ratio", "1"], "leaves all"),
         (["--model", "embedded", "--keep", "0"], "keep must be at least 1"),

@@ -7,7 +7,7 @@ import functools
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from tokenprune_evaluation.records import Provenance
 import tokenprune
 from tokenprune.testing import ModelCheck, check_model
 from tokenprune.trial import ALL_PROMISES, FAILED, PromiseRecord, Specimen
+from tokenprune_cli.check.specimens import chosen_specimens
 from tokenprune_cli.console.failures import BadInputError, first_line, quietly
 
 # of unequal length, so that a batch of them is padded; the embedded model knows the words of the first
@@ -76,19 +77,16 @@ class Settings:
 
 
 def check_specimens(
-    settings: Settings, device: str, dtype: torch.dtype, attention: str | None, progress: Progress
+    settings: Settings,
+    families: Sequence[str],
+    device: str,
+    dtype: torch.dtype,
+    attention: str | None,
+    progress: Progress,
 ) -> CheckRecord:
-    """Check a tiny model of each family that an installed adapter supports, and return the record."""
+    """Check tiny models of these families, or of all that installed adapters support without any."""
     start = time.perf_counter()
-    registry = tokenprune.default_registry()
-    pending, left_out = [], []
-    for name in registry.names("adapter"):
-        for specimen in registry.find("adapter", name).specimens():
-            reason = _reason_to_leave_out(specimen, attention)
-            if reason:
-                left_out.append({"name": specimen.name, "reason": reason})
-            else:
-                pending.append((name, specimen.name))
+    pending, left_out = chosen_specimens(families, attention)
     check = functools.partial(_check_specimen, settings, device, dtype, attention)
     models = []
     with _map_in_processes(n_processes(device, len(pending))) as map_each:
@@ -142,15 +140,6 @@ def _check_specimen(
     finally:
         torch.set_num_threads(threads)
     return {"name": name, **check.to_dict()}
-
-
-def _reason_to_leave_out(specimen: Specimen, attention: str | None) -> str:
-    if not specimen.is_installed:
-        needed = " ".join(filter(None, [specimen.package, ".".join(map(str, specimen.least or ()))]))
-        return f"{needed} is not installed: {specimen.remedy}"
-    if attention is not None and specimen.package not in ("", "transformers"):
-        return "its library has no attention implementations to choose from, so --attn does not apply"
-    return ""
 
 
 def _tiny_model(specimen: Specimen, device: str, dtype: torch.dtype, attention: str | None) -> Any:

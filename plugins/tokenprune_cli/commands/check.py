@@ -25,6 +25,10 @@ def check(
             metavar="PATH_OR_ID",
         ),
     ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(help="Only the tiny model of this name in the table; may be repeated."),
+    ] = None,
     method: options.MethodNames = None,
     keep: Annotated[
         str | None, typer.Option(help="Visual tokens to keep; only with --model.", metavar="N")
@@ -56,6 +60,8 @@ def check(
             raise BadInputError(
                 "--keep goes with --model; tiny models differ in their number of tokens, use --keep-ratio"
             )
+        if model is not None and family:
+            raise BadInputError("--family names a tiny model; give either it or --model")
         if model is None and trust_remote_code:
             raise BadInputError(
                 "--trust-remote-code goes with --model; tiny models have no code of their own"
@@ -68,7 +74,9 @@ def check(
         if model is None:
             place = place_of(device)
             with ProgressBar() as progress:
-                record = check_specimens(settings, place, precision_of(dtype, place), attn, progress)
+                record = check_specimens(
+                    settings, family or (), place, precision_of(dtype, place), attn, progress
+                )
         else:
             source = None if model == EMBEDDED else model
             network, processor = load_model(source, device, dtype, trust_remote_code, attn)
