@@ -15,9 +15,10 @@ from pathlib import Path
 OFFLINE = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
 
 
-def make_environment(path):
-    """Make an environment without pip that sees the packages of this one, and return its python."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
+def make_environment(path, *, pip=False):
+    """Make an environment that sees the packages of this one, and return its python."""
+    options = [] if pip else ["--without-pip"]
+    subprocess.run([sys.executable, "-m", "venv", *options, path], check=True)
     python = path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that pages show: in blocks of a shell, after a prompt in other blocks, and in inline code."""
+"""Commands and Python that pages show.
+
+Commands stand in blocks of a shell, after a prompt in other blocks, and in inline code.
+"""
 
 import re
 import shlex
@@ -9,6 +12,7 @@ from pathlib import Path
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 INDENTED = re.compile(r"^ {4}(make .*)$", re.M)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+PYTHON = re.compile(r"(?P<above>^[^\n]*\n)^```python\n(?P<code>.*?)^```$", re.M | re.S)
 SHELLS = ("bash", "console", "sh")
 ASSIGNMENT = re.compile(r"\w+=")
 
@@ -30,6 +34,12 @@ def blocks(page, *languages):
     for indent, language, text in FENCED.findall(page.read_text()):
         if language in languages:
             yield re.sub(rf"^{indent}", "", text, flags=re.M)
+
+
+def python_of(page):
+    """The Python blocks of a page, in order, without those of which it says that they are not executed."""
+    found = PYTHON.finditer(page.read_text())
+    return [block["code"] for block in found if not block["above"].startswith("<!-- not executed")]
 
 
 def lines(block):
