@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documentation covers what there is: hooks with their signatures, public names, methods, options."""
 
+import dataclasses
 import inspect
 import re
 from pathlib import Path
 
 import pytest
+from tokenprune_adapters.authoring import Family, TransformersAdapter
 
 import tokenprune
 from tokenprune import hookspecs
@@ -14,6 +16,7 @@ from tokenprune.signals import SIGNALS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+ADAPTER_PAGE = (DOCS / "writing-an-adapter.md").read_text()
 TEXT = "\n".join(page.read_text() for page in sorted(DOCS.rglob("*.md")))
 BUILTIN = [
     name
@@ -104,6 +107,37 @@ def test_the_tutorial_shows_the_package_that_the_tests_install():
     assert (example / "pyproject.toml").read_text() in page
     code = (example / "tokenprune_outlier.py").read_text()
     assert code[code.index("from dataclasses") :] in page
+
+
+def test_the_page_on_adapters_shows_the_package_that_the_tests_install():
+    example = DOCS / "examples" / "periscope"
+    assert f"```toml\n{(example / 'pyproject.toml').read_text()}```" in ADAPTER_PAGE
+    code = (example / "tokenprune_periscope" / "adapter.py").read_text()
+    assert f"```python\n{code[code.index('from collections.abc') :]}```" in ADAPTER_PAGE
+
+
+def first_column(heading):
+    """Names in the first column of the table of a section of the page on adapters."""
+    section = ADAPTER_PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+
+
+def test_the_page_on_adapters_has_every_field_of_a_table_entry():
+    assert first_column("An entry in a table") == {field.name for field in dataclasses.fields(Family)}
+
+
+# what the engine derives from the methods of the page; not to be overridden
+DERIVED = {"slides", "chunked", "carries_state", "tower_depth", "current_projector", "signatures"}
+DERIVED |= {"check_parts", "attention_signature"}
+
+
+def test_the_page_on_adapters_has_every_method_to_override():
+    own = {name for base in TransformersAdapter.__mro__ for name in vars(base) if not name.startswith("_")}
+    own -= {name for base in tokenprune.ModelAdapter.__mro__ for name in dir(base)} - {"positions"}
+    listed = first_column("What `TransformersAdapter` decides")
+    assert listed == own - DERIVED
+    assert first_column("The vision tower") <= listed
 
 
 def test_the_documentation_names_no_machine():

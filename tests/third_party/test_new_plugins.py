@@ -2,16 +2,15 @@
 """What `tokenprune new-plugin` writes installs, is listed and passes its own tests; the tutorial works."""
 
 import json
-import re
-import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from plugin_environments import make_environment, pip_install, run
+from shown_commands import blocks
+from tutorials import follow
 
 PAGE = Path(__file__).parents[2] / "docs/writing-a-plugin.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 KINDS = ("scorer", "selector", "method")
 
 
@@ -57,22 +56,12 @@ def test_a_name_is_taken_once_it_is_installed(written, tmp_path):
 def test_the_tutorial_works_as_it_is_written(tmp_path):
     """Its commands in order, then its Python, in an environment in which its package is installed."""
     python = make_environment(tmp_path / "environment")
-    blocks = BLOCK.findall(PAGE.read_text())
-    folder, said = tmp_path, {}
-    for line in "".join(text for language, text in blocks if language == "bash").splitlines():
-        program, *arguments = shlex.split(line, comments=True)
-        if program == "cd":
-            folder = folder / arguments[0]
-        elif (program, arguments[:1]) == ("pip", ["install"]):
-            pip_install(python, *arguments[1:], folder=folder)
-        else:
-            known = {"python": [python], "tokenprune": tokenprune(python)}
-            said[line] = run([*known[program], *arguments], folder)
+    folder, said = follow(PAGE, python, tmp_path)
     assert folder == tmp_path / "outlier"
     assert "scorer outlier" in said["tokenprune plugins"]
     assert "2 passed" in said["python -m pytest"]
-    assert ("toml", (folder / "pyproject.toml").read_text()) in blocks
-    code = [text for language, text in blocks if language == "python"]
+    assert (folder / "pyproject.toml").read_text() in blocks(PAGE, "toml")
+    code = list(blocks(PAGE, "python"))
     assert (folder / "tokenprune_outlier.py").read_text().endswith(code[0])
     (tmp_path / "page.py").write_text("\n".join(code))
     run([python, "page.py"], tmp_path)
