@@ -49,7 +49,7 @@ def written(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", [None, "scorer", "selector", "method"])
+@pytest.mark.parametrize("kind", [None, "scorer", "selector", "method", "adapter"])
 def test_it_writes_four_files_and_names_them(folder, kind):
     result = invoke("far-corner", *([] if kind is None else ["--kind", kind]))
     paths = {"pyproject.toml", "tokenprune_far_corner.py", "test_far_corner.py", "docs/far-corner.md"}
@@ -57,7 +57,8 @@ def test_it_writes_four_files_and_names_them(folder, kind):
     assert set(result.stdout.split("\n\n")[0].splitlines()) == {str(Path("far-corner", p)) for p in paths}
     project = (folder / "far-corner/pyproject.toml").read_text()
     assert '[project.entry-points.tokenprune]\nfar-corner = "tokenprune_far_corner"\n' in project
-    assert f'description = "A {kind or "scorer"} for tokenprune"' in project
+    what = "An adapter" if kind == "adapter" else f"A {kind or 'scorer'}"
+    assert f'description = "{what} for tokenprune"' in project
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -68,7 +69,10 @@ def test_its_files_hold_the_names_and_nothing_of_the_templates(kind):
     module, test = files["tokenprune_far_corner.py"], files["test_far_corner.py"]
     assert f"def tokenprune_{kind.value}s()" in module
     assert f"check_{kind.value}(" in test
-    if kind is not Kind.method:
+    if kind is Kind.adapter:
+        assert "class FarCornerAdapter(FamilyAdapter):" in module
+        assert '{"FarCornerForConditionalGeneration": Family(rows=projector)}' in module
+    elif kind is not Kind.method:
         assert f"class FarCorner{kind.value.capitalize()}(tokenprune." in module
     for text in files.values():
         assert "{{" not in text and "{%" not in text and text.endswith("\n") and "\n\n\n\n" not in text
@@ -106,6 +110,13 @@ def test_a_name_that_cannot_be_used_is_refused(folder, name, reason):
     assert reason in result.stderr and repr(name).strip("'") in result.stderr
     assert result.stderr.count("\n") == 1 and result.stdout == ""
     assert written(folder.parent) == set()
+
+
+def test_an_adapter_for_a_class_that_has_one_is_refused(folder):
+    result = invoke("aya-vision", "--kind", "adapter", exit_code=2)
+    assert "'generic' supports AyaVisionForConditionalGeneration already" in result.stderr
+    assert written(folder) == set()
+    invoke("aya-vision", "--kind", "scorer")
 
 
 def test_the_name_of_a_broken_plugin_is_taken(folder, install_plugin):

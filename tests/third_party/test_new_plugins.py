@@ -11,7 +11,7 @@ from shown_commands import blocks
 from tutorials import follow
 
 PAGE = Path(__file__).parents[2] / "docs/writing-a-plugin.md"
-KINDS = ("scorer", "selector", "method")
+KINDS = ("scorer", "selector", "method", "adapter")
 
 
 def tokenprune(python, *arguments):
@@ -38,7 +38,7 @@ def test_each_kind_is_listed(written):
         assert (entry["distribution"], entry["version"]) == (f"tokenprune-my-{kind}", "0.1.0")
 
 
-@pytest.mark.parametrize(("kind", "count"), [("scorer", 2), ("selector", 3), ("method", 2)])
+@pytest.mark.parametrize(("kind", "count"), [("scorer", 2), ("selector", 3), ("method", 2), ("adapter", 3)])
 def test_each_kind_passes_its_own_tests(written, kind, count):
     python, folder = written
     said = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"], folder / f"my-{kind}")

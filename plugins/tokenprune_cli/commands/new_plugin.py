@@ -14,7 +14,7 @@ from tokenprune_cli.new_plugin.names import Kind, Names
 
 def new_plugin(
     name: Annotated[
-        str, typer.Argument(help="Name of the scorer, selector or method, and of the new directory.")
+        str, typer.Argument(help="Name of the scorer, selector, method or adapter, and of its directory.")
     ],
     kind: Annotated[Kind, typer.Option(help="What the plugin provides.")] = Kind.scorer,
 ) -> None:

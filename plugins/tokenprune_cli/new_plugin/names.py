@@ -24,6 +24,7 @@ class Kind(str, Enum):
     scorer = "scorer"
     selector = "selector"
     method = "method"
+    adapter = "adapter"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Names:
         """Name of the class, such as ``FarCornerScorer``."""
         return "".join(map(str.capitalize, [*self.name.split("-"), self.kind.value]))
 
+    @property
+    def model_name(self) -> str:
+        """Name of the model class of an adapter, such as ``FarCornerForConditionalGeneration``."""
+        return self.class_name.removesuffix("Adapter") + "ForConditionalGeneration"
+
     def check(self, folder: Path) -> None:
         """Raise an error for a name that cannot be used or is taken, or if `folder` exists.
 
@@ -77,6 +83,8 @@ class Names:
             raise BadInputError(f"'{folder}' exists already; choose another name or directory")
 
     def _check_registry(self) -> None:
+        from torch.nn import Module
+
         import tokenprune
 
         registry = tokenprune.default_registry()
@@ -87,6 +95,13 @@ class Names:
                     f"the name {self.name!r} is taken: there is {article} {kind} of this name, see "
                     "`tokenprune list`"
                 )
+        if self.kind is Kind.adapter:
+            stand_in = type(self.model_name, (Module,), {})()
+            for name in registry.names("adapter"):
+                if registry.find("adapter", name).matches(stand_in):
+                    raise BadInputError(
+                        f"the adapter {name!r} supports {self.model_name} already; choose another name"
+                    )
         for plugin in registry.plugins:
             if plugin.name.replace("_", "-") == self.name:
                 raise BadInputError(f"the name {self.name!r} is taken by {plugin.origin}")

@@ -37,6 +37,7 @@ def files_of(names: Names) -> dict[str, str]:
         "distribution": names.distribution,
         "module": names.module,
         "class_name": names.class_name,
+        "model_name": names.model_name,
     }
     return {path: environment.get_template(template).render(values) for path, template in templates.items()}
 
