@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.ready-test
 DOCS_READY := $(VENV)/.ready-docs
+RELEASE_READY := $(VENV)/.ready-release
 
 # constraints.txt has one version of every package; torch and torchvision may be the machine's own.
 PIN := -c constraints.txt
@@ -58,7 +59,8 @@ UPSTREAM := .venv-upstream
 MODES ?=
 
 .PHONY: help demo test test-lowest test-pinned test-full install-newest test-newest install-main test-main \
-  test-lmms-eval test-vllm test-vllm-0.33 test-vllm-v2 test-vllm-v2-0.33 test-upstream lint format types docs clean
+  test-lmms-eval test-vllm test-vllm-0.33 test-vllm-v2 test-vllm-v2-0.33 test-upstream lint format types docs docs-versions \
+  release-check clean
 
 help:
 	@echo "make demo         answer questions about pictures with the embedded model, pruned and unpruned"
@@ -73,10 +75,13 @@ help:
 	@echo "make test-vllm-0.33  the same inside vLLM 0.33"
 	@echo "make test-vllm-v2  some of it with vLLM's second model runner; test-vllm-v2-0.33: inside vLLM 0.33"
 	@echo "make test-upstream  transformers' own model tests over pruned models, an hour; MODES=\"stock whole-fastv\""
-	@echo "make lint         ruff: rules and format"
+	@echo "make lint         ruff: rules and format; zizmor: the workflows"
 	@echo "make format       let ruff rewrite the files"
 	@echo "make types        mypy --strict"
 	@echo "make docs         the documentation, into site/; warnings are errors"
+	@echo "make docs-versions  the documentation of two versions, in a clone, into site-versions/"
+	@echo "make release-check  build the distributions, install the wheel for each Python found and run it, without"
+	@echo "                  publishing; BORROW=$(BIN)/python takes torch and others from there"
 	@echo "make clean        remove the environments and everything built"
 
 demo: $(READY)
@@ -128,6 +133,7 @@ test-upstream: $(UPSTREAM)/.ready
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/zizmor --offline --quiet --strict-collection .github
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -139,8 +145,19 @@ types: $(READY)
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+docs-versions: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python .ci/docs_versions.py site-versions
+
+# an interpreter that lends what the wheel needs to the environment it is tried in
+BORROW ?=
+
+release-check: $(RELEASE_READY)
+	$(BIN)/python .ci/release.py check
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python .ci/release.py build
+	$(BIN)/python .ci/release.py try dist/*.whl $(if $(BORROW),--borrow $(BORROW))
+
 clean:
-	rm -rf $(VENV) $(LOW) .venv-tf-* .venv-newest .venv-main $(LMMS) $(VLLM) $(VLLM_NEW) $(UPSTREAM) .upstream site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOW) .venv-tf-* .venv-newest .venv-main $(LMMS) $(VLLM) $(VLLM_NEW) $(UPSTREAM) .upstream site site-versions build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -157,6 +174,10 @@ $(TEST_READY): $(READY)
 
 $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install $(PIN) --build-constraint constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+$(RELEASE_READY): $(READY)
+	$(BIN)/python -m pip install $(PIN) --build-constraint constraints.txt -e '.[dev,release]'
 	@touch $@
 
 # An environment that sees what is installed in another, .venv unless named

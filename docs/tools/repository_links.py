@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BRANCH = "main"
+REF = os.environ.get("TOKENPRUNE_REPOSITORY_REF") or BRANCH  # of a release its tag, where its files are
 # links and blocks of code come first, so that what stands inside them is passed over
 CODE = re.compile(r"<a\b.*?</a>|<pre\b.*?</pre>|<code>(?P<path>[\w./-]+/[\w./-]+)</code>", re.DOTALL)
 
@@ -28,7 +30,7 @@ def linked(html: str, repository: str) -> str:
         path = code["path"]
         if path is None or ".." in path or not (ROOT / path).is_file():
             return code[0]
-        return f'<a href="{repository.rstrip("/")}/blob/{BRANCH}/{path}">{code[0]}</a>'
+        return f'<a href="{repository.rstrip("/")}/blob/{REF}/{path}">{code[0]}</a>'
 
     return CODE.sub(link, html)
 
