@@ -13,7 +13,7 @@ SECTIONS = {
     "Command line": ("cli", "check", "calibrate", "visualize"),
     "Measurements": ("speed", "compare", "studies", "lmms-eval", "evaluation"),
     "Serving": ("serving", "sglang"),
-    "Reliability": ("transformers", "reliability", "upstream"),
+    "Reliability": ("transformers", "reliability", "upstream", "releases"),
     "Extensions": ("writing-a-plugin", "writing-an-adapter", "hooks"),
     "Reference": ("reference", "signals", "api"),
     "More": (),

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-BRANCH = "main"
-REF = os.environ.get("TOKENPRUNE_REPOSITORY_REF") or BRANCH  # of a release its tag, where its files are
+REF = os.environ.get("TOKENPRUNE_REPOSITORY_REF") or "main"  # a release names its tag
 # links and blocks of code come first, so that what stands inside them is passed over
 CODE = re.compile(r"<a\b.*?</a>|<pre\b.*?</pre>|<code>(?P<path>[\w./-]+/[\w./-]+)</code>", re.DOTALL)
 
@@ -37,7 +36,7 @@ def linked(html: str, repository: str) -> str:
 
 def on_config(config: Any) -> Any:
     """Let pages link their source (called by mkdocs)."""
-    config.edit_uri = f"edit/{BRANCH}/docs/" if config.repo_url else None
+    config.edit_uri = f"edit/{REF}/docs/" if config.repo_url else None
     return config
 
 

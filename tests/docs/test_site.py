@@ -4,6 +4,7 @@
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import api_pages
 import pytest
@@ -189,3 +190,15 @@ def test_files_that_a_page_names_are_linked():
         f'<a href="x">{code}</a>',
     ):
         assert repository_links.linked(left_alone, url) == left_alone
+
+
+def test_the_files_of_a_release_are_those_of_its_tag(monkeypatch):
+    monkeypatch.setattr(repository_links, "REF", "v0.2.0")
+    html = repository_links.linked("<code>tokenprune/api.py</code>", "https://example.org/a/b")
+    assert html.startswith('<a href="https://example.org/a/b/blob/v0.2.0/tokenprune/api.py">')
+    config = SimpleNamespace(repo_url="https://example.org/a/b")
+    assert repository_links.on_config(config).edit_uri == "edit/v0.2.0/docs/"
+
+
+def test_versions_are_chosen_by_the_theme():
+    assert "\nextra:\n  version:\n    provider: mike\n" in CONFIG
