@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cuts inside the towers of the table's families equal stock code in which dropped rows are overwritten."""
 
+import re
+
 import pytest
 import tiny_families as families
 import torch
@@ -10,6 +12,7 @@ from packaging.version import Version
 from reference.kept_rows import kept_slots, stock_logits
 from reference.overwritten import overwriting, square
 from tiny_models import IMAGE, batch, pixtral_llava
+from tokenprune_adapters.transformers import stock
 
 import tokenprune
 
@@ -374,6 +377,21 @@ def test_other_kinds_of_towers_and_rows_that_are_no_patches_are_refused():
     assert "makes the class token a visual token" in said
     said = refused("aya_vision", vision_feature_select_strategy="default")
     assert "drops the first patch of a tower without a class token" in said
+
+
+@pytest.mark.skipif("minimax_m3_full" not in KNOWN, reason="not in this transformers")
+def test_a_tower_that_mixes_images_in_older_transformers_is_refused_before_a_call(monkeypatch):
+    model = families.build("minimax_m3_full")
+    monkeypatch.setattr(stock, "installed_version", lambda: "5.22.1")
+    said = (
+        "transformers 5.22.1 lets the images of a call attend to each other in its tower, which "
+        "transformers 5.23 corrected. Choose a method that cuts at the projector stage"
+    )
+    with pytest.raises(tokenprune.IncompatibleError, match=re.escape(said)):
+        tokenprune.apply(model, method="divprune", stage="vision", layer=1, keep=2)
+    assert "vision" not in tokenprune.default_registry().adapter_for(model)(model).provides
+    monkeypatch.setattr(stock, "installed_version", lambda: "5.23.0")
+    assert tokenprune.default_registry().adapter_for(model)(model).why_no_tower() == ""
 
 
 def test_a_description_that_does_not_fit_is_said():

@@ -203,11 +203,19 @@ def installed_version() -> str:
     return version
 
 
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".")[:2])
+
+
+def is_before(version: str) -> bool:
+    """Whether the transformers that is installed is older than a minor version."""
+    return _minor(installed_version()) < _minor(version)
+
+
 @functools.cache
 def warn_if_untested(version: str) -> None:
     """Warn, once a process, about a transformers outside of the tested range."""
-    minor = tuple(int(number) for number in version.split(".")[:2])
-    if not TESTED[0] <= minor <= TESTED[1]:
+    if not TESTED[0] <= _minor(version) <= TESTED[1]:
         warnings.warn(
             f"tokenprune was tested with transformers {tested_range()}, and {version} is installed. What it "
             "reads of it was found, and every model is rehearsed before it is pruned; to be sure, install a "

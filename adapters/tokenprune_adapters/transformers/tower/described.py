@@ -27,7 +27,7 @@ class TowerKind:
     `blocks` is their path in the tower, and `attention` the name of a block's attention module. `packed`:
     the rows of all images are one sequence. `takes`: what blocks are passed for each row. `pixels`: the tower
     is passed the pixels of each of its rows, in their order. `windowed`: the tower has its tokens in the
-    order of windows.
+    order of windows. `apart_since`: the transformers from which it keeps the images of a call apart.
     """
 
     blocks: str
@@ -36,6 +36,7 @@ class TowerKind:
     takes: tuple[str, ...] = ()
     pixels: bool = False
     windowed: bool = False
+    apart_since: str = ""
 
 
 _SIGLIP = TowerKind("encoder.layers")
@@ -58,7 +59,7 @@ KINDS: Mapping[str, TowerKind] = {  # by the type of the tower's configuration
     "cosmos3_edge_vision": dataclasses.replace(_SEGMENTED, takes=("segments",)),
     "cohere_compass_vision": _LIKE_QWEN,
     "ernie4_5_vl_moe_vision": _LIKE_QWEN,
-    "minimax_m3_vl_vision": dataclasses.replace(_SEGMENTED, blocks="layers", takes=()),
+    "minimax_m3_vl_vision": dataclasses.replace(_SEGMENTED, blocks="layers", takes=(), apart_since="5.23"),
     "exaone4_5_vision": _WINDOWED,
     "glm_ocr_vision": _LIKE_QWEN,
     "qwen2_5_vl_vision": _WINDOWED,
@@ -109,6 +110,12 @@ class FamilyTower:
         if kind not in self.kinds:
             kind = kind or type(config.vision_config).__name__  # some have no type in older transformers
             return f"cuts inside a tower of the type {kind} were not tested"
+        since = KINDS[kind].apart_since
+        if since and stock.is_before(since):
+            return (
+                f"transformers {stock.installed_version()} lets the images of a call attend to each other in "
+                f"its tower, which transformers {since} corrected"
+            )
         try:
             n_prefix = self._parts(inner, config).n_prefix
         except AttributeError as error:
