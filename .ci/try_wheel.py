@@ -85,6 +85,7 @@ def surroundings() -> dict[str, str]:
 def attempt(wheel: Path, interpreter: str, borrow: str | None, folder: Path) -> str:
     """Install and run the wheel with one interpreter, and return a line about it."""
     path, version = ask(interpreter)
+    print(f"Python {version}: installing", flush=True)
     begin = time.monotonic()
     inside = folder / "environment" / ("Scripts" if os.name == "nt" else "bin")
     python = inside / "python"
@@ -107,6 +108,7 @@ def attempt(wheel: Path, interpreter: str, borrow: str | None, folder: Path) -> 
         raise SystemExit(f"not the wheel that was installed: {elsewhere or versions}")
     last = ""
     for command in COMMANDS:
+        print(f"Python {version}: tokenprune {command[0]}", flush=True)
         said = output([inside / "tokenprune", *command], cwd=folder, env=surroundings())
         last = said.strip().splitlines()[-1]
     done = time.monotonic()

@@ -155,8 +155,11 @@ def test_a_wheel_is_run_in_an_environment_of_its_own(small_wheel, capfd, monkeyp
     assert try_wheel.main(options(small_wheel, borrow=sys.executable)) == 0
     said = capfd.readouterr().out
     version = "{}.{}".format(*sys.version_info)
-    assert said.startswith(f"Python {version}: {small_wheel.name} with torch ")
-    assert said.endswith("; check False 1 ['environment']\n")
+    steps = [f"Python {version}: {step}" for step in ("installing", "tokenprune demo", "tokenprune check")]
+    *before, line = said.splitlines()
+    assert before == steps
+    assert line.startswith(f"Python {version}: {small_wheel.name} with torch ")
+    assert line.endswith("; check False 1 ['environment']")
 
 
 def test_a_command_that_fails_ends_it_with_what_it_said(small_wheel, tmp_path):
