@@ -53,7 +53,8 @@ def linear_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
             continue
         bias, weight = out[0], (out[1:] - out[0]).mT.contiguous()
         result = nn.functional.linear(probe.to(device), weight, bias)
-        is_linear = bool((result - expected).norm() <= 0.05 * expected.norm() + 1e-6)
+        norm = torch.linalg.vector_norm
+        is_linear = bool(norm(result - expected) <= 0.05 * norm(expected) + 1e-6)
         return (weight, bias if bool(bias.any()) else None) if is_linear else None
     return None
 

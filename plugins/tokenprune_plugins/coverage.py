@@ -16,6 +16,7 @@ from torch import Tensor
 
 import tokenprune
 from tokenprune.functional import Similarity
+from tokenprune.precision import float64_device
 
 from .coverage_lazy import pick_lazily
 
@@ -70,27 +71,24 @@ class CoverageSelector(tokenprune.Selector):
         """Return `keep` tokens, those that cover most first."""
         rows: Tensor = tokens.features if self.space == "features" else tokens.signal("pre_features")
         rows = rows.detach().flatten(tokens.features.ndim - 1)
-        weights = self.powers(rows.new_ones(rows.shape[:-1]) if scores is None else scores.detach())
+        rows = rows.to(float64_device(rows.device))
+        weights = rows.new_ones(rows.shape[:-1]) if scores is None else scores.detach().to(rows.device)
+        weights = self.powers(weights)
         rows, weights = rows.reshape(-1, *rows.shape[-2:]), weights.reshape(-1, len(tokens))
-        order = best_coverage(rows, weights, self.combine == "add", keep)
+        order = best_coverage(rows, weights, self.combine == "add", keep).to(tokens.features.device)
         return tokenprune.Selection.from_order(order if tokens.is_batch else order.squeeze(0))
 
     def powers(self, scores: Tensor) -> Tensor:
         """Return s^alpha of scores (..., N); to be multiplied, they are divided by the largest score."""
-        scores = scores.to(precise_type(scores.device)).clamp(min=0)
+        scores = scores.double().clamp(min=0)
         if self.combine == "multiply":
             highest = scores.amax(-1, keepdim=True)
             scores = scores / highest.masked_fill(highest == 0, 1)
         return scores**self.alpha
 
 
-def precise_type(device: torch.device) -> torch.dtype:
-    """Return the dtype in which gains and lengths are computed."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 class Cosines(Similarity):
-    """Cosine similarities of rows (B, N, D) whose length was computed in float64 where possible.
+    """Cosine similarities of rows (B, N, D) whose length was computed in float64.
 
     A gain adds up hundreds of similarities, and a rounded length changes all of them in the same direction.
     """
@@ -98,11 +96,11 @@ class Cosines(Similarity):
     @torch.no_grad()
     def __init__(self, rows: Tensor, whole: bool = True) -> None:
         super().__init__(rows, whole=False)
-        (b, n, _), precise = rows.shape, precise_type(rows.device)
+        b, n, _ = rows.shape
         if whole and n * n <= LIMIT:
             self.matrix = self.unit.new_empty(b, n, n)
         for number, unit in enumerate(self.unit):  # one by one: a stack in float64 fits into no cache
-            length = torch.linalg.vector_norm(unit, dim=-1, keepdim=True, dtype=precise)
+            length = torch.linalg.vector_norm(unit, dim=-1, keepdim=True, dtype=torch.float64)
             unit.copy_(unit / length.masked_fill(length == 0, 1))
             if self.matrix is not None:
                 torch.mm(unit, unit.mT, out=self.matrix[number])

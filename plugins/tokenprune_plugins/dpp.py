@@ -47,12 +47,11 @@ def largest_volume(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
     no token adds volume (more picks than dimensions), the most relevant of the remaining tokens follow.
     """
     b, n, _ = features.shape
-    precise = torch.float32 if features.device.type == "mps" else torch.float64
     similarity, batch = Similarity(features), torch.arange(b, device=features.device)
-    r = relevance.to(precise).clamp(min=0)
+    r = relevance.double().clamp(min=0)
     volume = whole = r.square()  # squared height of each token above the span of the chosen tokens
-    factor = torch.zeros(b, keep, n, dtype=precise, device=features.device)
-    flat = -1 / (whole + torch.finfo(precise).tiny)  # negative, ordered by relevance however small
+    factor = torch.zeros(b, keep, n, dtype=torch.float64, device=features.device)
+    flat = -1 / (whole + torch.finfo(torch.float64).tiny)  # negative, ordered by relevance however small
     free = torch.zeros_like(r)  # -inf where taken
     order = torch.empty(b, keep, dtype=torch.long, device=features.device)
     for step in range(keep):

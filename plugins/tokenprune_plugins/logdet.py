@@ -92,10 +92,9 @@ def largest_log_det(features: Tensor, weights: Tensor, gamma: float, keep: int) 
 
     Takes features (B, N, D) and weights r (B, N); returns slots (B, keep) in the order they were picked. The
     conditional variance of a token never falls below 1, its share of the identity, so that there are picks
-    beyond the rank of the features too. Variances are in float64 (float32 on Apple GPUs).
+    beyond the rank of the features too. Variances are in float64.
     """
-    precise = torch.float32 if features.device.type == "mps" else torch.float64
-    quality = weights.detach().to(precise).clamp(min=0).square()
+    quality = weights.detach().double().clamp(min=0).square()
     kernels = [ColumnKernel(rows) for rows in features]
     pick = _pick_on_cpu if features.device.type == "cpu" else _pick_in_stack
     return pick(kernels, quality, gamma, keep)

@@ -20,8 +20,6 @@ def exact_loadings(rows: Tensor, q: int) -> Tensor:
     mean 0; V are the eigenvectors of the smaller of the two Gram matrices, in float64. Components without
     variance, of which V is arbitrary, have loadings 0.
     """
-    if rows.device.type == "mps":  # has no float64
-        return exact_loadings(rows.cpu(), q).float().to(rows.device)
     centred = _centred(rows.detach().double())
     n, width = centred.shape
     variances, vectors = torch.linalg.eigh(centred @ centred.mT if n <= width else centred.mT @ centred)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import tokenprune
 from tokenprune.functional import unit_rows
+from tokenprune.precision import float64_device
 
 from .group_quota import group_quotas
 from .pca_groups import exact_loadings, randomized_loadings
@@ -79,6 +80,8 @@ class PruneSidSelector(tokenprune.Selector):
 
     def _pick(self, rows: Tensor, scores: Tensor | None, keep: int) -> Tensor:
         """Return the picks in one image, (N, D) -> (keep,)."""
+        device, place = rows.device, float64_device(rows.device)
+        rows, scores = rows.to(place), None if scores is None else scores.to(place)
         total, is_merged = keep + self.reserved, self.source == "merged"
         q = max(total // 4, 4 if is_merged else 1)
         loadings = exact_loadings(rows, q) if self.pca == "exact" else randomized_loadings(rows, q, self.seed)
@@ -87,7 +90,7 @@ class PruneSidSelector(tokenprune.Selector):
         largest, groups = loadings.max(-1)
         ranking = ranked(unit, groups, largest if scores is None else scores, limit, loadings.shape[1])
         shares = group_quotas(ranking.survivors, ranking.sizes, keep, self.reserved)
-        return ranking.first(shares).to(rows.device)
+        return ranking.first(shares).to(device)
 
 
 @tokenprune.hookimpl

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tokenprune
 from tokenprune.functional import even_slots, top_slots
+from tokenprune.precision import float64_device
 
 VARIANCE_WEIGHT = 0.09  # of the variance of the cosines, in the official score of a run
 SCALE = 1000  # the official code multiplies attention by it, except in a run of one token
@@ -58,6 +59,7 @@ class QuotaSelector(tokenprune.Selector):
         if scores is None:
             slots = even_slots(n, keep, tokens.features.device)
             return tokenprune.Selection.from_order(slots.expand(*batch, keep))
+        scores = scores.to(float64_device(scores.device))
         sizes = run_sizes(n, max(1, int(1024 / 576 * n / keep)) if self.groups is None else self.groups)
         if self.official:
             weights = crop_scores(tokens.features, scores, sizes)
@@ -66,7 +68,7 @@ class QuotaSelector(tokenprune.Selector):
             means = in_runs(scores, sizes).sum(-1) / sizes.to(scores.device)
             shares = quotas(means.cpu().double(), sizes, keep)
         order = best_of_runs(scores, sizes, shares.to(scores.device))
-        return tokenprune.Selection.from_order(order.view(*batch, -1))
+        return tokenprune.Selection.from_order(order.view(*batch, -1).to(tokens.features.device))
 
 
 def run_sizes(n: int, groups: int) -> Tensor:
@@ -78,14 +80,10 @@ def run_sizes(n: int, groups: int) -> Tensor:
 
 
 def in_runs(values: Tensor, sizes: Tensor, fill: float = 0.0) -> Tensor:
-    """Split values (..., N) into runs of `sizes` (P,), (..., P, R) in float64, shorter runs filled up.
-
-    In float32 on devices without float64.
-    """
-    precise = torch.float32 if values.device.type == "mps" else torch.float64
+    """Split values (..., N) into runs of `sizes` (P,), (..., P, R) in float64, shorter runs filled up."""
     longest, sizes = int(sizes.max()), sizes.to(values.device)
-    runs = values.new_full((*values.shape[:-1], len(sizes), longest), fill, dtype=precise)
-    runs[..., torch.arange(longest, device=values.device) < sizes.unsqueeze(-1)] = values.detach().to(precise)
+    runs = values.new_full((*values.shape[:-1], len(sizes), longest), fill, dtype=torch.float64)
+    runs[..., torch.arange(longest, device=values.device) < sizes.unsqueeze(-1)] = values.detach().double()
     return runs
 
 

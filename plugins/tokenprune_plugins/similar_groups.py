@@ -64,10 +64,9 @@ def ranked(unit: Tensor, groups: Tensor, scores: Tensor, limit: float, n_groups:
 def _similar(unit: Tensor, sizes: list[int], limit: float) -> Iterator[NDArray[np.bool_]]:
     """Yield whether the cosine of each pair of rows within a group exceeds the limit, (n, n) for each group.
 
-    Products are in float64, where the device has it. An accelerator compares all pairs at once, which takes
-    fewer transfers.
+    Products are in float64. An accelerator compares all pairs at once, which takes fewer transfers.
     """
-    unit = _precise(unit)
+    unit = unit.double()
     whole = None if unit.device.type == "cpu" else (unit @ unit.mT > limit).cpu()
     stop = 0
     for size in sizes:
@@ -86,14 +85,9 @@ def _survive(similar: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return is_left
 
 
-def _precise(rows: Tensor) -> Tensor:
-    """Return rows in float64, on devices that have it."""
-    return rows if rows.device.type == "mps" else rows.double()
-
-
 def mean_cosine(unit: Tensor) -> float:
     """Return the mean cosine of all pairs of different rows (N, D) of unit length; 0 for a single row."""
-    n, rows = len(unit), _precise(unit)
+    n, rows = len(unit), unit.double()
     pairs = rows.sum(0).square().sum() - rows.square().sum()
     return float(pairs) / (n * (n - 1)) if n > 1 else 0.0
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 import tokenprune
+from tokenprune.precision import float64_device
 
 
 def select_in_stack(
@@ -15,9 +16,11 @@ def select_in_stack(
 ) -> tokenprune.Selection:
     """Return the selection of the slots (B, K) that `pick` returns for features (B, N, D) and scores (B, N).
 
-    One image is a stack of one. Without scores all are 1.
+    One image is a stack of one. Without scores all are 1. If their device has no float64, `pick` gets both on
+    the CPU.
     """
     features = tokens.features if tokens.is_batch else tokens.features.unsqueeze(0)
     weights = features.new_ones(features.shape[:2]) if scores is None else scores.view(features.shape[:2])
-    order = pick(features, weights)
+    place = float64_device(features.device)
+    order = pick(features.to(place), weights.to(place)).to(features.device)
     return tokenprune.Selection.from_order(order if tokens.is_batch else order.squeeze(0))

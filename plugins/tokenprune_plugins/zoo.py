@@ -116,7 +116,7 @@ def _moves_through_form(
     hidden = nn.functional.linear(rows.flatten(1), first, form.b1)  # a = W1 x + b1, (N, D_h)
     for nudge in step * nn.functional.linear(bank.flatten(1), first):  # h v = h W1 u, (D_h,)
         change = form.act(hidden + nudge) - form.act(hidden - nudge)
-        yield nn.functional.linear(change, last).norm(dim=-1)
+        yield torch.linalg.vector_norm(nn.functional.linear(change, last), dim=-1)
 
 
 def _cut_to_rank(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ def _moves_through_call(
     for nudges in torch.split(bank, max(1, CHUNK // rows.numel())):
         plus = (rows.unsqueeze(0) + step * nudges.unsqueeze(1)).flatten(0, 1)  # (m N, ...)
         minus = (rows.unsqueeze(0) - step * nudges.unsqueeze(1)).flatten(0, 1)
-        moved = (projector(plus) - projector(minus)).norm(dim=-1)
+        moved = torch.linalg.vector_norm(projector(plus) - projector(minus), dim=-1)
         yield moved.view(len(nudges), len(rows)).sum(0)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedCallError
 from ..handle import PruningHandle
+from ..precision import in_float64
 from ..selection import Selection
 from ..trial import EXACTNESS, Judge, PromiseRecord, Trial
 
@@ -85,4 +86,4 @@ def largest_difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> 
     if any(a.shape != b.shape for a, b in pairs):
         return float("inf")
     unequal = [(a, b) for a, b in pairs if not torch.equal(a, b)]
-    return max((float((a.double() - b.double()).abs().max()) for a, b in unequal), default=0.0)
+    return max((float((in_float64(a) - in_float64(b)).abs().max()) for a, b in unequal), default=0.0)

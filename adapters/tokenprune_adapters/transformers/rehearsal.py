@@ -238,4 +238,5 @@ class _Rehearsal:
 def _difference(rows: Tensor, wanted: Tensor) -> float:
     """Norm of the difference of two tensors, relative to the norm of `wanted`."""
     wanted = wanted.float()
-    return float((rows.float() - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float32).tiny))
+    norm = torch.linalg.vector_norm
+    return float(norm(rows.float() - wanted) / norm(wanted).clamp(min=torch.finfo(torch.float32).tiny))

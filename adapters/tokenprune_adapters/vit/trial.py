@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import ImageReport, PruningHandle, PruningReport, UnsupportedCallError
+from tokenprune.precision import in_float64
 from tokenprune.testing.outputs import called, slots_of, tensors_of
 from tokenprune.trial import BATCH, CACHE, EXACTNESS, Judge, PromiseRecord, Trial
 
@@ -110,7 +111,7 @@ def _apart(outputs: Tensor, wanted: Tensor) -> float:
     """The largest difference of a picture's output, relative to its norm."""
     if outputs.shape != wanted.shape:
         return math.inf
-    rows, others = outputs.double().flatten(1), wanted.double().flatten(1)
+    rows, others = in_float64(outputs).flatten(1), in_float64(wanted).flatten(1)
     return float(((rows - others).norm(dim=1) / others.norm(dim=1).clamp(min=1e-30)).max())
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.precision import in_float64
+
 from .. import stock
 
 # Tolerance for rounding, by the dtype of the rows, relative to the norm of a row: summation orders and
@@ -30,9 +32,9 @@ def of_rows(rows: Tensor, wanted: Tensor) -> float:
         return math.inf
     if not rows.numel():
         return 0.0
-    wanted = wanted.double()
+    wanted = in_float64(wanted)
     sizes = wanted.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-    return float(((rows.to(wanted.device).double() - wanted).norm(dim=-1) / sizes).max())
+    return float(((in_float64(rows).to(wanted.device) - wanted).norm(dim=-1) / sizes).max())
 
 
 def of_caches(layers: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, str]:
