@@ -71,6 +71,13 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     )
 
 
+class _GivenLinear(nn.Linear):
+    """A linear layer whose weights are set later; drawing them would fail inside `torch.func.vmap`."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
 def dequantised(module: nn.Module) -> nn.Module:
     """Return a copy with quantised linear layers dequantised, or `module` itself if there are none."""
     if is_plain(module):
@@ -84,7 +91,7 @@ def dequantised(module: nn.Module) -> nn.Module:
                 "not need the signal projector"
             )
         weight, bias = dense
-        plain = nn.Linear(weight.shape[1], len(weight), bias is not None, device="meta")
+        plain = _GivenLinear(weight.shape[1], len(weight), bias is not None, device="meta")
         plain.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
             plain.bias = nn.Parameter(bias, requires_grad=False)

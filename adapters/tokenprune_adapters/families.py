@@ -372,7 +372,7 @@ class FamilyAdapter(StructuralAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Projector inputs of one image, (N, D_v)."""
-        calls = encoded.seen.projector_inputs  # one for each image, or one for all
+        calls = encoded.projector_inputs  # one for each image, or one for all
         if sum(call.shape[:-1].numel() for call in calls) < sum(encoded.lengths):  # after a cut in the tower
             calls = [encoded.widened(call) for call in calls]
         rows = encoded.rows_of(number, torch.cat([call.flatten(0, -2) for call in calls]))

@@ -114,7 +114,7 @@ class Gemma4Adapter(TransformersAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Pooled patches of one image, (N, D_v)."""
-        return encoded.rows_of(number, encoded.seen.projector_inputs[0].flatten(0, -2))
+        return encoded.rows_of(number, encoded.projector_inputs[0].flatten(0, -2))
 
     def projector_parts(self) -> nn.Module:
         """The norm and the matrix."""

@@ -55,7 +55,7 @@ class Glm4vAdapter(Qwen2VLAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Merger inputs of one image, (N, D_v)."""
-        return encoded.rows_of(number, encoded.widened(encoded.seen.projector_inputs[0]))
+        return encoded.rows_of(number, encoded.widened(encoded.projector_inputs[0]))
 
 
 @tokenprune.hookimpl

@@ -119,7 +119,7 @@ class LlavaAdapter(TransformersAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Tower rows without the class token, (N, D_v)."""
-        rows = encoded.seen.projector_inputs[0]
+        rows = encoded.projector_inputs[0]
         has_sizes = encoded.arguments["sizes"] is not None
         if len(rows) == 1 and (has_sizes or rows.shape[1] == sum(encoded.lengths)):  # Pixtral's, as one
             return encoded.rows_of(number, encoded.widened(rows[0]))

@@ -48,7 +48,7 @@ class LlavaOnevisionAdapter(FamilyAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Projector inputs of one image or video, (N, D_v); zeros for newlines."""
-        inputs = encoded.seen.projector_inputs[0]
+        inputs = encoded.projector_inputs[0]
         newline = inputs.new_zeros(inputs.shape[-1])
         if "sizes" not in encoded.arguments:
             pooled: Tensor = self.inner.apply_pooling(inputs)

@@ -184,7 +184,7 @@ class Qwen25VLAdapter(TransformersAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Merger inputs, (N, P, D_v)."""
-        return self._in_token_order(encoded, number, encoded.seen.projector_inputs[0])
+        return self._in_token_order(encoded, number, encoded.projector_inputs[0])
 
     def _received_attention(self, encoded: Encoded, number: int) -> Tensor:
         """Attention received within the frame, averaged over heads, queries and the token's patches, (N,)."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune import UnsupportedCallError
 from tokenprune.towers.outcome import Outcome
 from tokenprune.towers.survivors import Survivors
 
@@ -57,6 +58,23 @@ class Encoded:
     def survivors(self) -> Survivors | None:
         """The rows that left the vision tower; None if none was dropped there."""
         return None if self.seen.tower is None else self.seen.tower.survivors
+
+    @property
+    def projector_inputs(self) -> list[Tensor]:
+        """Inputs of the projector, one tensor for each of its calls.
+
+        Raises
+        ------
+        UnsupportedCallError
+            If the module that was found at `apply` has not run.
+        """
+        if not self.seen.projector_inputs:
+            raise UnsupportedCallError(
+                "the projector that apply() found did not run in this call: another module took its place, "
+                "such as PEFT's copy of it (modules_to_save) for another adapter. Call remove() on the "
+                "handle, and apply() again"
+            )
+        return self.seen.projector_inputs
 
     def widened(self, rows: Tensor, images: range | None = None) -> Tensor:
         """Widen rows of the tokens that left the tower to all tokens.

@@ -18,6 +18,8 @@ from tokenprune import LinearForm, UnsupportedModelError
 from tokenprune.projector import two_layer_form
 from tokenprune.weights import linear_weights
 
+from .adapted import running
+
 
 @dataclass(frozen=True)
 class RowWise:
@@ -80,6 +82,9 @@ def of_layers(module: nn.Module) -> RowWise:
     UnsupportedModelError
         If the module's last children are other layers.
     """
+    module = running(module)
+    if isinstance(getattr(module, "in_features", None), int):  # one layer, with parts of its own if adapted
+        return of_linear(module)
     chain = _flat(module) or [module]
     has_two = len(chain) >= 3 and _is_activation(chain[-2]) and not _is_activation(chain[-3])
     if _is_activation(chain[-1]) or (not has_two and len(chain) > 1 and _is_activation(chain[-2])):
