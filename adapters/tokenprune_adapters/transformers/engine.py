@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenprune import Cut, PruningReport, UnsupportedCallError
 from tokenprune.gather import take
+from tokenprune.replicas import refuse_replica
 from tokenprune.towers.checks import blocks_read
 
 from . import receipts, stock
@@ -183,6 +184,7 @@ class Engine(NotCopied):
     # -- the model: one call at a time
 
     def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        refuse_replica(module)
         if not is_exporting() and self._take_turn():
             self._answers = self._signatures.outer.read(OuterCall, args, kwargs).answers
             self._inside = True
@@ -203,6 +205,7 @@ class Engine(NotCopied):
     # -- the inner model: whether a call has images
 
     def _enter_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        refuse_replica(module)
         # inside a compiled forward, the whole model's hooks ran before, uncompiled
         if is_exporting() or (torch.compiler.is_compiling() and self._inside):
             self._alone = False

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tokenprune.replicas import refuse_replica
+
 
 class Hooks:
     """Hooks and attributes set on a model's modules; `remove` undoes them, last one first.
@@ -46,6 +48,11 @@ class Hooks:
 
 
 def _outside_graphs(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Exclude a hook from torch.compile, so that it runs eagerly between graph breaks."""
-    kept: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    """Exclude a hook from torch.compile, so that it runs eagerly between graph breaks; refuse replicas."""
+
+    def checked(module: nn.Module, *args: Any) -> Any:
+        refuse_replica(module)
+        return hook(module, *args)
+
+    kept: Callable[..., Any] = torch.compiler.disable(checked)  # type: ignore[no-untyped-call]
     return kept
