@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenprune import Cut, PruningReport, UnsupportedCallError
 from tokenprune.gather import take
+from tokenprune.not_copied import NotCopied
 from tokenprune.replicas import refuse_replica
 from tokenprune.towers.checks import blocks_read
 
@@ -25,7 +26,6 @@ from .choosing import Chooser, MethodChooser
 from .decoder import DecoderCuts
 from .exporting import check_exported, is_exporting
 from .facts import VisionLanguageFacts
-from .interposed import NotCopied
 from .lease import Lease
 from .pruned_layer import PrunedLayer, as_pruned, guard_states, stored_length
 from .refusals import (

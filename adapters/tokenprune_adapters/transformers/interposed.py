@@ -5,20 +5,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
-from tokenprune import UnsupportedCallError
-
-
-class NotCopied:
-    """Refuses to be copied, as a copy of the model would share the state of the original."""
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse to be copied or pickled."""
-        raise UnsupportedCallError(
-            "a pruned model cannot be copied or pickled; call remove() on its handle first, and prune the "
-            "copy with its own apply() (save_pretrained works on a pruned model)"
-        )
+from tokenprune.not_copied import NotCopied
 
 
 class Interposed(NotCopied):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tokenprune.not_copied import NotCopied
 from tokenprune.replicas import refuse_replica
 
 
@@ -24,12 +25,12 @@ class Hooks:
 
     def before(self, module: nn.Module, hook: Callable[..., Any], with_kwargs: bool = False) -> None:
         """Call `hook` before a module runs."""
-        handle = module.register_forward_pre_hook(_outside_graphs(hook), with_kwargs=with_kwargs)
+        handle = module.register_forward_pre_hook(_Hook(hook), with_kwargs=with_kwargs)
         self._hooked(module, handle.remove)
 
     def after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         """Call `hook` after a module runs."""
-        self._hooked(module, module.register_forward_hook(_outside_graphs(hook)).remove)
+        self._hooked(module, module.register_forward_hook(_Hook(hook)).remove)
 
     def shadow(self, module: nn.Module, name: str, value: Any) -> None:
         """Set an instance attribute, which shadows that of the class until it is deleted."""
@@ -47,12 +48,16 @@ class Hooks:
             self.shadow(module, "forward", module.forward)
 
 
-def _outside_graphs(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Exclude a hook from torch.compile, so that it runs eagerly between graph breaks; refuse replicas."""
+class _Hook(NotCopied):
+    """A hook that torch.compile leaves in eager code, between graphs; refuses copies of the model."""
 
-    def checked(module: nn.Module, *args: Any) -> Any:
-        refuse_replica(module)
-        return hook(module, *args)
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        def checked(module: nn.Module, *args: Any) -> Any:
+            refuse_replica(module)
+            return hook(module, *args)
 
-    kept: Callable[..., Any] = torch.compiler.disable(checked)  # type: ignore[no-untyped-call]
-    return kept
+        self._run: Callable[..., Any] = torch.compiler.disable(checked)  # type: ignore[no-untyped-call]
+
+    def __call__(self, module: nn.Module, *args: Any) -> Any:
+        """Call the hook."""
+        return self._run(module, *args)
