@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .max_min import can_fuse, pick
+from .precision import float64_device as float64_device
 from .similarity import GRAM_LIMIT, inside
 from .similarity import Similarity as Similarity
 from .similarity import unit_rows as unit_rows

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 import tokenprune
-from tokenprune.functional import Similarity
-from tokenprune.precision import float64_device
+from tokenprune.functional import Similarity, float64_device
 
 from .coverage_lazy import pick_lazily
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 import tokenprune
-from tokenprune.functional import unit_rows
-from tokenprune.precision import float64_device
+from tokenprune.functional import float64_device, unit_rows
 
 from .group_quota import group_quotas
 from .pca_groups import exact_loadings, randomized_loadings

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import tokenprune
-from tokenprune.functional import even_slots, top_slots
-from tokenprune.precision import float64_device
+from tokenprune.functional import even_slots, float64_device, top_slots
 
 VARIANCE_WEIGHT = 0.09  # of the variance of the cosines, in the official score of a run
 SCALE = 1000  # the official code multiplies attention by it, except in a run of one token

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 import tokenprune
-from tokenprune.precision import float64_device
+from tokenprune.functional import float64_device
 
 
 def select_in_stack(
