@@ -88,6 +88,21 @@ def test_an_interposed_function_is_taken_away_twice_without_harm():
     assert owner.name() == "own" and vars(owner) == {}
 
 
+def test_a_function_that_a_caller_put_on_an_object_is_put_back():
+    class Owner:
+        def name(self):
+            return "own"
+
+    owner = Owner()
+    owner.name = lambda: "caller's"
+    undo = interpose(owner, "name", lambda: "ours")
+    assert owner.name() == "ours"
+    undo()
+    assert owner.name() == "caller's"
+    undo()
+    assert owner.name() == "caller's"
+
+
 def in_thread(call):
     """Start a call in a thread; return the thread and a list that gets its answer or its error."""
     said = []

@@ -25,13 +25,20 @@ class Interposed(NotCopied):
 def interpose(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
     """Replace a method of `owner` by `function`; return a function that restores the method.
 
-    Sets an instance attribute, which shadows the method of the class until it is deleted.
+    Sets an instance attribute, which shadows the method of the class, or another function that stood there,
+    until it is removed.
     """
+    absent = object()
+    before = vars(owner).get(name, absent)
     interposed = Interposed(getattr(owner, name), function)
     object.__setattr__(owner, name, interposed)
 
     def undo() -> None:
-        if vars(owner).get(name) is interposed:
+        if vars(owner).get(name) is not interposed:
+            return
+        if before is absent:
             object.__delattr__(owner, name)
+        else:
+            object.__setattr__(owner, name, before)
 
     return undo
