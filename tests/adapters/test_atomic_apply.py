@@ -78,6 +78,7 @@ STEPS = [
     (engine.FeatureCapture, "_install"),
     (capture.FeatureCapture, "_watch"),
     (engine, "refuse_chunked_prefill"),
+    (engine, "keep_drafts_out"),
     (decoder.DecoderCuts, "__init__"),
     (tap.AttentionFunctionTap, "__init__"),
     (decoder, "AttentionFunctionTap"),

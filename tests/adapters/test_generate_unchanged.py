@@ -142,15 +142,26 @@ def test_assisted_decoding(llava_sdpa, method):
     assert torch.equal(plain, drafted)
 
 
-@pytest.mark.parametrize("trim", [False, True])
-def test_drafts_are_refused_where_the_choice_depends_on_the_text(llava_sdpa, trim):
+SEVEN = {"suppress_tokens": [token for token in range(99) if token != 7], "max_new_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    ("method", "trim"), [("fastv", False), ("fastv", True), ("pyramiddrop", True), ("sparsevlm", False)]
+)
+@pytest.mark.parametrize("accepted", [True, False])
+def test_methods_that_read_the_text_choose_without_the_drafts(llava_sdpa, method, trim, accepted):
+    """The first drafts would come with the prompt; if all are accepted, no crop tells that they did."""
     inputs = llava_inputs((3, "I", 5))
-    inputs["input_ids"][0, -5:] = torch.tensor([7, 8, 9, 7, 8])
-    with (
-        tokenprune.apply(llava_sdpa, method="fastv", layer=2, keep=6, trim_early_cache=trim),
-        pytest.raises(tokenprune.UnsupportedCallError, match="not read the text"),
-    ):
-        llava_sdpa.generate(**inputs, max_new_tokens=12, do_sample=False, prompt_lookup_num_tokens=3)
+    inputs["input_ids"][0, -5:] = 7 if accepted else torch.tensor([7, 8, 9, 7, 8])
+    options = {**SEVEN} if accepted else {"max_new_tokens": 8}
+    options |= {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with tokenprune.apply(llava_sdpa, method=method, keep=6, trim_early_cache=trim) as handle:
+        plain, kept = llava_sdpa.generate(**inputs, **options), handle.last.images[0].kept.tolist()
+        looked = llava_sdpa.generate(**inputs, **options, prompt_lookup_num_tokens=3)
+        assert handle.last.images[0].kept.tolist() == kept
+    assert torch.equal(plain.sequences, looked.sequences)
+    got, want = torch.stack(looked.logits), torch.stack(plain.logits)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-3)
 
 
 def test_text_turn_then_image_turn(llava):

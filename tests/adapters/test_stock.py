@@ -348,6 +348,11 @@ ATTRIBUTES = {
         FRONT,
         lambda patch, model: patch.delattr(transformers.GenerationMixin, "_prepare_generation_config"),
     ),
+    "_get_candidate_generator": (
+        "llava",
+        FRONT,
+        lambda patch, model: patch.delattr(transformers.GenerationMixin, "_get_candidate_generator"),
+    ),
     "prefill_chunk_size": (
         "llava",
         FRONT,
@@ -366,7 +371,7 @@ ATTRIBUTES = {
     ),
 }
 # read on other occasions than apply; each has a test of its own below
-LATER = {"max_cache_len", "cumulative_length", "_supports_mm_encoder_outputs"}
+LATER = {"max_cache_len", "cumulative_length", "_supports_mm_encoder_outputs", "get_candidates"}
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
@@ -399,6 +404,14 @@ def test_slots_in_use_under_another_name_are_refused_where_they_are_counted(monk
     with tokenprune.apply(model, method=TRIMMED, keep=5):
         with pytest.raises(tokenprune.UnsupportedModelError, match="cumulative_length"):
             model(**tiny_models.llava_inputs((3, "I", 5)), **{CACHE: kv})
+
+
+def test_drafts_under_another_name_are_refused_where_they_are_made(monkeypatch):
+    model, inputs = llava(), tiny_models.llava_inputs((3, "I", 5))
+    monkeypatch.setattr(model, "_get_candidate_generator", lambda **_: object())
+    with tokenprune.apply(model, method=DECODER, layer=2, keep=5):
+        with pytest.raises(tokenprune.UnsupportedModelError, match="object has no method get_candidates"):
+            model.generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("name", [stock.GROWING_LAYER, stock.PREALLOCATED_LAYER])

@@ -24,6 +24,7 @@ from .calls import LanguageCall, ModelCall, OuterCall, RotaryCall
 from .capture import FeatureCapture
 from .choosing import Chooser, MethodChooser
 from .decoder import DecoderCuts
+from .drafts import keep_drafts_out
 from .exporting import check_exported, is_exporting
 from .facts import VisionLanguageFacts
 from .lease import Lease
@@ -116,6 +117,8 @@ class Engine(NotCopied):
             if tower is not None:
                 self._undo.do(functools.partial(self._cut_tower, tower))
             self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
+            if self._reads_text or decoder is not None:
+                self._undo.do(lambda: keep_drafts_out(adapter.model))
             self._chooser = chooser or MethodChooser(adapter, self._capture, tower, front, decoder)
             self._take, self._give = untraced(self.turn.take), untraced(self.turn.give)
             self._before_language = untraced(self._chooser.before_language)
@@ -242,7 +245,8 @@ class Engine(NotCopied):
             if bool((call.ids == self.adapter.token_id(modality)).any()):
                 raise UnsupportedCallError(
                     f"{modality} features were encoded, but the call whose prompt has placeholders for them "
-                    "does not pass them, so nothing could be pruned; pass pixel values with the prompt"
+                    "does not pass them, so nothing could be pruned; pass pixel values with the prompt (a "
+                    "pruned model cannot be its own assistant_model: transformers passes none to it)"
                 )
 
     def _leave_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:

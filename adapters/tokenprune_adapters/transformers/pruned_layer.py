@@ -94,8 +94,7 @@ class PrunedLayer(NotSaved):
         if remove > 0 and stored_length(self) - remove < self.floor:
             raise UnsupportedCallError(
                 "this cache cannot be cropped into a pruned prompt: the dropped visual tokens are gone. Crop "
-                "only what follows it, or run the prompt again (assisted decoding needs a method that does "
-                "not read the text)"
+                "only what follows it, or run the prompt again"
             )
         return remove
 

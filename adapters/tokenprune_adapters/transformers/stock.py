@@ -143,6 +143,8 @@ ATTRIBUTES: Mapping[str, str] = {
     "attention function of a modeling file": "eager_attention_forward",
     "table of attention functions": "_global_mapping",
     "merged settings of generate": "_prepare_generation_config",
+    "maker of drafts": "_get_candidate_generator",
+    "drafts of a maker": "get_candidates",
     "whether generate encodes images itself": "_supports_mm_encoder_outputs",
     "chunks of a prefill": "prefill_chunk_size",
     "table of embeddings": "get_input_embeddings",
@@ -810,6 +812,22 @@ def chunk_size(merged: Any) -> int | None:
     """The size of prefill chunks, from what the method above returned; None: one prefill."""
     size: int | None = getattr(merged[0], attribute("chunks of a prefill"))
     return size
+
+
+def drafting_method(model: Any) -> str:
+    """The method of a model that makes what drafts tokens in assisted decoding."""
+    name = attribute("maker of drafts")
+    if not hasattr(model, name):
+        raise missing(f"method {name}", type(model).__name__)
+    return name
+
+
+def drafts_of(maker: Any) -> str:
+    """The method through which assisted decoding gets drafts, from what the method above returned."""
+    name = attribute("drafts of a maker")
+    if not hasattr(maker, name):
+        raise missing(f"method {name}", type(maker).__name__)
+    return name
 
 
 def generates_tokens(model: Any) -> bool:

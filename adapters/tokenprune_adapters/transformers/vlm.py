@@ -70,6 +70,7 @@ class TransformersAdapter(VisionLanguageFacts):
         stock.check_checkpointing(self.language_model)
         MaskMakers.resolve()
         stock.settings_method(self.model)
+        stock.drafting_method(self.model)
         stock.embedding_table(self.model)
         self.signatures(False)
         if self.chunked and any(self.attention(i) is None for i in range(len(self.layers))):
