@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from .arguments import followers, methods_from_arguments, place_cut, read_budgets, seeded
+from .arguments import check_is_model, followers, methods_from_arguments, place_cut, read_budgets, seeded
 from .budget import Budget
 from .cut import Cut, position_rule
-from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
+from .errors import BudgetError, IncompatibleError, OptionError
 from .handle import PruningHandle, check_unpruned
 from .methods import Method
 from .option_types import check_one_of, check_parts
@@ -98,8 +98,7 @@ def apply(
         Before the model is modified; the message says what to do.
     """
     registry = default_registry()
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(f"apply() takes a torch model, got {type(model).__name__}")
+    check_is_model(model)
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
         raise BudgetError(f"min_tokens must be an integer, 0 or more, got {min_tokens!r}")
     if not isinstance(verify, bool):

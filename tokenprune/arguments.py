@@ -8,16 +8,27 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from .adapter import ModelAdapter
 from .budget import Budget
 from .covering import Cover
-from .errors import BudgetError, IncompatibleError, OptionError
+from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
 from .methods import Method
 from .registry import default_registry
 from .schedule import ExplicitSchedule, GeometricSchedule, Schedule, at_layers
 
 DEFAULT_METHOD = "zoo-exact"
 A_THIRD = GeometricSchedule((1,), depth=3)  # where a vision tower is cut if no block is named
+
+
+def check_is_model(model: object) -> None:
+    """Refuse what is no torch model; of what holds one as `model`, such as a pipeline, say so."""
+    if isinstance(model, nn.Module):
+        return
+    holds = isinstance(getattr(model, "model", None), nn.Module)
+    remedy = "pass its .model" if holds else "load one, for example with from_pretrained"
+    raise UnsupportedModelError(f"apply() takes a torch model, got {type(model).__name__}; {remedy}")
 
 
 def methods_from_arguments(method: Any, scorer: Any, selector: Any, reducer: Any) -> list[Method]:
