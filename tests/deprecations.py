@@ -7,7 +7,9 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1]
 BETWEEN = {"contextlib", "functools", "logging", "torch", "transformers"}  # pass a call on to transformers
-PASS_ON = {f"tokenprune_adapters.transformers.{name}" for name in ("drafts", "interposed", "refusals")}
+PASS_ON = {
+    f"tokenprune_adapters.transformers.{name}" for name in ("continuous", "drafts", "interposed", "refusals")
+}
 THEIR_OWN = {  # ask in a deprecated way
     "transformers.generation.candidate_generator",
     "transformers.models.janus.modeling_janus",

@@ -79,6 +79,7 @@ STEPS = [
     (capture.FeatureCapture, "_watch"),
     (engine, "refuse_chunked_prefill"),
     (engine, "keep_drafts_out"),
+    (engine, "refuse_images_in_batches"),
     (decoder.DecoderCuts, "__init__"),
     (tap.AttentionFunctionTap, "__init__"),
     (decoder, "AttentionFunctionTap"),

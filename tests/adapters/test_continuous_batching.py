@@ -35,6 +35,28 @@ def test_text_is_answered_as_by_the_unpruned_model(how):
 
 
 @pytest.mark.parametrize("how", METHODS, ids=lambda how: how["method"])
+def test_images_are_refused_which_transformers_ignores(llava_sdpa, how):
+    """Stock code answers without them, and reads their placeholders as text."""
+    inputs, text = tiny_models.llava_inputs((3, "I", 5)), tiny_models.llava_inputs((4,))
+    ids, pixels = inputs["input_ids"].tolist(), inputs["pixel_values"]
+    options = {"cache_implementation": "paged", "max_new_tokens": 3}
+    calls = (
+        lambda: llava_sdpa.generate_batch(ids),
+        lambda: llava_sdpa.generate_batch(inputs=text["input_ids"].tolist(), pixel_values=pixels),
+        lambda: llava_sdpa.generate(**inputs, **options),
+    )
+    with tokenprune.apply(llava_sdpa, keep=5, **how) as handle:
+        for call in calls:
+            with pytest.raises(tokenprune.UnsupportedCallError, match="batching .* reads no images"):
+                call()
+        assert handle.last is None
+        want = llava_sdpa.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert "generate_batch" not in vars(llava_sdpa)
+    with tokenprune.apply(llava_sdpa, keep=5, **how):
+        assert torch.equal(llava_sdpa.generate(**inputs, max_new_tokens=3, do_sample=False), want)
+
+
+@pytest.mark.parametrize("how", METHODS, ids=lambda how: how["method"])
 def test_a_prompt_with_an_image_is_refused_by_the_kind_of_its_cache(llava_sdpa, how):
     inputs = tiny_models.llava_inputs((3, "I", 5))
     with tokenprune.apply(llava_sdpa, keep=5, **how):

@@ -348,6 +348,13 @@ ATTRIBUTES = {
         FRONT,
         lambda patch, model: patch.delattr(transformers.GenerationMixin, "_prepare_generation_config"),
     ),
+    "generate_batch": (
+        "llava",
+        FRONT,
+        lambda patch, model: patch.delattr(
+            next(kind for kind in type(model).__mro__ if "generate_batch" in vars(kind)), "generate_batch"
+        ),
+    ),
     "_get_candidate_generator": (
         "llava",
         FRONT,

@@ -15,6 +15,7 @@ from . import stock
 from .call import Call
 from .facts import VisionLanguageFacts
 from .pruned_layer import PrunedLayer
+from .refusals import refuse_unread_past
 from .rows import Image
 from .tap import attention_probabilities
 
@@ -122,6 +123,7 @@ class DecoderView:
         call.look()
         query, key, scaling = call.taps[self.layer]
         if stored:
+            refuse_unread_past(call.kv)
             before = stock.keys_of(call.layer(self.layer), stored, key)
             call.taps[self.layer] = query, torch.cat([before[:, :, :stored], key], 2), scaling
 

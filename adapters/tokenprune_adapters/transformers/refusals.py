@@ -118,6 +118,16 @@ def refuse_untrimmed(call: ModelCall) -> None:
         )
 
 
+def refuse_unread_past(kv: Any) -> None:
+    """Refuse to read keys of an offloaded cache before their layer does: they may be on their way."""
+    if stock.is_offloaded(kv):
+        raise UnsupportedCallError(
+            "this method reads the keys of earlier turns before their layer runs, and those of an offloaded "
+            "cache are not on the device yet; pass another cache, or choose a method that cuts before the "
+            "language model (zoo-exact, divprune ...)"
+        )
+
+
 def refuse_answer_before_trimming(language_model: Any, call: Call) -> None:
     """Refuse labels in a call whose cache is trimmed at its end.
 

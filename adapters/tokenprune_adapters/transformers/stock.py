@@ -145,6 +145,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "merged settings of generate": "_prepare_generation_config",
     "maker of drafts": "_get_candidate_generator",
     "drafts of a maker": "get_candidates",
+    "continuous batching": "generate_batch",
     "whether generate encodes images itself": "_supports_mm_encoder_outputs",
     "chunks of a prefill": "prefill_chunk_size",
     "table of embeddings": "get_input_embeddings",
@@ -525,12 +526,17 @@ def contents_of(layer: Any) -> list[Tensor]:
     return [stored for stored in held if stored is not None and stored.numel()]
 
 
+def is_offloaded(kv: Any) -> bool:
+    """Whether the layers of a cache are moved off the device between calls of their layers."""
+    _need(kv, attribute("whether a cache is offloaded"))
+    return bool(getattr(kv, attribute("whether a cache is offloaded")))
+
+
 def why_not_trimmed(kv: Any) -> str:
     """Why tokens cannot be removed from all layers of a cache; empty if they can."""
     if kv is None:
         return ""
-    _need(kv, attribute("whether a cache is offloaded"))
-    if getattr(kv, attribute("whether a cache is offloaded")):
+    if is_offloaded(kv):
         return "a cache that is offloaded"
     for layer in layers_of(kv):
         kind = getattr(layer, STOCK_LAYER, type(layer))
@@ -812,6 +818,20 @@ def chunk_size(merged: Any) -> int | None:
     """The size of prefill chunks, from what the method above returned; None: one prefill."""
     size: int | None = getattr(merged[0], attribute("chunks of a prefill"))
     return size
+
+
+def batching_method(model: Any) -> str:
+    """The method of a model that generates by continuous batching."""
+    name = attribute("continuous batching")
+    if not hasattr(model, name):
+        raise missing(f"method {name}", type(model).__name__)
+    return name
+
+
+def prompts_of_batch(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Sequence[int]]:
+    """The prompts, as token ids, in a call of the method above."""
+    prompts = args[0] if args else kwargs.get("inputs")
+    return () if prompts is None else prompts
 
 
 def drafting_method(model: Any) -> str:
