@@ -78,7 +78,7 @@ STEPS = [
     (engine.FeatureCapture, "_install"),
     (capture.FeatureCapture, "_watch"),
     (engine, "refuse_chunked_prefill"),
-    (engine, "keep_drafts_out"),
+    (engine, "guard_drafts"),
     (engine, "refuse_images_in_batches"),
     (decoder.DecoderCuts, "__init__"),
     (tap.AttentionFunctionTap, "__init__"),

@@ -360,6 +360,13 @@ ATTRIBUTES = {
         FRONT,
         lambda patch, model: patch.delattr(transformers.GenerationMixin, "_get_candidate_generator"),
     ),
+    "model_kwargs": (
+        "llava",
+        FRONT,
+        lambda patch, model: patch.setattr(
+            transformers.GenerationMixin, "_get_candidate_generator", lambda self, **options: None
+        ),
+    ),
     "prefill_chunk_size": (
         "llava",
         FRONT,
@@ -415,7 +422,7 @@ def test_slots_in_use_under_another_name_are_refused_where_they_are_counted(monk
 
 def test_drafts_under_another_name_are_refused_where_they_are_made(monkeypatch):
     model, inputs = llava(), tiny_models.llava_inputs((3, "I", 5))
-    monkeypatch.setattr(model, "_get_candidate_generator", lambda **_: object())
+    monkeypatch.setattr(model, "_get_candidate_generator", lambda model_kwargs, **_: object())
     with tokenprune.apply(model, method=DECODER, layer=2, keep=5):
         with pytest.raises(tokenprune.UnsupportedModelError, match="object has no method get_candidates"):
             model.generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=3)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assisted decoding: keep the first drafts out of the call that reads the prompt.
+"""Assisted decoding: where it starts, and which drafts may come with the prompt.
 
-Assisted decoding passes the first drafts together with the prompt. A method that reads the text, or cuts
-inside the decoder, would choose by the drafts as well, and keep other tokens than without them.
+It passes the first drafts together with the prompt. A method that reads the text, or cuts inside the decoder,
+would choose by the drafts as well, and keep other tokens than without them. On a cache that is not empty it
+passes all of the prompt, instead of what is new.
 """
 
 from __future__ import annotations
@@ -10,24 +11,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tokenprune import UnsupportedCallError
+
 from . import stock
 from .interposed import interpose
 
 
-def keep_drafts_out(model: Any) -> Callable[[], None]:
-    """Let each assisted `generate` of a model reject its first drafts; return a function that ends this.
+def guard_drafts(model: Any, reject_first: bool) -> Callable[[], None]:
+    """Check each assisted `generate` of a model; return a function that removes the check.
 
-    Rejecting them is always correct: the model then picks the token itself. Later drafts are unaffected.
+    With `reject_first`, its first drafts are rejected, which is always correct: the model then picks the
+    token itself. Later drafts are unaffected.
     """
     name = stock.drafting_method(model)
     original = getattr(model, name)
 
     def checked(*args: Any, **kwargs: Any) -> Any:
+        _refuse_filled(stock.kv_of_drafting(original, args, kwargs))
         generator = original(*args, **kwargs)
-        _reject_first(generator)
+        if reject_first:
+            _reject_first(generator)
         return generator
 
     return interpose(model, name, checked)
+
+
+def _refuse_filled(kv: Any) -> None:
+    """Refuse a cache that is not empty, to which transformers would add the whole prompt again."""
+    if kv is not None and int(stock.seen(kv)) > 0:
+        raise UnsupportedCallError(
+            "assisted decoding of transformers passes the whole prompt to a cache that already holds the "
+            "start of it, and its tokens would be seen twice; call generate without drafts for this turn, or "
+            "without the cache"
+        )
 
 
 def _reject_first(generator: Any) -> None:

@@ -25,7 +25,7 @@ from .capture import FeatureCapture
 from .choosing import Chooser, MethodChooser
 from .continuous import refuse_images_in_batches
 from .decoder import DecoderCuts
-from .drafts import keep_drafts_out
+from .drafts import guard_drafts
 from .exporting import check_exported, is_exporting
 from .facts import VisionLanguageFacts
 from .lease import Lease
@@ -119,8 +119,8 @@ class Engine(NotCopied):
                 self._undo.do(functools.partial(self._cut_tower, tower))
             self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
             self._undo.do(self._check_batches)
-            if self._reads_text or decoder is not None:
-                self._undo.do(lambda: keep_drafts_out(adapter.model))
+            by_text = self._reads_text or decoder is not None
+            self._undo.do(lambda: guard_drafts(adapter.model, reject_first=by_text))
             self._chooser = chooser or MethodChooser(adapter, self._capture, tower, front, decoder)
             self._take, self._give = untraced(self.turn.take), untraced(self.turn.give)
             self._before_language = untraced(self._chooser.before_language)

@@ -145,6 +145,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "merged settings of generate": "_prepare_generation_config",
     "maker of drafts": "_get_candidate_generator",
     "drafts of a maker": "get_candidates",
+    "arguments of the model's own call": "model_kwargs",
     "continuous batching": "generate_batch",
     "whether generate encodes images itself": "_supports_mm_encoder_outputs",
     "chunks of a prefill": "prefill_chunk_size",
@@ -839,7 +840,17 @@ def drafting_method(model: Any) -> str:
     name = attribute("maker of drafts")
     if not hasattr(model, name):
         raise missing(f"method {name}", type(model).__name__)
+    passed = attribute("arguments of the model's own call")
+    if passed not in inspect.signature(getattr(model, name)).parameters:
+        raise missing(f"argument {passed}", f"{type(model).__name__}.{name}")
     return name
+
+
+def kv_of_drafting(method: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The cache in a call of the method above; None if there is none yet."""
+    bound = inspect.signature(method).bind(*args, **kwargs).arguments
+    passed = bound[attribute("arguments of the model's own call")]
+    return next((passed[name] for name in ARGUMENTS["kv"] if passed.get(name) is not None), None)
 
 
 def drafts_of(maker: Any) -> str:
