@@ -34,6 +34,36 @@ def test_text_is_answered_as_by_the_unpruned_model(how):
         assert answers(model, prompts) == before
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("how", METHODS, ids=lambda how: how["method"])
+def test_a_manager_that_takes_requests_one_by_one(how, attention):
+    """Its attention is a paged one of its own, and the model's again afterwards."""
+    configuration = pytest.importorskip("transformers.generation.configuration_utils")
+    small = configuration.ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)
+    model = tiny_models.llava(attention)
+    model.generation_config.do_sample = False
+    model.generation_config.eos_token_id = None
+    inputs = tiny_models.llava_inputs((3, "I", 5))
+    prompts = [tiny_models.llava_inputs((n,))["input_ids"] for n in (5, 8)]
+    with tokenprune.apply(model, keep=5, **how):
+        want = [model.generate(ids, max_new_tokens=3)[0, ids.shape[1] :].tolist() for ids in prompts]
+        picture = model.generate(**inputs, max_new_tokens=3)
+        manager = model.init_continuous_batching(continuous_batching_config=small)
+        manager.start()
+        try:
+            names = [manager.add_request(ids[0].tolist(), max_new_tokens=3) for ids in prompts]
+            got = {}
+            while len(got) < len(names):
+                out = manager.get_result(timeout=60)
+                assert out is not None
+                if out.is_finished():
+                    got[out.request_id] = out.generated_tokens
+        finally:
+            manager.stop(block=True)
+        assert [got[name] for name in names] == want
+        assert torch.equal(model.generate(**inputs, max_new_tokens=3), picture)
+
+
 @pytest.mark.parametrize("how", METHODS, ids=lambda how: how["method"])
 def test_images_are_refused_which_transformers_ignores(llava_sdpa, how):
     """Stock code answers without them, and reads their placeholders as text."""

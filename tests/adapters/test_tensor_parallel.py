@@ -31,12 +31,13 @@ TWO_RANKS = """
     said = {}
     with torch.no_grad():
         for method in ("zoo-exact", "divprune", "visionzip"):
-            kept, logits = [], []
+            kept, logits, answers = [], [], []
             for model in models:
                 with tokenprune.apply(model, method=method, keep=5) as handle:
                     logits.append(model(**inputs).logits)
                     kept.append(handle.last.images[0].kept.tolist())
-            said[method] = [kept, float((logits[0] - logits[1]).abs().max())]
+                    answers.append(model.generate(**inputs, max_new_tokens=5, do_sample=False).tolist())
+            said[method] = [kept, float((logits[0] - logits[1]).abs().max()), answers]
     for method, layer in {"fastv": 2, "pyramiddrop": (1, 2), "dart": 2}.items():
         try:
             tokenprune.apply(models[1], method=method, keep=5, layer=layer)
@@ -65,9 +66,10 @@ def test_two_ranks_keep_what_one_process_keeps(tmp_path):
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     for said in ranks:
         for method in ("zoo-exact", "divprune", "visionzip"):
-            (alone, shared), difference = said[method]
+            (alone, shared), difference, (answer_alone, answer_shared) = said[method]
             assert shared == alone == ranks[0][method][0][0]
             assert difference < 1e-4
+            assert answer_shared == answer_alone
         for method in ("fastv", "pyramiddrop", "dart"):
             assert "split over 2 processes (tensor parallelism)" in said[method]
         assert not said["is_pruned"]
