@@ -90,6 +90,21 @@ def test_drafts_save_calls(tiny, inputs, method):
 
 
 @pytest.mark.parametrize("method", LATE)
+@pytest.mark.parametrize("picture", [True, False])
+def test_calls_are_those_of_the_unpruned_model_where_nothing_is_dropped(tiny, inputs, method, picture):
+    model, _ = tiny
+    if not picture:
+        inputs = {key: inputs[key][:, -6:] for key in ("input_ids", "attention_mask")}
+    options = {"max_new_tokens": 8, **GREEDY, "prompt_lookup_num_tokens": 3}
+    with calls_of(model) as want_lengths:
+        want = model.generate(**inputs, **options)
+    with tokenprune.apply(model, method=method, keep=16), calls_of(model) as lengths:
+        got = model.generate(**inputs, **options)
+    assert lengths == want_lengths and lengths[0] > inputs["input_ids"].shape[1]
+    assert torch.equal(torch.stack(got.logits), torch.stack(want.logits))
+
+
+@pytest.mark.parametrize("method", LATE)
 def test_sampling_of_the_likeliest_token_alone_is_greedy(tiny, draft, inputs, method):
     model, _ = tiny
     with tokenprune.apply(model, method=method, keep=6):

@@ -8,29 +8,35 @@ passes all of the prompt, instead of what is new.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tokenprune import UnsupportedCallError
+from torch import Tensor
+
+from tokenprune import Cut, UnsupportedCallError
+from tokenprune.image_plan import plan_image
 
 from . import stock
+from .facts import VisionLanguageFacts
 from .interposed import interpose
 
 
-def guard_drafts(model: Any, reject_first: bool) -> Callable[[], None]:
+def guard_drafts(adapter: VisionLanguageFacts, cuts: Sequence[Cut], by_text: bool) -> Callable[[], None]:
     """Check each assisted `generate` of a model; return a function that removes the check.
 
-    With `reject_first`, its first drafts are rejected, which is always correct: the model then picks the
-    token itself. Later drafts are unaffected.
+    If the text decides (`by_text`) which tokens are dropped, and some may be, its first drafts are rejected.
+    That is always correct: the model then picks the token itself. Later drafts are unaffected.
     """
+    model = adapter.model
     name = stock.drafting_method(model)
     original = getattr(model, name)
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        _refuse_filled(stock.kv_of_drafting(original, args, kwargs))
+        passed = stock.passed_on(original, args, kwargs)
+        _refuse_filled(stock.kv_among(passed))
         generator = original(*args, **kwargs)
-        if reject_first:
-            _reject_first(generator)
+        if by_text and stock.brings_pixels(passed):
+            _reject_first(generator, lambda ids: may_drop(adapter, cuts, ids))
         return generator
 
     return interpose(model, name, checked)
@@ -46,14 +52,23 @@ def _refuse_filled(kv: Any) -> None:
         )
 
 
-def _reject_first(generator: Any) -> None:
-    """Let a generator of drafts return none the first time; it still makes them, for its own state."""
+def may_drop(adapter: VisionLanguageFacts, cuts: Sequence[Cut], ids: Tensor) -> bool:
+    """Whether tokens may be dropped of the images of a prompt (B, L); True if it has no placeholders."""
+    n = sum(int((ids == adapter.token_id(modality)).sum()) for modality in adapter.modalities)
+    return n == 0 or any(plan_image(cut, n, len(adapter.layers)).left_alone is None for cut in cuts)
+
+
+def _reject_first(generator: Any, drops: Callable[[Tensor], bool]) -> None:
+    """Let a generator of drafts return none the first time, if the prompt is one of which tokens are dropped.
+
+    It still makes them, as its own state depends on it.
+    """
     name = stock.drafts_of(generator)
     original = getattr(generator, name)
 
-    def rejected(ids: Any, **kwargs: Any) -> tuple[Any, None]:
+    def rejected(ids: Tensor, **kwargs: Any) -> Any:
         undo()
-        original(ids, **kwargs)
-        return ids, None
+        drafts = original(ids, **kwargs)
+        return (ids, None) if drops(ids) else drafts
 
     undo = interpose(generator, name, rejected)

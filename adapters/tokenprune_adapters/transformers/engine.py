@@ -120,7 +120,7 @@ class Engine(NotCopied):
             self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
             self._undo.do(self._check_batches)
             by_text = self._reads_text or decoder is not None
-            self._undo.do(lambda: guard_drafts(adapter.model, reject_first=by_text))
+            self._undo.do(lambda: guard_drafts(adapter, self._cuts, by_text))
             self._chooser = chooser or MethodChooser(adapter, self._capture, tower, front, decoder)
             self._take, self._give = untraced(self.turn.take), untraced(self.turn.give)
             self._before_language = untraced(self._chooser.before_language)

@@ -846,10 +846,17 @@ def drafting_method(model: Any) -> str:
     return name
 
 
-def kv_of_drafting(method: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The cache in a call of the method above; None if there is none yet."""
+def passed_on(
+    method: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What a call of the method above says that the model itself will be passed."""
     bound = inspect.signature(method).bind(*args, **kwargs).arguments
-    passed = bound[attribute("arguments of the model's own call")]
+    passed: Mapping[str, Any] = bound[attribute("arguments of the model's own call")]
+    return passed
+
+
+def kv_among(passed: Mapping[str, Any]) -> Any:
+    """The cache among arguments of a model; None if there is none yet."""
     return next((passed[name] for name in ARGUMENTS["kv"] if passed.get(name) is not None), None)
 
 
