@@ -2,6 +2,7 @@
 """Every measured figure of README and the documentation has a command that measures it, or its source.
 
 A section with a figure names a command, links to a section or a record that does, or cites a publication.
+That the commands exist is in tests/meta/test_shown_commands.py.
 """
 
 import json
@@ -11,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
-import typer
-from tokenprune_cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,7 +34,6 @@ SOURCE = re.compile(r"\b\d{4}\.\d{5}\b|https?://")
 LINK = re.compile(r"\]\((?P<page>[^)#:]*)(?:#(?P<anchor>[^)]*))?\)")
 MEASURING = ("bench", "calibrate", "check", "compare", "demo")  # commands of tokenprune
 NO_CLAIMS = ("Defaults",)  # values of options, not figures
-MOVED = ("benchmarks.serving",)  # which older records name; the page says what it is now
 
 
 @dataclass(frozen=True)
@@ -110,24 +108,6 @@ def sections(page):
 def test_no_figure_is_without_its_command(page):
     bare = {s.heading: s.figures for s in sections(page) if s.figures and not s.is_shown}
     assert not bare, f"name the command that measures these, or their source: {bare}"
-
-
-def test_the_commands_exist():
-    known = set(typer.main.get_command(app).commands)
-    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    targets = set(re.search(r"(?m)^\.PHONY:(.*)$", makefile)[1].split())
-    for command in [command for page in PAGES for section in sections(page) for command in section.commands]:
-        program, *words = command.split()
-        if program == "tokenprune":
-            assert words[0] in known, command
-        elif program == "make" and words and not words[0].startswith("test-on-"):
-            assert words[0] in targets, command
-        elif command.startswith("python -m benchmarks") and words[1] not in MOVED:
-            place = ROOT / words[1].replace(".", "/")
-            assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), command
-        elif program == "pytest":
-            paths = [word.split("::")[0] for word in words if word.startswith("tests/")]
-            assert all((ROOT / path).exists() for path in paths), command
 
 
 @pytest.mark.parametrize(
