@@ -25,6 +25,7 @@ from pathlib import Path
 
 from blocks import (
     calibrate,
+    checks,
     compare,
     demo,
     duplicates,
@@ -42,7 +43,7 @@ from blocks.sources import ROOT, Blocks
 
 MODULES = (
     *(demo, saved, speed, compare, calibrate, studies, vision_towers),
-    *(methods, guide, duplicates, evaluation, serving, signals),
+    *(methods, guide, duplicates, evaluation, serving, signals, checks),
 )
 BLOCKS: Blocks = {name: function for module in MODULES for name, function in module.BLOCKS.items()}
 PAGES = (
@@ -61,6 +62,7 @@ PAGES = (
     "docs/serving.md",
     "docs/faq.md",
     "docs/signals.md",
+    "docs/reliability.md",
 )
 FILES = {"docs/data/commands.csv": evaluation.commands}  # generated as a whole
 MARK = re.compile(r"<!-- (?:block (?P<call>.+?)|end) -->")
