@@ -32,7 +32,7 @@ DECODER = {
 }
 
 
-def llava(attention="sdpa", seed=0, dtype=torch.float32, image_size=32, **text):
+def llava(attention="sdpa", seed=0, dtype=torch.float32, image_size=32, tower_layers=3, **text):
     """LLaVA: 32-pixel images, 16 visual tokens, 4 decoder layers with grouped queries."""
     torch.manual_seed(seed)
     tower = CLIPVisionConfig(
@@ -40,7 +40,7 @@ def llava(attention="sdpa", seed=0, dtype=torch.float32, image_size=32, **text):
         patch_size=8,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=3,
+        num_hidden_layers=tower_layers,
         num_attention_heads=4,
         initializer_range=0.3,
         initializer_factor=10.0,

@@ -163,3 +163,17 @@ def test_a_generation_whose_model_is_unpruned_between_two_steps_raises(model, in
     with pytest.raises(tokenprune.StaleCacheError):
         model.generate(**inputs, max_new_tokens=6, do_sample=False)
     hook.remove()
+
+
+def test_an_interposed_function_that_somebody_wrapped_calls_the_original_in_the_end():
+    class Owner:
+        def name(self):
+            return "original"
+
+    owner = Owner()
+    undo = interpose(owner, "name", lambda: "ours")
+    ours = owner.name
+    owner.name = lambda: f"wrapped {ours()}"
+    assert owner.name() == "wrapped ours"
+    undo()
+    assert owner.name() == "wrapped original"

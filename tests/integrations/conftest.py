@@ -13,8 +13,8 @@ from tokenprune_embedded import held_out_scenes, load_embedded_model
 import tokenprune
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients():
+@pytest.fixture
+def no_gradients():
     with torch.no_grad():
         yield
 

@@ -11,6 +11,8 @@ from cache_names import CACHE, cache_of
 
 import tokenprune
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 METHODS = ["zoo-exact", "visionzip", "fastv", "pyramiddrop", "sparsevlm", "dart"]
 LATE = ["zoo-exact", "fastv", "pyramiddrop"]
 GREEDY = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
@@ -46,6 +48,10 @@ def calls_of(model):
         hook.remove()
 
 
+def kept_by(handle):
+    return [image.kept.tolist() for image in handle.last.images]
+
+
 def same(got, want):
     assert torch.equal(got.sequences, want.sequences)
     torch.testing.assert_close(torch.stack(got.logits), torch.stack(want.logits), **CLOSE)
@@ -73,6 +79,32 @@ def test_a_pruned_draft_model_of_an_unpruned_one(tiny, draft, inputs, method):
     want = model.generate(**inputs, max_new_tokens=12, **GREEDY)
     with tokenprune.apply(draft, method=method, keep=3):
         same(model.generate(**inputs, max_new_tokens=12, **GREEDY, assistant_model=draft), want)
+
+
+@pytest.mark.parametrize("method", ["zoo-exact", "fastv"])
+def test_prompts_with_several_images(tiny, method):
+    """A budget may be impossible for their tokens taken together, and is made for each image."""
+    model, _ = tiny
+    inputs = tiny_models.llava_inputs((3, "I", 2, "I", 2, "I", 2, "I", 5))
+    inputs["input_ids"][0, -5:] = torch.tensor([7, 8, 9, 7, 8])
+    how = {"layer": 2, "budget": "average", "keep": 10} if method == "fastv" else {"keep": 10}
+    with tokenprune.apply(model, method=method, **how) as handle:
+        want, kept = model.generate(**inputs, max_new_tokens=12, **GREEDY), kept_by(handle)
+        assert len(kept) == 4
+        same(model.generate(**inputs, max_new_tokens=12, **GREEDY, prompt_lookup_num_tokens=3), want)
+        assert kept_by(handle) == kept
+
+
+def test_a_cut_late_in_a_tower_that_is_deeper_than_the_decoder():
+    model = tiny_models.llava(tower_layers=8)
+    inputs = tiny_models.llava_inputs((3, "I", 5))
+    inputs["input_ids"][0, -5:] = torch.tensor([7, 8, 9, 7, 8])
+    first = tokenprune.method("divprune", stage="vision", layer=5)
+    assert len(model.model.language_model.layers) < 5
+    with tokenprune.apply(model, method=[first, "fastv"], keep=[12, 6]) as handle:
+        want, kept = model.generate(**inputs, max_new_tokens=12, **GREEDY), kept_by(handle)
+        same(model.generate(**inputs, max_new_tokens=12, **GREEDY, prompt_lookup_num_tokens=3), want)
+        assert kept_by(handle) == kept
 
 
 @pytest.mark.parametrize("method", LATE)

@@ -16,6 +16,8 @@ from transformers import DynamicCache, cache_utils
 
 import tokenprune
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 GREEDY = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 
 
@@ -96,6 +98,26 @@ def test_a_method_that_reads_the_past_before_its_layer_runs(tiny, offloaded):
         assert torch.equal(two_turns(model, DynamicCache(), False), want)
 
 
+def test_a_cache_is_as_it_was_after_a_refused_turn(tiny, offloaded):
+    """The turn is refused before any layer has run."""
+    model, _ = tiny
+    first, more = tiny_models.llava_inputs((3, "I", 5)), tiny_models.llava_inputs((2, "I", 3), seed=9)
+
+    def prompt(out, ids):
+        ids = torch.cat([out.sequences, ids[:, 1:]], 1)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), CACHE: cache_of(out)}
+
+    text = tiny_models.llava_inputs((4,), seed=9)["input_ids"]
+    with tokenprune.apply(model, method="pyramiddrop", keep=5):
+        out = model.generate(**first, **{CACHE: DynamicCache()}, **GREEDY)
+        want = model.generate(**prompt(out, text), **GREEDY)
+        out = model.generate(**first, **{CACHE: offloaded(model)}, **GREEDY)
+        with pytest.raises(tokenprune.UnsupportedCallError, match="offloaded cache are not on the device"):
+            model.generate(**prompt(out, more["input_ids"]), pixel_values=more["pixel_values"], **GREEDY)
+        got = model.generate(**prompt(out, text), **GREEDY)
+    assert torch.equal(torch.stack(got.logits), torch.stack(want.logits))
+
+
 @pytest.mark.parametrize("pruned", [True, False])
 @pytest.mark.parametrize("kind", ["offloaded", "offloaded_static"])
 def test_without_an_accelerator_transformers_itself_refuses(tiny, kind, pruned):
@@ -105,5 +127,6 @@ def test_without_an_accelerator_transformers_itself_refuses(tiny, kind, pruned):
     inputs = tiny_models.llava_inputs((3, "I", 5))
     call = functools.partial(model.generate, **inputs, max_new_tokens=2, cache_implementation=kind)
     with tokenprune.apply(model, keep=5) if pruned else contextlib.nullcontext():
-        with pytest.raises((RuntimeError, AssertionError)):
+        with pytest.raises((RuntimeError, AssertionError)) as raised:
             call()
+    assert not isinstance(raised.value, tokenprune.TokenPruneError)

@@ -58,7 +58,7 @@ class DecoderCuts:
     ) -> None:
         self.adapter, self._signature, self._masks, self._chooser = adapter, signature, masks, chooser
         self.boundaries, self._closes_up, self._current = boundaries, closes_up, current
-        self._tracer = tracer
+        self._tracer, self.looks = tracer, False  # whether a layer's keys were read before it ran
         self._taps: dict[int, AttentionFunctionTap] = {}
         self._undo, self._cut = UndoStack(), untraced(self._cut_before)
         try:
@@ -90,6 +90,7 @@ class DecoderCuts:
 
     def _look(self, layer: int, hidden: Tensor, rotated: Any) -> None:
         """Compute queries and keys of the layer that runs next, without attending or caching."""
+        self.looks = True
         attention, tap = self.adapter.attention(layer), self._taps[layer]
         normed = self.adapter.norm_before_attention(layer, hidden)
         signature = self.adapter.attention_signature(layer)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenprune import Cut, UnsupportedCallError
+from tokenprune import BudgetError, Cut, IncompatibleError, UnsupportedCallError
 from tokenprune.image_plan import plan_image
 
 from . import stock
@@ -55,11 +55,20 @@ def _refuse_filled(kv: Any) -> None:
 def may_drop(adapter: VisionLanguageFacts, cuts: Sequence[Cut], ids: Tensor) -> bool:
     """Whether tokens may be dropped of the images of a prompt (B, L); True if it has no placeholders."""
     n = sum(int((ids == adapter.token_id(modality)).sum()) for modality in adapter.modalities)
-    return n == 0 or any(plan_image(cut, n, len(adapter.layers)).left_alone is None for cut in cuts)
+    return n == 0 or any(_may_drop(adapter, cut, n) for cut in cuts)
+
+
+def _may_drop(adapter: VisionLanguageFacts, cut: Cut, n: int) -> bool:
+    """Whether a cut may drop any of n tokens, which may be those of several images."""
+    depth = adapter.tower_depth if cut.method.stage == "vision" else len(adapter.layers)
+    try:
+        return plan_image(cut, n, depth).left_alone is None
+    except (BudgetError, IncompatibleError):  # no plan for so many tokens
+        return True
 
 
 def _reject_first(generator: Any, drops: Callable[[Tensor], bool]) -> None:
-    """Let a generator of drafts return none the first time, if the prompt is one of which tokens are dropped.
+    """Let a generator of drafts return none the first time, if tokens of the prompt may be dropped.
 
     It still makes them, as its own state depends on it.
     """

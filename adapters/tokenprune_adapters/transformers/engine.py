@@ -43,6 +43,7 @@ from .refusals import (
     refuse_unknown_layers,
     refuse_unknown_masks,
     refuse_unknown_rows,
+    refuse_unread_past,
     refuse_untrimmed,
 )
 from .resolved import MaskMakers
@@ -233,6 +234,8 @@ class Engine(NotCopied):
         refuse_other_modalities(call, self.adapter.modalities)
         if self.brought is not None and self.decoder is not None:
             refuse_recomputing(self.adapter.layers)
+            if self.decoder.looks:
+                refuse_unread_past(call.kv)
         refuse_unknown_layers(call)
         if self._trims:
             refuse_untrimmed(call)

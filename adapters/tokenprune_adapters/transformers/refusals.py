@@ -120,7 +120,7 @@ def refuse_untrimmed(call: ModelCall) -> None:
 
 def refuse_unread_past(kv: Any) -> None:
     """Refuse to read keys of an offloaded cache before their layer does: they may be on their way."""
-    if stock.is_offloaded(kv):
+    if kv is not None and stock.is_offloaded(kv) and int(stock.seen(kv)) > 0:
         raise UnsupportedCallError(
             "this method reads the keys of earlier turns before their layer runs, and those of an offloaded "
             "cache are not on the device yet; pass another cache, or choose a method that cuts before the "

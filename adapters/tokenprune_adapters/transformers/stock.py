@@ -147,6 +147,8 @@ ATTRIBUTES: Mapping[str, str] = {
     "drafts of a maker": "get_candidates",
     "arguments of the model's own call": "model_kwargs",
     "continuous batching": "generate_batch",
+    "maker of a batching manager": "init_continuous_batching",
+    "request to a batching manager": "add_request",
     "whether generate encodes images itself": "_supports_mm_encoder_outputs",
     "chunks of a prefill": "prefill_chunk_size",
     "table of embeddings": "get_input_embeddings",
@@ -835,8 +837,30 @@ def prompts_of_batch(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence
     return () if prompts is None else prompts
 
 
+def manager_method(model: Any) -> str:
+    """The method of a model that makes a manager of continuous batching."""
+    name = attribute("maker of a batching manager")
+    if not hasattr(model, name):
+        raise missing(f"method {name}", type(model).__name__)
+    return name
+
+
+def request_method(manager: Any) -> str:
+    """The method through which a manager takes a request, from what the method above returned."""
+    name = attribute("request to a batching manager")
+    if not hasattr(manager, name):
+        raise missing(f"method {name}", type(manager).__name__)
+    return name
+
+
+def prompt_of_request(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[int]:
+    """The prompt, as token ids, in a call of the method above."""
+    prompt = args[0] if args else kwargs.get("input_ids")
+    return () if prompt is None else prompt
+
+
 def drafting_method(model: Any) -> str:
-    """The method of a model that makes what drafts tokens in assisted decoding."""
+    """The method of a model that makes the generator of drafts in assisted decoding."""
     name = attribute("maker of drafts")
     if not hasattr(model, name):
         raise missing(f"method {name}", type(model).__name__)

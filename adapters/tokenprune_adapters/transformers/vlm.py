@@ -72,6 +72,7 @@ class TransformersAdapter(VisionLanguageFacts):
         stock.settings_method(self.model)
         stock.drafting_method(self.model)
         stock.batching_method(self.model)
+        stock.manager_method(self.model)
         stock.embedding_table(self.model)
         self.signatures(False)
         if self.chunked and any(self.attention(i) is None for i in range(len(self.layers))):
