@@ -11,7 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
-PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 SAY = "import json, sys; print(json.dumps([sys.executable, '%d.%d' % sys.version_info[:2]]))"
 SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 # where each package of the wheel would be imported from, and the versions that pip chose

@@ -23,7 +23,7 @@ A_THIRD = GeometricSchedule((1,), depth=3)  # where a vision tower is cut if no 
 
 
 def check_is_model(model: object) -> None:
-    """Refuse what is no torch model; of what holds one as `model`, such as a pipeline, say so."""
+    """Refuse objects that are no torch model; for one that holds a model, such as a pipeline, name it."""
     if isinstance(model, nn.Module):
         return
     holds = isinstance(getattr(model, "model", None), nn.Module)

@@ -71,9 +71,11 @@ def _accepted(method: tokenprune.Method) -> set[str]:
 
 
 def _written(value: Any) -> str:
-    """Write a value as `read_text` reads it."""
+    """Write a value as `read_text` reads it; equal numbers are written in the same way."""
     if isinstance(value, list):
-        return f"[{','.join(map(str, value))}]"
+        return _written(value[0]) if len(value) == 1 else f"[{','.join(map(_written, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{item}' for key, item in value.items())}}}"
+        return f"{{{','.join(f'{key}:{_written(item)}' for key, item in value.items())}}}"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

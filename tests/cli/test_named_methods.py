@@ -39,6 +39,9 @@ def test_options_are_those_of_the_method():
         ("fastv, trim_early_cache=TRUE,layer=8", "fastv,layer=8,trim_early_cache=true"),
         ("fastv,layer=[4, 8]", "fastv,layer=[4,8]"),
         ("tower-diverse,at_least=.25", "tower-diverse,at_least=0.25"),
+        ("scope,alpha=2.0", "scope,alpha=2"),
+        ("otprune,gamma=1.0", "otprune,gamma=1"),
+        ("fastv,layer=[3]", "fastv,layer=3"),
     ],
 )
 def test_equal_options_have_equal_texts(text, plain):

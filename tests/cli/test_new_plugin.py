@@ -27,7 +27,7 @@ BAD_NAMES = (
     "../far",
     "far/corner",
 )
-BAD_NAMES += ("far/corner", "f\N{LATIN SMALL LETTER A WITH DIAERESIS}r", "far\n")
+BAD_NAMES += ("f\N{LATIN SMALL LETTER A WITH DIAERESIS}r", "far\n")
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +90,6 @@ def test_the_example_of_the_documentation_is_what_it_writes():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        *(
-            (name, "a name consists of")
-            for name in ("Far", "far_corner", "far corner", "far--corner", "far-")
-        ),
         *((name, "a name consists of") for name in BAD_NAMES),
         ("tokenprune-far", "without 'tokenprune-'"),
         ("zoo", "there is a scorer of this name"),

@@ -20,7 +20,10 @@ LANGUAGE_ON_DISK = {
     "lm_head": "disk",
 }
 # of an older transformers; and one of accelerate's about a device that is the input's
-pytestmark = pytest.mark.filterwarnings("ignore:You are calling .generate")
+pytestmark = [
+    pytest.mark.usefixtures("no_gradients"),
+    pytest.mark.filterwarnings("ignore:You are calling .generate"),
+]
 
 
 def all_on_the_cpu(model, folder):
@@ -41,12 +44,6 @@ def all_on_disk(model, folder):
 
 WITH_PROJECTOR = [all_on_the_cpu, language_on_disk]
 WITHOUT_PROJECTOR = [all_in_cpu_memory, all_on_disk]
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
 
 
 def answers(model, handle=None):

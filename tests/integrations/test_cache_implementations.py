@@ -10,6 +10,8 @@ from transformers import QuantizedCache
 
 import tokenprune
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
 CLOSE = {"atol": 1e-4, "rtol": 1e-3}
 # layers with full attention, with sliding windows beside it, with states beside it

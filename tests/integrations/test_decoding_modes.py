@@ -9,6 +9,8 @@ from transformers import GenerationMixin
 
 import tokenprune
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 METHODS = ["zoo-exact", "fastv"]
 N = 6
 GREEDY = {"max_new_tokens": N, "do_sample": False, "eos_token_id": None}

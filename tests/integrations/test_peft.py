@@ -18,15 +18,10 @@ METHODS = ["zoo-exact", "visionzip", "divprune", "fastv"]
 INPUTS = tiny_models.llava_inputs((3, "I", 5), (2, "I", 4, "I", 3))
 # peft uses names that transformers 5.24 has changed
 pytestmark = [
+    pytest.mark.usefixtures("no_gradients"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
 
 
 def lora(**options):
@@ -204,6 +199,13 @@ def test_a_pruned_projector_is_not_copied_by_peft():
             wrapped(model, target_modules=["q_proj"], modules_to_save=["multi_modal_projector"])
 
 
+def most_attended(peft_model, inputs, keep, layer):
+    """The slots to which the last token attends most in a layer of the unpruned model."""
+    peft_model.get_base_model().set_attn_implementation("eager")
+    attention = peft_model(**inputs, output_attentions=True).attentions[layer][0, :, -1].mean(0)
+    return sorted(attention[-inputs["input_ids"].shape[1] :][4:20].topk(keep).indices.tolist())
+
+
 @pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
 @pytest.mark.parametrize("method", ["divprune", "fastv"])
 def test_virtual_tokens_before_the_prompt(kind, method):
@@ -226,6 +228,8 @@ def test_virtual_tokens_before_the_prompt(kind, method):
         with tokenprune.apply(base, method=method, keep=4) as handle:
             got, (kept,) = call(peft_model, handle, inputs)
         assert len(kept) == 4 and got.shape == peft_model(**inputs).logits.shape
+        (layer,) = handle.cuts[0].method.schedule.boundaries(4)
+        assert kept == most_attended(peft_model, inputs, 4, layer - 1)
 
 
 def test_ia3():

@@ -7,6 +7,8 @@ from transformers import pipeline
 
 import tokenprune
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 METHODS = ["zoo-exact", "fastv"]
 
 

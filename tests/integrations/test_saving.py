@@ -14,14 +14,10 @@ from tiny_towers import TIMM
 
 import tokenprune
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 METHODS = ["zoo-exact", "visionzip", "divprune", "fastv"]
 INPUTS = tiny_models.llava_inputs((3, "I", 5), (2, "I", 4, "I", 3))
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
 
 
 def call(model, handle):

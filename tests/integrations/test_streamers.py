@@ -11,6 +11,8 @@ from transformers import AsyncTextIteratorStreamer, TextIteratorStreamer, TextSt
 
 import tokenprune
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 METHODS = ["zoo-exact", "fastv"]
 GREEDY = {"do_sample": False}
 

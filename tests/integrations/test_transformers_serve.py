@@ -11,6 +11,8 @@ from transformers.cli.serving.utils import GenerationState
 
 import tokenprune
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 METHODS = ["zoo-exact", "fastv"]
 
 

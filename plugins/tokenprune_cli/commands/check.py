@@ -29,7 +29,7 @@ def check(
         list[str] | None,
         typer.Option(help="Only the tiny model of this name in the table; may be repeated."),
     ] = None,
-    method: options.MethodNames = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
     keep: Annotated[
         str | None, typer.Option(help="Visual tokens to keep; only with --model.", metavar="N")
     ] = None,

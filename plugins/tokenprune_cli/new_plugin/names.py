@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -97,11 +98,11 @@ class Names:
                 )
         if self.kind is Kind.adapter:
             stand_in = type(self.model_name, (Module,), {})()
-            for name in registry.names("adapter"):
-                if registry.find("adapter", name).matches(stand_in):
-                    raise BadInputError(
-                        f"the adapter {name!r} supports {self.model_name} already; choose another name"
-                    )
+            with contextlib.suppress(tokenprune.UnsupportedModelError):  # no adapter supports it
+                name = registry.adapter_for(stand_in).name
+                raise BadInputError(
+                    f"the adapter {name!r} supports {self.model_name} already; choose another name"
+                )
         for plugin in registry.plugins:
             if plugin.name.replace("_", "-") == self.name:
                 raise BadInputError(f"the name {self.name!r} is taken by {plugin.origin}")

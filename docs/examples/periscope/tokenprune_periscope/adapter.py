@@ -107,7 +107,7 @@ class PeriscopeAdapter(TransformersAdapter):
 
     def _pre_features(self, encoded: Encoded, number: int) -> Tensor:
         """Rows of the patches that enter the projector, (N, D_v); its layer norm ignores their mean."""
-        rows = encoded.seen.projector_inputs[0]  # (images, N, D_v), as the projector runs once
+        rows = encoded.projector_inputs[0]  # (images, N, D_v), as the projector runs once
         return centred(self._of_image(encoded, number, rows[number : number + 1]))
 
     def _cls_attention(self, encoded: Encoded, number: int) -> Tensor:
