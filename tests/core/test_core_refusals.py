@@ -176,7 +176,7 @@ class Packed(nn.Module):
 def test_a_packed_layer_inside_a_projector_is_read_with_its_bias(bias):
     whole = nn.Sequential(Packed(bias), nn.GELU())
     read = dequantised(whole)
-    assert isinstance(whole[0], Packed) and type(read[0]) is nn.Linear and read[1] is whole[1]
+    assert isinstance(whole[0], Packed) and isinstance(read[0], nn.Linear) and read[1] is whole[1]
     assert read[0].weight.tolist() == [[0.5, -1.0, 1.5], [0.0, 2.0, -2.5]]
     assert (read[0].bias is None) if bias is None else torch.equal(read[0].bias, bias)
     rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))

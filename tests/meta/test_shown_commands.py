@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import torch
 from shown_commands import Shown, commands
 from tokenprune_cli.app import app
 from typer.core import TyperCommand
@@ -35,6 +36,7 @@ def parse(monkeypatch, capsys):
     """Return a function that lets a program parse a command; in a sentence, arguments may be left out."""
     original = argparse.ArgumentParser.parse_args
     monkeypatch.setattr(TyperCommand, "invoke", stop)
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: None)  # it would stay for other tests
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *args: stop(original(*args)))
 
     def parse(program, command):
