@@ -348,13 +348,16 @@ ATTRIBUTES = {
         FRONT,
         lambda patch, model: patch.delattr(transformers.GenerationMixin, "_prepare_generation_config"),
     ),
-    "generate_batch": (
-        "llava",
-        FRONT,
-        lambda patch, model: patch.delattr(
-            next(kind for kind in type(model).__mro__ if "generate_batch" in vars(kind)), "generate_batch"
-        ),
-    ),
+    **{
+        name: (
+            "llava",
+            FRONT,
+            lambda patch, model, name=name: patch.delattr(
+                next(kind for kind in type(model).__mro__ if name in vars(kind)), name
+            ),
+        )
+        for name in ("generate_batch", "init_continuous_batching")
+    },
     "_get_candidate_generator": (
         "llava",
         FRONT,
@@ -385,7 +388,13 @@ ATTRIBUTES = {
     ),
 }
 # read on other occasions than apply; each has a test of its own below
-LATER = {"max_cache_len", "cumulative_length", "_supports_mm_encoder_outputs", "get_candidates"}
+LATER = {
+    "max_cache_len",
+    "cumulative_length",
+    "_supports_mm_encoder_outputs",
+    "get_candidates",
+    "add_request",
+}
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
@@ -426,6 +435,14 @@ def test_drafts_under_another_name_are_refused_where_they_are_made(monkeypatch):
     with tokenprune.apply(model, method=DECODER, layer=2, keep=5):
         with pytest.raises(tokenprune.UnsupportedModelError, match="object has no method get_candidates"):
             model.generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=3)
+
+
+def test_a_renamed_method_of_batching_managers_is_refused_by_name(monkeypatch):
+    model = llava()
+    monkeypatch.setattr(model, "init_continuous_batching", lambda: object())
+    with tokenprune.apply(model, method=FRONT, keep=5):
+        with pytest.raises(tokenprune.UnsupportedModelError, match="object has no method add_request"):
+            model.init_continuous_batching()
 
 
 @pytest.mark.parametrize("name", [stock.GROWING_LAYER, stock.PREALLOCATED_LAYER])

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranks that share the heads of a layer keep the same tokens as one process, or the method is refused."""
 
-import json
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
 import tiny_families
 import tiny_models
+from two_ranks import run_two_ranks
 
 import tokenprune
 
@@ -51,19 +46,7 @@ TWO_RANKS = """
 
 
 def test_two_ranks_keep_what_one_process_keeps(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(textwrap.dedent(TWO_RANKS))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = [str(Path(tiny_models.__file__).parent), *filter(None, sys.path)]
-    run = subprocess.run(
-        [*command, script, tmp_path],
-        env={"PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    ranks = run_two_ranks(TWO_RANKS, tmp_path)
     for said in ranks:
         for method in ("zoo-exact", "divprune", "visionzip"):
             (alone, shared), difference, (answer_alone, answer_shared) = said[method]

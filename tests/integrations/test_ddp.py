@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """DistributedDataParallel and FSDP over two processes: the gradients of one process over both batches."""
 
-import json
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
-import tiny_models
+from two_ranks import run_two_ranks
 
 METHODS = ("zoo-exact", "fastv")
 
@@ -80,20 +76,8 @@ TWO_RANKS = """
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(f"METHODS = {METHODS}\n" + textwrap.dedent(TWO_RANKS))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = [str(Path(tiny_models.__file__).parent), *filter(None, sys.path)]
-    run = subprocess.run(
-        [*command, script, tmp_path],
-        env={"PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    for rank in (0, 1):
-        said = json.loads((tmp_path / f"rank{rank}.json").read_text())
+    ranks = run_two_ranks(f"METHODS = {METHODS}\n" + textwrap.dedent(TWO_RANKS), tmp_path)
+    for said in ranks:
         for method in METHODS:
             refused, *same, apart, wrapped_later = said[method]
             assert "DistributedDataParallel wraps a model; apply to model.module" in refused

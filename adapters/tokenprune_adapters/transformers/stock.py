@@ -366,11 +366,17 @@ def embedding_of(model: Any, token: int, device: torch.device) -> Tensor:
     return row
 
 
+def _method(owner: Any, what: str) -> str:
+    """The name of a method, which the owner must have."""
+    name = attribute(what)
+    if not hasattr(owner, name):
+        raise missing(f"method {name}", type(owner).__name__)
+    return name
+
+
 def embedding_table(model: Any) -> Any:
     """The module that maps token ids to embeddings."""
-    name = attribute("table of embeddings")
-    if not hasattr(model, name):
-        raise missing(f"method {name}", type(model).__name__)
+    name = _method(model, "table of embeddings")
     return getattr(model, name)()
 
 
@@ -809,9 +815,7 @@ def settings_method(model: Any) -> str:
     """The method of a model through which `generate` merges its settings."""
     from transformers import GenerationConfig
 
-    name = attribute("merged settings of generate")
-    if not hasattr(model, name):
-        raise missing(f"method {name}", type(model).__name__)
+    name = _method(model, "merged settings of generate")
     if not hasattr(GenerationConfig(), attribute("chunks of a prefill")):
         raise missing(attribute("chunks of a prefill"), GenerationConfig.__name__)
     return name
@@ -825,10 +829,7 @@ def chunk_size(merged: Any) -> int | None:
 
 def batching_method(model: Any) -> str:
     """The method of a model that generates by continuous batching."""
-    name = attribute("continuous batching")
-    if not hasattr(model, name):
-        raise missing(f"method {name}", type(model).__name__)
-    return name
+    return _method(model, "continuous batching")
 
 
 def prompts_of_batch(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Sequence[int]]:
@@ -839,18 +840,12 @@ def prompts_of_batch(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence
 
 def manager_method(model: Any) -> str:
     """The method of a model that makes a manager of continuous batching."""
-    name = attribute("maker of a batching manager")
-    if not hasattr(model, name):
-        raise missing(f"method {name}", type(model).__name__)
-    return name
+    return _method(model, "maker of a batching manager")
 
 
 def request_method(manager: Any) -> str:
     """The method through which a manager takes a request, from what the method above returned."""
-    name = attribute("request to a batching manager")
-    if not hasattr(manager, name):
-        raise missing(f"method {name}", type(manager).__name__)
-    return name
+    return _method(manager, "request to a batching manager")
 
 
 def prompt_of_request(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[int]:
@@ -861,9 +856,7 @@ def prompt_of_request(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequenc
 
 def drafting_method(model: Any) -> str:
     """The method of a model that makes the generator of drafts in assisted decoding."""
-    name = attribute("maker of drafts")
-    if not hasattr(model, name):
-        raise missing(f"method {name}", type(model).__name__)
+    name = _method(model, "maker of drafts")
     passed = attribute("arguments of the model's own call")
     if passed not in inspect.signature(getattr(model, name)).parameters:
         raise missing(f"argument {passed}", f"{type(model).__name__}.{name}")
@@ -886,10 +879,7 @@ def kv_among(passed: Mapping[str, Any]) -> Any:
 
 def drafts_of(maker: Any) -> str:
     """The method through which assisted decoding gets drafts, from what the method above returned."""
-    name = attribute("drafts of a maker")
-    if not hasattr(maker, name):
-        raise missing(f"method {name}", type(maker).__name__)
-    return name
+    return _method(maker, "drafts of a maker")
 
 
 def generates_tokens(model: Any) -> bool:
