@@ -31,7 +31,8 @@ SHORTER = {  # appended to a command, which takes minutes as it stands
     "tokenprune check": "--family llava --family qwen2.5-vl --method zoo-exact --method fastv",
 }
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "HF_HUB_OFFLINE": "1"}
-LEFT_OUT = ("PYTHONPATH", "VIRTUAL_ENV")  # the stranger has no environment yet
+# the stranger has no environment yet, and was not started by make
+LEFT_OUT = ("PYTHONPATH", "VIRTUAL_ENV", "MAKELEVEL", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "GNUMAKEFLAGS")
 
 
 class Stranger:
