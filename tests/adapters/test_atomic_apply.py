@@ -2,6 +2,7 @@
 """Whatever fails in `apply`, the model, its hooks and transformers' tables are as they were before."""
 
 import copy
+import gc
 
 import pytest
 import tiny_models
@@ -14,6 +15,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import tokenprune
 from tokenprune.registry import default_registry
+
+
+@pytest.fixture(autouse=True)
+def _collected():
+    """Collect models of earlier tests, which take along what they registered, before a test and not in it."""
+    gc.collect()
 
 
 def trace(model):
