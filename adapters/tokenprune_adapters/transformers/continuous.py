@@ -10,53 +10,50 @@ from tokenprune import UnsupportedCallError
 
 from . import stock
 from .interposed import interpose
-from .undo import UndoStack
+from .lease import Lease
 
 
-def refuse_images_in_batches(model: Any, tokens: Sequence[int]) -> Callable[[], None]:
-    """Check prompts of continuous batching for images; return a function that removes the checks.
+def guard_batches(model: Any, tokens: Sequence[int]) -> Callable[[], None]:
+    """Check each `generate_batch` of a model for images; return a function that removes the check.
 
     `tokens` are the placeholders of images and videos. transformers ignores pixels here, and reads
-    placeholders as text. Checked are calls of `generate_batch`, before any work, and single requests to
-    managers that are made from now on.
+    placeholders as text.
     """
-    undo, is_checked = UndoStack(), True
-    batch, make = stock.batching_method(model), stock.manager_method(model)
-    generate, manage = getattr(model, batch), getattr(model, make)
+    name = stock.batching_method(model)
+    generate = getattr(model, name)
 
-    def refuse(has_pixels: bool, prompts: Sequence[Sequence[int]]) -> None:
-        if is_checked and (has_pixels or any(token in prompt for prompt in prompts for token in tokens)):
-            raise UnsupportedCallError(
-                "continuous batching (generate_batch, a manager, or cache_implementation='paged') reads no "
-                "images: it would answer without them; use generate() with another cache for prompts with "
-                "images"
-            )
-
-    def generate_checked(*args: Any, **kwargs: Any) -> Any:
-        refuse(stock.brings_pixels(kwargs), stock.prompts_of_batch(args, kwargs))
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        prompts = stock.first_argument(generate, args, kwargs)
+        _refuse(stock.brings_pixels(kwargs), prompts, tokens)
         return generate(*args, **kwargs)
 
-    def manage_checked(*args: Any, **kwargs: Any) -> Any:
-        manager = manage(*args, **kwargs)
-        name = stock.request_method(manager)
-        add = getattr(manager, name)
+    return interpose(model, name, checked)
+
+
+def guard_managers(model: Any, tokens: Sequence[int], lease: Lease) -> Callable[[], None]:
+    """Check each request to managers that are made from now on, for as long as the lease is active."""
+    name = stock.manager_method(model)
+    make = getattr(model, name)
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        manager = make(*args, **kwargs)
+        request = stock.request_method(manager)
+        add = getattr(manager, request)
 
         def add_checked(*args: Any, **kwargs: Any) -> Any:
-            refuse(False, [stock.prompt_of_request(args, kwargs)])
+            if lease.active:
+                _refuse(False, [stock.first_argument(add, args, kwargs)], tokens)
             return add(*args, **kwargs)
 
-        interpose(manager, name, add_checked)  # for as long as the manager lives
+        interpose(manager, request, add_checked)
         return manager
 
-    def end() -> None:
-        nonlocal is_checked
-        is_checked = False
-        undo.run()
+    return interpose(model, name, checked)
 
-    try:
-        undo.do(lambda: interpose(model, batch, generate_checked))
-        undo.do(lambda: interpose(model, make, manage_checked))
-    except BaseException:  # an interrupt between the two
-        end()
-        raise
-    return end
+
+def _refuse(has_pixels: bool, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> None:
+    if has_pixels or any(token in prompt for prompt in prompts for token in tokens):
+        raise UnsupportedCallError(
+            "continuous batching (generate_batch, a manager, or cache_implementation='paged') reads no "
+            "images: it would answer without them; use generate() with another cache for prompts with images"
+        )

@@ -23,7 +23,7 @@ from .call import Call, RemainingRows, untraced
 from .calls import LanguageCall, ModelCall, OuterCall, RotaryCall
 from .capture import FeatureCapture
 from .choosing import Chooser, MethodChooser
-from .continuous import refuse_images_in_batches
+from .continuous import guard_batches, guard_managers
 from .decoder import DecoderCuts
 from .drafts import guard_drafts
 from .exporting import check_exported, is_exporting
@@ -119,7 +119,9 @@ class Engine(NotCopied):
             if tower is not None:
                 self._undo.do(functools.partial(self._cut_tower, tower))
             self._undo.do(lambda: refuse_chunked_prefill(adapter.model))
-            self._undo.do(self._check_batches)
+            tokens = [adapter.token_id(modality) for modality in adapter.modalities]
+            self._undo.do(lambda: guard_batches(adapter.model, tokens))
+            self._undo.do(lambda: guard_managers(adapter.model, tokens, self.lease))
             by_text = self._reads_text or decoder is not None
             self._undo.do(lambda: guard_drafts(adapter, self._cuts, by_text))
             self._chooser = chooser or MethodChooser(adapter, self._capture, tower, front, decoder)
@@ -154,10 +156,6 @@ class Engine(NotCopied):
     def _watch_encoders(self, needs: frozenset[str], blocks: Sequence[int]) -> Callable[[], None]:
         self._capture = FeatureCapture(self.adapter, needs, blocks, self.turn)
         return self._capture.remove
-
-    def _check_batches(self) -> Callable[[], None]:
-        tokens = [self.adapter.token_id(modality) for modality in self.adapter.modalities]
-        return refuse_images_in_batches(self.adapter.model, tokens)
 
     def _cut_tower(self, cut: Cut) -> Callable[[], None]:
         return TowerCuts(self.adapter, cut, self._capture, self._tracer is not None).remove

@@ -124,7 +124,7 @@ def refuse_unread_past(kv: Any) -> None:
         raise UnsupportedCallError(
             "this method reads the keys of earlier turns before their layer runs, and those of an offloaded "
             "cache are not on the device yet; pass another cache, or choose a method that cuts before the "
-            "language model (zoo-exact, divprune ...)"
+            "language model (`tokenprune list methods` has the stages)"
         )
 
 

@@ -832,12 +832,6 @@ def batching_method(model: Any) -> str:
     return _method(model, "continuous batching")
 
 
-def prompts_of_batch(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Sequence[int]]:
-    """The prompts, as token ids, in a call of the method above."""
-    prompts = args[0] if args else kwargs.get("inputs")
-    return () if prompts is None else prompts
-
-
 def manager_method(model: Any) -> str:
     """The method of a model that makes a manager of continuous batching."""
     return _method(model, "maker of a batching manager")
@@ -848,10 +842,10 @@ def request_method(manager: Any) -> str:
     return _method(manager, "request to a batching manager")
 
 
-def prompt_of_request(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[int]:
-    """The prompt, as token ids, in a call of the method above."""
-    prompt = args[0] if args else kwargs.get("input_ids")
-    return () if prompt is None else prompt
+def first_argument(method: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The first argument of a call, whatever its name: prompts of a batch, or the prompt of a request."""
+    signature = inspect.signature(method)
+    return signature.bind(*args, **kwargs).arguments[next(iter(signature.parameters))]
 
 
 def drafting_method(model: Any) -> str:
