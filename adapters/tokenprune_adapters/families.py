@@ -17,15 +17,12 @@ from torch import Tensor, nn
 
 from tokenprune import IncompatibleError, Layout, Projector
 from tokenprune.projector import in_float32
-from tokenprune.towers.image import TowerImage
 
 from .transformers import forms, pictures, stock
 from .transformers.encoded import Encoded, ImageSignal
-from .transformers.facts import UNTESTED_TOWER
 from .transformers.grids import grid_of, square_of
 from .transformers.structural import StructuralAdapter
 from .transformers.tower.described import FamilyTower, pixels_of_rows, told_with_images
-from .transformers.tower.parts import TowerParts
 
 
 @dataclass(frozen=True)
@@ -419,20 +416,10 @@ class FamilyAdapter(StructuralAdapter):
 
     # -- cuts inside the tower
 
-    def tower(self) -> TowerParts | None:
-        """The tower, where the table describes it; None if tokens cannot be cut inside it."""
-        described = self.family.tower
-        return None if described is None else described.parts(self.inner, self.model.config)
-
-    def why_no_tower(self) -> str:
-        """Why tokens cannot be cut inside the tower; empty if they can."""
-        described = self.family.tower
-        return UNTESTED_TOWER if described is None else described.why_not(self.inner, self.model.config)
-
-    def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
-        """The images in one run of the tower, as the table describes them."""
-        assert self.family.tower is not None  # `tower` is None otherwise
-        return self.family.tower.images(self.inner, self.model.config, arguments, shape)
+    @property
+    def described(self) -> FamilyTower | None:
+        """The tower as the table describes it; None if tokens cannot be cut inside it."""
+        return self.family.tower
 
     def pixels_of(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """Pixels of each token's patches, of towers that are passed them in the order of their rows."""

@@ -20,8 +20,6 @@ from .authoring import (
     FamilyTower,
     ImageSignal,
     Specimen,
-    TowerImage,
-    TowerParts,
     TransformersAdapter,
     clip_signals,
     config_value,
@@ -63,18 +61,6 @@ class LlavaAdapter(TransformersAdapter):
         # hidden state i > 0 is the output of layer i - 1; negative indices agree
         attention: nn.Module = tower.encoder.layers[layer if layer < 0 else layer - 1].self_attn
         return attention
-
-    def tower(self) -> TowerParts | None:
-        """A CLIP, SigLIP or Pixtral tower up to the last layer that is projected; None for other towers."""
-        return self.described.parts(self.inner, self.model.config)
-
-    def why_no_tower(self) -> str:
-        """Why tokens cannot be cut inside the tower: another kind of tower, or rows that are no patches."""
-        return self.described.why_not(self.inner, self.model.config)
-
-    def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
-        """The images in one run of the tower; those of Pixtral have sizes."""
-        return self.described.images(self.inner, self.model.config, arguments, shape)
 
     def encoder_words(self, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The layer that is projected; optionally Pixtral's sizes, which transformers 5.17 does not take."""

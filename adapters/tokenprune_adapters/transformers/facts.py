@@ -21,6 +21,7 @@ from .plan import RowPlan
 from .refusals import refuse_other_rows
 from .resolved import Signatures
 from .signature import Signature
+from .tower.described import FamilyTower
 from .tower.parts import TowerParts
 from .tower.squares import square_images
 
@@ -74,12 +75,19 @@ class VisionLanguageFacts(ModelAdapter):
         """Attention module of the tower layer that features come from; None if it cannot be observed."""
         return None
 
+    @property
+    def described(self) -> FamilyTower | None:
+        """A description of the vision tower, if it is of a known kind."""
+        return None
+
     def tower(self) -> TowerParts | None:
         """The parts of the vision tower, if tokens can be cut inside it; None if they cannot."""
-        return None
+        return None if self.described is None else self.described.parts(self.inner, self.model.config)
 
     def why_no_tower(self) -> str:
         """Why tokens cannot be cut inside the vision tower; empty if they can."""
+        if self.described is not None:
+            return self.described.why_not(self.inner, self.model.config)
         return "" if self.tower() is not None else UNTESTED_TOWER
 
     @functools.cached_property
@@ -91,8 +99,10 @@ class VisionLanguageFacts(ModelAdapter):
     def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
         """The images in one run of the tower over (B, M) rows, from the encoder's arguments.
 
-        By default one image in each sequence of a batch, with a token for each patch.
+        Without a description of the tower, one image in each sequence of a batch, a token for each patch.
         """
+        if self.described is not None:
+            return self.described.images(self.inner, self.model.config, arguments, shape)
         parts = self.tower()
         assert parts is not None
         return square_images(shape, parts.n_prefix)

@@ -9,8 +9,6 @@ from tokenprune_adapters.authoring import (
     FamilyTower,
     ImageSignal,
     Specimen,
-    TowerImage,
-    TowerParts,
     TransformersAdapter,
     centred,
     clip_signals,
@@ -35,6 +33,7 @@ class PeriscopeAdapter(TransformersAdapter):
 
     name: ClassVar[str] = "periscope"
     classes: ClassVar[tuple[str, ...]] = ("PeriscopeForConditionalGeneration",)
+    # the tower, to cut inside it and to observe its blocks
     described: ClassVar[FamilyTower] = FamilyTower(
         ("clip_vision_model",), path="lens", row_wise=("coupler",), skips_first=True
     )
@@ -69,20 +68,6 @@ class PeriscopeAdapter(TransformersAdapter):
     def vision_attention(self) -> nn.Module:
         """The attention module of the last block, whose output is projected."""
         return self.vision_tower.encoder.layers[-1].self_attn
-
-    # -- the vision tower, to cut inside it and to observe its blocks
-
-    def tower(self) -> TowerParts | None:
-        """The parts of the tower."""
-        return self.described.parts(self.inner, self.model.config)
-
-    def why_no_tower(self) -> str:
-        """Why tokens cannot be cut inside the tower; empty if they can."""
-        return self.described.why_not(self.inner, self.model.config)
-
-    def tower_images(self, arguments: Mapping[str, Any], shape: tuple[int, int]) -> list[TowerImage]:
-        """The images in one run of the tower."""
-        return self.described.images(self.inner, self.model.config, arguments, shape)
 
     # -- what strategies can read
 
