@@ -71,6 +71,13 @@ class PruningModel:
                 self.watch(settings.method.needs)
             _log_start(settings)
 
+    @torch.no_grad()
+    def eval(self) -> Any:
+        """Read the projector, whose weights may be refused. vLLM calls this once the weights are loaded."""
+        if self.pruning is not None and "projector" in self.pruning.method.needs:
+            self._projector.current().linear_form()
+        return super().eval()  # type: ignore[misc]
+
     def check_engine(self, vllm_config: Any) -> None:
         """Refuse engine options that are incompatible with pruning."""
         options = stock.options(vllm_config)

@@ -7,6 +7,8 @@ Placeholders are counted before the tower runs, by `Method.n_keep`.
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -24,6 +26,7 @@ from .requests import RequestCounter
 from .settings import Settings, refuse_nested, without_pruning_entry
 
 _PROFILING: ContextVar[bool] = ContextVar("profiling", default=False)
+_FROM_CACHE: ContextVar[bool] = ContextVar("from_cache", default=False)  # of the request being processed
 
 
 class PruningProcessor:
@@ -88,6 +91,23 @@ class PruningProcessor:
 
         return shortened
 
+    def merge_cached(
+        self,
+        original: Callable[..., Any],
+        keys: Mapping[str, Sequence[str]],
+        is_cached: Mapping[str, Sequence[bool]],
+        processed: Mapping[str, Sequence[Any]],
+    ) -> Any:
+        """Add a request's new items to vLLM's cache, which replaces them, and store their sizes before."""
+        _FROM_CACHE.set(True)
+        if not _PROFILING.get():
+            for modality, new in processed.items():
+                if modality in self.info.modalities:
+                    new_keys = itertools.compress(keys[modality], map(operator.not_, is_cached[modality]))
+                    for key, item in zip(new_keys, new, strict=True):
+                        self._counter.store_size(modality, key, item)
+        return original()
+
     def profiling_inputs(self, original: Callable[..., Any]) -> Any:
         """Make the inputs of vLLM's profiling run, without counting them."""
         token = _PROFILING.set(True)
@@ -101,14 +121,18 @@ class PruningProcessor:
         if _PROFILING.get():
             return original()
         asked = stock.view("request", request)
+        token = _FROM_CACHE.set(False)
         try:
             self.info.check_modalities(asked.items)
             refuse_nested(asked.media_arguments, "the arguments of media loaders")
             processed = original(transfers.with_budget(self.info, request))
+            from_cache = _FROM_CACHE.get()
         except (BudgetError, IncompatibleError, InputError) as error:
             self._counter.counts.refuse(reason(error))
             raise
-        self._counter.count(asked.items, stock.view("processed_request", processed))
+        finally:
+            _FROM_CACHE.reset(token)
+        self._counter.count(asked.items, stock.view("processed_request", processed), from_cache)
         return processed
 
     def cache_keys(self, original: Callable[..., Any], request: Any) -> Any:

@@ -3,7 +3,9 @@
 
 vLLM may pack weights for its kernels, quantise them, or shard them over ranks, and may not keep a plain copy.
 Applying a layer, without its bias, to an identity matrix returns its weights: exactly if they are not
-quantised, and otherwise the dequantised weights that the layer computes with.
+quantised, and otherwise the dequantised weights that the layer computes with. A layer that also quantises its
+inputs is read if their scale follows from the inputs, and otherwise refused: with a fixed scale, the rows of
+an identity matrix may be rounded to anything.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from torch import Tensor, nn
 from tokenprune import LinearForm, Projector
 from tokenprune.projector import weights_mark
 
+from .errors import EngineRefusedError
 from .lookup import View
 from .ranks import gather_shards
+
+AMPLITUDES = (11 / 16, 9 / 16)  # of rows with which weights are compared; exact in every dtype
+TOLERANCE = 0.01  # relative; the largest error of bfloat16 is 0.004
 
 
 class ReadProjector:
@@ -119,8 +125,23 @@ def _of_form(read: Callable[[], LinearForm | None]) -> Projector:
 
 
 def _weight(layer: View, width: int) -> Tensor:
-    """Return this rank's shard of a layer's weights, (out, in), in float32."""
-    return _apply(layer, torch.eye(width)).mT.float().contiguous()
+    """Return this rank's shard of a layer's weights, (out, in), in float32.
+
+    Raises
+    ------
+    EngineRefusedError
+        If the layer's outputs are not proportional to its inputs.
+    """
+    weight = _apply(layer, torch.eye(width)).mT.float().contiguous()
+    for amplitude in AMPLITUDES:
+        same = _apply(layer, amplitude * torch.eye(width)).mT.float() / amplitude
+        if not (same - weight).norm() < TOLERANCE * weight.norm():  # all zero if the fixed scale is large
+            raise EngineRefusedError(
+                "tokenprune: the weights of this checkpoint's projector cannot be read, because its inputs "
+                'are quantised with a fixed scale; choose a method that does not need the signal "projector" '
+                "(`tokenprune list methods` shows signals), or a checkpoint whose projector is not quantised"
+            )
+    return weight
 
 
 def _apply(layer: View, rows: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ MAX_SIZES = 2**17  # items whose sizes are stored; vLLM's cache of 4 GiB holds f
 class RequestCounter:
     """Counts the visual tokens of the requests of a processor.
 
-    vLLM does not process a cached item again, nor tell its size, so sizes are stored here.
+    vLLM does not process a cached item again, nor tell its size, so sizes are stored here when items enter
+    vLLM's cache, which replaces them.
     """
 
     def __init__(self, info: PruningInfo) -> None:
@@ -27,8 +28,18 @@ class RequestCounter:
         self._info = info
         self._sizes: dict[str, int] = {}  # tokens of items before pruning, by their keys in vLLM's caches
 
-    def count(self, items: Any, processed: View) -> None:
-        """Count a request, given its items and the processed request."""
+    def count(self, items: Any, processed: View, from_cache: bool) -> None:
+        """Count a request.
+
+        Parameters
+        ----------
+        items
+            The items of the request, before they are processed.
+        processed
+            The processed request.
+        from_cache
+            Whether its items are in vLLM's cache; `store_size` was called for those that had not been.
+        """
         tally, keys = Tally(requests=1), list[str]()
         for modality in self._info.modalities:
             placeholders = processed.placeholders.get(modality)
@@ -37,7 +48,9 @@ class RequestCounter:
             inputs = processed.items[modality]
             for key, item, placeholder in zip(processed.keys[modality], inputs, placeholders, strict=True):
                 keys.append(key)
-                size = self._size(modality, key, item)
+                if not from_cache:
+                    self.store_size(modality, key, item)
+                size = self._stored_size(key)
                 if size is None:
                     tally.items_of_unknown_size += 1
                 else:
@@ -56,11 +69,15 @@ class RequestCounter:
                 ", ".join(keys),
             )
 
-    def _size(self, modality: str, key: str, item: Any) -> int | None:
-        """Return the number of tokens of an item before pruning. `item` is None if vLLM has cached it."""
-        size = self._sizes.pop(key, None) if item is None else self._info.n_unpruned(modality, item)
+    def store_size(self, modality: str, key: str, item: Any) -> None:
+        """Store the number of tokens of a processed item before pruning."""
+        self._sizes[key] = self._info.n_unpruned(modality, item)
+        if len(self._sizes) > MAX_SIZES:
+            self._sizes.pop(next(iter(self._sizes)))
+
+    def _stored_size(self, key: str) -> int | None:
+        """Return the number of tokens of an item before pruning. It becomes the most recently used one."""
+        size = self._sizes.pop(key, None)
         if size is not None:
-            self._sizes[key] = size  # now the most recently used one
-            if len(self._sizes) > MAX_SIZES:
-                self._sizes.pop(next(iter(self._sizes)))
+            self._sizes[key] = size
         return size

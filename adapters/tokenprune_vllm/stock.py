@@ -159,6 +159,7 @@ PROCESSOR = {
     "shorten_placeholders": "_get_prompt_updates(mm_items, hf_processor_mm_kwargs)",
     "profiling_inputs": "get_dummy_mm_inputs()",
     "process_request": "apply(inputs)",
+    "merge_cached": "_merge_mm_kwargs(mm_hashes, mm_is_cached, mm_missing_kwargs)",
     "cache_keys": "_get_mm_hashes(inputs)",
 }
 MODEL = {

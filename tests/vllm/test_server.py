@@ -57,7 +57,7 @@ def serving(folder, log, *options, patience=300, **environment):
             os.killpg(server.pid, signal.SIGKILL)
 
 
-def ask(client, *pictures, n=1, max_tokens=6, stream=False, **budget):
+def ask(client, *pictures, n=1, max_tokens=6, stream=False, ignore_eos=False, **budget):
     """A chat about pictures."""
     content = []
     for one in pictures:
@@ -74,7 +74,7 @@ def ask(client, *pictures, n=1, max_tokens=6, stream=False, **budget):
         temperature=0 if n == 1 else 1,
         n=n,
         stream=stream,
-        extra_body={"return_token_ids": True, **extra},
+        extra_body={"return_token_ids": True, "ignore_eos": ignore_eos, **extra},
     )
 
 
