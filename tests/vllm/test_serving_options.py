@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of `vllm serve` that change what runs beside the plugin: adapters, caches, a slow end."""
+"""What else vLLM offers: adapters, embeddings, beams, drafts, other caches, a slow end."""
 
 import json
 import os
@@ -11,8 +11,11 @@ import pytest
 import torch
 from checkpoints import picture
 from engines import N_NEW, Answer, Reference, assert_same, engine, prompt
+from engines import ask as ask_engine
 from safetensors.torch import save_file
 from test_server import PRUNING, N, ask, metrics, n_prompt, serving
+
+import tokenprune
 
 pytestmark = pytest.mark.nightly
 
@@ -74,6 +77,49 @@ def test_lora_in_the_language_model(name, checkpoint, tmp_path):
         tokens = list(completion.token_ids)
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, tokens, strict=True)]
         assert_same(Answer(tokens, logprobs, len(output.prompt_token_ids)), answer)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen"])
+def test_embeddings(name, checkpoint):
+    """The last token's state, as pooling models return it."""
+    asked = prompt(name, "w5 IMAGE w3 w14 w15", picture(1, 96, 96))
+    with engine(checkpoint(name), PRUNING, runner="pooling", convert="embed") as llm:
+        (output,) = llm.embed([asked], use_tqdm=False)
+    reference = Reference(checkpoint(name))
+    pictures = asked["multi_modal_data"]["image"]
+    inputs = reference.processor(text=asked["prompt"], images=pictures, return_tensors="pt")
+    with torch.no_grad(), tokenprune.apply(reference.model, **PRUNING):
+        state = reference.model.model(**inputs).last_hidden_state[0, -1]
+    assert len(output.prompt_token_ids) == inputs["input_ids"].shape[1] - N + 48
+    embedding = torch.tensor(output.outputs.embedding)
+    torch.testing.assert_close(embedding, state / state.norm(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen"])
+def test_beam_search(name, checkpoint):
+    from vllm.sampling_params import BeamSearchParams
+
+    asked = prompt(name, "w5 IMAGE w3 w14 w15", picture(1, 96, 96))
+    with engine(checkpoint(name), PRUNING) as llm:
+        beams = BeamSearchParams(beam_width=3, max_tokens=N_NEW, ignore_eos=True)
+        (output,) = llm.beam_search([asked], beams)
+    reference = Reference(checkpoint(name))
+    n_tokens = reference.answer(asked, PRUNING).n_prompt
+    reference.model.generation_config.num_beams = 3
+    best = output.sequences[0].tokens
+    assert len(best) == n_tokens + N_NEW
+    assert best[n_tokens:] == reference.answer(asked, PRUNING).tokens
+
+
+def test_drafts_by_n_grams(checkpoint):
+    """Speculative decoding, for positions that are renumbered."""
+    drafts = {"method": "ngram", "num_speculative_tokens": 3}
+    drafts |= {"prompt_lookup_max": 2, "prompt_lookup_min": 1}
+    prompts = [prompt("llava", "w5 IMAGE w3 w14 w15 w3 w14", picture(seed)) for seed in (1, 2)]
+    reference = Reference(checkpoint("llava"))
+    with engine(checkpoint("llava"), PRUNING, speculative_config=drafts) as llm:
+        for answer, asked in zip(ask_engine(llm, prompts, n_new=24), prompts, strict=True):
+            assert_same(answer, reference.answer(asked, PRUNING, n_new=24))
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen"])
