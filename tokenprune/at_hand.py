@@ -3,17 +3,30 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from .errors import IncompatibleError
 
 META, OFFLOADED = "are on the meta device and hold no numbers", "are offloaded"
 SHARDED = "are sharded over several processes (FSDP, ZeRO, tensor parallelism)"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 REMEDIES = {
     META: "load its weights onto a device",
     OFFLOADED: "keep the projector on a device (device_map)",
     SHARDED: "leave the projector out of what is sharded",
 }
+
+
+def is_compressed(module: nn.Module) -> bool:
+    """Return whether a linear layer of torch has no weights that it can run with.
+
+    Libraries that quantise layers without replacing them decompress the weights at the model's first call.
+    """
+    if type(module) is not nn.Linear:
+        return False
+    weight = getattr(module, "weight", None)
+    return weight is None or (type(weight) in (Tensor, nn.Parameter) and weight.dtype not in DTYPES)
 
 
 def why_not_at_hand(module: nn.Module) -> str:
@@ -24,9 +37,10 @@ def why_not_at_hand(module: nn.Module) -> str:
             return SHARDED
         if any(weight.is_meta for weight in weights):
             return OFFLOADED if any(hasattr(child, "_hf_hook") for child in module.modules()) else META
-        if type(part) is nn.Linear and type(part.weight) in (Tensor, nn.Parameter):  # not packed by a library
-            full_shape = (part.out_features, part.in_features)
-            if part.weight.is_floating_point() and tuple(part.weight.shape) != full_shape:
+        if type(part) is not nn.Linear or is_compressed(part):
+            continue
+        if type(part.weight) in (Tensor, nn.Parameter):  # not packed by a library
+            if tuple(part.weight.shape) != (part.out_features, part.in_features):
                 return SHARDED
     return ""
 

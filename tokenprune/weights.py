@@ -11,7 +11,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .at_hand import check_at_hand
+from .at_hand import DTYPES, check_at_hand, is_compressed
 from .errors import IncompatibleError
 
 
@@ -49,7 +49,7 @@ def linear_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         try:
             with torch.no_grad(), evaluating(linear):
                 out, expected = (linear(rows.to(device, dtype)).float() for rows in (unit, probe))
-        except (RuntimeError, ValueError, NotImplementedError):
+        except (RuntimeError, ValueError, NotImplementedError, AttributeError):  # one without a weight, too
             continue
         bias, weight = out[0], (out[1:] - out[0]).mT.contiguous()
         result = nn.functional.linear(probe.to(device), weight, bias)
@@ -63,12 +63,10 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is a torch linear layer with weights of a standard floating-point type."""
     if type(module) not in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return False
+    if is_compressed(module):
+        return False
     weight = module.weight
-    return (
-        type(weight) in (Tensor, nn.Parameter)
-        and not weight.is_meta
-        and weight.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-    )
+    return type(weight) in (Tensor, nn.Parameter) and not weight.is_meta and weight.dtype in DTYPES
 
 
 class _GivenLinear(nn.Linear):

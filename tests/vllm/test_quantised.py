@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from tokenprune_vllm.errors import EngineRefusedError
 from torch.testing import assert_close
 
+import tokenprune
+
 UNQUANTISED = ("lm_head", "vision_tower", "visual.blocks", "patch_embed")
 INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
 WEIGHTS = {**INT8, "strategy": "channel"}
@@ -106,3 +108,28 @@ def test_inputs_quantised_with_a_fixed_scale(checkpoint, tmp_path):
         engine(folder, {"method": "zoo-exact", "keep": 40}),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen"])
+def test_the_same_checkpoint_in_transformers(name, checkpoint, tmp_path):
+    """It is decompressed at the first call, which is a pruned one.
+
+    Not by `generate`, which encodes pictures before it calls the model: with a quantised projector that fails
+    in transformers itself.
+    """
+    folder, _, rounded = make(name, OF_EACH_ROW, checkpoint, tmp_path)
+    asked, pruning = (
+        prompt(name, "w5 IMAGE w3 w14 w15", picture(1, 96, 96)),
+        {"method": "zoo-exact", "keep": 40},
+    )
+    compressed = Reference(folder)
+    pictures = asked["multi_modal_data"]["image"]
+    inputs = compressed.processor(text=asked["prompt"], images=pictures, return_tensors="pt")
+    kept = []
+    for model in (compressed.model, rounded.model):
+        with torch.no_grad(), tokenprune.apply(model, **pruning) as handle:
+            model(**inputs)
+            kept.append(handle.last.images[0].kept.tolist())
+    assert kept[0] == kept[1]
+    answers = [model.answer(asked, pruning) for model in (compressed, rounded)]
+    assert answers[0].tokens == answers[1].tokens and answers[0].n_prompt == answers[1].n_prompt

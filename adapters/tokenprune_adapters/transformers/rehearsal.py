@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune import Cut, ExplicitSchedule, TokenPruneError, UnsupportedModelError
-from tokenprune.at_hand import why_not_at_hand
+from tokenprune.at_hand import is_compressed, why_not_at_hand
 
 from . import stock
 from .call import Call, RemainingRows
@@ -90,6 +90,8 @@ def _why_not(adapter: VisionLanguageFacts) -> str:
     for name, part in parts.items():
         if any(weight.is_meta for weight in part.parameters()):
             return f"{name} {why_not_at_hand(part)}"
+    if any(map(is_compressed, adapter.language_model.modules())):
+        return "weights of the language model are compressed until its first call"
     return ""
 
 
