@@ -34,7 +34,8 @@ def serving(folder, log, *options, patience=300, **environment):
         port = free.getsockname()[1]
     command = [Path(sys.executable).with_name("vllm"), "serve", folder, "--served-model-name", "tiny"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-num-seqs", "8", *SMALL, *options]
-    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO", **environment}
+    kept_open = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "300"}  # no connection is closed just as it is used again
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO", **kept_open, **environment}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
     with log.open("w") as said:
         server = subprocess.Popen(
