@@ -16,7 +16,7 @@ from .cut import Cut, position_rule
 from .errors import BudgetError, IncompatibleError, OptionError
 from .handle import PruningHandle, check_unpruned
 from .methods import Method
-from .option_types import check_one_of, check_parts
+from .option_types import check_one_of, check_parts, is_integer
 from .registry import default_registry
 from .restore import restored_on_error
 from .schedule import Schedule
@@ -99,12 +99,13 @@ def apply(
     """
     registry = default_registry()
     check_is_model(model)
-    if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 0:
+    if not is_integer(min_tokens) or min_tokens < 0:
         raise BudgetError(f"min_tokens must be an integer, 0 or more, got {min_tokens!r}")
     if not isinstance(verify, bool):
         raise OptionError(f"verify must be True or False, got {verify!r}")
     if not isinstance(trace, bool):
         raise OptionError(f"trace must be True or False, got {trace!r}")
+    min_tokens = int(min_tokens)
     check_one_of("variant", variant, (NAMED, AUTO))
     methods = methods_from_arguments(method, scorer, selector, reducer)
     budgets = read_budgets(keep, keep_ratio, schedule, budget, len(methods))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from .budget import Budget
 from .covering import Cover
 from .errors import BudgetError, IncompatibleError, OptionError, UnsupportedModelError
 from .methods import Method
+from .option_types import is_integer
 from .registry import default_registry
 from .schedule import ExplicitSchedule, GeometricSchedule, Schedule, at_layers
 
@@ -166,20 +166,21 @@ def seeded(method: Method, seed: int) -> Method:
         When `seed`, or a part's own seed, is not accepted by torch's generators.
     """
     check_seed(seed)
-    changed = {}
+    changed: dict[str, Any] = {}
     for role in ("scorer", "selector", "reducer"):
         part = getattr(method, role)
         if part is not None and "seed" in part.options():
             if part.seed == 0:
-                changed[role] = part.with_options(seed=seed)
-            elif isinstance(part.seed, numbers.Integral):
+                changed[role] = part.with_options(seed=int(seed))
+            elif is_integer(part.seed):
                 check_seed(part.seed)
+                changed[role] = part.with_options(seed=int(part.seed))
     return dataclasses.replace(method, **changed)
 
 
 def check_seed(seed: Any) -> None:
     """Raise for a seed that torch's generators do not accept."""
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+    if not is_integer(seed):
         raise OptionError(f"seed must be an integer, got {seed!r}")
     if not 0 <= int(seed) < 2**63:
         raise OptionError(f"seed must lie between 0 and 2**63 - 1, got {seed}")

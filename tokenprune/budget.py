@@ -10,6 +10,7 @@ from typing import Any
 
 from .covering import Cover
 from .errors import BudgetError
+from .option_types import is_integer
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def cover(radius: float, at_most: int | None = None, at_least: int = 1) -> Budge
 
 
 def _check_keep(keep: Any) -> None:
-    if isinstance(keep, bool) or not isinstance(keep, numbers.Integral):
+    if not is_integer(keep):
         raise BudgetError(f"keep must be an integer, the visual tokens kept per image, got {keep!r}")
     if keep < 1:
         raise BudgetError(f"keep must be at least 1 (every image keeps a token), got {keep}")

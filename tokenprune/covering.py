@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import BudgetError
+from .option_types import is_integer
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _check_radius(radius: Any) -> None:
 
 
 def _check_count(name: str, count: Any) -> None:
-    if isinstance(count, bool) or not isinstance(count, numbers.Integral):
+    if not is_integer(count):
         raise BudgetError(f"cover: {name} must be an integer, a number of tokens, got {count!r}")
     if count < 1:
         raise BudgetError(f"cover: {name} must be at least 1 (every image keeps a token), got {count}")

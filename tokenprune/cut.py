@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .budget import Budget
 from .errors import IncompatibleError, OptionError, PluginError, TokenPruneError
 from .methods import Method
+from .option_types import is_integer
 from .schedule import Schedule
 from .trimming import check_trimming
 
@@ -164,7 +164,7 @@ def check_schedule(schedule: Schedule) -> None:
         When `rows_at` fails.
     """
     name, layers = type(schedule).__name__, schedule.layers
-    if not isinstance(layers, tuple) or not layers or not all(map(_is_integer, layers)):
+    if not isinstance(layers, tuple) or not layers or not all(map(is_integer, layers)):
         raise OptionError(f"{name}: layers must be a tuple of one or more layer indices, got {layers!r}")
     try:
         rows = schedule.rows_at(*EXAMPLE)
@@ -172,14 +172,10 @@ def check_schedule(schedule: Schedule) -> None:
         raise
     except Exception as error:  # third-party code
         raise PluginError(f"{name}.rows_at failed: {type(error).__name__}: {error}") from error
-    if not isinstance(rows, tuple) or not all(map(_is_integer, rows)):
+    if not isinstance(rows, tuple) or not all(map(is_integer, rows)):
         raise OptionError(f"{name}: rows must be a tuple of integers, one for each cut, got {rows!r}")
     if len(rows) != len(layers):
         raise OptionError(
             f"{name} gives {len(rows)} numbers of rows for {len(layers)} layers "
             f"({', '.join(map(str, layers))}); give one number of rows for each layer"
         )
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ import numbers
 import typing
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,16 @@ NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}  # incl
 UNIONS = (typing.Union, UnionType)
 PLAIN = (bool, int, float, str)
 WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Return whether a value is an integer, Python's or NumPy's, and not a boolean."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def as_python(value: Any) -> Any:
+    """Convert a number of NumPy to Python's, which generators of torch and JSON require."""
+    return value.item() if isinstance(value, (np.number, np.bool_)) else value
 
 
 def check_types(what: str, owner: type, values: Mapping[str, Any]) -> None:

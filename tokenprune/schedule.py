@@ -12,7 +12,7 @@ from math import ceil
 from typing import Any
 
 from .errors import BudgetError, IncompatibleError, OptionError
-from .option_types import check_one_of
+from .option_types import as_python, check_one_of, is_integer
 
 BUDGET_UNITS = ("rows", "average", "paper")  # what `keep` counts at the decoder stage
 
@@ -157,8 +157,8 @@ class GeometricSchedule(Schedule):
 
 def at_layers(schedule: Schedule | None, layer: Any) -> Schedule:
     """Return a schedule with cuts before other layers, an index or several; None: a geometric one."""
-    layers = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
-    if not layers or any(isinstance(index, bool) or not isinstance(index, int) for index in layers):
+    layers = tuple(map(as_python, layer if isinstance(layer, (list, tuple)) else [layer]))
+    if not layers or not all(map(is_integer, layers)):
         raise OptionError(f"layer must be the index of a decoder layer (from 0) or a list, got {layer!r}")
     return GeometricSchedule(layers, depth=None) if schedule is None else schedule.at(*layers)
 
@@ -181,15 +181,15 @@ class ExplicitSchedule(Schedule):
             When there is no cut, a layer or number of rows is not an integer, or a cut leaves no row or more
             rows than the cut before it.
         """
-        if not all(isinstance(number, int) for cut in cuts.items() for number in cut):
+        if not all(is_integer(number) for cut in cuts.items() for number in cut):
             raise BudgetError(f"a schedule must be {{layer: rows}}, all integers, got {dict(cuts)}")
         layers = tuple(sorted(cuts))
-        rows = tuple(cuts[layer] for layer in layers)
+        rows = tuple(int(cuts[layer]) for layer in layers)
         if not rows or min(rows) < 1 or any(b > a for a, b in zip(rows, rows[1:], strict=False)):
             raise BudgetError(
                 f"rows of a schedule must be at least 1 and not increase from cut to cut, got {dict(cuts)}"
             )
-        return cls(layers, rows)
+        return cls(tuple(map(int, layers)), rows)
 
     def rows_at(self, level: int, n: int) -> tuple[int, ...]:
         """Return the fixed rows."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from .errors import BudgetError, InputError
 from .finite import are_finite, read, refuse_not_finite
+from .option_types import is_integer
 from .selection import Selection
 from .tokens import VisualTokens
 
@@ -54,7 +54,7 @@ def check_select_arguments(who: str, tokens: VisualTokens, scores: Any, keep: An
         When there is not one finite score per token, or the rows are not finite.
     """
     n, shape = len(tokens), tuple(tokens.features.shape[:-1])
-    if isinstance(keep, bool) or not isinstance(keep, numbers.Integral):
+    if not is_integer(keep):
         raise BudgetError(f"{who}: keep must be an integer, the number of tokens to keep, got {keep!r}")
     if not 1 <= int(keep) <= n:
         raise BudgetError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from .errors import OptionError
-from .option_types import check_types
+from .option_types import as_python, check_types
 from .select_input import validated_select
 from .selection import Selection
 from .tokens import VisualTokens
@@ -76,6 +76,7 @@ class Strategy(ABC):
             When there is no option of this name, or the value has the wrong type.
         """
         check_options(f"{self.kind} {self.name!r}", options, self.options())
+        options = {name: as_python(value) for name, value in options.items()}
         check_types(f"{self.kind} {self.name!r}", type(self), options)
         if not options:
             return self

@@ -46,6 +46,33 @@ def test_numbers_of_other_libraries_and_whole_numbers_for_numbers_are_taken():
         assert handle.cuts[0].budget.keep == 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "plain"),
+    [
+        ({"method": "random", "seed": np.int64(3)}, {"method": "random", "seed": 3}),
+        ({"method": tokenprune.method("random", seed=np.int64(3))}, {"method": "random", "seed": 3}),
+        ({"method": "zoo-prune", "seed": np.uint8(3)}, {"method": "zoo-prune", "seed": 3}),
+        ({"method": "fastv", "layer": np.int64(1)}, {"method": "fastv", "layer": 1}),
+        ({"method": "fastv", "layer": [np.int64(1)]}, {"method": "fastv", "layer": [1]}),
+        ({"min_tokens": np.int32(17)}, {"min_tokens": 17}),
+    ],
+)
+def test_integers_of_numpy_prune_as_pythons_do(arguments, plain):
+    model, inputs, logits = tiny_models.llava(), tiny_models.llava_inputs((3, "I", 5)), []
+    for given in (arguments, plain):
+        with torch.no_grad(), tokenprune.apply(model, keep=np.int64(4), **given):
+            logits.append(model(**inputs).logits)
+    assert torch.equal(*logits)
+
+
+def test_a_schedule_of_numpy_integers_is_one_of_integers():
+    schedule = tokenprune.ExplicitSchedule.from_mapping({np.int64(2): np.int64(4), 1: 8})
+    assert schedule == tokenprune.ExplicitSchedule((1, 2), (8, 4))
+    assert {type(number) for number in (*schedule.layers, *schedule.rows)} == {int}
+    with pytest.raises(tokenprune.BudgetError, match="all integers"):
+        tokenprune.ExplicitSchedule.from_mapping({1: True})
+
+
 @dataclass(frozen=True)
 class Loud(tokenprune.Scorer):
     name = "loud"

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from ..errors import IncompatibleError, PluginError, TokenPruneError, UnsupportedCallError
 from ..methods import Method
+from ..option_types import is_integer
 
 FROM_ATTENTION = frozenset({"cls_attention", "received_attention", "key_metric"})
 FROM_CLASS_TOKEN = frozenset({"cls_attention", "cls_hidden"})
@@ -72,7 +72,7 @@ def blocks_read(method: Method, depth: int) -> tuple[int, ...]:
             raise
         except Exception as error:  # third-party code
             raise PluginError(f"{who}: tower_blocks failed: {type(error).__name__}: {error}") from error
-        if not isinstance(read, tuple) or not all(map(_is_integer, read)):
+        if not isinstance(read, tuple) or not all(map(is_integer, read)):
             raise PluginError(f"{who}: tower_blocks must return a tuple of integers, got {read!r}")
         outside = sorted(block for block in read if not 0 <= block < depth)
         if outside:
@@ -83,10 +83,6 @@ def blocks_read(method: Method, depth: int) -> tuple[int, ...]:
             )
         blocks.update(map(int, read))
     return tuple(sorted(blocks))
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_reducer(method: Method) -> None:
