@@ -74,7 +74,8 @@ class PruningModel:
     @torch.no_grad()
     def eval(self) -> Any:
         """Read the projector, whose weights may be refused. vLLM calls this once the weights are loaded."""
-        if self.pruning is not None and "projector" in self.pruning.method.needs:
+        reads = self.pruning is not None and "projector" in self.pruning.method.needs
+        if reads and not self._projector.is_absent:
             self._projector.current().linear_form()
         return super().eval()  # type: ignore[misc]
 

@@ -46,6 +46,11 @@ class ReadProjector:
         self._ranks = int(column.ranks)
         self._cached: tuple[Tensor, Projector] | None = None
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether the engine has no tower: vLLM then leaves its weights on the meta device."""
+        return any(weight.is_meta for weight in self._column.wrapped.parameters())
+
     @torch.no_grad()
     def current(self) -> Projector:
         """Return the projector with its current weights. All ranks must call it."""
@@ -103,6 +108,11 @@ class PlainProjector:
     def __init__(self, module: nn.Module, read: Callable[[], LinearForm | None]) -> None:
         self._module, self._read = module, read
         self._cached: tuple[object, Projector] | None = None
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the engine has no tower: vLLM then leaves its weights on the meta device."""
+        return any(weight.is_meta for weight in self._module.parameters())
 
     def current(self) -> Projector:
         """Return the projector with its current weights."""
