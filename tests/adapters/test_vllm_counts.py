@@ -182,17 +182,37 @@ def processed(**modalities):
     return View(request, stock.RECORDS["processed_request"][1], "a processed request")
 
 
-def test_a_cached_item_counts_as_much_as_the_first_time(monkeypatch, caplog):
+def through_cache(processor, returned, **modalities):
+    """Process a request of items that enter vLLM's cache or are in it; it returns `returned` for each."""
+    new = {name: [size for _, size, _ in triples if size] for name, triples in modalities.items()}
+    is_cached = {name: [size is None for _, size, _ in triples] for name, triples in modalities.items()}
+    modalities = {
+        name: [(key, returned, kept) for key, _, kept in triples] for name, triples in modalities.items()
+    }
+    answer = processed(**modalities).wrapped
+
+    def original(asked):
+        processor.merge_cached(lambda: None, answer["mm_hashes"], is_cached, new)
+        return answer
+
+    processor.process_request(original, request())
+
+
+@pytest.mark.parametrize("returned", [None, {"address": 1}])
+def test_a_cached_item_counts_as_much_as_the_first_time(monkeypatch, caplog, returned):
+    """Whatever vLLM's cache returns for items, those that enter it included."""
     monkeypatch.setattr(
         stock, "kind_of", lambda items, modality: "rows" if items == "embeddings" else "pixels"
     )
     caplog.set_level(logging.DEBUG, "vllm.tokenprune.requests")
-    counter = RequestCounter(Info())
-    counter.count("pixels", processed(image=[("a", 144, 48), ("b", 100, 48)], video=[("c", 300, 60)]))
-    counter.count("pixels", processed(image=[("b", None, 48), ("a", None, 48)]))
-    counter.count("pixels", processed(image=[("z", None, 48), ("a", None, 48)]))  # cached before we looked
-    counter.count("embeddings", processed(image=[("e", 20, 20)]))
-    counter.count("pixels", processed())
+    processor = Processor()
+    counter = processor._counter
+    images = {"image": [("a", 144, 48), ("b", 100, 48)], "video": [("c", 300, 60)]}
+    through_cache(processor, returned, **images)
+    through_cache(processor, returned, image=[("b", None, 48), ("a", None, 48)])
+    through_cache(processor, returned, image=[("z", None, 48), ("a", None, 48)])  # cached before we looked
+    counter.count("embeddings", processed(image=[("e", 20, 20)]), from_cache=False)
+    counter.count("pixels", processed(), from_cache=False)
     found = {key[0].removeprefix("tokenprune:"): n for key, n in Counter.exposed.items() if n}
     assert found == {
         "requests_total": 3,
@@ -211,9 +231,9 @@ def test_a_cached_item_counts_as_much_as_the_first_time(monkeypatch, caplog):
 def test_the_least_recently_used_sizes_are_dropped(monkeypatch):
     monkeypatch.setattr(stock, "kind_of", lambda items, modality: "pixels")
     monkeypatch.setattr(requests, "MAX_SIZES", 2)
-    counter = RequestCounter(Info())
+    processor = Processor()
     for key, size in (("a", 10), ("b", 20), ("a", None), ("c", 30), ("b", None), ("a", None)):
-        counter.count("pixels", processed(image=[(key, size, 5)]))
+        through_cache(processor, None, image=[(key, size, 5)])
     found = {key[0]: n for key, n in Counter.exposed.items()}
     assert found["tokenprune:items_of_unknown_size_total"] == 1  # b
     assert found["tokenprune:visual_tokens_before_total"] == 10 + 20 + 10 + 30 + 10
