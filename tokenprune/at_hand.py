@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,14 @@ REMEDIES = {
 }
 
 
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a layer is a torch linear layer with weights of a standard floating-point type."""
+    if type(module) not in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False
+    weight: Any = getattr(module, "weight", None)
+    return type(weight) in (Tensor, nn.Parameter) and not weight.is_meta and weight.dtype in DTYPES
+
+
 def is_compressed(module: nn.Module) -> bool:
     """Return whether a linear layer of torch has no weights that it can run with.
 
@@ -25,7 +35,7 @@ def is_compressed(module: nn.Module) -> bool:
     """
     if type(module) is not nn.Linear:
         return False
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     return weight is None or (type(weight) in (Tensor, nn.Parameter) and weight.dtype not in DTYPES)
 
 
@@ -37,11 +47,8 @@ def why_not_at_hand(module: nn.Module) -> str:
             return SHARDED
         if any(weight.is_meta for weight in weights):
             return OFFLOADED if any(hasattr(child, "_hf_hook") for child in module.modules()) else META
-        if type(part) is not nn.Linear or is_compressed(part):
-            continue
-        if type(part.weight) in (Tensor, nn.Parameter):  # not packed by a library
-            if tuple(part.weight.shape) != (part.out_features, part.in_features):
-                return SHARDED
+        if is_plain(part) and tuple(part.weight.shape) != (part.out_features, part.in_features):
+            return SHARDED
     return ""
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from .at_hand import DTYPES, check_at_hand, is_compressed
+from .at_hand import check_at_hand, is_plain
 from .errors import IncompatibleError
 
 
@@ -57,16 +56,6 @@ def linear_weights(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         is_linear = bool(norm(result - expected) <= 0.05 * norm(expected) + 1e-6)
         return (weight, bias if bool(bias.any()) else None) if is_linear else None
     return None
-
-
-def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a layer is a torch linear layer with weights of a standard floating-point type."""
-    if type(module) not in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return False
-    if is_compressed(module):
-        return False
-    weight = module.weight
-    return type(weight) in (Tensor, nn.Parameter) and not weight.is_meta and weight.dtype in DTYPES
 
 
 class _GivenLinear(nn.Linear):

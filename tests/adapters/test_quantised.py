@@ -14,8 +14,9 @@ from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 import tokenprune
+from tokenprune.at_hand import is_plain
 from tokenprune.projector import in_float32
-from tokenprune.weights import is_plain, linear_weights
+from tokenprune.weights import linear_weights
 
 TOLERANCE = {"atol": 5e-4, "rtol": 1e-3}
 KEEP = 5

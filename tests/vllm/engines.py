@@ -65,13 +65,13 @@ def prompt(name, text, *pictures):
     }
 
 
-def ask(llm, prompts, n_new=N_NEW, **sampling):
-    """Answers of an engine."""
+def ask(llm, prompts, n_new=N_NEW, adapters=None, **sampling):
+    """Answers of an engine; `adapters` are LoRA requests or None, one for each prompt."""
     from vllm import SamplingParams
 
     settings = SamplingParams(temperature=0, max_tokens=n_new, logprobs=0, ignore_eos=True, **sampling)
     answers = []
-    for output in llm.generate(prompts, settings, use_tqdm=False):
+    for output in llm.generate(prompts, settings, lora_request=adapters, use_tqdm=False):
         (found,) = output.outputs
         tokens = list(found.token_ids)
         logprobs = [step[token].logprob for step, token in zip(found.logprobs, tokens, strict=True)]

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
+import psutil
 import pytest
 from checkpoints import picture
 
@@ -56,6 +57,15 @@ def serving(folder, log, *options, patience=300, **environment):
             server.wait(30)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
+
+
+def server_at(port):
+    """The process of the server at a port."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "serve" in words and str(port) in words:
+            return process
+    raise AssertionError("no server")
 
 
 def ask(client, *pictures, n=1, max_tokens=6, stream=False, ignore_eos=False, **budget):

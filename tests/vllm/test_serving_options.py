@@ -6,14 +6,13 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
 import torch
 from checkpoints import picture
-from engines import N_NEW, Answer, Reference, assert_same, engine, prompt
+from engines import N_NEW, Reference, assert_same, engine, prompt
 from engines import ask as ask_engine
 from safetensors.torch import save_file
-from test_server import PRUNING, N, ask, metrics, n_prompt, serving
+from test_server import PRUNING, N, ask, metrics, n_prompt, server_at, serving
 
 import tokenprune
 
@@ -49,7 +48,6 @@ def test_lora_in_the_language_model(name, checkpoint, tmp_path):
     Not all three in one step: on a CPU vLLM 0.32 (not 0.33) runs the request without an adapter with one of
     the others, pruned or not.
     """
-    from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
     reference = Reference(checkpoint(name))
@@ -64,19 +62,14 @@ def test_lora_in_the_language_model(name, checkpoint, tmp_path):
             reference.model.get_submodule(layer).weight.data -= weight
     expected.append(reference.answer(asked, PRUNING))
     adapters = [LoRARequest(f"adapter{seed}", seed, str(tmp_path / f"adapter{seed}")) for seed in (1, 2)]
-    settings = SamplingParams(temperature=0, max_tokens=N_NEW, logprobs=0, ignore_eos=True)
+    answers = []
     with engine(checkpoint(name), PRUNING, enable_lora=True, max_loras=2, max_lora_rank=8) as llm:
-        outputs = []
-        for adapters_of_step in (adapters, adapters, [None]):
-            prompts = [asked] * len(adapters_of_step)
-            outputs += llm.generate(prompts, settings, lora_request=adapters_of_step, use_tqdm=False)
-    assert [output.num_cached_tokens for output in outputs] == [0, 0, 32, 32, 0]
+        for of_step in (adapters, adapters, [None]):
+            answers += ask_engine(llm, [asked] * len(of_step), adapters=of_step)
+    assert [answer.n_cached for answer in answers] == [0, 0, 32, 32, 0]
     assert len({tuple(answer.tokens) for answer in expected}) == 3
-    for output, answer in zip(outputs, [*expected[:2], *expected], strict=True):
-        (completion,) = output.outputs
-        tokens = list(completion.token_ids)
-        logprobs = [step[token].logprob for step, token in zip(completion.logprobs, tokens, strict=True)]
-        assert_same(Answer(tokens, logprobs, len(output.prompt_token_ids)), answer)
+    for answer, of_transformers in zip(answers, [*expected[:2], *expected], strict=True):
+        assert_same(answer, of_transformers)
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen"])
@@ -147,7 +140,7 @@ def test_requests_in_flight_are_answered_before_the_end(checkpoint, tmp_path):
     questions, long = [picture(seed) for seed in range(4)], {"max_tokens": 600, "ignore_eos": True}
     with serving(checkpoint("qwen"), tmp_path / "log", *PRUNED, "--shutdown-timeout", "60") as client:
         expected = [ask(client, one, **long).choices[0].token_ids for one in questions]
-        (server,) = _servers(client.base_url.port)
+        server = server_at(client.base_url.port)
         streams = [ask(client, one, stream=True, **long) for one in questions]
         begun = [next(tokens) for tokens in map(_tokens, streams)]
         assert all(0 < len(tokens) < 300 for tokens in begun)
@@ -165,11 +158,3 @@ def _tokens(stream):
         for choice in piece.choices:
             if tokens := (choice.model_extra or {}).get("token_ids"):
                 yield list(tokens)
-
-
-def _servers(port):
-    """The process that was started as the server at a port."""
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "serve" in words and str(port) in words:
-            yield process

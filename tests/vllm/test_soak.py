@@ -14,10 +14,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
-import psutil
 import pytest
 from checkpoints import picture
-from test_server import PRUNING, ask, metrics, n_prompt, serving
+from test_server import PRUNING, ask, metrics, n_prompt, server_at, serving
 
 pytestmark = pytest.mark.nightly
 
@@ -51,13 +50,8 @@ def abort(client, kind):
 
 def memory(client):
     """Bytes of the server's processes."""
-    port = client.base_url.port
-    for server in psutil.process_iter(["cmdline"]):
-        words = server.info["cmdline"] or []
-        if "serve" in words and str(port) in words:
-            processes = [server, *server.children(recursive=True)]
-            return sum(process.memory_info().rss for process in processes)
-    raise AssertionError("no server")
+    server = server_at(client.base_url.port)
+    return sum(process.memory_info().rss for process in (server, *server.children(recursive=True)))
 
 
 def test_every_good_answer_is_that_of_the_request_alone(checkpoint, tmp_path):
